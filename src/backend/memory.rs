@@ -1,0 +1,1 @@
+//! Locks within one process.

@@ -1,0 +1,266 @@
+//! Remote arbitration: the contract between leasehold and a store that knows who holds what.
+//!
+//! A backend keeps, for each key, a queue of *claims*, each on a *lease*. The oldest claim holds the key (or, if it is shared,
+//! the oldest ones up to the first exclusive one); the others wait. A lease ends when it is not renewed for its TTL, and its
+//! claims end with it. That is all; reentrancy, local queues, deadlines, retries and loss are done by leasehold on top.
+//!
+//! [`Backend`] is what to implement for another store; [`testing::conformance`](crate::testing) (feature `testing`) is the
+//! test suite to run against it. Hand it to a manager with
+//! [`LockManagerBuilder::backend`](crate::LockManagerBuilder::backend).
+
+mod error;
+#[cfg(feature = "etcd")]
+pub(crate) mod etcd;
+pub(crate) mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+pub use self::error::{BackendError, ErrorKind};
+pub use crate::clock::{Clock, SystemClock, Timestamp};
+pub use futures::future::BoxFuture;
+
+use crate::{Eviction, Holder, LockInfo, Mode};
+
+/// What a backend's method returns.
+pub type Result<T> = std::result::Result<T, BackendError>;
+
+/// A store that knows who holds what.
+///
+/// # What leasehold does
+///
+/// - It sends at most one claim of a key at a time that is neither answered nor [settled](Self::settle). Claims of different
+///   keys, releases and everything else come at any time, in any number, from any thread.
+/// - It renews each lease every third of its TTL for as long as it is needed, and takes it for lost at
+///   `proven + ttl - margin`, whatever the backend says.
+/// - It polls every future inside the tokio context of leasehold's own background thread (so timers and sockets of tokio work,
+///   under any executor of the user's), but not necessarily *on* that thread. It may drop any of them at any point.
+/// - It bounds calls in time where the caller has a limit; a call here need not, but for [`renew`](Self::renew).
+///
+/// # What the backend does
+///
+/// - At most one exclusive claim, or any number of shared ones, is granted for a key at a time, over all processes; first come,
+///   first served. A shared claim waits behind an exclusive one that came before it.
+/// - Epochs of exclusive grants of a key grow strictly; a shared grant's is at least that of the exclusive grant before it and
+///   below that of the one after it.
+/// - A grant's answer proves that the claim held the key, and that its lease lived, at a time after the call.
+/// - Nothing blocks a thread, nothing panics, no secret gets into an error.
+///
+/// An error of kind [`Unreachable`](ErrorKind::Unreachable) means that the outcome is unknown. [`LeaseLost`](ErrorKind::LeaseLost)
+/// means that the lease, or the claim, is gone. All others are final.
+///
+/// See the [memory backend](crate::LockManager::memory) for a complete one.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// Returns the backend's name for logs and errors, `"etcd"` for example.
+    fn kind(&self) -> &'static str;
+
+    /// Returns the shortest TTL that can be asked for.
+    fn min_ttl(&self) -> Duration {
+        Duration::from_millis(100)
+    }
+
+    /// Opens a lease of at least `ttl`.
+    ///
+    /// With `own` it is for a single hold; else the backend says by [`Lease::session`] whether other claims may share it.
+    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>>;
+
+    /// Renews the leases: one answer for each, in their order.
+    ///
+    /// [`Lease::proven`] of an answer is the time *before* the renewal was sent, and only counts if the lease was proven to live
+    /// after the renewal. An answer takes less than a third of the shortest TTL, if need be by giving up as
+    /// [`Unreachable`](ErrorKind::Unreachable); leasehold tries again until the deadline.
+    fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>>;
+
+    /// Ends a lease and every claim on it. A lease that is gone already is no error.
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>>;
+
+    /// Puts the claim into its key's queue and waits until it is granted.
+    ///
+    /// Without `wait`, answers `None` at once if it cannot be granted now, and leaves nothing in the queue.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time; [`settle`](Self::settle) is called then, and after every error.
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>>;
+
+    /// Makes sure that an attempt whose outcome is unknown holds nothing and waits for nothing, ever.
+    ///
+    /// Not even a copy of its request that the store sees after this has returned may take effect. Called until it succeeds.
+    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>>;
+
+    /// Gives up a grant. One that is gone already is no error, and its successor is left alone.
+    ///
+    /// If the lease is not a [session](Lease::session), it ends too. Called until it succeeds or the lease is over.
+    fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>>;
+
+    /// Waits for the next loss that the store tells of by itself. Never ends where it tells of none.
+    ///
+    /// Called by one task, again and again. An error is logged, and asked again after a while.
+    fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Returns who holds `key`, or `None` if nobody does.
+    fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>>;
+
+    /// Returns all locks that are held whose keys begin with `prefix`, in the order of their keys.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>>;
+
+    /// Takes `key` away from whoever holds it: by ending the holder's lease, or with `key_only` just the claim.
+    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>>;
+
+    /// Asks the server for a sign of life.
+    fn ping(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Frees what the backend itself keeps on the server and on this side. All leases have been revoked before.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// Forwards every method, so that a test can keep a handle on the backend that it gave away.
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn kind(&self) -> &'static str {
+        (**self).kind()
+    }
+    fn min_ttl(&self) -> Duration {
+        (**self).min_ttl()
+    }
+    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+        (**self).open(ttl, own)
+    }
+    fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
+        (**self).renew(leases)
+    }
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
+        (**self).revoke(lease)
+    }
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+        (**self).acquire(claim, wait)
+    }
+    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        (**self).settle(claim)
+    }
+    fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        (**self).release(grant)
+    }
+    fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
+        (**self).next_event()
+    }
+    fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
+        (**self).inspect(key)
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
+        (**self).list(prefix)
+    }
+    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
+        (**self).evict(key, key_only)
+    }
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        (**self).ping()
+    }
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        (**self).close()
+    }
+}
+
+/// The backend's name for a lease: unique and never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub u64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// A time limit on the server, as it was last proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lease {
+    /// Its name.
+    pub id: LeaseId,
+    /// The TTL that the server granted, at least the one asked for.
+    pub ttl: Duration,
+    /// When its last proven renewal, or its opening, was *sent*.
+    pub proven: Timestamp,
+    /// Whether it is a session: it may carry any number of claims and lives on when they are released. Else it belongs to one
+    /// claim and ends with it.
+    pub session: bool,
+}
+
+impl Lease {
+    /// Creates a lease.
+    pub fn new(id: LeaseId, ttl: Duration, proven: Timestamp, session: bool) -> Self {
+        Self { id, ttl, proven, session }
+    }
+}
+
+/// The name of one try to get a hold: never used again, not even by another manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub u64);
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// An attempt to get a hold: what the backend puts in the queue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Claim {
+    /// The attempt, unique among those of its lease.
+    pub attempt: AttemptId,
+    /// What is to be locked, as the user wrote it: the backend adds its prefix and its own escaping.
+    pub key: Arc<str>,
+    /// Alone or with others.
+    pub mode: Mode,
+    /// The lease that it lives on.
+    pub lease: Lease,
+    /// Who asks.
+    pub holder: Arc<Holder>,
+    /// When the user asked, for show.
+    pub asked_at: SystemTime,
+}
+
+impl Claim {
+    /// Creates a claim that was asked for now.
+    pub fn new(attempt: AttemptId, key: Arc<str>, mode: Mode, lease: Lease, holder: Arc<Holder>) -> Self {
+        Self { attempt, key, mode, lease, holder, asked_at: SystemTime::now() }
+    }
+}
+
+/// A claim that holds its key.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The attempt that was granted.
+    pub attempt: AttemptId,
+    /// What is locked.
+    pub key: Arc<str>,
+    /// Alone or with others.
+    pub mode: Mode,
+    /// The fencing epoch, below 2^54.
+    pub epoch: u64,
+    /// The lease, with the latest proof known.
+    pub lease: Lease,
+    /// The backend's own note on the grant, for its release: etcd's create revision, for example.
+    pub note: u64,
+}
+
+impl Grant {
+    /// Creates the grant of a claim.
+    pub fn new(claim: &Claim, epoch: u64) -> Self {
+        Self { attempt: claim.attempt, key: claim.key.clone(), mode: claim.mode, epoch, lease: claim.lease, note: 0 }
+    }
+}
+
+/// What a store tells of by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The server ended the lease.
+    LeaseLost(LeaseId),
+    /// The server removed the claim of this attempt, or has forgotten it, while its lease lives.
+    ClaimLost(AttemptId),
+}

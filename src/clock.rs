@@ -1,0 +1,80 @@
+//! Time that counts suspend.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// A point in time on a clock that never goes back and goes on while the machine is suspended.
+///
+/// Leases are dated with it. `std::time::Instant` does not count suspend on Linux: after a night in a closed laptop it would
+/// take a lease for fresh that ended hours ago.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// Creates a timestamp from nanoseconds since an arbitrary start.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Returns the nanoseconds since the clock's arbitrary start.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the time from `earlier` to this, zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+    fn sub(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// The source of [`Timestamp`]s; tests move their own.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// Returns the present time.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock: `CLOCK_BOOTTIME` on Linux, the platform's monotonic clock elsewhere (which may stand still while
+/// the machine is suspended).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let id = rustix::time::ClockId::Boottime;
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let id = rustix::time::ClockId::Monotonic;
+        let time = rustix::time::clock_gettime(id);
+        Timestamp(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_goes_on_and_saturates() {
+        let clock = SystemClock;
+        let first = clock.now();
+        assert!(clock.now() >= first);
+        assert_eq!(first.since(first + Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!((first + Duration::from_secs(1)).since(first), Duration::from_secs(1));
+        assert_eq!(Timestamp::from_nanos(5) - Duration::from_secs(1), Timestamp::from_nanos(0));
+    }
+}

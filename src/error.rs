@@ -1,0 +1,204 @@
+//! What can go wrong.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{BackendError, ErrorKind};
+use crate::info::{Holder, Loss};
+
+/// A `Result` whose error is a [`LockError`] unless said otherwise.
+pub type Result<T, E = LockError> = std::result::Result<T, E>;
+
+/// Everything that a lock operation can fail with.
+///
+/// Callers branch on the variant or on [`code`](Self::code). The cause, where there is one, is the
+/// [`source`](std::error::Error::source).
+///
+/// ```
+/// # leasehold::doctest(async {
+/// let manager = leasehold::LockManager::memory();
+/// let error = manager.lock("").await.unwrap_err();
+/// assert_eq!(error.code(), "INVALID_KEY");
+/// # Ok(()) });
+/// ```
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// The lock was not free in time.
+    #[error("lock {key:?} not acquired within {after:?}{}", held_by(.holder))]
+    #[non_exhaustive]
+    Timeout {
+        /// The key.
+        key: String,
+        /// How long the caller waited.
+        after: Duration,
+        /// Who held the key shortly before, where known.
+        holder: Option<Holder>,
+    },
+    /// This manager does not hold the key.
+    #[error("lock {key:?} is not held by this manager")]
+    #[non_exhaustive]
+    NotHeld {
+        /// The key.
+        key: String,
+    },
+    /// The owner holds the key already, in a way that excludes what it asks for.
+    #[error("lock {key:?} is already held: {reason}")]
+    #[non_exhaustive]
+    AlreadyHeld {
+        /// The key.
+        key: String,
+        /// What stands in the way.
+        reason: &'static str,
+    },
+    /// The hold was lost.
+    #[error("lock {key:?} was lost: {cause}")]
+    #[non_exhaustive]
+    Expired {
+        /// The key.
+        key: String,
+        /// Why.
+        cause: Loss,
+    },
+    /// The key is not 1 to 1,024 bytes of UTF-8 without control characters.
+    #[error("invalid key {:?}: {reason}", shortened(.key))]
+    #[non_exhaustive]
+    InvalidKey {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An option, a URL or a duration is not acceptable.
+    #[error("invalid configuration: {reason}")]
+    #[non_exhaustive]
+    InvalidConfig {
+        /// What is wrong, naming the option.
+        reason: String,
+    },
+    /// The manager was closed, or this process is a fork of the one that made it.
+    #[error("cannot {operation}{}: the manager is closed", of_key(.key))]
+    #[non_exhaustive]
+    Closed {
+        /// The key, where there is one.
+        key: Option<String>,
+        /// What was being done.
+        operation: &'static str,
+    },
+    /// The backend, or the place of the call, does not allow this.
+    #[error("unsupported: {what}")]
+    #[non_exhaustive]
+    Unsupported {
+        /// What is not supported.
+        what: String,
+    },
+    /// The server refused or could not be reached.
+    #[error("cannot {operation}{}: {reason}", of_key(.key))]
+    #[non_exhaustive]
+    Backend {
+        /// The key, where there is one.
+        key: Option<String>,
+        /// What was being done.
+        operation: &'static str,
+        /// What sort of failure it is.
+        kind: ErrorKind,
+        /// What the backend said.
+        reason: String,
+        /// The client's or the system's error beneath.
+        #[source]
+        cause: Option<Arc<dyn StdError + Send + Sync>>,
+    },
+}
+
+impl LockError {
+    /// Returns a stable name for the kind of error, for logs and for other languages.
+    ///
+    /// One of `LOCK_TIMEOUT`, `LOCK_NOT_HELD`, `LOCK_ALREADY_HELD`, `LOCK_EXPIRED`, `INVALID_KEY`, `INVALID_CONFIG`,
+    /// `CLOSED`, `UNSUPPORTED`, `BACKEND`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Timeout { .. } => "LOCK_TIMEOUT",
+            Self::NotHeld { .. } => "LOCK_NOT_HELD",
+            Self::AlreadyHeld { .. } => "LOCK_ALREADY_HELD",
+            Self::Expired { .. } => "LOCK_EXPIRED",
+            Self::InvalidKey { .. } => "INVALID_KEY",
+            Self::InvalidConfig { .. } => "INVALID_CONFIG",
+            Self::Closed { .. } => "CLOSED",
+            Self::Unsupported { .. } => "UNSUPPORTED",
+            Self::Backend { .. } => "BACKEND",
+        }
+    }
+
+    /// Returns the key that the operation was about, where it was about one.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Timeout { key, .. }
+            | Self::NotHeld { key }
+            | Self::AlreadyHeld { key, .. }
+            | Self::Expired { key, .. }
+            | Self::InvalidKey { key, .. } => Some(key),
+            Self::Closed { key, .. } | Self::Backend { key, .. } => key.as_deref(),
+            Self::InvalidConfig { .. } | Self::Unsupported { .. } => None,
+        }
+    }
+
+    pub(crate) fn config(reason: impl Into<String>) -> Self {
+        Self::InvalidConfig { reason: reason.into() }
+    }
+
+    pub(crate) fn closed(key: Option<&str>, operation: &'static str) -> Self {
+        Self::Closed { key: key.map(Into::into), operation }
+    }
+
+    /// What the caller is told of a backend's failure.
+    pub(crate) fn backend(key: Option<&str>, operation: &'static str, error: BackendError) -> Self {
+        match error.kind() {
+            ErrorKind::Closed => Self::closed(key, operation),
+            ErrorKind::Unsupported => Self::Unsupported { what: error.to_string() },
+            kind => Self::Backend {
+                key: key.map(Into::into),
+                operation,
+                kind,
+                reason: error.to_string(),
+                cause: error.into_cause(),
+            },
+        }
+    }
+}
+
+fn held_by(holder: &Option<Holder>) -> String {
+    holder.as_ref().map(|holder| format!(", held by {holder}")).unwrap_or_default()
+}
+
+fn of_key(key: &Option<String>) -> String {
+    key.as_ref().map(|key| format!(" {key:?}")).unwrap_or_default()
+}
+
+fn shortened(key: &str) -> String {
+    const SHOWN: usize = 64;
+    if key.chars().count() <= SHOWN { key.into() } else { key.chars().take(SHOWN).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_error_keeps_its_cause_out_of_the_text() {
+        let io = std::io::Error::other("broken wire");
+        let error =
+            LockError::backend(Some("k"), "lock", BackendError::new(ErrorKind::Unreachable, "no answer").because(io));
+        assert_eq!(error.code(), "BACKEND");
+        assert_eq!(error.to_string(), "cannot lock \"k\": no answer");
+        let source = error.source().unwrap();
+        assert_eq!(source.to_string(), "broken wire");
+    }
+
+    #[test]
+    fn long_keys_are_cut_in_the_text_only() {
+        let error = crate::key::check(&"k".repeat(5000)).unwrap_err();
+        assert!(error.to_string().len() < 200);
+        assert_eq!(error.key().map(str::len), Some(5000));
+    }
+}

@@ -1,0 +1,73 @@
+//! Fencing tokens.
+
+use std::fmt;
+
+/// The low bits of a token that count local hand-overs of one grant.
+pub(crate) const HANDOVER_BITS: u32 = 10;
+
+/// A number that grows with every new exclusive hold of a key.
+///
+/// Give it to the resource that the lock protects, and let the resource refuse a token smaller than the largest it
+/// has seen: then a holder that was paused past its lease cannot do harm when it wakes up
+/// ([Kleppmann, 2016](https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html)).
+///
+/// A token is the backend's epoch shifted left by ten bits, plus the number of times this process handed the grant on
+/// without a round trip. A shared hold's token lies between those of the exclusive holds around it; several shared
+/// holds may have the same. Tokens pass 2^53: compare them as 64-bit integers, never as floats.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// let manager = leasehold::LockManager::memory();
+/// let first = manager.lock("k").await?.token();
+/// let second = manager.lock("k").await?.token();
+/// assert!(second > first);
+/// # Ok(()) });
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    /// The token of the `handovers`-th local hold of the grant with this epoch.
+    pub(crate) fn of_grant(epoch: u64, handovers: u16) -> Self {
+        Self((epoch << HANDOVER_BITS) | u64::from(handovers))
+    }
+
+    /// Returns the token as a number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<u64> for FencingToken {
+    fn from(token: u64) -> Self {
+        Self(token)
+    }
+}
+
+impl From<FencingToken> for u64 {
+    fn from(token: FencingToken) -> Self {
+        token.0
+    }
+}
+
+/// A token is a string in JSON and the like: many readers there take numbers for floats.
+#[cfg(feature = "serde")]
+impl serde::Serialize for FencingToken {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for FencingToken {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map(Self).map_err(serde::de::Error::custom)
+    }
+}
