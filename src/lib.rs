@@ -6,6 +6,8 @@ mod clock;
 mod error;
 mod info;
 mod key;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod token;
 
 pub use error::{LockError, Result};
