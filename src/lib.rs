@@ -22,6 +22,8 @@ mod owner;
 mod pending;
 mod request;
 mod settings;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod token;
 
 pub use builder::LockManagerBuilder;

@@ -41,7 +41,8 @@ fn a_thread_locks_nests_and_waits() {
 
 #[tokio::test]
 async fn loss_is_told_and_the_manager_recovers() {
-    let (holder, admin) = (LockManager::connect("memory://smoke").await.unwrap(), LockManager::connect("memory://smoke").await.unwrap());
+    let (holder, admin) =
+        (LockManager::connect("memory://smoke").await.unwrap(), LockManager::connect("memory://smoke").await.unwrap());
     let guard = holder.lock("k").await.unwrap();
     let waiting = tokio::spawn(admin.lock("k").timeout(Duration::from_secs(10)).into_future());
     let eviction = admin.force_unlock("k").await.unwrap();
