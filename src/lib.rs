@@ -6,6 +6,7 @@ mod clock;
 mod error;
 mod info;
 mod key;
+mod settings;
 mod token;
 
 pub use error::{LockError, Result};

@@ -1,0 +1,307 @@
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn parsed(url: &str) -> Settings {
+    Settings::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+fn refused(url: &str) -> String {
+    let error = Settings::parse(url).expect_err(url);
+    assert_eq!(error.code(), "INVALID_CONFIG", "{url}");
+    error.to_string()
+}
+
+#[test]
+fn addresses_of_all_schemes() {
+    for (url, tls, endpoints) in [
+        ("etcd://127.0.0.1:2379", false, &["127.0.0.1:2379"][..]),
+        ("etcd://a", false, &["a:2379"]),
+        ("ETCD://a/", false, &["a:2379"]),
+        ("etcds://a:1,b,c:3", true, &["a:1", "b:2379", "c:3"]),
+        ("etcd://[::1]:4,[fe80::1]", false, &["[::1]:4", "[fe80::1]:2379"]),
+        ("redis://localhost", false, &["localhost:6379"]),
+        ("rediss://redis.example.org:7", true, &["redis.example.org:7"]),
+        ("redis://[::1]/", false, &["[::1]:6379"]),
+        ("memory://", false, &[]),
+    ] {
+        let settings = parsed(url);
+        assert_eq!(
+            (settings.tls, &settings.endpoints[..]),
+            (tls, &endpoints.iter().map(|e| e.to_string()).collect::<Vec<_>>()[..]),
+            "{url}"
+        );
+    }
+    assert_eq!(parsed("memory://"), Settings::default());
+    assert_eq!(parsed("memory://my%20store").backend, BackendKind::Memory { name: Some("my store".into()) });
+    assert_eq!(parsed("redis://h/3").database, Some(3));
+    assert_eq!(parsed("redis+unix:///run/my%20redis.sock").unix_path.as_deref(), Some(Path::new("/run/my redis.sock")));
+}
+
+#[test]
+fn credentials_are_decoded_and_not_shown() {
+    let settings = parsed("etcds://us%40er:p%3Ass+%2F@h");
+    assert_eq!(settings.username.as_deref(), Some("us@er"));
+    assert_eq!(settings.password.as_ref().map(Secret::expose), Some("p:ss+/"));
+    assert!(!format!("{settings:?}").contains("p:ss"));
+    assert!(format!("{settings:?}").contains("***"));
+    let settings = parsed("redis://:secret@h");
+    assert_eq!((settings.username.as_deref(), settings.password.as_ref().map(Secret::expose)), (None, Some("secret")));
+    assert_eq!(parsed("redis://u:@h").password.as_ref().map(Secret::expose), Some(""));
+    assert_eq!(parsed("etcd://u:a:b@h").password.as_ref().map(Secret::expose), Some("a:b"));
+    for nothing in ["etcd://@h", "etcd://:@h", "redis://:@h"] {
+        assert_eq!((parsed(nothing).username, parsed(nothing).password), (None, None));
+    }
+}
+
+#[test]
+fn options_are_the_same_for_all_schemes() {
+    for address in ["memory://n", "etcd://h", "redis://h", "redis+unix:///s"] {
+        let settings = parsed(&format!(
+            "{address}?prefix=my%2Flocks%26+/&ttl=10s&timeout=1.5s&name=user-service.dlock&retry_interval=50ms&max_retries=7&auto_renew=false"
+        ));
+        assert_eq!(settings.prefix(), "my/locks&+/");
+        assert_eq!(settings.ttl, Duration::from_secs(10));
+        assert_eq!(settings.timeout, Duration::from_millis(1500));
+        assert_eq!(settings.name.as_deref(), Some("user-service.dlock"));
+        assert_eq!(settings.retry_interval, Duration::from_millis(50));
+        assert_eq!((settings.max_retries, settings.auto_renew), (7, false));
+    }
+    let tls = parsed("etcds://h?ca=/etc/ca.pem&cert=c%20d.pem&key=k.pem");
+    assert_eq!(tls.ca.as_deref(), Some(Path::new("/etc/ca.pem")));
+    assert_eq!((tls.cert.as_deref(), tls.key.as_deref()), (Some(Path::new("c d.pem")), Some(Path::new("k.pem"))));
+    assert_eq!(parsed("memory://n?name=me@host").name.as_deref(), Some("me@host"));
+    assert_eq!(parsed("memory://n?").ttl, Duration::from_secs(30));
+}
+
+#[test]
+fn a_prefix_is_the_default_or_none_or_the_one_given() {
+    for (url, prefix) in [
+        ("etcd://h", "leasehold/"),
+        ("redis://h", "lock:"),
+        ("memory://h", ""),
+        ("etcd://h?prefix=", ""),
+        ("redis://h?prefix=", ""),
+        ("redis://h?prefix=a", "a"),
+    ] {
+        assert_eq!(parsed(url).prefix(), prefix, "{url}");
+    }
+}
+
+#[test]
+fn an_error_names_the_word() {
+    for (url, word) in [
+        ("", "scheme"),
+        ("etcd:h", "scheme"),
+        ("127.0.0.1:2379", "scheme"),
+        ("http://h", "http"),
+        ("etcd ://h", "unknown scheme"),
+        ("etcd://", "host: missing"),
+        ("etcd://:2379", "host: missing"),
+        ("etcd://a,,b", "host: missing"),
+        ("etcd://a:", "port"),
+        ("etcd://a:b", "port"),
+        ("etcd://a:0", "port"),
+        ("etcd://a:65536", "port"),
+        ("etcd://a:+1", "port"),
+        ("etcd://a:1:2", "port"),
+        ("etcd://::1", "host"),
+        ("etcd://a b", "host: \"a b\""),
+        ("etcd://a%20b", "host: \"a%20b\""),
+        ("etcd://[::1", "brackets"),
+        ("etcd://[::1]2379", "host"),
+        ("etcd://[nope]", "IPv6"),
+        ("etcd://h/path", "path"),
+        ("redis://h/first", "database"),
+        ("redis://h//1", "database"),
+        ("redis://h/-1", "database"),
+        ("redis://h/99999999999", "database"),
+        ("redis+unix://h/s", "redis+unix"),
+        ("redis+unix://", "redis+unix"),
+        ("redis+unix:///%zz", "redis+unix"),
+        ("memory://a/b", "memory"),
+        ("memory://%f", "memory"),
+        ("memory://u:p@n", "username"),
+        ("etcd://u:p%@h", "password"),
+        ("etcd://u%ff:p@h", "username"),
+        ("etcd://u@h", "password"),
+        ("etcd://:p@h", "username"),
+        ("etcd://u:p@a,u:p@b", "%40"),
+        ("etcd://h#f", "#"),
+        ("etcd://h?tttl=3s", "tttl"),
+        ("etcd://h?TTL=3s", "TTL"),
+        ("etcd://h?ttl=1s&ttl=2s", "ttl: given twice"),
+        ("etcd://h?ttl", "ttl"),
+        ("etcd://h?ttl=", "ttl"),
+        ("etcd://h?ttl=30", "ttl"),
+        ("etcd://h?ttl=0s", "ttl"),
+        ("etcd://h?ttl=25h", "ttl"),
+        ("etcd://h?ttl=-1s", "ttl"),
+        ("etcd://h?timeout=0s", "timeout"),
+        ("etcd://h?timeout=soon", "soon"),
+        ("etcd://h?retry_interval=0ms", "retry_interval"),
+        ("etcd://h?max_retries=-1", "max_retries"),
+        ("etcd://h?max_retries=+1", "max_retries"),
+        ("etcd://h?max_retries=4294967296", "max_retries"),
+        ("etcd://h?auto_renew=yes", "auto_renew"),
+        ("etcd://h?prefix=%", "prefix"),
+        ("etcd://h?prefix=%00", "prefix"),
+        ("etcd://h?prefix=%0a", "prefix"),
+        ("etcd://h?pre%fix=a", "pre%fix"),
+        ("redis://h?prefix={a}", "prefix"),
+        ("etcd://h?name=", "name"),
+        ("etcd://h?name=a%0ab", "name"),
+        ("etcd://h?ca=/x", "ca"),
+        ("redis://h?cert=/x&key=/y", "cert"),
+        ("etcds://h?ca=", "ca"),
+        ("etcds://h?ca=%00", "ca"),
+        ("etcds://h?cert=/x", "key"),
+        ("etcds://h?key=/x", "cert"),
+        ("etcd://h?=x", "unknown option \"\""),
+    ] {
+        let error = refused(url);
+        assert!(error.contains(word), "{url}: {error}");
+    }
+    for url in ["redis+cluster://h", "redis-sentinel://h", "rediss+sentinel://h", "redis://a,b"] {
+        assert_eq!(Settings::parse(url).unwrap_err().code(), "UNSUPPORTED", "{url}");
+    }
+}
+
+#[test]
+fn a_malformed_url_does_not_give_its_password_away() {
+    for password in [
+        "hunter2",
+        "hun/ter2",
+        "hun?ter2",
+        "hun#ter2",
+        "hun@ter2",
+        "hun%ter2",
+        "hun:ter2",
+        "hun ter2",
+        "hun[ter2",
+        "hun,ter2",
+        "1?ttl=hunter2",
+        "1?hunter2=1",
+        "1,hun]ter2",
+        "1/2?hunter2",
+    ] {
+        for template in [
+            "etcd://user:PW@host",
+            "redis://user:PW@host/0",
+            "rediss://user:PW@",
+            "etcd://user:PW@host:bad",
+            "etcd:/user:PW@host",
+            "user:PW@host:1",
+            "user:PW@etcd://host",
+            "etcd://user:PW@host?bad=1",
+            "etcd://user:PW@host?ttl=bad",
+            "etcd://user:PW@:1",
+            "etcd://user:PW@a b",
+            "memory://user:PW@host",
+            "redis+unix://user:PW@host/s",
+            "nope://user:PW@host",
+            "etcd://:PW@host",
+            "etcd://user:PW@a,user:PW@b",
+            "etcd://user:PW@%zz",
+            "PW",
+            "://:PW@",
+            "etcd://user:PW",
+        ] {
+            let url = template.replace("PW", password);
+            match Settings::parse(&url) {
+                Err(error) => {
+                    let text = format!("{error} {error:?}");
+                    assert!(!text.contains(password), "{url}: {text}");
+                    if url.contains('@') {
+                        assert!(!text.contains("ter2"), "{url}: {text}");
+                    }
+                }
+                // Here the password is well-formed, or ends at its "@" and the rest is the host.
+                Ok(settings) => {
+                    assert!(url.ends_with("@ter2") || !format!("{settings:?}").contains("ter2"), "{url}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_builder_is_checked_like_a_url() {
+    let second = Duration::from_secs(1);
+    let good = parsed("etcd://h");
+    assert!(good.validate(second).is_ok());
+    type Change = fn(&mut Settings);
+    let changes: &[(Change, &str)] = &[
+        (|s| s.ttl = Duration::from_millis(999), "ttl"),
+        (|s| s.ttl = Duration::from_secs(86_401), "ttl"),
+        (|s| s.timeout = Duration::ZERO, "timeout"),
+        (|s| s.max_hold = Some(Duration::ZERO), "max_hold"),
+        (|s| s.handover.max_count = 1024, "handover"),
+        (|s| s.endpoints.clear(), "etcd"),
+        (|s| s.backend = BackendKind::Memory { name: None }, "memory"),
+        (|s| s.database = Some(1), "database"),
+        (|s| s.unix_path = Some("/s".into()), "etcd"),
+        (|s| s.prefix = Some("p".repeat(1025)), "prefix"),
+    ];
+    for (change, word) in changes {
+        let mut settings = good.clone();
+        change(&mut settings);
+        let error = settings.validate(second).unwrap_err();
+        assert!(error.code() == "INVALID_CONFIG" && error.to_string().contains(word), "{error}");
+    }
+    let off = Settings { handover: Handover { max_time: Duration::ZERO, max_count: 0 }, ..good };
+    assert!(off.validate(second).is_ok());
+    assert!(check_ttl(second, second).is_ok() && check_ttl(MAX_TTL, second).is_ok());
+}
+
+/// Percent-encodes all but letters and digits.
+fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "\\PC*") {
+        let _ = Settings::parse(&text);
+    }
+
+    #[test]
+    fn no_url_makes_it_panic(
+        scheme in "(memory|etcds?|rediss?|redis\\+unix)", rest in "[a-z0-9:/?#@%&=+,.\\[\\]é]{0,40}"
+    ) {
+        let _ = Settings::parse(&format!("{scheme}://{rest}"));
+    }
+
+    #[test]
+    fn users_passwords_and_prefixes_survive_the_encoding(
+        user in "\\PC{1,20}", password in "\\PC{0,20}", prefix in "[^\\pC{]{0,20}", name in "\\PC{1,20}"
+    ) {
+        for address in ["etcd://UP@h", "rediss://UP@h/1", "redis+unix://UP@/s"] {
+            let url = address.replace("UP", &format!("{}:{}", encoded(&user), encoded(&password)));
+            let settings = parsed(&format!("{url}?prefix={}&name={}", encoded(&prefix), encoded(&name)));
+            prop_assert_eq!(settings.username.as_deref(), Some(&*user));
+            prop_assert_eq!(settings.password.as_ref().map(Secret::expose), Some(&*password));
+            prop_assert_eq!(settings.prefix(), &*prefix);
+            prop_assert_eq!(settings.name.as_deref(), Some(&*name));
+        }
+    }
+
+    #[test]
+    fn no_password_leaks(
+        scheme in "(memory|etcds?|rediss?|redis\\+unix|\\PC{0,5})",
+        before in "\\PC{0,4}",
+        salt in "[a-z/?#@%:,\\[ &=]{0,6}",
+        rest in "[a-z0-9:/?#@%&=+,.\\[]{0,20}"
+    ) {
+        // Whatever separators the secret has in it, each of its halves stays out of sight.
+        let secret = format!("hun{salt}ter2");
+        let url = format!("{scheme}://{before}:{secret}@{rest}");
+        match Settings::parse(&url) {
+            Err(error) => prop_assert!(!format!("{error} {error:?}").contains("ter2"), "{}: {}", url, error),
+            Ok(settings) => prop_assert!(!format!("{:?}", settings).contains("ter2"), "{}", url),
+        }
+    }
+}

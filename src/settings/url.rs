@@ -1,0 +1,243 @@
+//! A manager's URL.
+//!
+//! Errors must not show a password, and a malformed URL can have one anywhere: `etcd://user:pa/ss@host` has it in what looks
+//! like a port and a path, `etcd://user:secret` in the port. So user, password, port and path are never shown; hosts and
+//! options are, unless an `@` follows, which may mean that they are a part of one.
+
+use std::net::Ipv6Addr;
+
+use percent_encoding::percent_decode_str;
+
+use super::{BackendKind, Secret, Settings, duration};
+use crate::{LockError, Result};
+
+const OPTIONS: &str = "prefix, ttl, timeout, name, retry_interval, max_retries, auto_renew, ca, cert, key";
+const NOT_SHOWN: &str = "(not shown: an \"@\" follows)";
+const SCHEMES: &str = "memory, etcd, etcds, redis, rediss, redis+unix";
+
+/// Reads a URL, without looking at whether its parts make sense together.
+pub(super) fn parse(url: &str) -> Result<Settings> {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return Err(LockError::config(format!("url: no scheme, it must begin with one of {SCHEMES} and \"://\"")));
+    };
+    if rest.contains('#') {
+        return Err(LockError::config("url: \"#\" must be written as %23"));
+    }
+    let mut settings = of_scheme(scheme)?;
+    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = match address.find('/') {
+        Some(at) => address.split_at(at),
+        None => (address, ""),
+    };
+    let show = !query.contains('@');
+    let hosts = match authority.split_once('@') {
+        Some((_, hosts)) if hosts.contains('@') => {
+            return Err(LockError::config("url: \"@\" in a user or password must be written as %40"));
+        }
+        Some((user, hosts)) => {
+            credentials(&mut settings, user)?;
+            hosts
+        }
+        None => authority,
+    };
+    if path.contains('@') {
+        return Err(LockError::config("url: \"/\" and \"@\" in a user or password must be written as %2F and %40"));
+    }
+    address_of(&mut settings, scheme, (hosts, path), show)?;
+    options(&mut settings, query, show)?;
+    Ok(settings)
+}
+
+fn of_scheme(scheme: &str) -> Result<Settings> {
+    let lowercase = scheme.to_ascii_lowercase();
+    let (backend, tls) = match lowercase.as_str() {
+        "memory" => (BackendKind::Memory { name: None }, false),
+        "etcd" => (BackendKind::Etcd, false),
+        "etcds" => (BackendKind::Etcd, true),
+        "redis" | "redis+unix" => (BackendKind::Redis, false),
+        "rediss" => (BackendKind::Redis, true),
+        other if other.starts_with("redis") && (other.ends_with("cluster") || other.ends_with("sentinel")) => {
+            return Err(LockError::Unsupported { what: "Redis Cluster and Sentinel URLs".into() });
+        }
+        // What has other characters is no scheme, and may be anything.
+        other if other.len() <= 20 && other.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
+            return Err(LockError::config(format!("url: unknown scheme {scheme:?}, known are {SCHEMES}")));
+        }
+        _ => return Err(LockError::config(format!("url: unknown scheme, known are {SCHEMES}"))),
+    };
+    Ok(Settings { backend, tls, ..Settings::default() })
+}
+
+fn credentials(settings: &mut Settings, userinfo: &str) -> Result<()> {
+    let (user, password) = match userinfo.split_once(':') {
+        Some((user, password)) => (user, Some(password)),
+        None => (userinfo, None),
+    };
+    let user = decoded(user).ok_or_else(|| LockError::config("username: bad percent escape"))?;
+    let password =
+        password.map(decoded).map(|text| text.ok_or_else(|| LockError::config("password: bad percent escape")));
+    settings.username = Some(user).filter(|user| !user.is_empty());
+    // ":@host" is what a template with nothing filled in gives; "user:@host" means an empty password.
+    settings.password =
+        password.transpose()?.filter(|text| !text.is_empty() || settings.username.is_some()).map(Secret::new);
+    Ok(())
+}
+
+fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str), show: bool) -> Result<()> {
+    let bare = path.is_empty() || path == "/";
+    match &mut settings.backend {
+        BackendKind::Memory { name } => {
+            if !bare {
+                return Err(LockError::config("memory: \"/\" in the name must be written as %2F"));
+            }
+            let text = decoded(hosts).ok_or_else(|| LockError::config("memory: bad percent escape in the name"))?;
+            *name = Some(text).filter(|text| !text.is_empty());
+        }
+        BackendKind::Etcd => {
+            settings.endpoints = hosts.split(',').map(|host| endpoint(host, 2379, show)).collect::<Result<_>>()?;
+            if !bare {
+                return Err(LockError::config("etcd: takes no path after the hosts (the prefix is ?prefix=…)"));
+            }
+        }
+        BackendKind::Redis if scheme.eq_ignore_ascii_case("redis+unix") => {
+            if !hosts.is_empty() || bare {
+                return Err(LockError::config(
+                    "redis+unix: takes no host and a path, as in redis+unix:///run/redis.sock",
+                ));
+            }
+            let path = decoded(path).filter(|path| !path.contains('\0'));
+            let path = path.ok_or_else(|| LockError::config("redis+unix: bad percent escape in the path"))?;
+            settings.unix_path = Some(path.into());
+        }
+        BackendKind::Redis => {
+            if hosts.contains(',') {
+                return Err(LockError::Unsupported { what: "several hosts in a redis URL (Cluster, Sentinel)".into() });
+            }
+            settings.endpoints = vec![endpoint(hosts, 6379, show)?];
+            if !bare {
+                let number = path.strip_prefix('/').and_then(number);
+                settings.database = Some(number.ok_or_else(|| LockError::config("database: not a number"))?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A host with or without a port, as `host:port`.
+fn endpoint(text: &str, default_port: u16, show: bool) -> Result<String> {
+    let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
+        let bracketed = bracketed.split_once(']').filter(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
+        let Some((address, rest)) = bracketed else {
+            return Err(LockError::config("host: not an IPv6 address in the brackets"));
+        };
+        match rest.strip_prefix(':') {
+            Some(port) => (format!("[{address}]"), Some(port)),
+            None if rest.is_empty() => (format!("[{address}]"), None),
+            None => return Err(LockError::config(format!("host: something between [{address}] and the port"))),
+        }
+    } else {
+        match text.split_once(':') {
+            Some((host, port)) => (host.to_owned(), Some(port)),
+            None => (text.to_owned(), None),
+        }
+    };
+    let quoted = if show { format!("{:?}", shortened(&host)) } else { NOT_SHOWN.into() };
+    if host.is_empty() {
+        return Err(LockError::config("host: missing"));
+    }
+    if !host.starts_with('[') && !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        return Err(LockError::config(format!("host: {quoted} is not a host's name")));
+    }
+    let port = match port {
+        None => default_port,
+        Some("") => return Err(LockError::config(format!("port: missing after {quoted}"))),
+        Some(port) => number(port)
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port > 0)
+            .ok_or_else(|| LockError::config(format!("port: not one after {quoted}")))?,
+    };
+    Ok(format!("{host}:{port}"))
+}
+
+/// Reads the query; `show` says whether errors may quote it.
+fn options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
+    let mut seen = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = match pair.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (pair, None),
+        };
+        let quoted = |word: &str| if show { format!("{:?}", shortened(word)) } else { NOT_SHOWN.into() };
+        let Some(name) = decoded(name) else {
+            return Err(LockError::config(format!("url: bad percent escape in the option {}", quoted(name))));
+        };
+        let known = OPTIONS.split(", ").find(|known| *known == name);
+        let Some(option) = known else {
+            return Err(LockError::config(format!("url: unknown option {}, known are {OPTIONS}", quoted(&name))));
+        };
+        if seen.contains(&option) {
+            return Err(LockError::config(format!("{option}: given twice")));
+        }
+        seen.push(option);
+        let Some(value) = value else {
+            return Err(LockError::config(format!("{option}: has no value")));
+        };
+        let Some(value) = decoded(value) else {
+            return Err(LockError::config(format!("{option}: bad percent escape in {}", quoted(value))));
+        };
+        set(settings, option, &value)
+            .ok_or_else(|| LockError::config(format!("{option}: {} is not {}", quoted(&value), wanted(option))))?;
+    }
+    Ok(())
+}
+
+fn set(settings: &mut Settings, option: &str, value: &str) -> Option<()> {
+    match option {
+        "prefix" => settings.prefix = Some(value.into()),
+        "name" => settings.name = Some(value.into()),
+        "ttl" => settings.ttl = duration::parse(value)?,
+        "timeout" => settings.timeout = duration::parse(value)?,
+        "retry_interval" => settings.retry_interval = duration::parse(value)?,
+        "max_retries" => settings.max_retries = number(value)?,
+        "auto_renew" => settings.auto_renew = value.parse().ok()?,
+        "ca" => settings.ca = Some(file(value)?.into()),
+        "cert" => settings.cert = Some(file(value)?.into()),
+        "key" => settings.key = Some(file(value)?.into()),
+        _ => return None,
+    }
+    Some(())
+}
+
+fn wanted(option: &str) -> &'static str {
+    match option {
+        "ttl" | "timeout" | "retry_interval" => "a duration such as 30s or 100ms",
+        "max_retries" => "a number up to 4294967295",
+        "auto_renew" => "true or false",
+        "ca" | "cert" | "key" => "a file's path",
+        _ => "acceptable",
+    }
+}
+
+/// Digits only: Rust's own parser would take `+5`.
+fn number(text: &str) -> Option<u32> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
+fn file(value: &str) -> Option<&str> {
+    Some(value).filter(|value| !value.contains('\0'))
+}
+
+/// Percent-decodes; `None` where an escape is not two hex digits, or the result is not UTF-8. A plus stays a plus.
+fn decoded(text: &str) -> Option<String> {
+    // The crate leaves bad escapes as they are.
+    let well_formed = text.split('%').skip(1).all(|rest| {
+        let mut bytes = rest.bytes();
+        (0..2).all(|_| bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit()))
+    });
+    if well_formed { percent_decode_str(text).decode_utf8().ok().map(Into::into) } else { None }
+}
+
+fn shortened(word: &str) -> String {
+    const SHOWN: usize = 64;
+    if word.chars().count() <= SHOWN { word.into() } else { word.chars().take(SHOWN).chain(['…']).collect() }
+}
