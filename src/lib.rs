@@ -1,14 +1,49 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod acquire;
+mod arbiter;
 pub mod backend;
+mod blocking;
+mod builder;
 mod clock;
+mod engine;
 mod error;
+mod force;
+mod fork;
+mod guard;
 mod info;
+mod keeper;
 mod key;
+mod lease;
+mod lock;
+mod manager;
+mod owner;
+mod pending;
+mod request;
 mod settings;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod token;
 
+pub use builder::LockManagerBuilder;
+pub use engine::Stats;
 pub use error::{LockError, Result};
+pub use force::ForceUnlock;
+pub use guard::{LockGuard, Lost, Run};
 pub use info::{Eviction, Holder, LockInfo, Loss, Mode};
+pub use lock::Lock;
+pub use manager::LockManager;
+pub use owner::Owner;
+pub use pending::Pending;
+pub use request::{Acquire, LockRequest};
 pub use token::FencingToken;
+
+/// Runs an example of the documentation, which has no room for a runtime of its own.
+#[doc(hidden)]
+#[expect(clippy::panic, reason = "how an example fails")]
+pub fn doctest(example: impl Future<Output = Result<()>>) {
+    if let Err(error) = futures::executor::block_on(example) {
+        panic!("{error}");
+    }
+}

@@ -1,0 +1,393 @@
+//! The way to a hold: local queue, lease, backend. Cancellable at every point.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, Either, poll_fn, select};
+use log::{debug, warn};
+
+use crate::arbiter::{Cancelled, Decision, Ticket, Turn};
+use crate::backend::{BackendError, Claim, ErrorKind, Grant};
+use crate::engine::{Backoff, Core, Entry, HeldGrant, Hold, LeaseFor, Life, count};
+use crate::guard::LockGuard;
+use crate::lease::{LeaseCell, Listener};
+use crate::owner::Owner;
+use crate::request::Options;
+use crate::{Holder, LockError, Loss, Result};
+
+type Acquired = Result<Option<LockGuard>>;
+
+/// One acquire. The way without waiting goes by at the first poll without a box; all else is [`Waiter::run`].
+pub(crate) struct Acquisition {
+    life: Arc<Life>,
+    state: State,
+}
+
+enum State {
+    Start(Result<Arc<Entry>>, Box<Options>, bool),
+    Waiting(BoxFuture<'static, Acquired>),
+    Done,
+}
+
+impl Acquisition {
+    pub(crate) fn new(life: Arc<Life>, entry: Result<Arc<Entry>>, options: Options, wait: bool) -> Self {
+        Self { life, state: State::Start(entry, Box::new(options), wait) }
+    }
+
+    pub(crate) fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<Acquired> {
+        if let State::Start(..) = self.state
+            && let State::Start(entry, options, wait) = std::mem::replace(&mut self.state, State::Done)
+        {
+            match start(&self.life, entry, *options, wait, cx) {
+                Ok(Started::Done(guard)) => return Poll::Ready(Ok(guard)),
+                Ok(Started::Waiting(waiting)) => self.state = State::Waiting(waiting),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
+        let _within = self.life.keeper.enter();
+        let polled = waiting.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.state = State::Done;
+        }
+        polled
+    }
+}
+
+impl Future for Acquisition {
+    type Output = Acquired;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
+        self.get_mut().poll_acquire(cx)
+    }
+}
+
+enum Started {
+    Done(Option<LockGuard>),
+    Waiting(BoxFuture<'static, Acquired>),
+}
+
+/// The first poll: finds the owner, asks the arbiter, and goes to the backend if it is this one's turn.
+fn start(
+    life: &Arc<Life>,
+    entry: Result<Arc<Entry>>,
+    options: Options,
+    wait: bool,
+    cx: &mut Context<'_>,
+) -> Result<Started> {
+    let entry = entry?;
+    life.check_open(Some(&entry.key), "lock")?;
+    let now = life.now();
+    let (owner, decision, effects, nudge) = {
+        let mut arbiter = entry.arbiter();
+        let owner = options.owner.clone().unwrap_or_else(|| Owner::of_context(cx, arbiter.owners()));
+        let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || cx.waker().clone());
+        let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
+        (owner, decision, effects, nudge)
+    };
+    life.carry_out(effects);
+    if nudge {
+        life.watch_over(&entry);
+    }
+    let (ticket, claims) = match decision {
+        Decision::Entered(hold, depth) => return Ok(Started::Done(Some(LockGuard::new(hold, depth)))),
+        Decision::Refused(reason) => return Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
+        Decision::Busy => return Ok(Started::Done(None)),
+        Decision::Claim(ticket) => (ticket, true),
+        Decision::Queued(ticket) => (ticket, false),
+    };
+    let mut waiter = Waiter { life: life.clone(), entry, owner, options, wait, ticket: Some(ticket), sent: None };
+    let mut attempt = None;
+    if claims && let LeaseFor::Ready(Ok(cell)) = life.lease_for(&waiter.options.terms, now) {
+        let mut begun = waiter.attempt(cell);
+        let polled = {
+            let _within = life.keeper.enter();
+            begun.answer.as_mut().poll(cx)
+        };
+        match polled {
+            Poll::Pending => attempt = Some(begun),
+            Poll::Ready(Ok(Some(grant))) => match waiter.granted(grant, begun.cell) {
+                Some(guard) => return Ok(Started::Done(Some(guard))),
+                None => waiter.settle(),
+            },
+            Poll::Ready(Ok(None)) => {
+                waiter.gave_up();
+                return Ok(Started::Done(None));
+            }
+            Poll::Ready(Err(error)) => {
+                attempt = Some(Attempt { answer: Box::pin(std::future::ready(Err(error))), ..begun })
+            }
+        }
+    }
+    Ok(Started::Waiting(Box::pin(waiter.run(attempt))))
+}
+
+/// A claim on its way to the backend and back.
+struct Attempt {
+    cell: Arc<LeaseCell>,
+    answer: BoxFuture<'static, Result<Option<Grant>, BackendError>>,
+}
+
+/// A place in the local queue. Dropping it leaves nothing behind.
+struct Waiter {
+    life: Arc<Life>,
+    entry: Arc<Entry>,
+    owner: Owner,
+    options: Options,
+    wait: bool,
+    /// The place; `None` once it has been left.
+    ticket: Option<Ticket>,
+    /// The attempt that may be at the backend.
+    sent: Option<(Arc<Claim>, Arc<LeaseCell>)>,
+}
+
+impl Waiter {
+    /// Waits within the caller's limit, and finds out who is in the way.
+    async fn run(self, attempt: Option<Attempt>) -> Acquired {
+        let (life, key, wait) = (self.life.clone(), self.entry.key.clone(), self.wait);
+        let limit = if wait { self.options.limit() } else { Some(life.defaults.timeout) };
+        let mut acquire = pin!(self.acquire(attempt));
+        // The holder's name is asked for shortly before it is wanted: an error shall not come late because of it.
+        let patience = match limit {
+            Some(limit) => limit - (limit / 2).min(Duration::from_millis(200)),
+            None => LONG,
+        };
+        if let Either::Left((acquired, _)) = select(acquire.as_mut(), pin!(tokio::time::sleep(patience))).await {
+            return acquired;
+        }
+        let mut holder = None;
+        {
+            let mut look = pin!(async {
+                holder = holder_of(&life, &key).await;
+                match limit {
+                    Some(_) => std::future::pending().await,
+                    None => log_long_wait(&life, &key, &holder),
+                }
+            });
+            let rest = limit.map_or(Duration::from_secs(u64::MAX / 4), |limit| limit.saturating_sub(patience));
+            let looking = select(acquire.as_mut(), look.as_mut());
+            match select(looking, pin!(tokio::time::sleep(rest))).await {
+                Either::Left((Either::Left((acquired, _)), _)) => return acquired,
+                Either::Left((Either::Right(((), _)), _)) | Either::Right(_) => {}
+            }
+        }
+        match limit {
+            None => acquire.await,
+            Some(after) if wait => {
+                count(&life.counters.timeouts);
+                Err(LockError::Timeout { key: key.to_string(), after, holder })
+            }
+            Some(after) => Err(LockError::backend(Some(&key), "try_lock", crate::engine::no_answer(after))),
+        }
+    }
+
+    async fn acquire(mut self, mut attempt: Option<Attempt>) -> Acquired {
+        let mut backoff = Backoff::new();
+        loop {
+            let current = match attempt.take() {
+                Some(begun) => begun,
+                None => {
+                    if let Some((hold, depth)) = self.turn().await? {
+                        let guard = LockGuard::new(hold, depth);
+                        self.ticket = None;
+                        if !guard.is_lost() {
+                            self.count_acquired(&guard);
+                            return Ok(Some(guard));
+                        }
+                        drop(guard);
+                        self.requeue();
+                        continue;
+                    }
+                    match self.lease().await {
+                        Ok(cell) => self.attempt(cell),
+                        Err(error) if error.kind() == ErrorKind::Unreachable && self.wait => {
+                            backoff.pause().await;
+                            continue;
+                        }
+                        Err(error) => return Err(LockError::backend(Some(&self.entry.key), "lock", error)),
+                    }
+                }
+            };
+            let Attempt { cell, answer } = current;
+            let answer = match select(answer, pin!(lost(&self.life, &cell))).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right((cause, _)) => Err(BackendError::new(ErrorKind::LeaseLost, cause.to_string())),
+            };
+            match answer {
+                Ok(Some(grant)) => match self.granted(grant, cell) {
+                    Some(guard) => return Ok(Some(guard)),
+                    None => self.settle(),
+                },
+                Ok(None) => {
+                    self.gave_up();
+                    return Ok(None);
+                }
+                Err(error) => {
+                    debug!(target: "leasehold", name = self.life.defaults.name.as_ref(), key = self.entry.key.as_ref(); "attempt failed: {error}");
+                    self.settle();
+                    match error.kind() {
+                        ErrorKind::LeaseLost => {}
+                        ErrorKind::Unreachable if self.wait => {}
+                        _ => return Err(LockError::backend(Some(&self.entry.key), "lock", error)),
+                    }
+                    self.life.check_open(Some(&self.entry.key), "lock")?;
+                    backoff.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Waits until it is this one's turn to claim (`None`), or it was given a share.
+    async fn turn(&mut self) -> Result<Option<(Arc<Hold>, u32)>> {
+        poll_fn(|cx| {
+            self.life.check_open(Some(&self.entry.key), "lock")?;
+            let Some(ticket) = self.ticket else { return Poll::Pending };
+            let turn = self.entry.arbiter().turn(ticket, || cx.waker().clone());
+            match turn {
+                Turn::Wait => Poll::Pending,
+                Turn::Claim => Poll::Ready(Ok(None)),
+                Turn::Entered(hold, depth) => Poll::Ready(Ok(Some((hold, depth)))),
+                Turn::Refused(reason) => {
+                    Poll::Ready(Err(LockError::AlreadyHeld { key: self.entry.key.to_string(), reason }))
+                }
+            }
+        })
+        .await
+    }
+
+    async fn lease(&self) -> Result<Arc<LeaseCell>, BackendError> {
+        match self.life.lease_for(&self.options.terms, self.life.now()) {
+            LeaseFor::Ready(opened) => opened,
+            LeaseFor::Soon(opening) => opening.await,
+        }
+    }
+
+    /// Claims. From here on the attempt must be granted, or settled.
+    fn attempt(&mut self, cell: Arc<LeaseCell>) -> Attempt {
+        let core = &self.life;
+        let (attempt, key, holder) = (core.next_attempt(), self.entry.key.clone(), core.holder.clone());
+        let claim = Arc::new(Claim::new(attempt, key, self.options.terms.mode, cell.lease(), holder));
+        self.sent = Some((claim.clone(), cell.clone()));
+        let (backend, wait) = (core.backend.clone(), self.wait);
+        Attempt { cell, answer: Box::pin(async move { backend.acquire(&claim, wait).await }) }
+    }
+
+    /// Takes the grant, unless it is too late: then the attempt is to be settled.
+    fn granted(&mut self, grant: Grant, cell: Arc<LeaseCell>) -> Option<LockGuard> {
+        let (life, ticket) = (&self.life, self.ticket?);
+        let now = life.now();
+        let proof = grant.lease;
+        if proof.proven > cell.lease().proven {
+            cell.update(now, |renewal| renewal.renewed(proof, now));
+        }
+        if cell.loss(now).is_some() || life.is_closed() {
+            return None;
+        }
+        let held = HeldGrant::new(grant, cell, self.entry.clone(), life.clone());
+        let granted = self.entry.arbiter().granted(ticket, held, now);
+        // Refused only if the claimant were somebody else, and the ticket says that it is not.
+        let (hold, effects) = granted.ok()?;
+        let guard = LockGuard::new(hold, 1);
+        self.ticket = None;
+        self.sent = None;
+        life.carry_out(effects);
+        self.count_acquired(&guard);
+        Some(guard)
+    }
+
+    fn count_acquired(&self, guard: &LockGuard) {
+        count(&self.life.counters.acquired);
+        debug!(
+            target: "leasehold", name = self.life.defaults.name.as_ref(), key = self.entry.key.as_ref(), token = guard.token().get();
+            "acquired"
+        );
+    }
+
+    /// The attempt holds nothing, for certain.
+    fn gave_up(&mut self) {
+        let sent = self.sent.take();
+        if let Some(ticket) = self.ticket.take() {
+            let effects = self.entry.arbiter().gave_up(ticket, self.life.now());
+            self.life.carry_out(effects);
+        }
+        if let Some((_, cell)) = sent
+            && !cell.is_session()
+        {
+            self.life.end_lease(cell);
+        }
+    }
+
+    /// Cleans up the attempt and keeps the place in the queue.
+    fn settle(&mut self) {
+        if let (Some(ticket), Some((claim, cell))) = (self.ticket, self.sent.take()) {
+            self.entry.arbiter().unsettled(ticket);
+            self.life.settle(self.entry.clone(), claim, cell);
+        }
+    }
+
+    /// The hold that this one was given is lost already.
+    fn requeue(&mut self) {
+        let now = self.life.now();
+        self.entry.purge(&self.life, now);
+        self.ticket = Some(self.entry.arbiter().requeue(&self.owner, self.options.terms, now));
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        if self.life.keeper.is_forked() {
+            return;
+        }
+        let sent = self.sent.take();
+        let (cancelled, effects) = self.entry.arbiter().cancel(ticket, sent.is_some(), self.life.now());
+        self.life.carry_out(effects);
+        match (cancelled, sent) {
+            (Cancelled::Hold(hold), _) => {
+                let depth = hold.depth();
+                drop(LockGuard::new(hold, depth));
+            }
+            (Cancelled::Attempt, Some((claim, cell))) => self.life.settle(self.entry.clone(), claim, cell),
+            (Cancelled::Attempt | Cancelled::Nothing, _) => {}
+        }
+    }
+}
+
+/// How long a wait without limit may be before it is logged.
+const LONG: Duration = Duration::from_secs(60);
+
+fn log_long_wait(core: &Core, key: &str, holder: &Option<Holder>) {
+    let holder = holder.as_ref().map_or_else(|| "somebody unknown".to_owned(), Holder::to_string);
+    warn!(target: "leasehold", name = core.defaults.name.as_ref(), key = key; "waiting for over a minute, held by {holder}");
+}
+
+/// Who holds the key: this process, or whoever the backend knows of.
+async fn holder_of(core: &Arc<Core>, key: &str) -> Option<Holder> {
+    let held_here = core.entry(key).arbiter().is_held(core.now());
+    if held_here {
+        return Some((*core.holder).clone());
+    }
+    core.backend.inspect(key).await.ok().flatten().and_then(|info| info.holders.into_iter().next())
+}
+
+/// Ends with the loss of the lease.
+async fn lost(core: &Core, cell: &LeaseCell) -> Loss {
+    let mut listener = Forgetful { cell, listener: Listener::default() };
+    poll_fn(|cx| {
+        cell.signal.listen(&mut listener.listener, cx.waker());
+        cell.loss(core.now()).map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+struct Forgetful<'a> {
+    cell: &'a LeaseCell,
+    listener: Listener,
+}
+
+impl Drop for Forgetful<'_> {
+    fn drop(&mut self) {
+        self.cell.signal.forget(&mut self.listener);
+    }
+}

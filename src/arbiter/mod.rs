@@ -1,0 +1,499 @@
+//! Local arbitration: who in this process goes next, for one key.
+//!
+//! A pure state machine: no I/O, no clock, no lock of its own. Its caller guards it by a mutex, tells it what happened and at
+//! which time, and carries out the [`Effects`] after letting go of the mutex.
+//!
+//! - Waiters stand in one queue, first come, first served. At most one of them, the *claimant*, has an attempt at the backend
+//!   that is unanswered; while an attempt of unknown outcome is cleaned up there is none.
+//! - A *tenure* is a backend grant while this process has it. One exclusive, or several shared ones, each with one hold for
+//!   each owner.
+//! - A grant is handed to the next waiter without asking the backend, for a bounded time and number of times.
+
+mod queue;
+
+use std::time::Duration;
+
+pub(crate) use self::queue::Ticket;
+use self::queue::{Queue, Waiter};
+use crate::Mode;
+use crate::clock::Timestamp;
+use crate::owner::Owner;
+
+/// What a request must have in common with a grant to take it over, or to join it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) mode: Mode,
+    pub(crate) ttl: Duration,
+    pub(crate) isolated: bool,
+    pub(crate) auto_renew: bool,
+    pub(crate) max_hold: Option<Duration>,
+}
+
+/// How long, and how often, a grant stays within the process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandOver {
+    pub(crate) time: Duration,
+    pub(crate) times: u16,
+}
+
+/// A backend's grant, as far as the arbiter looks into it.
+pub(crate) trait Granted {
+    /// One owner's possession.
+    type Hold: Clone;
+    /// Makes the `handovers`-th hold of this grant at `now`.
+    fn hold(&self, id: HoldId, owner: &Owner, handovers: u16, now: Timestamp) -> Self::Hold;
+    /// Whether the grant is not lost.
+    fn is_alive(&self, now: Timestamp) -> bool;
+    /// Whether its deadline is far enough away for a new hold.
+    fn is_fresh(&self, now: Timestamp) -> bool;
+}
+
+/// The arbiter's name for a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HoldId(u64);
+
+/// The answer to a request.
+#[derive(Debug)]
+pub(crate) enum Decision<H> {
+    /// A share of a hold, at this depth.
+    Entered(H, u32),
+    /// The owner would wait for itself.
+    Refused(&'static str),
+    /// Not free now; only said to those who do not wait.
+    Busy,
+    /// Wait for a wake-up, then ask [`Arbiter::turn`].
+    Queued(Ticket),
+    /// Go to the backend.
+    Claim(Ticket),
+}
+
+/// What a waiter is to do.
+#[derive(Debug)]
+pub(crate) enum Turn<H> {
+    Wait,
+    Claim,
+    Entered(H, u32),
+    Refused(&'static str),
+}
+
+/// What a cancelled waiter leaves to clean up.
+#[derive(Debug)]
+pub(crate) enum Cancelled<H> {
+    Nothing,
+    /// Its attempt may be at the backend: settle it, then call [`Arbiter::settled`].
+    Attempt,
+    /// It had been given a share that it did not fetch: leave that.
+    Hold(H),
+}
+
+/// What the caller does once it has let go of the mutex: first the releases, then the wake-ups.
+#[derive(Debug)]
+pub(crate) struct Effects<G, W> {
+    pub(crate) release: Option<G>,
+    pub(crate) wake: Vec<W>,
+}
+
+impl<G, W> Default for Effects<G, W> {
+    fn default() -> Self {
+        Self { release: None, wake: Vec::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Tenure<G: Granted> {
+    grant: G,
+    terms: Terms,
+    since: Timestamp,
+    handovers: u16,
+    holds: Vec<HoldEntry<G::Hold>>,
+}
+
+#[derive(Debug)]
+struct HoldEntry<H> {
+    id: HoldId,
+    owner: Owner,
+    depth: u32,
+    hold: H,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claimant {
+    Nobody,
+    Waiter(Ticket),
+    /// An attempt of unknown outcome is being settled.
+    Settling,
+}
+
+const DEADLOCK: &str = "the owner holds it shared, and would wait for itself to get it exclusively";
+const TOO_DEEP: &str = "it is nested too deep";
+
+/// The arbiter of one key. `W` is what wakes a waiter.
+#[derive(Debug)]
+pub(crate) struct Arbiter<G: Granted, W> {
+    queue: Queue<W, G::Hold>,
+    tenures: Vec<Tenure<G>>,
+    claimant: Claimant,
+    hand_over: HandOver,
+    /// Whether somebody has been asked to nudge.
+    watched: bool,
+    last_hold: u64,
+}
+
+impl<G: Granted, W: Clone> Arbiter<G, W> {
+    pub(crate) fn new(hand_over: HandOver) -> Self {
+        Self {
+            queue: Queue::default(),
+            tenures: Vec::new(),
+            claimant: Claimant::Nobody,
+            hand_over,
+            watched: false,
+            last_hold: 0,
+        }
+    }
+
+    /// Everyone known here, for finding an owner by its waker.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = &Owner> {
+        let holding = self.tenures.iter().flat_map(|tenure| tenure.holds.iter().map(|entry| &entry.owner));
+        holding.chain(self.queue.owners())
+    }
+
+    /// Whether this process has a grant that is not lost.
+    pub(crate) fn is_held(&self, now: Timestamp) -> bool {
+        self.grants().any(|grant| grant.is_alive(now))
+    }
+
+    /// Enters any hold that is not lost, whoever the owner: the caller leaves it again.
+    pub(crate) fn any_hold(&mut self, now: Timestamp) -> Option<(G::Hold, u32)> {
+        let entry = self
+            .tenures
+            .iter_mut()
+            .filter(|tenure| tenure.grant.is_alive(now))
+            .find_map(|tenure| tenure.holds.first_mut())?;
+        deepen(&mut entry.depth).ok().map(|depth| (entry.hold.clone(), depth))
+    }
+
+    /// The grants that this process has.
+    pub(crate) fn grants(&self) -> impl Iterator<Item = &G> {
+        self.tenures.iter().map(|tenure| &tenure.grant)
+    }
+
+    /// How many wait, the claimant included.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Asks for a hold. Without `wait`, never overtakes anyone and never stays in the queue for long.
+    pub(crate) fn request(
+        &mut self,
+        owner: &Owner,
+        terms: Terms,
+        wait: bool,
+        now: Timestamp,
+        waker: impl FnOnce() -> W,
+    ) -> (Decision<G::Hold>, Effects<G, W>) {
+        let mut effects = Effects::default();
+        let decision = match enter(&mut self.tenures, owner, terms.mode, now) {
+            Some(Ok((hold, depth))) => Decision::Entered(hold, depth),
+            Some(Err(reason)) => Decision::Refused(reason),
+            None => match self.queue.is_empty().then(|| self.join(owner, terms, now)).flatten() {
+                Some(hold) => Decision::Entered(hold, 1),
+                None if !wait && !self.may_try(terms, now) => Decision::Busy,
+                None => {
+                    let ticket = self.queue.push(owner.clone(), terms);
+                    let promoted = self.promote(now);
+                    if self.claimant == Claimant::Waiter(ticket) {
+                        Decision::Claim(ticket)
+                    } else {
+                        effects.wake.extend(promoted.then(|| self.queue.take_first_waker()).flatten());
+                        self.queue.set_waker(ticket, waker());
+                        Decision::Queued(ticket)
+                    }
+                }
+            },
+        };
+        (decision, effects)
+    }
+
+    /// Tells a waiter what to do, and remembers whom to wake next.
+    pub(crate) fn turn(&mut self, ticket: Ticket, waker: impl FnOnce() -> W) -> Turn<G::Hold> {
+        match self.queue.take_delivery(ticket) {
+            Some(Ok((hold, depth))) => Turn::Entered(hold, depth),
+            Some(Err(reason)) => Turn::Refused(reason),
+            None if self.claimant == Claimant::Waiter(ticket) => Turn::Claim,
+            None => {
+                self.queue.set_waker(ticket, waker());
+                Turn::Wait
+            }
+        }
+    }
+
+    /// The claimant's attempt was granted.
+    ///
+    /// Gives the grant back if the ticket is not the claimant's (any more).
+    pub(crate) fn granted(&mut self, ticket: Ticket, grant: G, now: Timestamp) -> Result<(G::Hold, Effects<G, W>), G> {
+        if self.claimant != Claimant::Waiter(ticket) {
+            return Err(grant);
+        }
+        let Some(waiter) = self.queue.remove(ticket) else { return Err(grant) };
+        self.claimant = Claimant::Nobody;
+        self.tenures.push(Tenure {
+            grant,
+            terms: waiter.terms,
+            since: now,
+            handovers: 0,
+            holds: Vec::with_capacity(1),
+        });
+        let last = self.tenures.len() - 1;
+        let hold = self.add_hold(last, &waiter.owner, now);
+        let mut effects = Effects::default();
+        self.admit(now, &mut effects);
+        Ok((hold, effects))
+    }
+
+    /// The claimant's attempt ended without a grant, and holds nothing for certain.
+    pub(crate) fn gave_up(&mut self, ticket: Ticket, now: Timestamp) -> Effects<G, W> {
+        let mut effects = Effects::default();
+        self.queue.remove(ticket);
+        if self.claimant == Claimant::Waiter(ticket) {
+            self.claimant = Claimant::Nobody;
+        }
+        self.admit(now, &mut effects);
+        effects
+    }
+
+    /// The claimant's attempt must be settled before anyone claims again; the waiter keeps its place.
+    pub(crate) fn unsettled(&mut self, ticket: Ticket) {
+        if self.claimant == Claimant::Waiter(ticket) {
+            self.claimant = Claimant::Settling;
+        }
+    }
+
+    /// The attempt of unknown outcome holds nothing, for certain.
+    pub(crate) fn settled(&mut self, now: Timestamp) -> Effects<G, W> {
+        let mut effects = Effects::default();
+        if self.claimant == Claimant::Settling {
+            self.claimant = Claimant::Nobody;
+        }
+        self.admit(now, &mut effects);
+        effects
+    }
+
+    /// A waiter goes away. `sent` says whether its attempt may have reached the backend.
+    pub(crate) fn cancel(&mut self, ticket: Ticket, sent: bool, now: Timestamp) -> (Cancelled<G::Hold>, Effects<G, W>) {
+        let mut effects = Effects::default();
+        if let Some(delivery) = self.queue.take_delivery(ticket) {
+            let left = delivery.map_or(Cancelled::Nothing, |(hold, _)| Cancelled::Hold(hold));
+            return (left, effects);
+        }
+        self.queue.remove(ticket);
+        if self.claimant == Claimant::Waiter(ticket) {
+            if sent {
+                self.claimant = Claimant::Settling;
+                return (Cancelled::Attempt, effects);
+            }
+            self.claimant = Claimant::Nobody;
+        }
+        self.admit(now, &mut effects);
+        (Cancelled::Nothing, effects)
+    }
+
+    /// A waiter that was given a hold found it lost: back to its place.
+    pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> Ticket {
+        let place = usize::from(matches!(self.claimant, Claimant::Waiter(_)));
+        let ticket = self.queue.insert(place, owner.clone(), terms);
+        self.promote(now);
+        ticket
+    }
+
+    /// One more share of a hold. `None` if the hold is over.
+    pub(crate) fn reenter(&mut self, id: HoldId) -> Option<Result<u32, &'static str>> {
+        let entry = self.hold_mut(id)?;
+        Some(deepen(&mut entry.depth))
+    }
+
+    /// A share of a hold is given up. Returns the depth that is left, or `None` if the hold had been lost.
+    pub(crate) fn leave(&mut self, id: HoldId, now: impl FnOnce() -> Timestamp) -> (Option<u32>, Effects<G, W>) {
+        let mut effects = Effects::default();
+        let Some(entry) = self.hold_mut(id) else { return (None, effects) };
+        entry.depth -= 1;
+        if entry.depth > 0 {
+            return (Some(entry.depth), effects);
+        }
+        let emptied = self.tenures.iter_mut().position(|tenure| {
+            tenure.holds.retain(|entry| entry.id != id);
+            tenure.holds.is_empty()
+        });
+        if let Some(index) = emptied {
+            if self.queue.is_empty() {
+                effects.release = Some(self.tenures.swap_remove(index).grant);
+            } else {
+                let now = now();
+                if !self.hand_over(index, now, &mut effects) {
+                    effects.release = Some(self.tenures.swap_remove(index).grant);
+                }
+                self.admit(now, &mut effects);
+            }
+        }
+        (Some(0), effects)
+    }
+
+    /// Forgets the grants that are lost and returns them; their waiters go to the backend.
+    pub(crate) fn purge(&mut self, now: Timestamp) -> (Vec<G>, Effects<G, W>) {
+        let (alive, lost) = self.tenures.drain(..).partition(|tenure| tenure.grant.is_alive(now));
+        self.tenures = alive;
+        let mut effects = Effects::default();
+        self.admit(now, &mut effects);
+        (lost.into_iter().map(|tenure| tenure.grant).collect(), effects)
+    }
+
+    /// Whether somebody waits for a hand-over that may never come, see [`nudge`](Self::nudge). Says so once.
+    pub(crate) fn wants_nudge(&mut self) -> bool {
+        let wants = !self.watched && !self.queue.is_empty() && self.claimant == Claimant::Nobody;
+        self.watched |= wants;
+        wants
+    }
+
+    /// Lets the first waiter claim early if the grant here will not be handed over any more.
+    pub(crate) fn nudge(&mut self, now: Timestamp) -> Effects<G, W> {
+        let mut effects = Effects::default();
+        self.watched = false;
+        self.promote_and_wake(now, &mut effects);
+        effects
+    }
+
+    /// Wakes all waiters, so that they see that the manager was closed.
+    pub(crate) fn wake_all(&self) -> Vec<W> {
+        self.queue.wakers().collect()
+    }
+
+    fn hold_mut(&mut self, id: HoldId) -> Option<&mut HoldEntry<G::Hold>> {
+        self.tenures.iter_mut().flat_map(|tenure| &mut tenure.holds).find(|entry| entry.id == id)
+    }
+
+    /// A hold of its own in a shared grant that this process has.
+    fn join(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> Option<G::Hold> {
+        // With max_hold each hold ends at an age of its own, so each needs a grant of its own.
+        if terms.mode != Mode::Shared || terms.max_hold.is_some() {
+            return None;
+        }
+        let index = self.tenures.iter().position(|tenure| self.fits(tenure, terms, now))?;
+        self.tenures[index].handovers += 1;
+        Some(self.add_hold(index, owner, now))
+    }
+
+    /// Whether a request on these terms may take over this grant, or join it.
+    fn fits(&self, tenure: &Tenure<G>, terms: Terms, now: Timestamp) -> bool {
+        tenure.terms == terms
+            && tenure.handovers < self.hand_over.times
+            && now.since(tenure.since) < self.hand_over.time
+            && tenure.grant.is_fresh(now)
+    }
+
+    fn add_hold(&mut self, index: usize, owner: &Owner, now: Timestamp) -> G::Hold {
+        self.last_hold += 1;
+        let id = HoldId(self.last_hold);
+        let tenure = &mut self.tenures[index];
+        let hold = tenure.grant.hold(id, owner, tenure.handovers, now);
+        tenure.holds.push(HoldEntry { id, owner: owner.clone(), depth: 1, hold: hold.clone() });
+        hold
+    }
+
+    /// Whether one who does not wait may go to the backend.
+    fn may_try(&self, terms: Terms, now: Timestamp) -> bool {
+        let excluded = |tenure: &Tenure<G>| {
+            tenure.grant.is_alive(now) && (terms.mode == Mode::Exclusive || tenure.terms.mode == Mode::Exclusive)
+        };
+        self.queue.is_empty() && !self.tenures.iter().any(excluded)
+    }
+
+    /// Gives an emptied grant to the first waiter, if it may have it.
+    fn hand_over(&mut self, index: usize, now: Timestamp, effects: &mut Effects<G, W>) -> bool {
+        if matches!(self.claimant, Claimant::Waiter(_)) {
+            return false;
+        }
+        let fits = |waiter: &Waiter<W>| self.fits(&self.tenures[index], waiter.terms, now);
+        if !self.queue.first().is_some_and(fits) {
+            return false;
+        }
+        self.tenures[index].handovers += 1;
+        let Some(waiter) = self.queue.pop() else { return false };
+        let hold = self.add_hold(index, &waiter.owner, now);
+        effects.wake.extend(self.queue.deliver(waiter, Ok((hold, 1))));
+        true
+    }
+
+    /// Lets in all who need not wait any more, then lets the first of the others claim.
+    fn admit(&mut self, now: Timestamp, effects: &mut Effects<G, W>) {
+        if self.queue.is_empty() {
+            return;
+        }
+        self.admit_owners(now, effects);
+        while !matches!(self.claimant, Claimant::Waiter(_))
+            && let Some((owner, terms)) = self.queue.first().map(|waiter| (waiter.owner.clone(), waiter.terms))
+            && let Some(hold) = self.join(&owner, terms, now)
+        {
+            let Some(waiter) = self.queue.pop() else { return };
+            effects.wake.extend(self.queue.deliver(waiter, Ok((hold, 1))));
+        }
+        self.admit_owners(now, effects);
+        self.promote_and_wake(now, effects);
+    }
+
+    /// Waiters whose owner holds the key by now (branches of a `join!`) would wait for themselves.
+    fn admit_owners(&mut self, now: Timestamp, effects: &mut Effects<G, W>) {
+        let mut place = 0;
+        while let Some(waiter) = self.queue.get(place) {
+            if self.claimant != Claimant::Waiter(waiter.ticket)
+                && let Some(delivery) = enter(&mut self.tenures, &waiter.owner, waiter.terms.mode, now)
+                && let Some(waiter) = self.queue.remove_at(place)
+            {
+                effects.wake.extend(self.queue.deliver(waiter, delivery));
+            } else {
+                place += 1;
+            }
+        }
+    }
+
+    /// Makes the first waiter the claimant if there is reason to go to the backend.
+    fn promote(&mut self, now: Timestamp) -> bool {
+        let Some(waiter) = self.queue.first() else { return false };
+        let comes_by_itself =
+            |tenure: &Tenure<G>| tenure.terms.mode == Mode::Exclusive && self.fits(tenure, waiter.terms, now);
+        if self.claimant != Claimant::Nobody || self.tenures.iter().any(comes_by_itself) {
+            return false;
+        }
+        self.claimant = Claimant::Waiter(waiter.ticket);
+        true
+    }
+
+    fn promote_and_wake(&mut self, now: Timestamp, effects: &mut Effects<G, W>) {
+        if self.promote(now) {
+            effects.wake.extend(self.queue.take_first_waker());
+        }
+    }
+}
+
+/// Reentrancy: another share for an owner that has a hold which is not lost.
+fn enter<G: Granted>(
+    tenures: &mut [Tenure<G>],
+    owner: &Owner,
+    mode: Mode,
+    now: Timestamp,
+) -> Option<Result<(G::Hold, u32), &'static str>> {
+    for tenure in tenures {
+        let Some(entry) = tenure.holds.iter_mut().find(|entry| entry.owner == *owner) else { continue };
+        if !tenure.grant.is_alive(now) {
+            continue;
+        }
+        if tenure.terms.mode == Mode::Shared && mode == Mode::Exclusive {
+            return Some(Err(DEADLOCK));
+        }
+        return Some(deepen(&mut entry.depth).map(|depth| (entry.hold.clone(), depth)));
+    }
+    None
+}
+
+fn deepen(depth: &mut u32) -> Result<u32, &'static str> {
+    *depth = depth.checked_add(1).ok_or(TOO_DEEP)?;
+    Ok(*depth)
+}

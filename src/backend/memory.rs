@@ -1,1 +1,0 @@
-//! Locks within one process.

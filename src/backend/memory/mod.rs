@@ -1,0 +1,160 @@
+//! Locks within one process: a real backend whose server is a [`Store`] behind a mutex.
+
+mod ids;
+mod queue;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+mod wakes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use tokio::sync::oneshot;
+
+use self::store::Answer;
+pub(crate) use self::store::Store;
+use self::wakes::Mailbox;
+use super::{Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Grant, Lease, Result};
+use crate::{Eviction, LockInfo};
+
+/// One manager's link to a [`Store`].
+///
+/// Nothing here waits but a claim in a queue, so every other answer is there at the first poll.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    store: Arc<Store>,
+    clock: Arc<dyn Clock>,
+    mailbox: Arc<Mailbox>,
+    closed: AtomicBool,
+}
+
+impl Memory {
+    /// Creates a link. `clock` is the manager's, by which leases are dated.
+    pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, mailbox: Arc::default(), closed: AtomicBool::new(false) }
+    }
+
+    /// The store, for what a closed link does not do any more: all but giving up what it has.
+    fn store(&self) -> Result<&Store> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(BackendError::new(ErrorKind::Closed, "the link to the memory store is closed"));
+        }
+        Ok(&self.store)
+    }
+
+    /// Hands an acquire to the store that nobody waits for any more. Whether it took effect.
+    #[cfg(feature = "testing")]
+    pub(crate) fn deliver(&self, claim: &Claim, wait: bool) -> bool {
+        matches!(self.store.acquire(claim, wait), Answer::Granted(_) | Answer::Queued(_))
+    }
+
+    /// Waits for the grant of a claim that is in the queue.
+    async fn granted(&self, claim: &Claim, mut answer: oneshot::Receiver<u64>) -> Result<Option<Grant>> {
+        loop {
+            // Nobody works in the background here: a lease ends when someone looks, so whoever waits for it does.
+            let patience = self.store.patience(claim).unwrap_or_default() + Duration::from_millis(1);
+            match select(answer, std::pin::pin!(tokio::time::sleep(patience))).await {
+                Either::Left((epoch, _)) => {
+                    return epoch.map(|epoch| Some(Grant::new(claim, epoch))).map_err(|_| gone());
+                }
+                Either::Right(((), unanswered)) => answer = unanswered,
+            }
+            self.store.purge();
+        }
+    }
+}
+
+fn gone() -> BackendError {
+    BackendError::new(ErrorKind::LeaseLost, "the lease or the claim is gone from the memory store")
+}
+
+impl Backend for Memory {
+    fn kind(&self) -> &'static str {
+        "memory"
+    }
+
+    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+        Box::pin(async move {
+            let proven = self.clock.now();
+            let id = self.store()?.open(ttl, !own, &self.mailbox);
+            Ok(Lease::new(id, ttl, proven, !own))
+        })
+    }
+
+    fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
+        Box::pin(async move {
+            let proven = self.clock.now();
+            let store = match self.store() {
+                Ok(store) => store,
+                Err(closed) => return leases.iter().map(|_| Err(closed.clone())).collect(),
+            };
+            let lived = store.renew(leases.iter().map(|lease| lease.id));
+            let renewed = leases.iter().map(|lease| Lease { proven, ..*lease });
+            renewed.zip(lived).map(|(lease, lived)| if lived { Ok(lease) } else { Err(gone()) }).collect()
+        })
+    }
+
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.store.revoke(lease.id);
+            Ok(())
+        })
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+        Box::pin(async move {
+            match self.store()?.acquire(claim, wait) {
+                Answer::Granted(epoch) => Ok(Some(Grant::new(claim, epoch))),
+                Answer::Busy => Ok(None),
+                Answer::Refused => Err(gone()),
+                // Boxed, so that those who need not wait get by with a small allocation.
+                Answer::Queued(answer) => Box::pin(self.granted(claim, answer)).await,
+            }
+        })
+    }
+
+    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.store.settle(claim.lease.id, claim.attempt);
+            Ok(())
+        })
+    }
+
+    fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            self.store.release(grant.lease.id, grant.attempt);
+            Ok(())
+        })
+    }
+
+    fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
+        Box::pin(async move { Ok(self.mailbox.next().await) })
+    }
+
+    fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
+        Box::pin(async move { Ok(self.store()?.inspect(key)) })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
+        Box::pin(async move { Ok(self.store()?.list(prefix)) })
+    }
+
+    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
+        Box::pin(async move { Ok(self.store()?.evict(key, key_only)) })
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.store().map(|_| ()) })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.closed.store(true, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,157 @@
+//! The claims of one key, first come, first served.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::oneshot;
+
+use super::wakes::Wakes;
+use crate::backend::{AttemptId, Claim, LeaseId};
+use crate::{Holder, Mode};
+
+/// One claim's place in the queue.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) attempt: AttemptId,
+    pub(super) lease: LeaseId,
+    pub(super) mode: Mode,
+    pub(super) holder: Arc<Holder>,
+    pub(super) asked_at: SystemTime,
+    /// Set once it holds the key.
+    pub(super) epoch: Option<u64>,
+    /// Who waits for it.
+    pub(super) waiter: Option<oneshot::Sender<u64>>,
+}
+
+impl Place {
+    pub(super) fn new(claim: &Claim) -> Self {
+        Self {
+            attempt: claim.attempt,
+            lease: claim.lease.id,
+            mode: claim.mode,
+            holder: claim.holder.clone(),
+            asked_at: claim.asked_at,
+            epoch: None,
+            waiter: None,
+        }
+    }
+
+    fn grant(&mut self, epoch: &mut Epoch, wakes: &mut Wakes) {
+        if self.epoch.is_some() {
+            return;
+        }
+        let granted = epoch.grant(self.mode);
+        self.epoch = Some(granted);
+        if let Some(waiter) = self.waiter.take() {
+            wakes.granted(waiter, granted);
+        }
+    }
+
+    pub(super) fn is(&self, lease: LeaseId, attempt: AttemptId) -> bool {
+        self.attempt == attempt && self.lease == lease
+    }
+}
+
+/// The claims of a key: at least one, since a key without claims is forgotten. Those at the front hold the key.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// In place: most queues have no other, and then need no memory of their own.
+    first: Place,
+    rest: VecDeque<Place>,
+}
+
+/// The store's epoch: grows with each exclusive grant of any key, so that a key's tokens grow although keys are forgotten.
+#[derive(Debug)]
+pub(super) struct Epoch(u64);
+
+impl Default for Epoch {
+    /// One, so that a key shared before anything was locked exclusively has a token above zero.
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl Epoch {
+    /// The epoch of a new grant. All shared grants between two exclusive ones may have the same.
+    pub(super) fn grant(&mut self, mode: Mode) -> u64 {
+        if mode == Mode::Exclusive {
+            self.0 += 1;
+        }
+        self.0
+    }
+}
+
+impl Queue {
+    /// The queue of a key that was free: its first claim holds it.
+    pub(super) fn held_by(mut first: Place, epoch: u64) -> Self {
+        first.epoch = Some(epoch);
+        Self { first, rest: VecDeque::new() }
+    }
+
+    pub(super) fn first(&self) -> &Place {
+        &self.first
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// The claims that hold the key.
+    pub(super) fn holding(&self) -> impl Iterator<Item = &Place> {
+        self.iter().take_while(|place| place.epoch.is_some())
+    }
+
+    pub(super) fn find_mut(&mut self, lease: LeaseId, attempt: AttemptId) -> Option<&mut Place> {
+        std::iter::once(&mut self.first).chain(&mut self.rest).find(|place| place.is(lease, attempt))
+    }
+
+    /// Whether a newcomer would hold the key at once: it shares, and so do all here, none of whom waits.
+    pub(super) fn admits(&self, mode: Mode) -> bool {
+        let last = self.rest.back().unwrap_or(&self.first);
+        mode == Mode::Shared && last.mode == Mode::Shared && last.epoch.is_some()
+    }
+
+    pub(super) fn push(&mut self, place: Place) {
+        self.rest.push_back(place);
+    }
+
+    /// Puts a place that holds the key before all others.
+    #[cfg(feature = "testing")]
+    pub(super) fn push_front(&mut self, mut place: Place, epoch: u64) {
+        place.epoch = Some(epoch);
+        self.rest.push_front(std::mem::replace(&mut self.first, place));
+    }
+
+    /// Takes out all claims that are `gone` and then grants what can be granted. True if none is left.
+    #[must_use = "a queue without claims must not stay"]
+    pub(super) fn remove(&mut self, gone: impl Fn(&Place) -> bool, epoch: &mut Epoch, wakes: &mut Wakes) -> bool {
+        self.rest.retain_mut(|place| {
+            let gone = gone(place);
+            if gone && let Some(waiter) = place.waiter.take() {
+                wakes.gone(waiter);
+            }
+            !gone
+        });
+        // Who is first holds the key, so nobody waits for this one.
+        if gone(&self.first) {
+            let Some(second) = self.rest.pop_front() else { return true };
+            self.first = second;
+        }
+        self.promote(epoch, wakes);
+        false
+    }
+
+    /// Grants the first claim and, if it shares, those behind it up to the first exclusive one.
+    fn promote(&mut self, epoch: &mut Epoch, wakes: &mut Wakes) {
+        if self.first.mode == Mode::Exclusive {
+            return self.first.grant(epoch, wakes);
+        }
+        for place in std::iter::once(&mut self.first).chain(&mut self.rest) {
+            if place.mode == Mode::Exclusive {
+                break;
+            }
+            place.grant(epoch, wakes);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What the store knows, and each step that changes it: no clock, no mutex, nobody woken.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::ids::{IdMap, Settled};
+use super::queue::{Epoch, Place, Queue};
+use super::store::Answer;
+use super::wakes::{Mailbox, Wakes};
+use crate::backend::{AttemptId, Claim, Event, LeaseId, Timestamp};
+use crate::{Eviction, FencingToken, Holder, LockInfo};
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    keys: HashMap<Arc<str>, Queue>,
+    leases: IdMap<LeaseId, Held>,
+    /// The ends of all leases, so that looking for those that are over is looking at the first.
+    ends: BTreeSet<(Timestamp, LeaseId)>,
+    epoch: Epoch,
+    last_lease: u64,
+}
+
+/// A lease, and what is held or waited for on it.
+#[derive(Debug)]
+struct Held {
+    ttl: Duration,
+    end: Timestamp,
+    session: bool,
+    /// Of a client that is not leasehold.
+    foreign: bool,
+    claims: IdMap<AttemptId, Arc<str>>,
+    settled: Settled,
+    mailbox: Arc<Mailbox>,
+}
+
+impl State {
+    /// Ends what is over by `now`.
+    pub(super) fn purge(&mut self, now: Timestamp, wakes: &mut Wakes) {
+        while let Some(&(end, lease)) = self.ends.first()
+            && end <= now
+        {
+            // An expired lease is no news to its link: its own deadline came first.
+            self.end(lease, wakes);
+        }
+    }
+
+    pub(super) fn open(&mut self, now: Timestamp, ttl: Duration, session: bool, mailbox: Arc<Mailbox>) -> LeaseId {
+        self.last_lease += 1;
+        let lease = LeaseId(self.last_lease);
+        let end = now + ttl;
+        let (claims, settled) = Default::default();
+        self.ends.insert((end, lease));
+        self.leases.insert(lease, Held { ttl, end, session, foreign: false, claims, settled, mailbox });
+        lease
+    }
+
+    /// Gives a lease its full time again. False if it is over.
+    pub(super) fn renew(&mut self, now: Timestamp, lease: LeaseId) -> bool {
+        let Some(held) = self.leases.get_mut(&lease) else { return false };
+        self.ends.remove(&(held.end, lease));
+        held.end = now + held.ttl;
+        self.ends.insert((held.end, lease));
+        true
+    }
+
+    /// Ends a lease with all its claims.
+    pub(super) fn end(&mut self, lease: LeaseId, wakes: &mut Wakes) -> Option<Arc<Mailbox>> {
+        let held = self.leases.remove(&lease)?;
+        shrink(&mut self.leases);
+        self.ends.remove(&(held.end, lease));
+        for key in held.claims.into_values() {
+            // All at once, or one of them would be granted for a moment when the one before it goes.
+            self.leave(key, |place| place.lease == lease, wakes);
+        }
+        Some(held.mailbox)
+    }
+
+    pub(super) fn acquire(&mut self, claim: &Claim, wait: bool, wakes: &mut Wakes) -> Answer {
+        let Self { keys, leases, epoch, .. } = self;
+        let Some(held) = leases.get_mut(&claim.lease.id) else { return Answer::Refused };
+        if held.settled.contains(claim.attempt) {
+            return Answer::Refused;
+        }
+        let Entry::Vacant(entry) = held.claims.entry(claim.attempt) else { return self.acquire_again(claim, wakes) };
+        let mut place = Place::new(claim);
+        let answer = match keys.entry(claim.key.clone()) {
+            Entry::Vacant(free) => {
+                let epoch = epoch.grant(claim.mode);
+                free.insert(Queue::held_by(place, epoch));
+                Answer::Granted(epoch)
+            }
+            Entry::Occupied(mut queue) if queue.get().admits(claim.mode) => {
+                let epoch = epoch.grant(claim.mode);
+                place.epoch = Some(epoch);
+                queue.get_mut().push(place);
+                Answer::Granted(epoch)
+            }
+            Entry::Occupied(mut queue) if wait => {
+                let (waiter, answer) = oneshot::channel();
+                place.waiter = Some(waiter);
+                queue.get_mut().push(place);
+                Answer::Queued(answer)
+            }
+            Entry::Occupied(_) => return Answer::Busy,
+        };
+        entry.insert(claim.key.clone());
+        answer
+    }
+
+    /// A second call of the same attempt: the claim keeps its place, the older call hears no more.
+    fn acquire_again(&mut self, claim: &Claim, wakes: &mut Wakes) -> Answer {
+        let queue = self.keys.get_mut(&claim.key);
+        let Some(place) = queue.and_then(|queue| queue.find_mut(claim.lease.id, claim.attempt)) else {
+            return Answer::Refused;
+        };
+        if let Some(epoch) = place.epoch {
+            return Answer::Granted(epoch);
+        }
+        let (waiter, answer) = oneshot::channel();
+        if let Some(older) = place.waiter.replace(waiter) {
+            wakes.gone(older);
+        }
+        Answer::Queued(answer)
+    }
+
+    /// Takes a claim back. A lease of its own ends with it.
+    pub(super) fn give_up(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) {
+        let Some(held) = self.leases.get_mut(&lease) else { return };
+        if !held.session {
+            self.end(lease, wakes);
+        } else if let Some(key) = held.claims.remove(&attempt) {
+            shrink(&mut held.claims);
+            self.leave(key, |place| place.is(lease, attempt), wakes);
+        }
+    }
+
+    /// Takes a claim back, and refuses it from now on.
+    pub(super) fn settle(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) {
+        self.give_up(lease, attempt, wakes);
+        if let Some(held) = self.leases.get_mut(&lease) {
+            held.settled.insert(attempt);
+        }
+    }
+
+    /// Takes claims out of a key's queue, and forgets the key if those were the last.
+    fn leave(&mut self, key: Arc<str>, gone: impl Fn(&Place) -> bool, wakes: &mut Wakes) {
+        let Entry::Occupied(mut queue) = self.keys.entry(key) else { return };
+        if queue.get_mut().remove(gone, &mut self.epoch, wakes) {
+            queue.remove();
+            shrink(&mut self.keys);
+        }
+    }
+
+    /// The end of a lease that comes first of those that this claim waits for, its own included.
+    pub(super) fn soonest_end(&self, claim: &Claim) -> Option<Timestamp> {
+        let mut soonest = None;
+        for place in self.keys.get(&claim.key)?.iter() {
+            let end = self.leases.get(&place.lease)?.end;
+            soonest = Some(soonest.map_or(end, |soonest| end.min(soonest)));
+            if place.is(claim.lease.id, claim.attempt) {
+                break;
+            }
+        }
+        soonest
+    }
+
+    /// Ends the leases of a key's holders, or with `key_only` takes their claims, and tells them.
+    pub(super) fn evict(&mut self, key: &str, key_only: bool, wakes: &mut Wakes) -> Eviction {
+        let Some((key, queue)) = self.keys.get_key_value(key) else { return Eviction::default() };
+        let key = key.clone();
+        let holders = queue.holding().map(|place| Holder::clone(&place.holder)).collect();
+        let claims: Vec<_> = queue.holding().map(|place| (place.lease, place.attempt)).collect();
+        let mut released = vec![String::from(&*key)];
+        for (lease, attempt) in claims {
+            if key_only {
+                self.take(lease, attempt, wakes);
+                continue;
+            }
+            released.extend(self.held_keys(lease));
+            if let Some(mailbox) = self.end(lease, wakes) {
+                wakes.event(mailbox, Event::LeaseLost(lease));
+            }
+        }
+        released.sort_unstable();
+        released.dedup();
+        Eviction::new(holders, released)
+    }
+
+    /// Takes one claim away and tells its link.
+    fn take(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) {
+        if let Some(held) = self.leases.get(&lease) {
+            wakes.event(held.mailbox.clone(), Event::ClaimLost(attempt));
+        }
+        self.give_up(lease, attempt, wakes);
+    }
+
+    /// The keys that are held, not only waited for, on a lease.
+    fn held_keys(&self, lease: LeaseId) -> Vec<String> {
+        let Some(held) = self.leases.get(&lease) else { return Vec::new() };
+        let holds = |attempt: AttemptId, key: &Arc<str>| {
+            self.keys.get(key).is_some_and(|queue| queue.holding().any(|place| place.is(lease, attempt)))
+        };
+        held.claims.iter().filter(|(attempt, key)| holds(**attempt, key)).map(|(_, key)| String::from(&**key)).collect()
+    }
+
+    pub(super) fn inspect(&self, now: Timestamp, key: &str) -> Option<LockInfo> {
+        Some(self.describe(now, key, self.keys.get(key)?))
+    }
+
+    /// What is known of each key that begins with `prefix`, in no order.
+    pub(super) fn list(&self, now: Timestamp, prefix: &str) -> Vec<LockInfo> {
+        let matching = self.keys.iter().filter(|(key, _)| key.starts_with(prefix));
+        matching.map(|(key, queue)| self.describe(now, key, queue)).collect()
+    }
+
+    fn describe(&self, now: Timestamp, key: &str, queue: &Queue) -> LockInfo {
+        let first = queue.first();
+        let mut info = LockInfo::new(key, first.mode);
+        info.foreign = self.leases.get(&first.lease).is_some_and(|held| held.foreign);
+        info.token = first.epoch.filter(|_| !info.foreign).map(|epoch| FencingToken::of_grant(epoch, 0));
+        info.since = queue.holding().map(|place| place.asked_at).min();
+        let ends = queue.holding().filter_map(|place| self.leases.get(&place.lease)).map(|held| held.end);
+        info.remaining = ends.max().map(|end| end.since(now));
+        info.holders = queue.holding().map(|place| Holder::clone(&place.holder)).collect();
+        info.waiters = queue.iter().count() - info.holders.len();
+        info
+    }
+}
+
+#[cfg(test)]
+impl State {
+    /// How many entries there is room for, all maps together.
+    pub(super) fn memory(&self) -> usize {
+        let claims = self.leases.values().map(|held| held.claims.capacity());
+        self.keys.capacity() + self.leases.capacity() + claims.sum::<usize>()
+    }
+
+    pub(super) fn leases(&self) -> usize {
+        assert_eq!(self.leases.len(), self.ends.len());
+        self.leases.len()
+    }
+}
+
+/// The faults that a test can ask for.
+#[cfg(feature = "testing")]
+impl State {
+    /// Ends the leases of a key's holders and tells nobody. False if the key is free.
+    pub(super) fn expire(&mut self, key: &str, wakes: &mut Wakes) -> bool {
+        let Some(queue) = self.keys.get(key) else { return false };
+        let leases: Vec<_> = queue.holding().map(|place| place.lease).collect();
+        for lease in leases {
+            self.end(lease, wakes);
+        }
+        true
+    }
+
+    /// Lets a claim that is not of leasehold hold its key, before all others; those who held it are told.
+    pub(super) fn steal(&mut self, claim: &Claim, wakes: &mut Wakes) {
+        let Some(thief) = self.leases.get_mut(&claim.lease.id) else { return };
+        thief.foreign = true;
+        thief.claims.insert(claim.attempt, claim.key.clone());
+        let epoch = self.epoch.grant(claim.mode);
+        match self.keys.entry(claim.key.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(Queue::held_by(Place::new(claim), epoch));
+            }
+            Entry::Occupied(mut queue) => {
+                let robbed: Vec<_> = queue.get().holding().map(|place| (place.lease, place.attempt)).collect();
+                // In front first: nobody who waits may get in between.
+                queue.get_mut().push_front(Place::new(claim), epoch);
+                for (lease, attempt) in robbed {
+                    self.take(lease, attempt, wakes);
+                }
+            }
+        }
+    }
+}
+
+/// Gives memory back if the map has become nearly empty. Small ones may keep theirs.
+fn shrink<K: Eq + Hash, V, S: BuildHasher>(map: &mut HashMap<K, V, S>) {
+    const SMALL: usize = 64;
+    if map.capacity() > SMALL && map.len() < map.capacity() / 8 {
+        map.shrink_to(map.len() * 2);
+    }
+}

@@ -1,0 +1,154 @@
+//! What a server is elsewhere: leases, queues and the epoch, behind one mutex.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::state::State;
+use super::wakes::{Mailbox, Wakes};
+use crate::backend::{AttemptId, Claim, Clock, LeaseId, SystemClock, Timestamp};
+use crate::{Eviction, LockInfo};
+#[cfg(feature = "testing")]
+use crate::{Holder, Mode, backend::Lease};
+
+/// A lock server within this process.
+#[derive(Debug)]
+pub(crate) struct Store {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+/// The store's answer to a claim.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It holds the key, with this epoch.
+    Granted(u64),
+    /// Others hold the key, and the claim was not to wait.
+    Busy,
+    /// It waits; the epoch will come here.
+    Queued(oneshot::Receiver<u64>),
+    /// Its lease is over, or it was settled.
+    Refused,
+}
+
+impl Store {
+    /// Creates a store that nobody else can find.
+    pub(crate) fn private() -> Arc<Self> {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// Returns the process's store of that name, created on first use.
+    ///
+    /// It stays for as long as the process does: the tokens of its keys must keep growing.
+    pub(crate) fn named(name: &str) -> Arc<Self> {
+        static STORES: LazyLock<Mutex<HashMap<String, Arc<Store>>>> = LazyLock::new(Mutex::default);
+        let mut stores = STORES.lock();
+        match stores.get(name) {
+            Some(store) => store.clone(),
+            None => stores.entry(name.into()).or_insert(Self::private()).clone(),
+        }
+    }
+
+    /// Creates a private store whose leases end by this clock.
+    pub(crate) fn with_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self { clock, state: Mutex::default() })
+    }
+
+    /// Ends the leases whose time is over.
+    pub(crate) fn purge(&self) {
+        self.step(|_, _, _| ());
+    }
+
+    pub(super) fn open(&self, ttl: Duration, session: bool, mailbox: &Arc<Mailbox>) -> LeaseId {
+        self.step(|state, now, _| state.open(now, ttl, session, mailbox.clone()))
+    }
+
+    /// Renews the leases, and says of each whether it lived.
+    pub(super) fn renew(&self, leases: impl IntoIterator<Item = LeaseId>) -> Vec<bool> {
+        self.step(|state, now, _| leases.into_iter().map(|lease| state.renew(now, lease)).collect())
+    }
+
+    /// Ends a lease without telling its link, which asked for it or is to find out by itself.
+    pub(crate) fn revoke(&self, lease: LeaseId) {
+        self.step(|state, _, wakes| state.end(lease, wakes));
+    }
+
+    pub(super) fn acquire(&self, claim: &Claim, wait: bool) -> Answer {
+        self.step(|state, _, wakes| state.acquire(claim, wait, wakes))
+    }
+
+    /// Takes back a claim, and refuses it from now on.
+    pub(super) fn settle(&self, lease: LeaseId, attempt: AttemptId) {
+        self.step(|state, _, wakes| state.settle(lease, attempt, wakes));
+    }
+
+    pub(super) fn release(&self, lease: LeaseId, attempt: AttemptId) {
+        // No look at the clock: whoever wants the key next will take it.
+        let mut wakes = Wakes::default();
+        self.state.lock().give_up(lease, attempt, &mut wakes);
+        wakes.send();
+    }
+
+    /// How long until a lease may end that this claim waits for, its own included. `None` if it does not wait.
+    pub(super) fn patience(&self, claim: &Claim) -> Option<Duration> {
+        self.step(|state, now, _| state.soonest_end(claim).map(|end| end.since(now)))
+    }
+
+    pub(super) fn inspect(&self, key: &str) -> Option<LockInfo> {
+        self.step(|state, now, _| state.inspect(now, key))
+    }
+
+    pub(super) fn list(&self, prefix: &str) -> Vec<LockInfo> {
+        let mut found = self.step(|state, now, _| state.list(now, prefix));
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        found
+    }
+
+    /// Takes a key away from its holders, who are told: their leases with all their claims, or just this key's.
+    pub(crate) fn evict(&self, key: &str, key_only: bool) -> Eviction {
+        self.step(|state, _, wakes| state.evict(key, key_only, wakes))
+    }
+
+    #[cfg(test)]
+    pub(super) fn leases(&self) -> usize {
+        self.step(|state, _, _| state.leases())
+    }
+
+    /// Does something at the present time, after what ended before it.
+    fn step<R>(&self, work: impl FnOnce(&mut State, Timestamp, &mut Wakes) -> R) -> R {
+        let mut wakes = Wakes::default();
+        let result = {
+            let mut state = self.state.lock();
+            let now = self.clock.now();
+            state.purge(now, &mut wakes);
+            work(&mut state, now, &mut wakes)
+        };
+        wakes.send();
+        result
+    }
+}
+
+/// The faults of [`testing::MemoryStore`](crate::testing::MemoryStore).
+#[cfg(feature = "testing")]
+impl Store {
+    /// Ends the leases of those who hold `key`, as if their time were over: nobody is told.
+    pub(crate) fn expire(&self, key: &str) -> bool {
+        self.step(|state, _, wakes| state.expire(key, wakes))
+    }
+
+    /// Gives the key to a client that is not of leasehold, over everyone's head; those who held it are told. Returns the
+    /// thief's lease, which never ends by itself.
+    pub(crate) fn steal(&self, key: &str) -> LeaseId {
+        self.step(|state, now, wakes| {
+            let lease = state.open(now, Duration::MAX, false, Arc::default());
+            let attempt = AttemptId(lease.0);
+            let lease = Lease::new(lease, Duration::MAX, now, false);
+            let thief = Arc::new(Holder::new("thief", "", 0));
+            state.steal(&Claim::new(attempt, key.into(), Mode::Exclusive, lease, thief), wakes);
+            lease.id
+        })
+    }
+}

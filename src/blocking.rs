@@ -1,0 +1,66 @@
+//! Waiting on a plain thread.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use crate::{LockError, Result};
+
+struct Parker(Thread);
+
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+thread_local! {
+    static WAKER: Waker = Waker::from(Arc::new(Parker(thread::current())));
+}
+
+/// Whether `waker` is the one that [`wait`] polls with on this thread.
+pub(crate) fn is_this_thread(waker: &Waker) -> bool {
+    WAKER.try_with(|own| own.will_wake(waker)).unwrap_or(false)
+}
+
+/// Polls `future` on this thread until it is done.
+///
+/// # Errors
+///
+/// [`LockError::Unsupported`] where blocking would stop an async runtime: inside a task or a `block_on`.
+pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    refuse_async_context()?;
+    let _entered = futures::executor::enter().map_err(|_| in_async_context())?;
+    let waker = WAKER.with(Waker::clone);
+    let mut cx = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        // A stale unpark makes this poll once too often, which does no harm.
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(result) => return result,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Asks tokio's own check, by the one public call that has it: it passes on plain threads, in `spawn_blocking` and in
+/// `block_in_place`, and panics in tasks and in `block_on`.
+fn refuse_async_context() -> Result<()> {
+    thread_local! {
+        static FREE: tokio::sync::Mutex<()> = const { tokio::sync::Mutex::const_new(()) };
+    }
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Ok(());
+    }
+    FREE.try_with(|free| catch_unwind(AssertUnwindSafe(|| drop(free.blocking_lock()))))
+        .map_or(Ok(()), |checked| checked.map_err(|_| in_async_context()))
+}
+
+fn in_async_context() -> LockError {
+    LockError::Unsupported { what: "wait() would block an async runtime here; use .await, or spawn_blocking".into() }
+}

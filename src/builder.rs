@@ -1,0 +1,237 @@
+//! Options of a manager.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::memory::{Memory, Store};
+use crate::backend::{Backend, Clock, SystemClock};
+use crate::keeper::Keeper;
+use crate::manager::LockManager;
+use crate::pending::Pending;
+use crate::settings::{BackendKind, Handover, Secret, Settings};
+use crate::{LockError, Result};
+
+/// Builds a [`LockManager`]. What is set here goes before what the URL says; without a URL the store is a private one in memory.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// # use std::time::Duration;
+/// let manager = leasehold::LockManager::builder()
+///     .url("memory://jobs?ttl=10s")
+///     .name("user-service.dlock")
+///     .ttl(Duration::from_secs(20))
+///     .build()
+///     .await?;
+/// # Ok(()) });
+/// ```
+#[must_use = "a builder does nothing until it builds"]
+#[derive(Default)]
+pub struct LockManagerBuilder {
+    url: Option<String>,
+    changes: Vec<Change>,
+    source: Source,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+type Change = Box<dyn FnOnce(&mut Settings) + Send>;
+
+#[derive(Default)]
+enum Source {
+    #[default]
+    Settings,
+    Backend(Arc<dyn Backend>),
+    #[cfg(feature = "etcd")]
+    EtcdClient(Box<etcd_client::Client>),
+}
+
+impl LockManagerBuilder {
+    /// Sets where to connect to, and options; see [`LockManager::connect`].
+    pub fn url(mut self, url: impl AsRef<str>) -> Self {
+        self.url = Some(url.as_ref().to_owned());
+        self
+    }
+
+    /// Uses a backend of your own.
+    pub fn backend(mut self, backend: impl Backend) -> Self {
+        self.source = Source::Backend(Arc::new(backend));
+        self
+    }
+
+    /// Uses a client that is connected already. It is never closed, and its own runtime drives it.
+    #[cfg(feature = "etcd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
+    pub fn etcd_client(mut self, client: etcd_client::Client) -> Self {
+        self.source = Source::EtcdClient(Box::new(client));
+        self
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Settings) + Send + 'static) -> Self {
+        self.changes.push(Box::new(change));
+        self
+    }
+
+    /// Sets what comes before all keys on the server: `leasehold/` by default on etcd. Empty means none. Prefixes that nest in
+    /// one another are not supported.
+    pub fn prefix(self, prefix: impl Into<String>) -> Self {
+        let prefix = prefix.into();
+        self.set(|settings| settings.prefix = Some(prefix))
+    }
+
+    /// Sets the name by which others see this manager, and which stands in its log lines. By default the program's name.
+    pub fn name(self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        self.set(|settings| settings.name = Some(name))
+    }
+
+    /// Sets the user and the password.
+    pub fn credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
+        let (username, password) = (username.into(), Secret::new(password));
+        self.set(|settings| {
+            settings.username = Some(username);
+            settings.password = Some(password);
+        })
+    }
+
+    /// Sets the file with the certificates of the authorities to trust, PEM.
+    pub fn ca(self, file: impl Into<PathBuf>) -> Self {
+        let file = file.into();
+        self.set(|settings| settings.ca = Some(file))
+    }
+
+    /// Sets the files with the client's certificate and its key, PEM.
+    pub fn identity(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        let (certificate, key) = (certificate.into(), key.into());
+        self.set(|settings| {
+            settings.cert = Some(certificate);
+            settings.key = Some(key);
+        })
+    }
+
+    /// Sets the TTL of the leases: 30 s by default, at most a day.
+    ///
+    /// It is how long a crashed holder keeps a lock, and how long a hold survives without the server.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.set(move |settings| settings.ttl = ttl)
+    }
+
+    /// Sets how long connecting, and every call without a limit of its own, may take: 5 s by default.
+    pub fn timeout(self, limit: Duration) -> Self {
+        self.set(move |settings| settings.timeout = limit)
+    }
+
+    /// Sets how often a waiter looks by itself where notifications cannot be trusted: 100 ms by default.
+    pub fn retry_interval(self, interval: Duration) -> Self {
+        self.set(move |settings| settings.retry_interval = interval)
+    }
+
+    /// Sets how many retry intervals an acquire waits: 0, no limit, by default.
+    pub fn max_retries(self, times: u32) -> Self {
+        self.set(move |settings| settings.max_retries = times)
+    }
+
+    /// Sets whether leases are renewed by themselves, which they are by default.
+    pub fn auto_renew(self, on: bool) -> Self {
+        self.set(move |settings| settings.auto_renew = on)
+    }
+
+    /// Sets the age at which any hold is lost: none by default.
+    pub fn max_hold(self, age: Duration) -> Self {
+        self.set(move |settings| settings.max_hold = Some(age))
+    }
+
+    /// Sets for how long since the server's grant, and how many times in a row, a lock goes to the next local waiter without
+    /// a round trip: 10 ms and 1,023 times by default, which is the most; zero turns it off.
+    pub fn hand_over(self, time: Duration, times: u16) -> Self {
+        self.set(move |settings| settings.handover = Handover { max_time: time, max_count: times })
+    }
+
+    /// Sets how long the drop of the last manager waits for releases under way: 1 s by default.
+    pub fn drop_wait(self, limit: Duration) -> Self {
+        self.set(move |settings| settings.drop_wait = limit)
+    }
+
+    /// Sets the clock, for tests of suspend and the like.
+    #[cfg(feature = "testing")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LockManager::connect`].
+    pub fn build(self) -> Pending<LockManager> {
+        Pending::new(async move {
+            let settings = self.url.as_deref().map_or_else(|| Ok(Settings::default()), Settings::parse);
+            let settings = settings.map(|mut settings| {
+                self.changes.into_iter().for_each(|change| change(&mut settings));
+                settings
+            })?;
+            settings.validate(Duration::ZERO)?;
+            let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+            let keeper = Keeper::shared().map_err(|error| LockError::Unsupported {
+                what: format!("a system that cannot start the background thread: {error}"),
+            })?;
+            let injected = !matches!(self.source, Source::Settings);
+            let backend: Arc<dyn Backend> = match self.source {
+                Source::Backend(backend) => backend,
+                Source::Settings => connect(&settings, &clock, &keeper).await?,
+                #[cfg(feature = "etcd")]
+                Source::EtcdClient(client) => Arc::new(crate::backend::etcd::Etcd::with_client(
+                    *client,
+                    settings.prefix.clone().unwrap_or_else(|| "leasehold/".into()),
+                    settings.timeout,
+                    settings.retry_interval,
+                    clock.clone(),
+                    keeper.runtime().clone(),
+                )),
+            };
+            settings.validate(backend.min_ttl())?;
+            Ok(LockManager::start(backend, clock, keeper, &settings, injected))
+        })
+    }
+}
+
+async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keeper>) -> Result<Arc<dyn Backend>> {
+    match &settings.backend {
+        BackendKind::Memory { name } => {
+            let store = name.as_deref().map_or_else(Store::private, Store::named);
+            Ok(Arc::new(Memory::new(store, clock.clone())))
+        }
+        #[cfg(feature = "etcd")]
+        BackendKind::Etcd => {
+            use crate::backend::etcd::{Etcd, Options};
+            settings.validate(crate::backend::etcd::MIN_TTL)?;
+            let options = Options {
+                endpoints: settings.endpoints.clone(),
+                username: settings.username.clone(),
+                password: settings.password.as_ref().map(|password| password.expose().to_owned()),
+                prefix: settings.prefix().to_owned(),
+                timeout: settings.timeout,
+                retry_interval: settings.retry_interval,
+                tls: None,
+            };
+            let connecting = Etcd::connect(options, clock.clone(), keeper.runtime().clone());
+            let connected = crate::engine::WithinKeeper::new(keeper.clone(), connecting).await;
+            Ok(Arc::new(connected.map_err(|error| LockError::backend(None, "connect", error))?))
+        }
+        #[cfg(not(feature = "etcd"))]
+        BackendKind::Etcd => {
+            let _ = keeper;
+            Err(LockError::Unsupported { what: "etcd: this build has it not; turn on the feature `etcd`".into() })
+        }
+        BackendKind::Redis => Err(LockError::Unsupported { what: "redis: this version has no such backend".into() }),
+    }
+}
+
+impl fmt::Debug for LockManagerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may have a password in it.
+        f.debug_struct("LockManagerBuilder").field("options", &self.changes.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+//! The keys in use, one entry each.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{Core, HeldGrant};
+use crate::arbiter::{Arbiter, Effects, HandOver};
+use crate::backend::AttemptId;
+use crate::clock::Timestamp;
+
+pub(crate) type KeyArbiter = Arbiter<Arc<HeldGrant>, Waker>;
+pub(crate) type KeyEffects = Effects<Arc<HeldGrant>, Waker>;
+
+/// One key of a manager: lives while a handle, a request, a guard or unfinished clean-up has it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: Arc<str>,
+    arbiter: Mutex<KeyArbiter>,
+    entries: Arc<Entries>,
+}
+
+impl Entry {
+    /// Locks the arbiter. Carry out the effects it returns after letting go of it.
+    pub(crate) fn arbiter(&self) -> MutexGuard<'_, KeyArbiter> {
+        self.arbiter.lock()
+    }
+
+    /// Forgets the grants that are lost. Returns them.
+    pub(crate) fn purge(&self, core: &Arc<Core>, now: Timestamp) -> Vec<Arc<HeldGrant>> {
+        let (lost, effects) = self.arbiter().purge(now);
+        core.carry_out(effects);
+        lost
+    }
+
+    pub(super) fn close(&self, core: &Arc<Core>, now: Timestamp) {
+        let wakers = {
+            let mut arbiter = self.arbiter();
+            arbiter.purge(now);
+            arbiter.wake_all()
+        };
+        core.carry_out(KeyEffects { release: None, wake: wakers });
+    }
+
+    pub(super) fn find(&self, attempt: AttemptId) -> Option<Arc<HeldGrant>> {
+        self.arbiter().grants().find(|held| held.grant.attempt == attempt).cloned()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.entries.forget(self);
+    }
+}
+
+/// Finds entries by key, and lets unused keys go.
+#[derive(Debug)]
+pub(super) struct Entries {
+    by_key: Mutex<HashMap<Arc<str>, Weak<Entry>>>,
+    hand_over: HandOver,
+}
+
+impl Entries {
+    pub(super) fn new(hand_over: HandOver) -> Arc<Self> {
+        Arc::new(Self { by_key: Mutex::default(), hand_over })
+    }
+
+    pub(super) fn get(self: &Arc<Self>, key: &str) -> Arc<Entry> {
+        let mut by_key = self.by_key.lock();
+        if let Some(entry) = by_key.get(key).and_then(Weak::upgrade) {
+            return entry;
+        }
+        let entry = Arc::new(Entry {
+            key: key.into(),
+            arbiter: Mutex::new(Arbiter::new(self.hand_over)),
+            entries: self.clone(),
+        });
+        by_key.insert(entry.key.clone(), Arc::downgrade(&entry));
+        entry
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
+        // Collected first: an entry that is dropped here would want the lock.
+        self.by_key.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn forget(&self, entry: &Entry) {
+        let mut by_key = self.by_key.lock();
+        // A successor may have taken the place between the last use and this.
+        if by_key.get(&entry.key).is_some_and(|known| std::ptr::eq(known.as_ptr(), entry)) {
+            by_key.remove(&entry.key);
+            if by_key.len() * 8 < by_key.capacity() {
+                by_key.shrink_to_fit();
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What this process has: grants, and the holds in them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::{Entry, Life};
+use crate::arbiter::{Granted, HoldId};
+use crate::backend::Grant;
+use crate::clock::{Clock, Timestamp};
+use crate::lease::{LeaseCell, LossFlag, Signal};
+use crate::owner::Owner;
+use crate::{FencingToken, LockError, Loss};
+
+/// A grant of the backend that this process has, or had.
+#[derive(Debug)]
+pub(crate) struct HeldGrant {
+    pub(crate) grant: Grant,
+    pub(crate) cell: Arc<LeaseCell>,
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) life: Arc<Life>,
+    /// The loss of the claim alone, while its lease lives.
+    lost: LossFlag,
+    pub(crate) signal: Signal,
+}
+
+impl HeldGrant {
+    pub(crate) fn new(grant: Grant, cell: Arc<LeaseCell>, entry: Arc<Entry>, life: Arc<Life>) -> Arc<Self> {
+        Arc::new(Self { grant, cell, entry, life, lost: LossFlag::default(), signal: Signal::default() })
+    }
+
+    /// Why it is lost, if it is by `now`.
+    pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
+        self.lost.get().or_else(|| self.cell.loss(now))
+    }
+
+    /// The server removed the claim.
+    pub(super) fn lose(&self, cause: Loss) -> bool {
+        let first = self.lost.set(cause);
+        if first {
+            self.signal.fire();
+        }
+        first
+    }
+
+    pub(crate) fn expired(&self, cause: Loss) -> LockError {
+        LockError::Expired { key: self.entry.key.to_string(), cause }
+    }
+
+    pub(crate) fn remaining(&self, now: Timestamp) -> Duration {
+        if self.lost.get().is_some() { Duration::ZERO } else { self.cell.deadline().since(now) }
+    }
+}
+
+impl Granted for Arc<HeldGrant> {
+    type Hold = Arc<Hold>;
+
+    fn hold(&self, id: HoldId, owner: &Owner, handovers: u16, now: Timestamp) -> Arc<Hold> {
+        if let Some(age) = self.cell.policy().max_hold {
+            self.cell.update(now, |renewal| renewal.limit(now + age));
+        }
+        Arc::new(Hold {
+            id,
+            held: self.clone(),
+            owner: owner.clone(),
+            token: FencingToken::of_grant(self.grant.epoch, handovers),
+            depth: AtomicU32::new(1),
+            ended: AtomicBool::new(false),
+            lost: LossFlag::default(),
+        })
+    }
+
+    fn is_alive(&self, now: Timestamp) -> bool {
+        self.loss(now).is_none()
+    }
+
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        self.is_alive(now) && self.cell.deadline().since(now) > self.grant.lease.ttl / 2
+    }
+}
+
+/// One owner's possession of a key. Its guards share it.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) id: HoldId,
+    pub(crate) held: Arc<HeldGrant>,
+    pub(crate) owner: Owner,
+    pub(crate) token: FencingToken,
+    /// The arbiter's count, for reading; changed under the arbiter's lock only.
+    depth: AtomicU32,
+    /// Set with the last guard's end; the grant may go to others then, and their loss is none of ours.
+    ended: AtomicBool,
+    /// Set if it had been lost before its end.
+    lost: LossFlag,
+}
+
+impl Hold {
+    /// Why it is, or was, lost. `None` also after it was given up.
+    pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
+        self.lost.get().or_else(|| if self.ended.load(Ordering::Acquire) { None } else { self.held.loss(now) })
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The last guard goes.
+    pub(crate) fn end(&self, clock: &dyn Clock) {
+        if let Some(loss) = self.held.loss(clock.now()) {
+            self.lost.set(loss);
+        }
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_depth(&self, depth: u32) {
+        self.depth.store(depth, Ordering::Relaxed);
+    }
+
+    /// A guard of a hold that the arbiter has forgotten, because it was lost, goes. Returns what is left.
+    pub(crate) fn leave_lost(&self) -> u32 {
+        self.depth.fetch_sub(1, Ordering::Relaxed).saturating_sub(1)
+    }
+}

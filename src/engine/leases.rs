@@ -1,0 +1,327 @@
+//! The leases of a manager: sessions, renewal, loss.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, Either, FutureExt, Shared, select};
+use futures::stream::{FuturesUnordered, StreamExt};
+use log::{debug, info, warn};
+use tokio::sync::oneshot;
+
+use super::stats::count;
+use super::{Backoff, Core, HeldGrant, no_answer};
+use crate::Loss;
+use crate::arbiter::Terms;
+use crate::backend::{BackendError, ErrorKind, Event, Lease, LeaseId};
+use crate::clock::Timestamp;
+use crate::lease::{LeaseCell, Policy, Step};
+
+/// How often the clock is compared while there are leases: tokio's timers do not count suspend.
+const LOOK: Duration = Duration::from_millis(100);
+
+type Opened = Result<Arc<LeaseCell>, BackendError>;
+type Opening = Shared<BoxFuture<'static, Opened>>;
+
+/// All leases, and which of them are sessions that anyone may use.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    cells: HashMap<LeaseId, Arc<LeaseCell>>,
+    sessions: HashMap<Duration, Session>,
+}
+
+#[derive(Debug)]
+enum Session {
+    Open(Arc<LeaseCell>),
+    Opening(Opening),
+}
+
+/// A lease to claim with: at once, or soon.
+pub(crate) enum LeaseFor {
+    Ready(Opened),
+    Soon(Opening),
+}
+
+impl Leases {
+    pub(super) fn drain(&mut self) -> Vec<Arc<LeaseCell>> {
+        self.sessions.clear();
+        self.cells.drain().map(|(_, cell)| cell).collect()
+    }
+}
+
+impl Terms {
+    fn policy(&self) -> Policy {
+        Policy { auto_renew: self.auto_renew, max_hold: self.max_hold }
+    }
+
+    /// Whether a hold on these terms needs a lease of its own.
+    fn wants_own_lease(&self) -> bool {
+        self.isolated || !self.auto_renew || self.max_hold.is_some()
+    }
+}
+
+impl Core {
+    /// Returns the session for these terms, or opens a lease.
+    pub(crate) fn lease_for(self: &Arc<Self>, terms: &Terms, now: Timestamp) -> LeaseFor {
+        let own = terms.wants_own_lease();
+        if !own {
+            match self.leases.lock().sessions.get(&terms.ttl) {
+                Some(Session::Open(cell)) if cell.loss(now).is_none() => return LeaseFor::Ready(Ok(cell.clone())),
+                Some(Session::Opening(opening)) => return LeaseFor::Soon(opening.clone()),
+                Some(Session::Open(_)) | None => {}
+            }
+        }
+        let (backend, ttl) = (self.backend.clone(), terms.ttl);
+        let mut call = async move { backend.open(ttl, own).await }.boxed();
+        let polled = {
+            let _within = self.keeper.enter();
+            (&mut call).now_or_never()
+        };
+        match polled {
+            Some(opened) => LeaseFor::Ready(opened.map(|lease| self.keep_lease(lease, terms))),
+            None => LeaseFor::Soon(self.open_on_keeper(call, *terms)),
+        }
+    }
+
+    /// Opens on the keeper, so that nobody who gives up waiting leaves a lease that no one knows.
+    fn open_on_keeper(
+        self: &Arc<Self>,
+        call: BoxFuture<'static, Result<Lease, BackendError>>,
+        terms: Terms,
+    ) -> Opening {
+        let own = terms.wants_own_lease();
+        let mut leases = self.leases.lock();
+        if !own && let Some(Session::Opening(opening)) = leases.sessions.get(&terms.ttl) {
+            return opening.clone();
+        }
+        let (tell, told) = oneshot::channel::<Opened>();
+        let opening: Opening = told.map(|told| told.unwrap_or_else(|_| Err(closed()))).boxed().shared();
+        if !own {
+            leases.sessions.insert(terms.ttl, Session::Opening(opening.clone()));
+        }
+        drop(leases);
+        let core = self.clone();
+        self.keeper.spawn(async move {
+            let limit = core.defaults.timeout;
+            let opened = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(no_answer(limit)));
+            let opened = match opened {
+                Ok(lease) => Ok(core.keep_lease(lease, &terms)),
+                Err(error) => {
+                    if !own {
+                        core.leases.lock().sessions.remove(&terms.ttl);
+                    }
+                    Err(error)
+                }
+            };
+            if let Err(Ok(unwanted)) = tell.send(opened)
+                && own
+            {
+                core.forget_lease(&unwanted);
+                core.revoke(unwanted);
+            }
+        });
+        opening
+    }
+
+    fn keep_lease(self: &Arc<Self>, lease: Lease, terms: &Terms) -> Arc<LeaseCell> {
+        let cell = Arc::new(LeaseCell::new(lease, terms.policy()));
+        if lease.session {
+            let name = self.defaults.name.as_ref();
+            info!(target: "leasehold", name = name, lease:% = lease.id; "session established, TTL {:?}", lease.ttl);
+        }
+        {
+            let mut leases = self.leases.lock();
+            leases.cells.insert(lease.id, cell.clone());
+            if lease.session && !terms.wants_own_lease() {
+                leases.sessions.insert(terms.ttl, Session::Open(cell.clone()));
+            }
+        }
+        self.leases_changed.notify_one();
+        if self.is_closed() {
+            // close() may have looked before this was there to see.
+            cell.lose(Loss::Closed, self.now());
+            self.forget_lease(&cell);
+            self.revoke(cell.clone());
+        }
+        cell
+    }
+
+    /// Renews a lease no more.
+    pub(super) fn forget_lease(&self, cell: &Arc<LeaseCell>) {
+        let mut leases = self.leases.lock();
+        leases.cells.remove(&cell.id());
+        leases.sessions.retain(|_, session| !matches!(session, Session::Open(open) if Arc::ptr_eq(open, cell)));
+    }
+
+    /// Renews the lease now. Returns the loss if it cannot be saved.
+    pub(crate) async fn renew(self: &Arc<Self>, cell: &Arc<LeaseCell>) -> Result<(), BackendError> {
+        self.renew_all(vec![cell.clone()]).await.into_iter().next().unwrap_or(Ok(()))
+    }
+
+    async fn renew_all(self: &Arc<Self>, cells: Vec<Arc<LeaseCell>>) -> Vec<Result<(), BackendError>> {
+        let leases: Vec<Lease> = cells.iter().map(|cell| cell.lease()).collect();
+        let third = leases.iter().map(|lease| lease.ttl / 3).min().unwrap_or(LOOK);
+        let limit = third.min(self.defaults.timeout);
+        let answers = match tokio::time::timeout(limit, self.backend.renew(&leases)).await {
+            Ok(answers) if answers.len() == leases.len() => answers,
+            Ok(_) => vec![Err(BackendError::new(ErrorKind::Refused, "renewals without answers")); leases.len()],
+            Err(_) => vec![Err(no_answer(limit)); leases.len()],
+        };
+        let now = self.now();
+        let outcome = |(cell, answer): (&Arc<LeaseCell>, Result<Lease, BackendError>)| match answer {
+            Ok(proof) => {
+                count(&self.counters.renewals);
+                cell.update(now, |renewal| renewal.renewed(proof, now));
+                Ok(())
+            }
+            Err(error) => {
+                count(&self.counters.failed_renewals);
+                let name = self.defaults.name.as_ref();
+                debug!(target: "leasehold", name = name, lease:% = cell.id(); "renewal failed: {error}");
+                cell.update(now, |renewal| renewal.failed(error.kind(), now));
+                Err(error)
+            }
+        };
+        cells.iter().zip(answers).map(outcome).collect()
+    }
+
+    /// Looks after all leases; returns those to be renewed, and when to look again.
+    fn look_after_leases(self: &Arc<Self>) -> (Vec<Arc<LeaseCell>>, Option<Timestamp>) {
+        let now = self.now();
+        let cells: Vec<_> = self.leases.lock().cells.values().cloned().collect();
+        let (mut due, mut next) = (Vec::new(), None::<Timestamp>);
+        for cell in cells {
+            match cell.step(now) {
+                Step::Sleep(until) => next = Some(next.map_or(until, |next| next.min(until))),
+                Step::Renew => {
+                    next = Some(next.map_or(cell.deadline(), |next| next.min(cell.deadline())));
+                    due.push(cell);
+                }
+                Step::Lost(cause) => self.lease_is_over(&cell, cause, now),
+            }
+        }
+        (due, next)
+    }
+
+    fn lease_is_over(self: &Arc<Self>, cell: &Arc<LeaseCell>, cause: Loss, now: Timestamp) {
+        self.forget_lease(cell);
+        if cell.is_session() {
+            let name = self.defaults.name.as_ref();
+            warn!(target: "leasehold", name = name, lease:% = cell.id(); "session lost: {cause}");
+        }
+        self.purge(now);
+        // Whatever is left of it on the server goes as soon as the server can be reached.
+        self.revoke(cell.clone());
+    }
+
+    /// Lets the waiters of lost grants go to the backend.
+    fn purge(self: &Arc<Self>, now: Timestamp) {
+        for entry in self.entries_in_use() {
+            for held in entry.purge(self, now) {
+                self.report(&held, now);
+            }
+        }
+    }
+
+    fn report(&self, held: &HeldGrant, now: Timestamp) {
+        count(&self.counters.lost);
+        let cause = held.loss(now).unwrap_or(Loss::Expired);
+        let (name, key, token) = (self.defaults.name.as_ref(), held.entry.key.as_ref(), held.grant.epoch);
+        warn!(target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id(); "lock lost: {cause}");
+    }
+
+    fn on_event(self: &Arc<Self>, event: Event) {
+        let now = self.now();
+        match event {
+            Event::LeaseLost(id) => {
+                let cell = self.leases.lock().cells.get(&id).cloned();
+                if let Some(cell) = cell {
+                    let cause = cell.lose(Loss::Revoked, now).unwrap_or(Loss::Revoked);
+                    self.lease_is_over(&cell, cause, now);
+                }
+            }
+            Event::ClaimLost(attempt) => {
+                if let Some(held) = self.entries_in_use().iter().find_map(|entry| entry.find(attempt))
+                    && held.lose(Loss::Revoked)
+                {
+                    self.purge(now);
+                }
+            }
+        }
+    }
+
+    /// Lets waiters claim who wait for a hand-over that will not come.
+    fn nudge_contended(self: &Arc<Self>) {
+        let contended = std::mem::take(&mut *self.contended.lock());
+        let now = self.now();
+        for entry in contended.iter().filter_map(std::sync::Weak::upgrade) {
+            let (effects, again) = {
+                let mut arbiter = entry.arbiter();
+                (arbiter.nudge(now), arbiter.wants_nudge())
+            };
+            self.carry_out(effects);
+            if again {
+                self.contended.lock().push(std::sync::Arc::downgrade(&entry));
+            }
+        }
+    }
+}
+
+fn closed() -> BackendError {
+    BackendError::new(ErrorKind::Closed, "the manager is closed")
+}
+
+/// Renews and watches the manager's leases until it ends.
+pub(super) async fn keep(core: Arc<Core>) {
+    let mut renewals = FuturesUnordered::new();
+    let mut ended = std::pin::pin!(core.has_ended());
+    loop {
+        let changed = core.leases_changed.notified();
+        core.nudge_contended();
+        let (due, next) = core.look_after_leases();
+        if !due.is_empty() {
+            let core = core.clone();
+            renewals.push(async move { core.renew_all(due).await });
+        }
+        let pause = match next {
+            Some(next) => next.since(core.now()).min(LOOK),
+            None if !core.contended.lock().is_empty() => LOOK,
+            None => Duration::from_secs(3600),
+        };
+        let timer = std::pin::pin!(tokio::time::sleep(pause));
+        let changed = std::pin::pin!(changed);
+        let news = async {
+            if renewals.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            renewals.next().await;
+        };
+        let news = std::pin::pin!(news);
+        match select(select(timer, changed), select(news, &mut ended)).await {
+            Either::Right((Either::Right(_), _)) => return,
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+}
+
+/// Hears what the server tells until the manager ends.
+pub(super) async fn listen(core: Arc<Core>) {
+    let mut ended = std::pin::pin!(core.has_ended());
+    let mut backoff = Backoff::new();
+    loop {
+        match select(core.backend.next_event(), &mut ended).await {
+            Either::Left((Ok(event), _)) => {
+                core.on_event(event);
+                backoff = Backoff::new();
+            }
+            Either::Left((Err(error), _)) => {
+                debug!(target: "leasehold", name = core.defaults.name.as_ref(); "no events: {error}");
+                let pause = std::pin::pin!(backoff.pause());
+                if let Either::Right(_) = select(pause, &mut ended).await {
+                    return;
+                }
+            }
+            Either::Right(_) => return,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Giving back: releases, attempts of unknown outcome, revocations. All of it goes on on the keeper when its caller has gone.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures::future::{BoxFuture, Either, select};
+use log::{debug, warn};
+
+use super::entries::KeyEffects;
+use super::stats::count;
+use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed};
+use crate::backend::{BackendError, Claim, ErrorKind};
+use crate::lease::LeaseCell;
+use crate::{LockError, Loss, Result};
+
+/// A release on its way. Polling it waits for the server's word; dropping it leaves it to the keeper.
+pub(crate) struct Release {
+    core: Arc<Core>,
+    work: Option<BoxFuture<'static, Result<()>>>,
+}
+
+impl Release {
+    fn start(core: &Arc<Core>, work: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+        let unconfirmed = Unconfirmed::new(core);
+        let work = async move {
+            let _unconfirmed = unconfirmed;
+            work.await
+        };
+        let mut release = Self { core: core.clone(), work: Some(Box::pin(work)) };
+        // Sends the request, and is all there is to do for a store in memory.
+        let _ = Pin::new(&mut release).poll(&mut Context::from_waker(Waker::noop()));
+        release
+    }
+}
+
+impl Future for Release {
+    type Output = Result<()>;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let this = self.get_mut();
+        let Some(work) = &mut this.work else { return Poll::Ready(Ok(())) };
+        let _within = this.core.keeper.enter();
+        let polled = work.as_mut().poll(cx);
+        if polled.is_ready() {
+            this.work = None;
+        }
+        polled
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.core.keeper.spawn(async move { drop(work.await) });
+        }
+    }
+}
+
+impl Core {
+    /// Gives back what an arbiter does not need any more, and wakes those who have news.
+    pub(crate) fn carry_out(self: &Arc<Self>, effects: KeyEffects) {
+        if let Some(held) = effects.release {
+            drop(self.release(held));
+        }
+        for waker in effects.wake {
+            waker.wake();
+        }
+    }
+
+    /// Gives a grant back, trying again until the server has confirmed or the lease is over.
+    pub(crate) fn release(self: &Arc<Self>, held: Arc<HeldGrant>) -> Release {
+        count(&self.counters.released);
+        if !held.cell.is_session() {
+            self.forget_lease(&held.cell);
+        }
+        let core = self.clone();
+        Release::start(self, async move {
+            let mut backoff = Backoff::new();
+            loop {
+                if let Some(cause) = held.loss(core.now()) {
+                    return Err(held.expired(cause));
+                }
+                match core.backend.release(&held.grant).await {
+                    Ok(()) => {
+                        debug!(target: "leasehold", name = core.defaults.name.as_ref(), key = held.entry.key.as_ref(); "released");
+                        return Ok(());
+                    }
+                    Err(error) if error.kind() == ErrorKind::LeaseLost => return Err(held.expired(Loss::Revoked)),
+                    Err(error) if error.kind() == ErrorKind::Unreachable => {
+                        until_lost(&core, &held.cell, backoff.pause()).await
+                    }
+                    Err(error) => {
+                        let key = held.entry.key.as_ref();
+                        warn!(target: "leasehold", name = core.defaults.name.as_ref(), key = key; "not released: {error}");
+                        return Err(LockError::backend(Some(key), "unlock", error));
+                    }
+                }
+            }
+        })
+    }
+
+    /// Makes sure that an attempt of unknown outcome holds nothing; the key's next attempt begins after that.
+    pub(crate) fn settle(self: &Arc<Self>, entry: Arc<Entry>, claim: Arc<Claim>, cell: Arc<LeaseCell>) {
+        if !cell.is_session() {
+            self.forget_lease(&cell);
+        }
+        let core = self.clone();
+        drop(Release::start(self, async move {
+            core.persist(&cell, || core.backend.settle(&claim)).await;
+            let effects = entry.arbiter().settled(core.now());
+            core.carry_out(effects);
+            Ok(())
+        }));
+    }
+
+    /// Ends a lease that nobody needs any more.
+    pub(crate) fn end_lease(self: &Arc<Self>, cell: Arc<LeaseCell>) {
+        self.forget_lease(&cell);
+        self.revoke(cell);
+    }
+
+    /// Ends a lease on the server.
+    pub(crate) fn revoke(self: &Arc<Self>, cell: Arc<LeaseCell>) {
+        let core = self.clone();
+        drop(Release::start(self, async move {
+            let lease = cell.lease();
+            core.persist(&cell, || core.backend.revoke(&lease)).await;
+            Ok(())
+        }));
+    }
+
+    /// Repeats a clean-up until it succeeds, or the lease is over on the server as well.
+    async fn persist<'a>(
+        &self,
+        cell: &LeaseCell,
+        clean_up: impl Fn() -> BoxFuture<'a, std::result::Result<(), BackendError>>,
+    ) {
+        let mut backoff = Backoff::new();
+        loop {
+            match clean_up().await {
+                Ok(()) => return,
+                Err(error) if matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Closed) => return,
+                Err(error) => {
+                    debug!(target: "leasehold", name = self.defaults.name.as_ref(); "clean-up to be repeated: {error}");
+                }
+            }
+            // A renewal whose answer was lost may have prolonged it by one TTL beyond what is known here.
+            if self.now() > cell.deadline() + 2 * cell.lease().ttl {
+                return;
+            }
+            backoff.pause().await;
+        }
+    }
+}
+
+/// Waits for `pause`, or less if the lease is lost meanwhile.
+async fn until_lost(core: &Core, cell: &LeaseCell, pause: impl Future<Output = ()>) {
+    let left = tokio::time::sleep(cell.deadline().since(core.now()));
+    let (pause, left) = (std::pin::pin!(pause), std::pin::pin!(left));
+    match select(pause, left).await {
+        Either::Left(_) | Either::Right(_) => {}
+    }
+}

@@ -1,0 +1,318 @@
+//! Guards: a hold for as long as it is in scope.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt;
+
+use crate::engine::{Hold, Release};
+use crate::lease::Listener;
+use crate::owner::Owner;
+use crate::pending::Pending;
+use crate::{FencingToken, LockError, Loss, Mode, Result};
+
+/// A share of a hold. The lock is released when the last guard of the hold is dropped.
+///
+/// Dropping never blocks, needs no runtime, and may be done anywhere: in async code, on a plain thread, after the runtime is
+/// gone. The background thread sends the release, again and again until the server has confirmed it or the lease is over.
+/// [`unlock`](Self::unlock) waits for the confirmation.
+///
+/// A hold lives on a lease, which the background thread renews. If it cannot, or if the server takes the lock away, the hold is
+/// *lost*: [`is_lost`](Self::is_lost) says so at once, [`lost`](Self::lost) wakes whoever waits for it, and the work under the
+/// lock should stop.
+///
+/// Beware of `let _ = manager.lock("k").await?` and of `manager.try_lock("k").await?;`: both drop the guard at once. Write `let _guard = …`.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// let manager = leasehold::LockManager::memory();
+/// let guard = manager.lock("report").await?;
+/// tokio::select! {
+///     biased;
+///     cause = guard.lost() => println!("stop, the lock is lost: {cause}"),
+///     _ = async { /* long work */ } => println!("done with token {}", guard.token()),
+/// }
+/// guard.unlock().await?;
+/// # Ok(()) });
+/// ```
+#[must_use = "if unused the lock is released at once"]
+pub struct LockGuard {
+    /// `None` once it was given up.
+    hold: Option<Arc<Hold>>,
+}
+
+impl LockGuard {
+    pub(crate) fn new(hold: Arc<Hold>, depth: u32) -> Self {
+        hold.set_depth(depth);
+        Self { hold: Some(hold) }
+    }
+
+    #[expect(clippy::expect_used, reason = "only drop and unlock take it, and they own the guard")]
+    fn hold(&self) -> &Arc<Hold> {
+        self.hold.as_ref().expect("a guard has its hold until it is given up")
+    }
+
+    /// Returns the key.
+    pub fn key(&self) -> &str {
+        &self.hold().held.entry.key
+    }
+
+    /// Returns the fencing token of this hold.
+    pub fn token(&self) -> FencingToken {
+        self.hold().token
+    }
+
+    /// Returns how the key is held. A shared re-lock of an exclusive hold is exclusive.
+    pub fn mode(&self) -> Mode {
+        self.hold().held.grant.mode
+    }
+
+    /// Returns how many guards the hold has now.
+    pub fn depth(&self) -> u32 {
+        self.hold().depth()
+    }
+
+    /// Returns the owner, for locking again where this guard was moved to.
+    pub fn owner(&self) -> Owner {
+        self.hold().owner.clone()
+    }
+
+    /// Returns whether the hold is lost, or may be: compares the clock at the call, so it is right even after a pause.
+    ///
+    /// Once true it stays true.
+    pub fn is_lost(&self) -> bool {
+        self.loss().is_some()
+    }
+
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        let hold = self.hold();
+        hold.loss(hold.held.life.now())
+    }
+
+    /// Returns for how long the hold is certain if its lease is not renewed any more. Zero when lost.
+    pub fn remaining(&self) -> Duration {
+        let held = &self.hold().held;
+        if self.is_lost() { Duration::ZERO } else { held.remaining(held.life.now()) }
+    }
+
+    /// Returns a future that is ready when the hold is lost, with the cause.
+    ///
+    /// It never is if the lock is released normally: pair it with the work, in a `select!` for example.
+    pub fn lost(&self) -> Lost {
+        Lost::new(self.hold().clone())
+    }
+
+    /// Makes a second guard of the same hold, to hand to another task on purpose.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] if the hold is lost, [`LockError::AlreadyHeld`] if it has 4,294,967,295 guards.
+    pub fn reenter(&self) -> Result<LockGuard> {
+        let hold = self.hold();
+        if let Some(cause) = self.loss() {
+            return Err(hold.held.expired(cause));
+        }
+        let entry = &hold.held.entry;
+        let mut arbiter = entry.arbiter();
+        match arbiter.reenter(hold.id) {
+            Some(Ok(depth)) => Ok(Self::new(hold.clone(), depth)),
+            Some(Err(reason)) => Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
+            None => Err(hold.held.expired(Loss::Expired)),
+        }
+    }
+
+    /// Renews the lease now and returns for how long the hold is certain then.
+    ///
+    /// Renewal happens by itself; this is for a proof at a moment of your choice, and for `auto_renew(false)`.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] if the hold is lost, [`LockError::Backend`] if the server does not answer in time.
+    pub fn renew(&self) -> Pending<Duration> {
+        let hold = self.hold().clone();
+        let core = (*hold.held.life).clone();
+        let renewing = core.clone();
+        let cell = hold.held.cell.clone();
+        let call = core.bounded(Some(self.key()), "renew", async move { Ok(renewing.renew(&cell).await) });
+        Pending::new(async move {
+            let answer = match hold.loss(core.now()) {
+                None => call.await?,
+                Some(_) => Ok(()),
+            };
+            match (hold.loss(core.now()), answer) {
+                (Some(cause), _) => Err(hold.held.expired(cause)),
+                (None, Ok(())) => Ok(hold.held.remaining(core.now())),
+                (None, Err(error)) => Err(LockError::backend(Some(&hold.held.entry.key), "renew", error)),
+            }
+        })
+    }
+
+    /// Runs `work` and drops it if the hold is lost.
+    ///
+    /// If both are ready, the loss wins.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] with the cause of the loss.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("k").await?;
+    /// let sum = guard.run(async { 1 + 2 }).await?;
+    /// assert_eq!(sum, 3);
+    /// # Ok(()) });
+    /// ```
+    pub fn run<F: IntoFuture>(&self, work: F) -> Run<F::IntoFuture> {
+        Run { lost: self.lost(), work: Box::pin(work.into_future()) }
+    }
+
+    /// Releases and waits until the server has confirmed. Above depth 1 it only counts down.
+    ///
+    /// Without a server it ends at the lease's deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] if the hold was lost: the work under it may not have been alone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future at any point releases like dropping the guard.
+    pub fn unlock(mut self) -> Pending<()> {
+        Pending::new(async move {
+            let Some(hold) = self.hold.take() else { return Ok(()) };
+            if hold.held.life.keeper.is_forked() {
+                return Err(LockError::closed(Some(&hold.held.entry.key), "unlock"));
+            }
+            if let Some(release) = leave(&hold) {
+                return release.await;
+            }
+            match hold.loss(hold.held.life.now()) {
+                Some(cause) => Err(hold.held.expired(cause)),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+/// Gives up one guard's share. Returns the release, if the grant goes back.
+fn leave(hold: &Arc<Hold>) -> Option<Release> {
+    let core: &Arc<_> = &hold.held.life;
+    let mut effects = {
+        let mut arbiter = hold.held.entry.arbiter();
+        let (left, effects) = arbiter.leave(hold.id, || core.now());
+        let left = left.inspect(|&depth| hold.set_depth(depth)).unwrap_or_else(|| hold.leave_lost());
+        if left == 0 {
+            hold.end(core.clock.as_ref());
+        }
+        effects
+    };
+    let release = effects.release.take().map(|held| core.release(held));
+    core.carry_out(effects);
+    release
+}
+
+impl Drop for LockGuard {
+    fn drop(&mut self) {
+        // In a forked child the lock is the parent's, and so are the mutexes on the way.
+        if let Some(hold) = self.hold.take()
+            && !hold.held.life.keeper.is_forked()
+        {
+            drop(leave(&hold));
+        }
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockGuard")
+            .field("key", &self.key())
+            .field("mode", &self.mode())
+            .field("token", &self.token())
+            .field("depth", &self.depth())
+            .field("lost", &self.loss())
+            .finish()
+    }
+}
+
+/// A future that is ready when the hold is lost; see [`LockGuard::lost`]. Outlives the guard.
+pub struct Lost {
+    hold: Arc<Hold>,
+    claim: Listener,
+    lease: Listener,
+}
+
+impl Lost {
+    fn new(hold: Arc<Hold>) -> Self {
+        Self { hold, claim: Listener::default(), lease: Listener::default() }
+    }
+}
+
+impl Clone for Lost {
+    fn clone(&self) -> Self {
+        Self::new(self.hold.clone())
+    }
+}
+
+impl Future for Lost {
+    type Output = Loss;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Loss> {
+        let this = self.get_mut();
+        let held = &this.hold.held;
+        if !this.hold.has_ended() {
+            held.signal.listen(&mut this.claim, cx.waker());
+            held.cell.signal.listen(&mut this.lease, cx.waker());
+        }
+        match this.hold.loss(held.life.now()) {
+            Some(loss) => Poll::Ready(loss),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        self.hold.held.signal.forget(&mut self.claim);
+        self.hold.held.cell.signal.forget(&mut self.lease);
+    }
+}
+
+impl fmt::Debug for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lost").field("key", &self.hold.held.entry.key).finish_non_exhaustive()
+    }
+}
+
+/// Work that ends with the hold; see [`LockGuard::run`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Run<F> {
+    lost: Lost,
+    work: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Run<F> {
+    type Output = Result<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let expired = |lost: &Lost, cause| Poll::Ready(Err(lost.hold.held.expired(cause)));
+        if let Poll::Ready(cause) = self.lost.poll_unpin(cx) {
+            return expired(&self.lost, cause);
+        }
+        let Poll::Ready(output) = self.work.as_mut().poll(cx) else { return Poll::Pending };
+        // The work may have taken longer than the lease in this one poll.
+        match self.lost.poll_unpin(cx) {
+            Poll::Ready(cause) => expired(&self.lost, cause),
+            Poll::Pending => Poll::Ready(Ok(output)),
+        }
+    }
+}
+
+impl<F> fmt::Debug for Run<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run").field("lost", &self.lost).finish_non_exhaustive()
+    }
+}

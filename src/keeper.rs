@@ -1,0 +1,76 @@
+//! The library's own background thread.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, EnterGuard, Handle};
+use tokio::sync::oneshot;
+
+use crate::fork::ForkDetector;
+
+/// One named thread with a tokio runtime of its own, shared by all managers of the process.
+///
+/// It drives connections, renewals, watches and releases, so that none of them depends on the user's runtime. It is started by
+/// the first manager and ends after the last.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    runtime: Handle,
+    fork: ForkDetector,
+    /// Ends the thread when it is dropped.
+    _stop: oneshot::Sender<()>,
+}
+
+static KEEPER: Mutex<Weak<Keeper>> = Mutex::new(Weak::new());
+
+impl Keeper {
+    /// Returns this process's keeper, and starts it if need be.
+    ///
+    /// # Errors
+    ///
+    /// Those of starting a thread.
+    pub(crate) fn shared() -> io::Result<Arc<Self>> {
+        let mut shared = KEEPER.lock();
+        match shared.upgrade() {
+            // The thread of a parent process did not come along.
+            Some(keeper) if !keeper.is_forked() => Ok(keeper),
+            _ => {
+                let keeper = Arc::new(Self::start()?);
+                *shared = Arc::downgrade(&keeper);
+                Ok(keeper)
+            }
+        }
+    }
+
+    fn start() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::Builder::new().name("leasehold-keeper".into()).spawn(move || {
+            // Ends with an error, when the sender is dropped.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { runtime: handle, fork: ForkDetector::new(), _stop: stop })
+    }
+
+    /// Lets the caller poll futures that need tokio's timers and sockets.
+    pub(crate) fn enter(&self) -> EnterGuard<'_> {
+        self.runtime.enter()
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Runs a future on the thread.
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(future);
+    }
+
+    /// Whether this is a fork of the process that started the thread.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.fork.is_forked()
+    }
+}

@@ -1,0 +1,99 @@
+//! A lease as its guards see it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::{LossFlag, Policy, Renewal, Signal, Step};
+use crate::Loss;
+use crate::backend::{Lease, LeaseId};
+use crate::clock::Timestamp;
+
+/// One lease, shared by the keeper and all who hold something on it.
+///
+/// Guards ask [`loss`](Self::loss), which takes no lock while the lease lives. Once it has said "lost" it says so for ever.
+#[derive(Debug)]
+pub(crate) struct LeaseCell {
+    id: LeaseId,
+    session: bool,
+    deadline: AtomicU64,
+    lost: LossFlag,
+    renewal: Mutex<Renewal>,
+    policy: Policy,
+    pub(crate) signal: Signal,
+}
+
+impl LeaseCell {
+    pub(crate) fn new(lease: Lease, policy: Policy) -> Self {
+        let renewal = Renewal::new(lease, policy);
+        Self {
+            id: lease.id,
+            session: lease.session,
+            deadline: AtomicU64::new(renewal.deadline().as_nanos()),
+            lost: LossFlag::default(),
+            renewal: Mutex::new(renewal),
+            policy,
+            signal: Signal::default(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    pub(crate) fn is_session(&self) -> bool {
+        self.session
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// The lease as it was last proven.
+    pub(crate) fn lease(&self) -> Lease {
+        self.renewal.lock().lease()
+    }
+
+    pub(crate) fn deadline(&self) -> Timestamp {
+        Timestamp::from_nanos(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// Why it is lost, if it is by `now`.
+    pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
+        match self.lost.get() {
+            None if now < self.deadline() => None,
+            None => self.update(now, |_| ()),
+            lost => lost,
+        }
+    }
+
+    /// Ends it for a reason from outside; keeps an earlier reason.
+    pub(crate) fn lose(&self, cause: Loss, now: Timestamp) -> Option<Loss> {
+        self.update(now, |renewal| {
+            renewal.lost_by(now);
+            renewal.lose(cause);
+        })
+    }
+
+    /// What the keeper is to do about it.
+    pub(crate) fn step(&self, now: Timestamp) -> Step {
+        let mut step = Step::Sleep(now);
+        self.update(now, |renewal| step = renewal.step(now));
+        step
+    }
+
+    /// Changes the state and publishes the outcome.
+    pub(crate) fn update(&self, now: Timestamp, change: impl FnOnce(&mut Renewal)) -> Option<Loss> {
+        let loss = {
+            let mut renewal = self.renewal.lock();
+            change(&mut renewal);
+            let loss = renewal.lost_by(now);
+            self.deadline.store(renewal.deadline().as_nanos(), Ordering::Release);
+            loss
+        };
+        if loss.is_some_and(|loss| self.lost.set(loss)) {
+            self.signal.fire();
+        }
+        loss
+    }
+}

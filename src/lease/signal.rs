@@ -1,0 +1,53 @@
+//! Wakes everyone who listens, once.
+
+use std::task::Waker;
+
+use parking_lot::Mutex;
+
+/// A list of wakers. What happened is kept elsewhere: fire after it can be seen.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Debug, Default)]
+struct Listeners {
+    last: u64,
+    wakers: Vec<(u64, Waker)>,
+}
+
+/// A listener's place in the list.
+#[derive(Debug, Default)]
+pub(crate) struct Listener(Option<u64>);
+
+impl Signal {
+    /// Puts `waker` into the listener's place. Look at what happened afterwards, not before.
+    pub(crate) fn listen(&self, listener: &mut Listener, waker: &Waker) {
+        let mut listeners = self.listeners.lock();
+        let known = listener.0.and_then(|id| listeners.wakers.iter_mut().find(|(known, _)| *known == id));
+        match known {
+            Some((_, kept)) => kept.clone_from(waker),
+            None => {
+                listeners.last += 1;
+                let id = listeners.last;
+                listeners.wakers.push((id, waker.clone()));
+                listener.0 = Some(id);
+            }
+        }
+    }
+
+    /// Gives up the listener's place.
+    pub(crate) fn forget(&self, listener: &mut Listener) {
+        if let Some(id) = listener.0.take() {
+            self.listeners.lock().wakers.retain(|(known, _)| *known != id);
+        }
+    }
+
+    /// Wakes all listeners; their places are gone.
+    pub(crate) fn fire(&self) {
+        let wakers = std::mem::take(&mut self.listeners.lock().wakers);
+        for (_, waker) in wakers {
+            waker.wake();
+        }
+    }
+}

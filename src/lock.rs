@@ -1,0 +1,121 @@
+//! The handle of one key.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{Entry, Life};
+use crate::force::ForceUnlock;
+use crate::guard::LockGuard;
+use crate::pending::Pending;
+use crate::request::LockRequest;
+use crate::{LockError, LockInfo, Result};
+
+/// The handle of one key: one object per key and manager while any of its clones lives.
+///
+/// Having one saves looking the key up each time, no more; [`LockManager::lock`](crate::LockManager::lock) locks the same lock.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// let manager = leasehold::LockManager::memory();
+/// let handle = manager.handle("k")?;
+/// let guard = handle.lock().await?;
+/// assert!(handle.is_held());
+/// assert!(leasehold::Lock::ptr_eq(&handle, &manager.handle("k")?));
+/// # drop(guard);
+/// # Ok(()) });
+/// ```
+#[derive(Clone)]
+pub struct Lock {
+    life: Arc<Life>,
+    entry: Arc<Entry>,
+}
+
+impl Lock {
+    pub(crate) fn new(life: Arc<Life>, entry: Arc<Entry>) -> Self {
+        Self { life, entry }
+    }
+
+    /// Returns whether both are the same handle.
+    pub fn ptr_eq(a: &Self, b: &Self) -> bool {
+        Arc::ptr_eq(&a.entry, &b.entry)
+    }
+
+    /// Returns the key.
+    pub fn key(&self) -> &str {
+        &self.entry.key
+    }
+
+    /// Returns whether this manager holds the key, whoever the owner. No I/O.
+    pub fn is_held(&self) -> bool {
+        self.entry.arbiter().is_held(self.life.now())
+    }
+
+    /// Asks for the lock; see [`LockRequest`].
+    pub fn lock(&self) -> LockRequest {
+        LockRequest::new(self.life.clone(), Ok(self.entry.clone()))
+    }
+
+    /// Tries once; see [`LockRequest::try_once`].
+    pub fn try_lock(&self) -> Pending<Option<LockGuard>> {
+        self.lock().try_once()
+    }
+
+    /// Asks the server whether anybody holds the key.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    pub fn is_locked(&self) -> Pending<bool> {
+        let info = self.info();
+        Pending::new(async move { Ok(info.await?.is_some()) })
+    }
+
+    /// Asks the server who holds the key. `None` if nobody does.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    pub fn info(&self) -> Pending<Option<LockInfo>> {
+        let (backend, key) = (self.life.backend.clone(), self.entry.key.clone());
+        let call = async move { backend.inspect(&key).await };
+        self.keep(self.life.bounded(Some(self.key()), "look up", call))
+    }
+
+    /// Proves this manager's hold now; returns for how long it is certain then.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::NotHeld`] where this manager holds nothing; else those of [`LockGuard::renew`].
+    pub fn renew(&self) -> Pending<Duration> {
+        let (life, entry) = (self.life.clone(), self.entry.clone());
+        Pending::new(async move {
+            life.check_open(Some(&entry.key), "renew")?;
+            let guard = entry.arbiter().any_hold(life.now()).map(|(hold, depth)| LockGuard::new(hold, depth));
+            match guard {
+                Some(guard) => guard.renew().await,
+                None => Err(LockError::NotHeld { key: entry.key.to_string() }),
+            }
+        })
+    }
+
+    /// Takes the lock away from whoever holds it; see [`ForceUnlock`].
+    pub fn force_unlock(&self) -> ForceUnlock {
+        ForceUnlock::new(self.life.clone(), Ok(self.entry.key.clone()))
+    }
+
+    /// Keeps the entry, and so the handle's identity, for as long as the call.
+    fn keep<T: Send + 'static>(&self, call: impl Future<Output = Result<T>> + Send + 'static) -> Pending<T> {
+        let kept = (self.life.clone(), self.entry.clone());
+        Pending::new(async move {
+            let _kept = kept;
+            call.await
+        })
+    }
+}
+
+impl fmt::Debug for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lock").field("key", &self.entry.key).field("held", &self.is_held()).finish_non_exhaustive()
+    }
+}

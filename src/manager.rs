@@ -1,0 +1,241 @@
+//! The factory of locks.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::{Backend, Clock, SystemClock};
+use crate::builder::LockManagerBuilder;
+use crate::engine::{Core, Life, Stats, WithinKeeper};
+use crate::force::ForceUnlock;
+use crate::guard::LockGuard;
+use crate::keeper::Keeper;
+use crate::lock::Lock;
+use crate::pending::Pending;
+use crate::request::LockRequest;
+use crate::settings::Settings;
+use crate::{LockError, LockInfo, Result, key};
+
+/// Makes locks on one store: etcd, or a store in memory.
+///
+/// A manager is cheap to clone, and its clones are the same manager: reentrancy goes through any of them. It has one handle for
+/// each key, and one session (a lease on the server) for each TTL, which it renews in the background, and replaces when it is lost.
+///
+/// The drop of the last clone waits for the releases that are under way, for at most a second
+/// ([`drop_wait`](LockManagerBuilder::drop_wait)), so that a program may end right after. A manager in a `static` is never
+/// dropped: [`close`](Self::close) it.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// let manager = leasehold::LockManager::memory();
+/// let guard = manager.lock("k").await?;
+/// assert!(manager.is_locked("k").await?);
+/// drop(guard);
+/// assert!(manager.try_lock("k").await?.is_some());
+/// # Ok(()) });
+/// ```
+#[derive(Clone)]
+pub struct LockManager {
+    anchor: Arc<Anchor>,
+}
+
+impl LockManager {
+    /// Makes a manager on a store in memory that is its own.
+    ///
+    /// For one that other managers of this process share, [`connect`](Self::connect) to `memory://name`.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system cannot start a thread.
+    pub fn memory() -> Self {
+        let settings = Settings::default();
+        #[expect(clippy::expect_used, reason = "as std::thread::spawn does; connect() returns it as an error")]
+        let keeper = Keeper::shared().expect("the background thread starts");
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let store = crate::backend::memory::Store::private();
+        let backend = Arc::new(crate::backend::memory::Memory::new(store, clock.clone()));
+        Self::start(backend, clock, keeper, &settings, false)
+    }
+
+    /// Connects to the store that the URL names, and verifies that it answers.
+    ///
+    /// `memory://name`, `etcd://[user:pass@]host:port[,host:port…]`, `etcds://…`; then options as a query:
+    /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true`, and `ca`, `cert` and `key`
+    /// files for TLS. All parts are percent-decoded. An empty `prefix=` means none.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidConfig`] naming the word that is wrong, [`LockError::Unsupported`] for a backend that is not built
+    /// in, [`LockError::Backend`] if the server does not answer within the timeout or refuses the password.
+    pub fn connect(url: impl AsRef<str>) -> Pending<Self> {
+        Self::builder().url(url).build()
+    }
+
+    /// Returns a builder, for options and for a client or a backend of your own.
+    pub fn builder() -> LockManagerBuilder {
+        LockManagerBuilder::default()
+    }
+
+    pub(crate) fn start(
+        backend: Arc<dyn Backend>,
+        clock: Arc<dyn Clock>,
+        keeper: Arc<Keeper>,
+        settings: &Settings,
+        injected: bool,
+    ) -> Self {
+        let core = Core::start(backend, clock, keeper, settings.into(), injected);
+        Self { anchor: Arc::new(Anchor { life: Life::new(core) }) }
+    }
+
+    fn life(&self) -> &Arc<Life> {
+        &self.anchor.life
+    }
+
+    /// Returns the handle of a key: the same object as long as one of them lives.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidKey`] unless the key is 1 to 1,024 bytes of UTF-8 without control characters.
+    pub fn handle(&self, key: impl AsRef<str>) -> Result<Lock> {
+        let key = key.as_ref();
+        key::check(key)?;
+        Ok(Lock::new(self.life().clone(), self.life().entry(key)))
+    }
+
+    /// Asks for the lock of a key; see [`LockRequest`] for options, errors and cancel safety.
+    pub fn lock(&self, key: impl AsRef<str>) -> LockRequest {
+        let key = key.as_ref();
+        LockRequest::new(self.life().clone(), key::check(key).map(|()| self.life().entry(key)))
+    }
+
+    /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`].
+    pub fn try_lock(&self, key: impl AsRef<str>) -> Pending<Option<LockGuard>> {
+        self.lock(key).try_once()
+    }
+
+    /// Asks the server whether anybody holds the key; see [`Lock::is_locked`].
+    pub fn is_locked(&self, key: impl AsRef<str>) -> Pending<bool> {
+        self.handle(key).map_or_else(Pending::failed, |handle| handle.is_locked())
+    }
+
+    /// Asks the server who holds the key; see [`Lock::info`].
+    pub fn info(&self, key: impl AsRef<str>) -> Pending<Option<LockInfo>> {
+        self.handle(key).map_or_else(Pending::failed, |handle| handle.info())
+    }
+
+    /// Lists all locks under this manager's prefix that are held and whose keys begin with `prefix`, in the order of their
+    /// keys. An empty `prefix` means all.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    pub fn list(&self, prefix: impl AsRef<str>) -> Pending<Vec<LockInfo>> {
+        let (backend, prefix) = (self.life().backend.clone(), prefix.as_ref().to_owned());
+        self.call("list", async move { backend.list(&prefix).await })
+    }
+
+    /// Takes the lock away from whoever holds it; see [`ForceUnlock`].
+    pub fn force_unlock(&self, key: impl AsRef<str>) -> ForceUnlock {
+        let key = key.as_ref();
+        ForceUnlock::new(self.life().clone(), key::check(key).map(|()| key.into()))
+    }
+
+    /// Returns what this manager has done and has. No I/O.
+    pub fn stats(&self) -> Stats {
+        self.life().stats()
+    }
+
+    /// Asks the server for a sign of life; returns how long that took. For health checks.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    pub fn ping(&self) -> Pending<Duration> {
+        let (backend, life) = (self.life().backend.clone(), self.life().clone());
+        self.call("ping", async move {
+            let asked = life.now();
+            backend.ping().await?;
+            Ok(life.now().since(asked))
+        })
+    }
+
+    /// Ends the manager and all its clones: releases all holds (their guards are lost, with [`Loss::Closed`](crate::Loss::Closed)),
+    /// revokes the leases, fails waiters and all later calls with [`LockError::Closed`].
+    ///
+    /// Returns when the server has confirmed. May be called again. A client that was given to the builder stays open.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`] if the server has not confirmed within the manager's timeout; the manager is closed all the same.
+    pub fn close(&self) -> Pending<()> {
+        let life = self.life().clone();
+        let keeper = life.keeper.clone();
+        Pending::new(WithinKeeper::new(keeper, async move {
+            if life.keeper.is_forked() {
+                return Err(LockError::closed(None, "close"));
+            }
+            let limit = life.defaults.timeout;
+            match (*life).clone().close(limit).await {
+                true => Ok(()),
+                false => Err(LockError::backend(None, "close", crate::engine::no_answer(limit))),
+            }
+        }))
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, crate::backend::BackendError>> + Send + 'static,
+    ) -> Pending<T> {
+        Pending::new(self.life().bounded(None, operation, call))
+    }
+}
+
+impl fmt::Debug for LockManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockManager")
+            .field("name", &self.life().defaults.name)
+            .field("backend", &self.life().backend.kind())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Goes with the last clone of a manager, and waits for what is under way then.
+#[derive(Debug)]
+struct Anchor {
+    life: Arc<Life>,
+}
+
+impl Drop for Anchor {
+    fn drop(&mut self) {
+        if self.life.keeper.is_forked() || self.life.is_closed() {
+            return;
+        }
+        let core: Arc<Core> = (*self.life).clone();
+        let bound = core.defaults.drop_wait;
+        // Guards and handles may outlive the manager: the session is theirs then.
+        let is_last = Arc::strong_count(&self.life) == 1;
+        if bound.is_zero() || blocks_its_own_runtime(&core) || !(is_last || core.has_unconfirmed()) {
+            return;
+        }
+        let (done, all_done) = std::sync::mpsc::channel::<()>();
+        let keeper = core.keeper.clone();
+        keeper.spawn(async move {
+            if is_last {
+                core.close(bound).await;
+            } else {
+                // The receiver stops waiting after the bound.
+                let _ = tokio::time::timeout(bound, core.all_confirmed()).await;
+            }
+            drop(done);
+        });
+        let _ = all_done.recv_timeout(bound);
+    }
+}
+
+/// An injected client may be driven by the very thread that would wait here.
+fn blocks_its_own_runtime(core: &Core) -> bool {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let single = |handle: Handle| handle.runtime_flavor() == RuntimeFlavor::CurrentThread;
+    core.injected && Handle::try_current().is_ok_and(single)
+}

@@ -1,0 +1,216 @@
+//! Asking for a lock.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::acquire::Acquisition;
+use crate::arbiter::Terms;
+use crate::engine::{Core, Entry, Life};
+use crate::guard::LockGuard;
+use crate::owner::Owner;
+use crate::pending::Pending;
+use crate::settings;
+use crate::{LockError, Mode, Result, blocking};
+
+/// A lock to be acquired, with the options for it. `.await` it, or [`wait`](Self::wait) for it on a plain thread.
+///
+/// Nothing happens before the first poll; a place in the queue dates from then. It is an [`IntoFuture`]: `select!`, `join!` and
+/// `timeout` of tokio take it as it is, `spawn` and `block_on` want `.into_future()`.
+///
+/// # Errors
+///
+/// Of the acquire: [`Timeout`](LockError::Timeout); [`AlreadyHeld`](LockError::AlreadyHeld) where the owner would wait for
+/// itself; [`InvalidKey`](LockError::InvalidKey) and [`InvalidConfig`](LockError::InvalidConfig) before any I/O;
+/// [`Closed`](LockError::Closed); [`Backend`](LockError::Backend) where trying again is no use, a wrong password for example. A
+/// server that cannot be reached is tried again until the [`timeout`](Self::timeout), without one for ever.
+///
+/// # Cancel safety
+///
+/// Dropping it at any point leaves nothing behind: no claim, no queue entry. It costs the place in the queue.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// # use std::time::Duration;
+/// let manager = leasehold::LockManager::memory();
+/// let guard = manager.lock("k").shared().ttl(Duration::from_secs(10)).timeout(Duration::from_secs(1)).await?;
+/// assert!(guard.remaining() <= Duration::from_secs(10));
+/// # Ok(()) });
+/// ```
+#[must_use = "a request does nothing unless awaited or waited for"]
+pub struct LockRequest {
+    life: Arc<Life>,
+    entry: Result<Arc<Entry>>,
+    options: Options,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) terms: Terms,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) owner: Option<Owner>,
+    retry_interval: Duration,
+    max_retries: u32,
+}
+
+impl Options {
+    fn new(core: &Core) -> Self {
+        let defaults = &core.defaults;
+        Self {
+            terms: Terms {
+                mode: Mode::Exclusive,
+                ttl: defaults.ttl,
+                isolated: false,
+                auto_renew: defaults.auto_renew,
+                max_hold: defaults.max_hold,
+            },
+            timeout: None,
+            owner: None,
+            retry_interval: defaults.retry_interval,
+            max_retries: defaults.max_retries,
+        }
+    }
+
+    fn check(&self, core: &Core) -> Result<()> {
+        settings::check_ttl(self.terms.ttl, core.backend.min_ttl())?;
+        if self.terms.max_hold.is_some_and(|age| age.is_zero()) {
+            return Err(LockError::config("max_hold must be longer than zero"));
+        }
+        if self.retry_interval.is_zero() {
+            return Err(LockError::config("retry_interval must be longer than zero"));
+        }
+        Ok(())
+    }
+
+    /// How long to wait at most.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        let retries = (self.max_retries > 0).then(|| self.retry_interval.saturating_mul(self.max_retries));
+        self.timeout.into_iter().chain(retries).min()
+    }
+}
+
+impl LockRequest {
+    pub(crate) fn new(life: Arc<Life>, entry: Result<Arc<Entry>>) -> Self {
+        let options = Options::new(&life);
+        Self { life, entry, options }
+    }
+
+    /// Asks for a shared hold: together with others, but with no exclusive one.
+    pub fn shared(mut self) -> Self {
+        self.options.terms.mode = Mode::Shared;
+        self
+    }
+
+    /// Sets the TTL of the lease, instead of the manager's. At most a day; etcd has whole seconds, from one on, others at
+    /// least 100 ms.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.options.terms.ttl = ttl;
+        self
+    }
+
+    /// Waits no longer than this.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.options.timeout = Some(limit);
+        self
+    }
+
+    /// Locks for this owner instead of the one who polls.
+    pub fn owner(mut self, owner: &Owner) -> Self {
+        self.options.owner = Some(owner.clone());
+        self
+    }
+
+    /// Sets whether the lease is renewed by itself. If not, the hold is lost after one TTL, unless
+    /// [`LockGuard::renew`] is called in time; it has a lease of its own.
+    pub fn auto_renew(mut self, on: bool) -> Self {
+        self.options.terms.auto_renew = on;
+        self
+    }
+
+    /// Loses the hold at this age. It has a lease of its own.
+    pub fn max_hold(mut self, age: Duration) -> Self {
+        self.options.terms.max_hold = Some(age);
+        self
+    }
+
+    /// Gives the hold a lease of its own, so that a `force_unlock` of another key does not take it along.
+    pub fn isolated(mut self) -> Self {
+        self.options.terms.isolated = true;
+        self
+    }
+
+    /// Sets how often a waiter looks by itself where notifications cannot be trusted.
+    pub fn retry_interval(mut self, interval: Duration) -> Self {
+        self.options.retry_interval = interval;
+        self
+    }
+
+    /// Waits no longer than this many times the [`retry_interval`](Self::retry_interval); 0 is no limit.
+    pub fn max_retries(mut self, times: u32) -> Self {
+        self.options.max_retries = times;
+        self
+    }
+
+    /// Acquires the lock and blocks this thread meanwhile. The thread is the owner.
+    ///
+    /// # Errors
+    ///
+    /// Those of the acquire, and [`LockError::Unsupported`] where blocking would stop an async runtime.
+    pub fn wait(self) -> Result<LockGuard> {
+        blocking::wait(self.into_future())
+    }
+
+    /// Tries once: `None` if the lock is not free now. Never overtakes a queue.
+    ///
+    /// # Errors
+    ///
+    /// Those of the acquire; a server that cannot be reached is an error after the manager's timeout.
+    pub fn try_once(self) -> Pending<Option<LockGuard>> {
+        Pending::new(self.acquisition(false))
+    }
+
+    fn acquisition(self, wait: bool) -> Acquisition {
+        let checked = self.entry.and_then(|entry| self.options.check(&self.life).map(|()| entry));
+        Acquisition::new(self.life, checked, self.options, wait)
+    }
+}
+
+impl IntoFuture for LockRequest {
+    type Output = Result<LockGuard>;
+    type IntoFuture = Acquire;
+
+    fn into_future(self) -> Acquire {
+        Acquire(self.acquisition(true))
+    }
+}
+
+impl fmt::Debug for LockRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.entry.as_ref().map(|entry| entry.key.clone());
+        f.debug_struct("LockRequest").field("key", &key).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// The future of a [`LockRequest`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Acquire(Acquisition);
+
+impl Future for Acquire {
+    type Output = Result<LockGuard>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.get_mut().0.poll_acquire(cx).map(|acquired| {
+            acquired.and_then(|guard| {
+                guard.ok_or_else(|| LockError::Unsupported { what: "a backend that will not wait".into() })
+            })
+        })
+    }
+}
+
+impl fmt::Debug for Acquire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire").finish_non_exhaustive()
+    }
+}

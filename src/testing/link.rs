@@ -1,0 +1,200 @@
+//! A link to a memory store that can be cut.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::gate::Gate;
+use crate::backend::memory::Memory;
+use crate::backend::{Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Grant, Lease, Result};
+use crate::{Eviction, LockInfo};
+
+/// The connection of one manager to a [`MemoryStore`](super::MemoryStore).
+///
+/// A [`Backend`] for [`LockManagerBuilder::backend`](crate::LockManagerBuilder::backend). Clones are the same link: give one to
+/// the manager and keep the other. Two managers need two links, as two processes have two connections.
+#[derive(Clone, Debug)]
+pub struct MemoryLink(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    memory: Memory,
+    /// The store's, shared by all its links.
+    running: Gate,
+    connected: Gate,
+    faults: Mutex<Faults>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    /// What to lose the next answer of; `Some(None)` is any call.
+    lose_answer_of: Option<Option<Call>>,
+    hold_back: bool,
+    held_back: Option<(Claim, bool)>,
+}
+
+/// A method of [`Backend`], to say which call a fault is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Call {
+    /// [`Backend::open`].
+    Open,
+    /// [`Backend::renew`].
+    Renew,
+    /// [`Backend::revoke`].
+    Revoke,
+    /// [`Backend::acquire`].
+    Acquire,
+    /// [`Backend::settle`].
+    Settle,
+    /// [`Backend::release`].
+    Release,
+    /// [`Backend::inspect`].
+    Inspect,
+    /// [`Backend::list`].
+    List,
+    /// [`Backend::evict`].
+    Evict,
+    /// [`Backend::ping`].
+    Ping,
+}
+
+impl MemoryLink {
+    pub(super) fn new(memory: Memory, running: Gate) -> Self {
+        let (connected, faults) = (Gate::open(), Mutex::default());
+        Self(Arc::new(Inner { memory, running, connected, faults }))
+    }
+
+    /// Cuts the link: calls hang until [`heal`](Self::heal) or until their caller gives up, and no event arrives.
+    ///
+    /// A call that is already waiting at the store, an acquire in the queue for example, goes on there.
+    pub fn partition(&self) {
+        self.0.connected.set_open(false);
+    }
+
+    /// Mends the link: calls that still hang go through, and events arrive.
+    pub fn heal(&self) {
+        self.0.connected.set_open(true);
+    }
+
+    /// Loses the answer of the next call: it takes effect, and the caller is told
+    /// [`Unreachable`](ErrorKind::Unreachable).
+    pub fn drop_next_answer(&self) {
+        self.0.faults.lock().lose_answer_of = Some(None);
+    }
+
+    /// Loses the answer of the next call of this kind.
+    pub fn drop_next_answer_to(&self, call: Call) {
+        self.0.faults.lock().lose_answer_of = Some(Some(call));
+    }
+
+    /// Holds the next acquire's request back, somewhere on the network: its caller is told
+    /// [`Unreachable`](ErrorKind::Unreachable). See [`deliver`](Self::deliver).
+    pub fn hold_back_next_acquire(&self) {
+        self.0.faults.lock().hold_back = true;
+    }
+
+    /// Delivers the request that was [held back](Self::hold_back_next_acquire), long after its caller has given it up.
+    ///
+    /// True if it came to hold the key or to wait for it: a ghost, which must not be once the attempt has been
+    /// [settled](Backend::settle). Without a request held back, false.
+    pub fn deliver(&self) -> bool {
+        let held_back = self.0.faults.lock().held_back.take();
+        held_back.is_some_and(|(claim, wait)| self.0.memory.deliver(&claim, wait))
+    }
+
+    /// Sends a call over the link, and its answer back.
+    async fn send<T>(&self, call: Call, sent: BoxFuture<'_, T>) -> Result<T> {
+        let answer = self.0.connected.pass(Box::pin(self.0.running.pass(sent))).await;
+        let mut faults = self.0.faults.lock();
+        match faults.lose_answer_of {
+            Some(lost) if lost.is_none_or(|lost| lost == call) => {
+                faults.lose_answer_of = None;
+                Err(BackendError::new(ErrorKind::Unreachable, "the answer was lost, as ordered"))
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// Takes the request off the wire, if that was ordered.
+    fn hold_back(&self, claim: &Claim, wait: bool) -> bool {
+        let mut faults = self.0.faults.lock();
+        let ordered = std::mem::take(&mut faults.hold_back);
+        if ordered {
+            faults.held_back = Some((claim.clone(), wait));
+        }
+        ordered
+    }
+}
+
+impl Backend for MemoryLink {
+    fn kind(&self) -> &'static str {
+        self.0.memory.kind()
+    }
+
+    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+        Box::pin(async move { self.send(Call::Open, self.0.memory.open(ttl, own)).await? })
+    }
+
+    fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
+        Box::pin(async move {
+            // The trait wants an answer within a third of the TTL.
+            let limit = leases.iter().map(|lease| lease.ttl / 4).min().unwrap_or_default();
+            let sent = self.send(Call::Renew, self.0.memory.renew(leases));
+            let error = match tokio::time::timeout(limit, sent).await {
+                Ok(Ok(answers)) => return answers,
+                Ok(Err(lost)) => lost,
+                Err(_) => BackendError::new(ErrorKind::Unreachable, "the memory store does not answer"),
+            };
+            leases.iter().map(|_| Err(error.clone())).collect()
+        })
+    }
+
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.send(Call::Revoke, self.0.memory.revoke(lease)).await? })
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+        Box::pin(async move {
+            if self.hold_back(claim, wait) {
+                return Err(BackendError::new(ErrorKind::Unreachable, "the request was held back, as ordered"));
+            }
+            self.send(Call::Acquire, self.0.memory.acquire(claim, wait)).await?
+        })
+    }
+
+    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.send(Call::Settle, self.0.memory.settle(claim)).await? })
+    }
+
+    fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.send(Call::Release, self.0.memory.release(grant)).await? })
+    }
+
+    fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
+        let event = self.0.running.pass(self.0.memory.next_event());
+        Box::pin(self.0.connected.pass(Box::pin(event)))
+    }
+
+    fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
+        Box::pin(async move { self.send(Call::Inspect, self.0.memory.inspect(key)).await? })
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
+        Box::pin(async move { self.send(Call::List, self.0.memory.list(prefix)).await? })
+    }
+
+    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
+        Box::pin(async move { self.send(Call::Evict, self.0.memory.evict(key, key_only)).await? })
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { self.send(Call::Ping, self.0.memory.ping()).await? })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        // Must not hang behind a cut link: it is this side that is closed.
+        self.0.memory.close()
+    }
+}
