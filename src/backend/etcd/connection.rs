@@ -275,5 +275,9 @@ fn settings(options: &Options) -> std::result::Result<(ConnectOptions, &'static 
     if let Some(tls) = &options.tls {
         return Ok((connect.with_tls(tls.load()?), "https://"));
     }
+    #[cfg(not(feature = "etcd-tls"))]
+    if options.tls.is_some() {
+        return Err(Error::InvalidArgs("TLS needs the feature \"etcd-tls\"".into()));
+    }
     Ok((connect, "http://"))
 }

@@ -169,9 +169,10 @@ impl Shared {
         info.token = self.token(head);
         info.since = head.since();
         // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
-        info.remaining = holders.iter().map(|holder| left.get(&holder.lease).copied()).max_by_key(|left| {
-            left.unwrap_or(Duration::MAX)
-        })?;
+        info.remaining = holders
+            .iter()
+            .map(|holder| left.get(&holder.lease).copied())
+            .max_by_key(|left| left.unwrap_or(Duration::MAX))?;
         info.holders = holders.iter().filter_map(Entry::holder).cloned().collect();
         info.waiters = entries.len() - holders.len();
         info.foreign = head.author == Author::Foreign;

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::connection::Connection;
-use super::txn::{self, Record, signed};
 use super::losses::Subject;
+use super::txn::{self, Record, signed};
 use super::watch::WatchId;
 use super::{Shared, codec, failure};
 use crate::backend::{ErrorKind, Lease, LeaseId, Result, Timestamp};

@@ -112,9 +112,12 @@ impl Place<'_> {
         ];
         if self.only_if_free {
             // An empty range compares as zero.
-            when.extend(self.directory.blocking(self.mode).into_iter().map(|(start, end)| {
-                Compare::create_revision(start, CompareOp::Equal, 0).with_range(end)
-            }));
+            when.extend(
+                self.directory
+                    .blocking(self.mode)
+                    .into_iter()
+                    .map(|(start, end)| Compare::create_revision(start, CompareOp::Equal, 0).with_range(end)),
+            );
         }
         let mut then: Vec<_> = self.released.iter().map(|claim| TxnOp::txn(claim.delete_if_alive(None))).collect();
         then.push(TxnOp::put(self.name, self.value.clone(), Some(PutOptions::new().with_lease(signed(lease)))));
@@ -143,11 +146,13 @@ impl Place<'_> {
         if let Some(own) = seen.iter().find(|found| found.key() == self.name) {
             return Some(Placed::Already { create: own.create_revision() });
         }
-        Some(match seen.iter().find(|found| found.key() == self.record.name) {
-            None => Placed::Over,
-            Some(record) if record.version() != self.record.version => Placed::Stale { version: record.version() },
-            Some(_) => Placed::Busy,
-        })
+        match seen.iter().find(|found| found.key() == self.record.name) {
+            None => Some(Placed::Over),
+            Some(record) if record.version() != self.record.version => {
+                Some(Placed::Stale { version: record.version() })
+            }
+            Some(_) => self.only_if_free.then_some(Placed::Busy),
+        }
     }
 }
 
@@ -196,9 +201,7 @@ fn look(directory: &Directory, mode: Mode, own: &[u8], create: Option<i64>) -> V
         Mode::Shared => (Some(TxnOp::get(own, Some(GetOptions::new().with_keys_only()))), 1),
     };
     let ranges = directory.blocking(mode).into_iter();
-    own.into_iter()
-        .chain(ranges.map(|(start, end)| TxnOp::get(start, Some(newest(limit).with_range(end)))))
-        .collect()
+    own.into_iter().chain(ranges.map(|(start, end)| TxnOp::get(start, Some(newest(limit).with_range(end))))).collect()
 }
 
 /// Returns everything that a transaction's ranges have found.

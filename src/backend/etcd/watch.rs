@@ -148,10 +148,7 @@ impl Watch {
     }
 
     fn options(&self, wire: i64) -> WatchOptions {
-        WatchOptions::new()
-            .with_watch_id(wire)
-            .with_start_revision(self.start)
-            .with_filters([WatchFilterType::NoPut])
+        WatchOptions::new().with_watch_id(wire).with_start_revision(self.start).with_filters([WatchFilterType::NoPut])
     }
 }
 
@@ -233,11 +230,17 @@ impl Board {
         }
     }
 
-    fn read(&mut self, answer: &WatchResponse) {
-        let Some(&id) = self.by_wire.get(&answer.watch_id()) else { return };
-        let Some(watch) = self.watches.get_mut(&id) else { return };
+    /// Reads an answer. Returns false if the stream is of no use any more.
+    fn read(&mut self, answer: &WatchResponse) -> bool {
+        if answer.canceled() && answer.created() && answer.compact_revision() == 0 {
+            // Refused, under this id or (etcd 3.5) under none: a stream keeps the token that it was opened with, and that is too
+            // old by now.
+            return false;
+        }
+        let Some(&id) = self.by_wire.get(&answer.watch_id()) else { return true };
+        let Some(watch) = self.watches.get_mut(&id) else { return true };
         if answer.canceled() {
-            // Compacted, or refused.
+            // Compacted, most likely.
             self.by_wire.remove(&answer.watch_id());
             (watch.wire, watch.start, watch.again) = (None, 0, true);
             watch.cancels += 1;
@@ -251,6 +254,7 @@ impl Board {
         if answer.events().iter().any(|event| event.event_type() == EventType::Delete) {
             watch.tell(id, Notice::Deleted);
         }
+        true
     }
 }
 
@@ -312,7 +316,9 @@ async fn serve(
         tokio::select! {
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => {
-                    board.read(&answer);
+                    if !board.read(&answer) {
+                        return Some(());
+                    }
                     (probing, probe_at) = (false, Instant::now() + SILENCE);
                 }
                 Ok(None) | Err(_) => return Some(()),

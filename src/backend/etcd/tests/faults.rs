@@ -106,7 +106,16 @@ fn passwords_and_permissions_are_checked() {
         etcd.renew(&[lease]).await.remove(0).unwrap();
         server.ctl(&["--user", "root:secret", "role", "add", "another"]);
         etcd.release(&grant).await.unwrap();
-        etcd.acquire(&claim("k", Mode::Exclusive, lease), false).await.unwrap().unwrap();
+        let grant = etcd.acquire(&claim("k", Mode::Exclusive, lease), false).await.unwrap().unwrap();
+        // The watch stream has the old token too.
+        let other = with(Some("joe"), "pass", "p/").await.unwrap();
+        let lease = other.open(Duration::from_secs(10), false).await.unwrap();
+        server.ctl(&["--user", "root:secret", "role", "add", "yet-another"]);
+        let waiting = claim("k", Mode::Exclusive, lease);
+        let mut wait = other.acquire(&waiting, true);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut wait).await.is_err());
+        etcd.release(&grant).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(300), wait).await.expect("not woken").unwrap().unwrap();
     });
 }
 

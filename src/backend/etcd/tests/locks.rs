@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use futures::future::join_all;
 use futures::FutureExt;
+use futures::future::join_all;
 
 use super::*;
 
