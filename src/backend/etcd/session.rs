@@ -255,3 +255,24 @@ impl Shared {
         unknown.then(|| self.sessions.get(lease).map(|session| session.record()))?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Client, Server, run};
+
+    #[test]
+    fn a_keep_alive_across_terms_does_not_count() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let shared = &client.etcd.shared;
+            let session = shared.sessions.get(client.lease.id).unwrap();
+            session.facts.lock().term -= 1;
+            let patience = shared.connection.timeout();
+            assert!(!shared.prove(&session, patience).await.unwrap());
+            assert_eq!(session.facts.lock().proven, client.lease.proven);
+            assert!(shared.prove(&session, patience).await.unwrap());
+            assert!(session.facts.lock().proven > client.lease.proven);
+        });
+    }
+}

@@ -3,18 +3,21 @@
 use std::time::Instant;
 
 use futures::FutureExt;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::super::codec;
 use super::super::txn::{Place, Placed};
 use super::*;
 
-/// A wire that can hold back what the server says, or what it is told.
+/// A wire that can hold back what the server says, and be cut.
 struct Proxy {
     port: u16,
     answers: watch::Sender<bool>,
+    wires: Arc<Mutex<Vec<AbortHandle>>>,
 }
 
 impl Proxy {
@@ -23,15 +26,23 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let (answers, flowing) = watch::channel(true);
         let to = server.port;
+        let wires = Arc::new(Mutex::new(Vec::new()));
+        let ends = wires.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { continue };
                 let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
-                tokio::spawn(pump(client_in, server_out, watch::channel(true).1));
-                tokio::spawn(pump(server_in, client_out, flowing.clone()));
+                let there = tokio::spawn(pump(client_in, server_out, watch::channel(true).1));
+                let back = tokio::spawn(pump(server_in, client_out, flowing.clone()));
+                ends.lock().extend([there.abort_handle(), back.abort_handle()]);
             }
         });
-        Self { port, answers }
+        Self { port, answers, wires }
+    }
+
+    /// Ends all connections.
+    fn cut(&self) {
+        self.wires.lock().drain(..).for_each(|end| end.abort());
     }
 
     async fn backend(&self, timeout: Duration) -> Etcd {
@@ -218,6 +229,57 @@ fn a_waiter_survives_a_watch_that_was_cut() {
         assert!(tokio::time::timeout(Duration::from_millis(500), &mut wait).await.is_err());
         proxy.answers.send_replace(true);
         tokio::time::timeout(Duration::from_secs(1), wait).await.expect("not woken").unwrap().unwrap();
+    });
+}
+
+#[test]
+fn what_was_lost_while_the_connection_was_down_is_told_of_afterwards() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let etcd = proxy.backend(Duration::from_secs(2)).await;
+        let leases = [
+            etcd.open(Duration::from_secs(60), false).await.unwrap(),
+            etcd.open(Duration::from_secs(60), false).await.unwrap(),
+        ];
+        let mut grants = Vec::new();
+        for key in ["k", "kept"] {
+            grants.push(etcd.acquire(&claim(key, Mode::Exclusive, leases[0]), true).await.unwrap().unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        proxy.answers.send_replace(false);
+        proxy.cut();
+        server.ctl(&["del", "p/k/", "--prefix"]);
+        server.ctl(&["lease", "revoke", &leases[1].id.to_string()]);
+        server.ctl(&["compaction", &(grants[1].epoch + 2).to_string()]);
+        proxy.answers.send_replace(true);
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            told.push(tokio::time::timeout(Duration::from_secs(2), etcd.next_event()).await.unwrap().unwrap());
+        }
+        told.sort_by_key(|event| matches!(event, Event::ClaimLost(_)));
+        assert_eq!(told, [Event::LeaseLost(leases[1].id), Event::ClaimLost(grants[0].attempt)]);
+        etcd.release(&grants[1]).await.unwrap();
+        assert!(etcd.next_event().now_or_never().is_none());
+    });
+}
+
+#[test]
+fn a_waiter_behind_a_cut_connection_is_woken() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let (a, b) = (Client::new(&server, "p/").await, proxy.backend(Duration::from_secs(2)).await);
+        let lease = b.open(Duration::from_secs(60), false).await.unwrap();
+        let held = a.lock("k").await;
+        let waiting = claim("k", Mode::Exclusive, lease);
+        let mut wait = b.acquire(&waiting, true);
+        tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
+        proxy.cut();
+        a.release(&held).await;
+        server.ctl(&["compaction", &(held.epoch + 1).to_string()]);
+        let grant = tokio::time::timeout(Duration::from_secs(1), wait).await.expect("not woken").unwrap().unwrap();
+        b.release(&grant).await.unwrap();
     });
 }
 

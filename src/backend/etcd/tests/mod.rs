@@ -21,14 +21,14 @@ use crate::{Holder, Mode};
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// An etcd of one test's own.
-struct Server {
+pub(super) struct Server {
     child: Child,
     port: u16,
     folder: PathBuf,
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (port, peer) = (port(), port());
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -116,7 +116,7 @@ async fn connect(options: Options) -> crate::backend::Result<Etcd> {
 }
 
 /// Runs a test that has to end.
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(50), test).await.expect("the test hangs") });
 }
@@ -127,13 +127,13 @@ fn claim(key: &str, mode: Mode, lease: Lease) -> Claim {
 }
 
 /// A lease of a session, and what is done with it in nearly every test.
-struct Client {
-    etcd: Etcd,
-    lease: Lease,
+pub(super) struct Client {
+    pub(super) etcd: Etcd,
+    pub(super) lease: Lease,
 }
 
 impl Client {
-    async fn new(server: &Server, prefix: &str) -> Self {
+    pub(super) async fn new(server: &Server, prefix: &str) -> Self {
         let etcd = server.backend(prefix).await;
         let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
         Self { etcd, lease }
