@@ -1,21 +1,16 @@
 //! The connection: its options, and how a request is bounded, retried and refused.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{
-    Client, ConnectOptions, Error, GetOptions, GetResponse, KvClient, LeaseClient, Txn, TxnResponse, WatchClient,
-};
-use parking_lot::RwLock;
+use etcd_client::{Client, Error, GetOptions, GetResponse, KvClient, LeaseClient, Txn, TxnResponse, WatchClient};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::route::Route;
 use super::{Options, failure};
 use crate::backend::{ErrorKind, Result};
-
-/// The server closes a connection that pings more often than each 5 s.
-const PING_INTERVAL: Duration = Duration::from_secs(6);
-const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Delays that double, with jitter, so that many who failed together do not come back together.
 #[derive(Debug)]
@@ -43,23 +38,9 @@ pub(super) fn jittered(about: Duration) -> Duration {
     about.mul_f64(rand::random_range(0.75..1.25))
 }
 
-#[derive(Clone)]
-struct Clients {
-    whole: Client,
-    kv: KvClient,
-    lease: LeaseClient,
-    watch: WatchClient,
-}
-
-impl Clients {
-    fn new(whole: Client) -> Self {
-        Self { kv: whole.kv_client(), lease: whole.lease_client(), watch: whole.watch_client(), whole }
-    }
-}
-
 /// The way to the server.
 pub(super) struct Connection {
-    clients: RwLock<Clients>,
+    route: Arc<Route>,
     /// For errors.
     endpoints: String,
     /// Whether there may be another endpoint to try while one is silent.
@@ -77,32 +58,18 @@ impl Connection {
     /// Wraps a client that the user has made.
     pub(super) fn injected(client: Client, timeout: Duration) -> Self {
         let endpoints = String::from("the given client's endpoints");
-        Self { clients: RwLock::new(Clients::new(client)), endpoints, many: true, timeout }
+        Self { route: Route::injected(client), endpoints, many: true, timeout }
     }
 
-    /// Connects, and sees whether the server answers.
-    pub(super) async fn open(options: &Options, handle: &Handle) -> Result<Self> {
-        let endpoints = options.endpoints.join(", ");
-        let (timeout, deadline) = (options.timeout, Instant::now() + options.timeout);
-        let mut backoff = Backoff::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let client = match dial(options, handle, left).await {
-                Ok(client) => client,
-                Err(Some(error)) => {
-                    let error = failure::of(&endpoints, error);
-                    let delay = backoff.delay();
-                    if error.kind() != ErrorKind::Unreachable || Instant::now() + delay >= deadline {
-                        return Err(error);
-                    }
-                    tokio::time::sleep(delay).await;
-                    continue;
-                }
-                Err(None) => return Err(failure::no_answer(&endpoints, timeout)),
-            };
-            let clients = RwLock::new(Clients::new(client));
-            return Ok(Self { clients, endpoints, many: options.endpoints.len() > 1, timeout });
-        }
+    /// Connects to a server that answers.
+    pub(super) async fn open(options: Options, handle: &Handle) -> Result<Self> {
+        let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
+        Ok(Self { route: Route::open(options, handle.clone()).await?, endpoints, many, timeout })
+    }
+
+    /// Tells when another endpoint is used: what goes to the old one may hang.
+    pub(super) fn turns(&self) -> tokio::sync::watch::Receiver<usize> {
+        self.route.turns()
     }
 
     /// Returns the endpoints for an error.
@@ -117,22 +84,22 @@ impl Connection {
 
     /// Returns a client for leases.
     pub(super) fn lease(&self) -> LeaseClient {
-        self.clients.read().lease.clone()
+        self.route.client(|clients| clients.lease.clone())
     }
 
     /// Returns a client for watches.
     pub(super) fn watch(&self) -> WatchClient {
-        self.clients.read().watch.clone()
+        self.route.client(|clients| clients.watch.clone())
     }
 
     fn kv(&self) -> KvClient {
-        self.clients.read().kv.clone()
+        self.route.client(|clients| clients.kv.clone())
     }
 
     /// Returns how long to wait for one answer if `left` is left: a silent endpoint must not take all of the time if there are
     /// others.
     pub(super) fn patience(&self, left: Duration) -> Duration {
-        if self.many { (left / 2).max(Duration::from_millis(500)).min(left) } else { left }
+        if self.many { (left / 3).max(Duration::from_millis(500)).min(left) } else { left }
     }
 
     /// Sends one request and waits for its answer up to `limit`.
@@ -143,17 +110,26 @@ impl Connection {
         limit: Duration,
         request: impl Future<Output = std::result::Result<T, Error>>,
     ) -> Result<T> {
+        let turn = self.route.turn();
         match tokio::time::timeout(limit, request).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if failure::is_stale_token(&error) {
-                    let client = self.clients.read().whole.clone();
+                    let client = self.route.clients().whole;
                     // If this fails, then so does the next request, which says why.
                     let _ = tokio::time::timeout(limit, client.refresh_token()).await;
+                    return Err(failure::of(&self.endpoints, error));
                 }
-                Err(failure::of(&self.endpoints, error))
+                let error = failure::of(&self.endpoints, error);
+                if error.kind() == ErrorKind::Unreachable {
+                    self.route.failed(turn);
+                }
+                Err(error)
             }
-            Err(_) => Err(failure::no_answer(&self.endpoints, limit)),
+            Err(_) => {
+                self.route.failed(turn);
+                Err(failure::no_answer(&self.endpoints, limit))
+            }
         }
     }
 
@@ -235,49 +211,4 @@ impl Connection {
             _ => Ok(()),
         }
     }
-}
-
-/// Makes a client, within `limit`. No error means no answer.
-async fn dial(options: &Options, handle: &Handle, limit: Duration) -> std::result::Result<Client, Option<Error>> {
-    let (mut connect, scheme) = settings(options)?;
-    if let Some(user) = &options.username {
-        connect = connect.with_user(user, options.password.as_deref().unwrap_or_default());
-    }
-    let endpoints: Vec<String> = options.endpoints.iter().map(|endpoint| format!("{scheme}{endpoint}")).collect();
-    let anonymous = settings(options)?.0;
-    // On the keeper, so that the client's own tasks live there and not on a runtime that may end earlier.
-    let dialing = handle.spawn(async move {
-        tokio::time::timeout(limit, async move {
-            match Client::connect(&endpoints, Some(connect)).await {
-                // As Go's client does: then anybody may do anything, and so may this user.
-                Err(error) if failure::is_auth_off(&error) => Client::connect(&endpoints, Some(anonymous)).await,
-                client => client,
-            }
-        })
-        .await
-    });
-    match dialing.await {
-        Ok(Ok(client)) => client.map_err(Some),
-        Ok(Err(_)) | Err(_) => Err(None),
-    }
-}
-
-fn settings(options: &Options) -> std::result::Result<(ConnectOptions, &'static str), Error> {
-    let connect = ConnectOptions::new()
-        .with_connect_timeout(options.timeout)
-        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-        .with_keep_alive_while_idle(true)
-        .with_tcp_keepalive(PING_INTERVAL)
-        // A member without a leader says so instead of keeping a watch silent.
-        .with_require_leader(true)
-        .with_auto_token_refresh(true);
-    #[cfg(feature = "etcd-tls")]
-    if let Some(tls) = &options.tls {
-        return Ok((connect.with_tls(tls.load()?), "https://"));
-    }
-    #[cfg(not(feature = "etcd-tls"))]
-    if options.tls.is_some() {
-        return Err(Error::InvalidArgs("TLS needs the feature \"etcd-tls\"".into()));
-    }
-    Ok((connect, "http://"))
 }

@@ -86,10 +86,9 @@ impl Shared {
                 revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
             }
             for found in page.kvs() {
-                if let Some((key, child)) = self.names.decode(found.key()) {
-                    if key.starts_with(prefix) {
-                        locks.entry(key).or_default().push(Entry::new(found, child));
-                    }
+                let decoded = self.names.decode(found.key()).filter(|(key, _)| key.starts_with(prefix));
+                if let Some((key, child)) = decoded {
+                    locks.entry(key).or_default().push(Entry::new(found, child));
                 }
             }
             match page.kvs().last() {

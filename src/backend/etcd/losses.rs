@@ -95,8 +95,7 @@ async fn sweep(shared: Weak<Shared>, grown: Arc<Notify>) {
         loop {
             let due = {
                 let Some(shared) = shared.upgrade() else { return };
-                let due = shared.losses.young.lock().front().map(|(due, _)| *due);
-                due
+                shared.losses.young.lock().front().map(|(due, _)| *due)
             };
             let Some(due) = due else { break };
             tokio::time::sleep_until(due).await;

@@ -10,6 +10,7 @@ mod failure;
 mod inspect;
 mod losses;
 mod queue;
+mod route;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -132,11 +133,10 @@ impl Etcd {
     pub(crate) async fn connect(options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
         let limit = options.timeout;
         let names = options.endpoints.join(", ");
+        let (prefix, retry_interval) = (options.prefix.clone(), options.retry_interval);
         let connecting = async {
-            let connection = Connection::open(&options, &handle).await?;
-            let etcd = Self::new(connection, options.prefix, options.retry_interval, clock, handle);
-            etcd.shared.ping().await?;
-            Ok(etcd)
+            let connection = Connection::open(options, &handle).await?;
+            Ok(Self::new(connection, prefix, retry_interval, clock, handle.clone()))
         };
         tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(failure::no_answer(&names, limit)))
     }

@@ -261,7 +261,9 @@ impl Board {
 async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Command>) {
     let mut board = Board::default();
     let mut backoff = Backoff::new();
+    let mut turns = connection.turns();
     loop {
+        turns.mark_unchanged();
         while let Ok(command) = commands.try_recv() {
             board.apply(command);
         }
@@ -274,7 +276,7 @@ async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Comman
         board.stream_is_gone();
         if let Some((sender, answers)) = open(&connection, &mut board).await {
             let since = Instant::now();
-            if serve(&mut board, &mut commands, sender, answers).await.is_none() {
+            if serve(&mut board, &mut commands, &mut turns, sender, answers).await.is_none() {
                 return;
             }
             log::debug!(target: "leasehold::etcd", "the watch stream has ended, making another");
@@ -304,6 +306,7 @@ async fn open(connection: &Connection, board: &mut Board) -> Option<(WatchReques
 async fn serve(
     board: &mut Board,
     commands: &mut UnboundedReceiver<Command>,
+    turns: &mut tokio::sync::watch::Receiver<usize>,
     mut sender: WatchRequestSender,
     mut answers: WatchResponseStream,
 ) -> Option<()> {
@@ -324,6 +327,8 @@ async fn serve(
                 Ok(None) | Err(_) => return Some(()),
             },
             command = commands.recv() => board.apply(command?),
+            // This endpoint has failed for others, so silence here may mean the same.
+            Ok(()) = turns.changed() => return Some(()),
             sent = send(&mut sender, request.as_ref()) => match sent {
                 Ok(()) => request = None,
                 Err(_) => return Some(()),

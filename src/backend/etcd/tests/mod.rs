@@ -1,6 +1,7 @@
 //! Tests against a real etcd, which each test starts for itself.
 
 mod admin;
+mod cluster;
 mod faults;
 mod locks;
 mod losses;
