@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, poll_fn, select};
-use log::{debug, warn};
+use log::debug;
 
 use crate::arbiter::{Cancelled, Decision, Ticket, Turn};
 use crate::backend::{BackendError, Claim, ErrorKind, Grant};
@@ -15,7 +15,7 @@ use crate::guard::LockGuard;
 use crate::lease::{LeaseCell, Listener};
 use crate::owner::Owner;
 use crate::request::Options;
-use crate::{Holder, LockError, Loss, Result};
+use crate::{LockError, Loss, Result};
 
 type Acquired = Result<Option<LockGuard>>;
 
@@ -145,41 +145,35 @@ struct Waiter {
 impl Waiter {
     /// Waits within the caller's limit, and finds out who is in the way.
     async fn run(self, attempt: Option<Attempt>) -> Acquired {
+        let limit = if self.wait { self.options.limit() } else { Some(self.life.defaults.timeout) };
+        match limit {
+            Some(limit) => self.run_within(limit, attempt).await,
+            None => self.acquire(attempt).await,
+        }
+    }
+
+    async fn run_within(self, limit: Duration, attempt: Option<Attempt>) -> Acquired {
         let (life, key, wait) = (self.life.clone(), self.entry.key.clone(), self.wait);
-        let limit = if wait { self.options.limit() } else { Some(life.defaults.timeout) };
         let mut acquire = pin!(self.acquire(attempt));
         // The holder's name is asked for shortly before it is wanted: an error shall not come late because of it.
-        let patience = match limit {
-            Some(limit) => limit - (limit / 2).min(Duration::from_millis(200)),
-            None => LONG,
-        };
-        if let Either::Left((acquired, _)) = select(acquire.as_mut(), pin!(tokio::time::sleep(patience))).await {
+        let lead = (limit / 2).min(Duration::from_millis(200));
+        if let Either::Left((acquired, _)) = select(acquire.as_mut(), pin!(tokio::time::sleep(limit - lead))).await {
             return acquired;
         }
-        let mut holder = None;
-        {
-            let mut look = pin!(async {
-                holder = holder_of(&life, &key).await;
-                match limit {
-                    Some(_) => std::future::pending().await,
-                    None => log_long_wait(&life, &key, &holder),
-                }
-            });
-            let rest = limit.map_or(Duration::from_secs(u64::MAX / 4), |limit| limit.saturating_sub(patience));
-            let looking = select(acquire.as_mut(), look.as_mut());
-            match select(looking, pin!(tokio::time::sleep(rest))).await {
-                Either::Left((Either::Left((acquired, _)), _)) => return acquired,
-                Either::Left((Either::Right(((), _)), _)) | Either::Right(_) => {}
-            }
+        let holder = std::sync::OnceLock::new();
+        let look = async {
+            let _ = holder.set(life.holder_of(&key).await);
+            std::future::pending::<()>().await;
+        };
+        let (mut look, mut rest) = (pin!(look), pin!(tokio::time::sleep(lead)));
+        if let Either::Left((acquired, _)) = select(acquire.as_mut(), select(look.as_mut(), rest.as_mut())).await {
+            return acquired;
         }
-        match limit {
-            None => acquire.await,
-            Some(after) if wait => {
-                count(&life.counters.timeouts);
-                Err(LockError::Timeout { key: key.to_string(), after, holder })
-            }
-            Some(after) => Err(LockError::backend(Some(&key), "try_lock", crate::engine::no_answer(after))),
+        if !wait {
+            return Err(LockError::backend(Some(&key), "try_lock", crate::engine::no_answer(limit)));
         }
+        count(&life.counters.timeouts);
+        Err(LockError::Timeout { key: key.to_string(), after: limit, holder: holder.get().cloned().flatten() })
     }
 
     async fn acquire(mut self, mut attempt: Option<Attempt>) -> Acquired {
@@ -352,23 +346,6 @@ impl Drop for Waiter {
             (Cancelled::Attempt | Cancelled::Nothing, _) => {}
         }
     }
-}
-
-/// How long a wait without limit may be before it is logged.
-const LONG: Duration = Duration::from_secs(60);
-
-fn log_long_wait(core: &Core, key: &str, holder: &Option<Holder>) {
-    let holder = holder.as_ref().map_or_else(|| "somebody unknown".to_owned(), Holder::to_string);
-    warn!(target: "leasehold", name = core.defaults.name.as_ref(), key = key; "waiting for over a minute, held by {holder}");
-}
-
-/// Who holds the key: this process, or whoever the backend knows of.
-async fn holder_of(core: &Arc<Core>, key: &str) -> Option<Holder> {
-    let held_here = core.entry(key).arbiter().is_held(core.now());
-    if held_here {
-        return Some((*core.holder).clone());
-    }
-    core.backend.inspect(key).await.ok().flatten().and_then(|info| info.holders.into_iter().next())
 }
 
 /// Ends with the loss of the lease.

@@ -205,8 +205,13 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
         }
         #[cfg(feature = "etcd")]
         BackendKind::Etcd => {
-            use crate::backend::etcd::{Etcd, Options};
-            settings.validate(crate::backend::etcd::MIN_TTL)?;
+            use crate::backend::etcd::{Etcd, MIN_TTL, Options, Tls};
+            settings.validate(MIN_TTL)?;
+            if settings.tls && cfg!(not(feature = "etcd-tls")) {
+                return Err(LockError::Unsupported {
+                    what: "etcds: this build has no TLS; turn on the feature `etcd-tls`".into(),
+                });
+            }
             let options = Options {
                 endpoints: settings.endpoints.clone(),
                 username: settings.username.clone(),
@@ -214,7 +219,11 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
                 prefix: settings.prefix().to_owned(),
                 timeout: settings.timeout,
                 retry_interval: settings.retry_interval,
-                tls: None,
+                tls: settings.tls.then(|| Tls {
+                    ca: settings.ca.clone(),
+                    cert: settings.cert.clone(),
+                    key: settings.key.clone(),
+                }),
             };
             let connecting = Etcd::connect(options, clock.clone(), keeper.runtime().clone());
             let connected = crate::engine::WithinKeeper::new(keeper.clone(), connecting).await;

@@ -10,11 +10,15 @@
 //! - A grant is handed to the next waiter without asking the backend, for a bounded time and number of times.
 
 mod queue;
+mod tenure;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
 pub(crate) use self::queue::Ticket;
 use self::queue::{Queue, Waiter};
+use self::tenure::{HoldEntry, Tenure, deepen, enter};
 use crate::Mode;
 use crate::clock::Timestamp;
 use crate::owner::Owner;
@@ -99,23 +103,6 @@ impl<G, W> Default for Effects<G, W> {
     }
 }
 
-#[derive(Debug)]
-struct Tenure<G: Granted> {
-    grant: G,
-    terms: Terms,
-    since: Timestamp,
-    handovers: u16,
-    holds: Vec<HoldEntry<G::Hold>>,
-}
-
-#[derive(Debug)]
-struct HoldEntry<H> {
-    id: HoldId,
-    owner: Owner,
-    depth: u32,
-    hold: H,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claimant {
     Nobody,
@@ -123,9 +110,6 @@ enum Claimant {
     /// An attempt of unknown outcome is being settled.
     Settling,
 }
-
-const DEADLOCK: &str = "the owner holds it shared, and would wait for itself to get it exclusively";
-const TOO_DEEP: &str = "it is nested too deep";
 
 /// The arbiter of one key. `W` is what wakes a waiter.
 #[derive(Debug)]
@@ -199,7 +183,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
                 Some(hold) => Decision::Entered(hold, 1),
                 None if !wait && !self.may_try(terms, now) => Decision::Busy,
                 None => {
-                    let ticket = self.queue.push(owner.clone(), terms);
+                    let ticket = self.queue.push(owner.clone(), terms, now);
                     let promoted = self.promote(now);
                     if self.claimant == Claimant::Waiter(ticket) {
                         Decision::Claim(ticket)
@@ -241,6 +225,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             terms: waiter.terms,
             since: now,
             handovers: 0,
+            told: false,
             holds: Vec::with_capacity(1),
         });
         let last = self.tenures.len() - 1;
@@ -300,7 +285,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     /// A waiter that was given a hold found it lost: back to its place.
     pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> Ticket {
         let place = usize::from(matches!(self.claimant, Claimant::Waiter(_)));
-        let ticket = self.queue.insert(place, owner.clone(), terms);
+        let ticket = self.queue.insert(place, owner.clone(), terms, now);
         self.promote(now);
         ticket
     }
@@ -359,6 +344,19 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.watched = false;
         self.promote_and_wake(now, &mut effects);
         effects
+    }
+
+    /// Says, once for each, whether a hold and whether a wait has lasted for `long`.
+    pub(crate) fn overdue(&mut self, long: Duration, now: Timestamp) -> (bool, bool) {
+        let first = |told: &mut bool, since: Timestamp| now.since(since) >= long && !std::mem::replace(told, true);
+        let (mut holds, mut waits) = (false, false);
+        for tenure in &mut self.tenures {
+            holds |= first(&mut tenure.told, tenure.since);
+        }
+        for waiter in self.queue.iter_mut() {
+            waits |= first(&mut waiter.told, waiter.since);
+        }
+        (holds, waits)
     }
 
     /// Wakes all waiters, so that they see that the manager was closed.
@@ -471,29 +469,4 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             effects.wake.extend(self.queue.take_first_waker());
         }
     }
-}
-
-/// Reentrancy: another share for an owner that has a hold which is not lost.
-fn enter<G: Granted>(
-    tenures: &mut [Tenure<G>],
-    owner: &Owner,
-    mode: Mode,
-    now: Timestamp,
-) -> Option<Result<(G::Hold, u32), &'static str>> {
-    for tenure in tenures {
-        let Some(entry) = tenure.holds.iter_mut().find(|entry| entry.owner == *owner) else { continue };
-        if !tenure.grant.is_alive(now) {
-            continue;
-        }
-        if tenure.terms.mode == Mode::Shared && mode == Mode::Exclusive {
-            return Some(Err(DEADLOCK));
-        }
-        return Some(deepen(&mut entry.depth).map(|depth| (entry.hold.clone(), depth)));
-    }
-    None
-}
-
-fn deepen(depth: &mut u32) -> Result<u32, &'static str> {
-    *depth = depth.checked_add(1).ok_or(TOO_DEEP)?;
-    Ok(*depth)
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::Terms;
+use crate::clock::Timestamp;
 use crate::owner::Owner;
 
 /// A waiter's place.
@@ -14,6 +15,9 @@ pub(super) struct Waiter<W> {
     pub(super) ticket: Ticket,
     pub(super) owner: Owner,
     pub(super) terms: Terms,
+    pub(super) since: Timestamp,
+    /// Whether its long wait has been told of.
+    pub(super) told: bool,
     /// Whom to wake when there is news; none until it has been told to wait.
     pub(super) waker: Option<W>,
 }
@@ -52,16 +56,20 @@ impl<W: Clone, H> Queue<W, H> {
         self.waiters.iter().filter_map(|waiter| waiter.waker.clone())
     }
 
-    pub(super) fn push(&mut self, owner: Owner, terms: Terms) -> Ticket {
-        self.insert(self.waiters.len(), owner, terms)
+    pub(super) fn push(&mut self, owner: Owner, terms: Terms, since: Timestamp) -> Ticket {
+        self.insert(self.waiters.len(), owner, terms, since)
     }
 
-    pub(super) fn insert(&mut self, place: usize, owner: Owner, terms: Terms) -> Ticket {
+    pub(super) fn insert(&mut self, place: usize, owner: Owner, terms: Terms, since: Timestamp) -> Ticket {
         self.last += 1;
         let ticket = Ticket(self.last);
         let place = place.min(self.waiters.len());
-        self.waiters.insert(place, Waiter { ticket, owner, terms, waker: None });
+        self.waiters.insert(place, Waiter { ticket, owner, terms, since, told: false, waker: None });
         ticket
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter<W>> {
+        self.waiters.iter_mut()
     }
 
     pub(super) fn first(&self) -> Option<&Waiter<W>> {

@@ -10,7 +10,7 @@ use log::{debug, info, warn};
 use tokio::sync::oneshot;
 
 use super::stats::count;
-use super::{Backoff, Core, HeldGrant, no_answer};
+use super::{Backoff, Core, HeldGrant, no_answer, overdue};
 use crate::Loss;
 use crate::arbiter::Terms;
 use crate::backend::{BackendError, ErrorKind, Event, Lease, LeaseId};
@@ -275,7 +275,12 @@ fn closed() -> BackendError {
 pub(super) async fn keep(core: Arc<Core>) {
     let mut renewals = FuturesUnordered::new();
     let mut ended = std::pin::pin!(core.has_ended());
+    let mut told = core.now();
     loop {
+        if core.now().since(told) > overdue::EVERY {
+            told = core.now();
+            core.tell_overdue();
+        }
         let changed = core.leases_changed.notified();
         core.nudge_contended();
         let (due, next) = core.look_after_leases();

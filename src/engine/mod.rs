@@ -3,6 +3,7 @@
 mod entries;
 mod held;
 mod leases;
+mod overdue;
 mod release;
 mod stats;
 

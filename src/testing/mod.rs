@@ -27,6 +27,8 @@
 mod clock;
 mod gate;
 mod link;
+#[cfg(test)]
+mod link_tests;
 mod store;
 
 pub use self::clock::ManualClock;

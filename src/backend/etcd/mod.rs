@@ -1,1 +1,288 @@
 //! Locks on etcd.
+//!
+//! Each lock is a directory of claims, and the oldest one by create revision holds it, as for Go's `concurrency.Mutex` and
+//! `etcdctl lock`, with which it excludes and queues.
+
+mod claims;
+mod codec;
+mod connection;
+mod failure;
+mod inspect;
+mod losses;
+mod queue;
+mod route;
+mod session;
+#[cfg(test)]
+mod tests;
+mod txn;
+mod watch;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::join_all;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::AbortHandle;
+
+use self::claims::{Claims, Releases};
+use self::codec::Names;
+use self::connection::Connection;
+use self::losses::Losses;
+use self::session::Sessions;
+use self::watch::Hub;
+use super::{Backend, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
+use crate::{Eviction, LockInfo};
+
+/// etcd counts leases in seconds.
+pub(crate) const MIN_TTL: Duration = Duration::from_secs(1);
+
+/// How to reach etcd.
+pub(crate) struct Options {
+    /// The endpoints, each `host:port`.
+    pub(crate) endpoints: Vec<String>,
+    /// The user, if there is one.
+    pub(crate) username: Option<String>,
+    /// Its password.
+    pub(crate) password: Option<String>,
+    /// What all names on the server begin with.
+    pub(crate) prefix: String,
+    /// How long a request may take, all its retries together.
+    pub(crate) timeout: Duration,
+    /// How often a waiter looks by itself while its watch is down.
+    pub(crate) retry_interval: Duration,
+    /// The files for TLS. `None` is plain HTTP.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// Secrets stay out.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("endpoints", &self.endpoints)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The files for TLS, all of them optional and in PEM.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "etcd-tls"), allow(dead_code))]
+pub(crate) struct Tls {
+    /// The certificates of who may sign the server's; without, the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// The client's certificate.
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of the client's certificate.
+    pub(crate) key: Option<PathBuf>,
+}
+
+#[cfg(feature = "etcd-tls")]
+impl Tls {
+    /// Reads the files.
+    fn load(&self) -> std::result::Result<etcd_client::TlsOptions, etcd_client::Error> {
+        let mut tls = etcd_client::TlsOptions::new();
+        tls = match &self.ca {
+            Some(ca) => tls.ca_certificate(etcd_client::Certificate::from_pem(std::fs::read(ca)?)),
+            None => tls.with_enabled_roots(),
+        };
+        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
+            tls = tls.identity(etcd_client::Identity::from_pem(std::fs::read(cert)?, std::fs::read(key)?));
+        }
+        Ok(tls)
+    }
+}
+
+/// Locks on etcd.
+pub(crate) struct Etcd {
+    shared: Arc<Shared>,
+    events: tokio::sync::Mutex<UnboundedReceiver<Event>>,
+    tasks: [AbortHandle; 2],
+}
+
+/// What the tasks see too. They hold it weakly, so that it ends with the last user.
+struct Shared {
+    names: Names,
+    connection: Arc<Connection>,
+    clock: Arc<dyn Clock>,
+    handle: Handle,
+    /// Who we are among managers, in our metadata.
+    manager: String,
+    retry_interval: Duration,
+    sessions: Sessions,
+    claims: Claims,
+    releases: Releases,
+    hub: Hub,
+    losses: Losses,
+    events: UnboundedSender<Event>,
+    closed: AtomicBool,
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").field("connection", &self.shared.connection).finish_non_exhaustive()
+    }
+}
+
+impl Etcd {
+    /// Connects, and sees whether the server answers within the timeout.
+    pub(crate) async fn connect(options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
+        let limit = options.timeout;
+        let names = options.endpoints.join(", ");
+        let (prefix, retry_interval) = (options.prefix.clone(), options.retry_interval);
+        let connecting = async {
+            let connection = Connection::open(options, &handle).await?;
+            Ok(Self::new(connection, prefix, retry_interval, clock, handle.clone()))
+        };
+        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(failure::no_answer(&names, limit)))
+    }
+
+    /// Uses a client that the user has made, and never closes it.
+    pub(crate) fn with_client(
+        client: etcd_client::Client,
+        prefix: String,
+        timeout: Duration,
+        retry_interval: Duration,
+        clock: Arc<dyn Clock>,
+        handle: Handle,
+    ) -> Self {
+        Self::new(Connection::injected(client, timeout), prefix, retry_interval, clock, handle)
+    }
+
+    fn new(
+        connection: Connection,
+        prefix: String,
+        retry_interval: Duration,
+        clock: Arc<dyn Clock>,
+        handle: Handle,
+    ) -> Self {
+        let connection = Arc::new(connection);
+        let (events, receiver) = unbounded_channel();
+        let (sink, notices) = unbounded_channel();
+        let shared = Arc::new(Shared {
+            names: Names::new(prefix),
+            hub: Hub::start(connection.clone(), &handle),
+            connection,
+            clock,
+            manager: format!("{:016x}", rand::random::<u64>()),
+            retry_interval: retry_interval.max(Duration::from_millis(10)),
+            sessions: Sessions::default(),
+            claims: Claims::default(),
+            releases: Releases::default(),
+            losses: Losses::new(sink),
+            events,
+            closed: AtomicBool::new(false),
+            handle: handle.clone(),
+        });
+        let tasks = losses::start(&shared, notices, &handle);
+        Self { shared, events: tokio::sync::Mutex::new(receiver), tasks }
+    }
+
+    /// Returns what all calls need, unless it was closed.
+    fn open_shared(&self) -> Result<&Shared> {
+        if self.shared.is_open() { Ok(&self.shared) } else { Err(failure::closed()) }
+    }
+
+    fn stop(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.hub.stop();
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// Returns whether calls are still welcome.
+    fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Acquire)
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody listens any more only at the end.
+        let _ = self.events.send(event);
+    }
+}
+
+impl Backend for Etcd {
+    fn kind(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn min_ttl(&self) -> Duration {
+        MIN_TTL
+    }
+
+    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+        async move { self.open_shared()?.open(ttl, own).await }.boxed()
+    }
+
+    fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
+        async move {
+            let third = leases.iter().map(|lease| lease.ttl / 3).min().unwrap_or_default();
+            let limit = third.mul_f64(0.9).min(self.shared.connection.timeout());
+            join_all(leases.iter().map(|lease| async move { self.open_shared()?.renew(lease, limit).await })).await
+        }
+        .boxed()
+    }
+
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
+        async move { self.open_shared()?.revoke(lease.id).await }.boxed()
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+        async move { self.open_shared()?.acquire(claim, wait).await }.boxed()
+    }
+
+    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        async move { self.open_shared()?.settle(claim).await }.boxed()
+    }
+
+    fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        // Before the first poll, so that a claim which is sent before this knows of it.
+        self.shared.give_up(grant);
+        async move { self.open_shared()?.release(grant).await }.boxed()
+    }
+
+    fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
+        async move {
+            match self.events.lock().await.recv().await {
+                Some(event) => Ok(event),
+                None => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+
+    fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
+        async move { self.open_shared()?.inspect(key).await }.boxed()
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
+        async move { self.open_shared()?.list(prefix).await }.boxed()
+    }
+
+    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
+        async move { self.open_shared()?.evict(key, key_only).await }.boxed()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        async move { self.open_shared()?.ping().await }.boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        async move {
+            self.stop();
+            Ok(())
+        }
+        .boxed()
+    }
+}

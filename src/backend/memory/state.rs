@@ -15,9 +15,12 @@ use super::wakes::{Mailbox, Wakes};
 use crate::backend::{AttemptId, Claim, Event, LeaseId, Timestamp};
 use crate::{Eviction, FencingToken, Holder, LockInfo};
 
+/// Keys come from users: a hasher with a secret, but a fast one.
+type Keys = HashMap<Arc<str>, Queue, foldhash::fast::RandomState>;
+
 #[derive(Debug, Default)]
 pub(super) struct State {
-    keys: HashMap<Arc<str>, Queue>,
+    keys: Keys,
     leases: IdMap<LeaseId, Held>,
     /// The ends of all leases, so that looking for those that are over is looking at the first.
     ends: BTreeSet<(Timestamp, LeaseId)>,
@@ -39,14 +42,15 @@ struct Held {
 }
 
 impl State {
-    /// Ends what is over by `now`.
+    /// Ends what is over by `now`. An expired lease is no news to its link, whose own deadline came first.
     pub(super) fn purge(&mut self, now: Timestamp, wakes: &mut Wakes) {
+        let mut over = Vec::new();
         while let Some(&(end, lease)) = self.ends.first()
             && end <= now
         {
-            // An expired lease is no news to its link: its own deadline came first.
-            self.end(lease, wakes);
+            over.extend(self.forget(lease));
         }
+        self.clean_up_after(over, wakes);
     }
 
     pub(super) fn open(&mut self, now: Timestamp, ttl: Duration, session: bool, mailbox: Arc<Mailbox>) -> LeaseId {
@@ -69,15 +73,25 @@ impl State {
     }
 
     /// Ends a lease with all its claims.
-    pub(super) fn end(&mut self, lease: LeaseId, wakes: &mut Wakes) -> Option<Arc<Mailbox>> {
+    pub(super) fn end(&mut self, lease: LeaseId, wakes: &mut Wakes) {
+        let over = self.forget(lease);
+        self.clean_up_after(over, wakes);
+    }
+
+    /// The first half of a lease's end, to be done for all that end at once before the second: or a claim of the next one
+    /// would be granted for the moment until it goes too.
+    fn forget(&mut self, lease: LeaseId) -> Option<Held> {
         let held = self.leases.remove(&lease)?;
         shrink(&mut self.leases);
         self.ends.remove(&(held.end, lease));
-        for key in held.claims.into_values() {
-            // All at once, or one of them would be granted for a moment when the one before it goes.
-            self.leave(key, |place| place.lease == lease, wakes);
+        Some(held)
+    }
+
+    fn clean_up_after(&mut self, over: impl IntoIterator<Item = Held>, wakes: &mut Wakes) {
+        let Self { keys, leases, epoch, .. } = self;
+        for key in over.into_iter().flat_map(|held| held.claims.into_values()) {
+            leave(keys, key, |place| !leases.contains_key(&place.lease), epoch, wakes);
         }
-        Some(held.mailbox)
     }
 
     pub(super) fn acquire(&mut self, claim: &Claim, wait: bool, wakes: &mut Wakes) -> Answer {
@@ -135,7 +149,8 @@ impl State {
             self.end(lease, wakes);
         } else if let Some(key) = held.claims.remove(&attempt) {
             shrink(&mut held.claims);
-            self.leave(key, |place| place.is(lease, attempt), wakes);
+            let gone = |place: &Place| place.is(lease, attempt);
+            leave(&mut self.keys, key, gone, &mut self.epoch, wakes);
         }
     }
 
@@ -144,15 +159,6 @@ impl State {
         self.give_up(lease, attempt, wakes);
         if let Some(held) = self.leases.get_mut(&lease) {
             held.settled.insert(attempt);
-        }
-    }
-
-    /// Takes claims out of a key's queue, and forgets the key if those were the last.
-    fn leave(&mut self, key: Arc<str>, gone: impl Fn(&Place) -> bool, wakes: &mut Wakes) {
-        let Entry::Occupied(mut queue) = self.keys.entry(key) else { return };
-        if queue.get_mut().remove(gone, &mut self.epoch, wakes) {
-            queue.remove();
-            shrink(&mut self.keys);
         }
     }
 
@@ -176,15 +182,18 @@ impl State {
         let holders = queue.holding().map(|place| Holder::clone(&place.holder)).collect();
         let claims: Vec<_> = queue.holding().map(|place| (place.lease, place.attempt)).collect();
         let mut released = vec![String::from(&*key)];
-        for (lease, attempt) in claims {
-            if key_only {
-                self.take(lease, attempt, wakes);
-                continue;
+        if key_only {
+            claims.into_iter().for_each(|(lease, attempt)| self.take(lease, attempt, wakes));
+        } else {
+            released.extend(claims.iter().flat_map(|(lease, _)| self.held_keys(*lease)));
+            let mut over = Vec::new();
+            for (lease, _) in claims {
+                // A lease may hold the key twice, shared.
+                let Some(held) = self.forget(lease) else { continue };
+                wakes.event(held.mailbox.clone(), Event::LeaseLost(lease));
+                over.push(held);
             }
-            released.extend(self.held_keys(lease));
-            if let Some(mailbox) = self.end(lease, wakes) {
-                wakes.event(mailbox, Event::LeaseLost(lease));
-            }
+            self.clean_up_after(over, wakes);
         }
         released.sort_unstable();
         released.dedup();
@@ -253,9 +262,8 @@ impl State {
     pub(super) fn expire(&mut self, key: &str, wakes: &mut Wakes) -> bool {
         let Some(queue) = self.keys.get(key) else { return false };
         let leases: Vec<_> = queue.holding().map(|place| place.lease).collect();
-        for lease in leases {
-            self.end(lease, wakes);
-        }
+        let over: Vec<_> = leases.into_iter().filter_map(|lease| self.forget(lease)).collect();
+        self.clean_up_after(over, wakes);
         true
     }
 
@@ -278,6 +286,15 @@ impl State {
                 }
             }
         }
+    }
+}
+
+/// Takes claims out of a key's queue, and forgets the key if those were the last.
+fn leave(keys: &mut Keys, key: Arc<str>, gone: impl Fn(&Place) -> bool, epoch: &mut Epoch, wakes: &mut Wakes) {
+    let Entry::Occupied(mut queue) = keys.entry(key) else { return };
+    if queue.get_mut().remove(gone, epoch, wakes) {
+        queue.remove();
+        shrink(keys);
     }
 }
 

@@ -13,35 +13,38 @@ use crate::backend::Event;
 /// Collected under the store's mutex and sent after it: waking can run and drop what is not ours, a task with a guard in it
 /// for example, which would come straight back to the store.
 #[derive(Debug, Default)]
-pub(super) struct Wakes {
-    waiters: Vec<(oneshot::Sender<u64>, Option<u64>)>,
-    events: Vec<(Arc<Mailbox>, Event)>,
+pub(super) struct Wakes(Vec<Wake>);
+
+#[derive(Debug)]
+enum Wake {
+    Granted(oneshot::Sender<u64>, u64),
+    Gone(oneshot::Sender<u64>),
+    Event(Arc<Mailbox>, Event),
 }
 
 impl Wakes {
     /// The claim that this waiter waits for holds its key.
     pub(super) fn granted(&mut self, waiter: oneshot::Sender<u64>, epoch: u64) {
-        self.waiters.push((waiter, Some(epoch)));
+        self.0.push(Wake::Granted(waiter, epoch));
     }
 
     /// The claim that this waiter waits for does not exist any more.
     pub(super) fn gone(&mut self, waiter: oneshot::Sender<u64>) {
-        self.waiters.push((waiter, None));
+        self.0.push(Wake::Gone(waiter));
     }
 
     pub(super) fn event(&mut self, mailbox: Arc<Mailbox>, event: Event) {
-        self.events.push((mailbox, event));
+        self.0.push(Wake::Event(mailbox, event));
     }
 
     pub(super) fn send(self) {
-        for (waiter, epoch) in self.waiters {
-            if let Some(epoch) = epoch {
+        for wake in self.0 {
+            match wake {
                 // Nobody listens if the acquire was dropped: its claim waits to be settled.
-                let _ = waiter.send(epoch);
+                Wake::Granted(waiter, epoch) => drop(waiter.send(epoch)),
+                Wake::Gone(waiter) => drop(waiter),
+                Wake::Event(mailbox, event) => mailbox.deliver(event),
             }
-        }
-        for (mailbox, event) in self.events {
-            mailbox.deliver(event);
         }
     }
 }

@@ -1,0 +1,170 @@
+//! What this process has on the server: its attempts, its grants, and its releases that were not confirmed yet.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::codec::Directory;
+use super::txn::Born;
+use super::watch::WatchId;
+use crate::backend::{AttemptId, LeaseId};
+
+/// A claim that holds its key.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) claim: Born,
+    /// The revision at which it held the key: its epoch.
+    pub(super) proof: i64,
+    /// The watch on it, once it is old enough for one.
+    pub(super) watch: Option<WatchId>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    lease: LeaseId,
+    /// Whether a copy of its request may still take effect.
+    unknown: bool,
+    held: Option<Held>,
+}
+
+/// The attempts of which something may be on the server.
+#[derive(Debug, Default)]
+pub(super) struct Claims(Mutex<HashMap<AttemptId, Attempt>>);
+
+impl Claims {
+    /// Notes that a request is about to be sent. Returns whether an earlier one has an unknown outcome.
+    pub(super) fn sending(&self, attempt: AttemptId, lease: LeaseId) -> bool {
+        let mut attempts = self.0.lock();
+        let attempt = attempts.entry(attempt).or_insert(Attempt { lease, unknown: false, held: None });
+        std::mem::replace(&mut attempt.unknown, true)
+    }
+
+    /// Notes what is known after the answer.
+    pub(super) fn answered(&self, attempt: AttemptId, unknown: bool) {
+        if let Some(attempt) = self.0.lock().get_mut(&attempt) {
+            attempt.unknown = unknown;
+        }
+    }
+
+    /// Notes a grant.
+    pub(super) fn hold(&self, attempt: AttemptId, held: Held) {
+        if let Some(attempt) = self.0.lock().get_mut(&attempt) {
+            attempt.held = Some(held);
+        }
+    }
+
+    /// Returns whether a copy of a request may still take effect, or `None` if nothing was ever sent.
+    pub(super) fn outcome(&self, attempt: AttemptId) -> Option<bool> {
+        self.0.lock().get(&attempt).map(|attempt| attempt.unknown)
+    }
+
+    /// Returns the grant of an attempt.
+    pub(super) fn held(&self, attempt: AttemptId) -> Option<Held> {
+        self.0.lock().get(&attempt)?.held.clone()
+    }
+
+    /// Notes the watch on a grant. Returns false if it is not held any more.
+    pub(super) fn watched(&self, attempt: AttemptId, watch: WatchId) -> bool {
+        let mut attempts = self.0.lock();
+        let held = attempts.get_mut(&attempt).and_then(|attempt| attempt.held.as_mut());
+        held.map(|held| held.watch = Some(watch)).is_some()
+    }
+
+    /// Notes that a grant is not held any more. Returns its watch.
+    pub(super) fn let_go(&self, attempt: AttemptId) -> Option<WatchId> {
+        self.0.lock().get_mut(&attempt)?.held.take()?.watch
+    }
+
+    /// Forgets an attempt of which nothing is left.
+    pub(super) fn forget(&self, attempt: AttemptId) {
+        self.0.lock().remove(&attempt);
+    }
+
+    /// Forgets all attempts on a lease that is over. Returns their watches.
+    pub(super) fn forget_lease(&self, lease: LeaseId) -> Vec<WatchId> {
+        let mut watches = Vec::new();
+        self.0.lock().retain(|_, attempt| {
+            let keep = attempt.lease != lease;
+            if !keep {
+                watches.extend(attempt.held.take().and_then(|held| held.watch));
+            }
+            keep
+        });
+        watches
+    }
+}
+
+/// A release that was not confirmed yet.
+#[derive(Clone, Debug)]
+struct Release {
+    claim: Born,
+    lease: LeaseId,
+    /// Whether a copy of the claim's request may still take effect: then its release has more to do than to delete.
+    unknown: bool,
+}
+
+/// Releases that were not confirmed yet, by directory.
+///
+/// The next claim of the same key takes them along, or it would queue behind what this process has given up already.
+#[derive(Debug, Default)]
+pub(super) struct Releases {
+    pending: Mutex<HashMap<Directory, Vec<Release>>>,
+    confirmed: Notify,
+}
+
+impl Releases {
+    /// Notes a release.
+    pub(super) fn add(&self, directory: Directory, claim: Born, lease: LeaseId, unknown: bool) {
+        let mut pending = self.pending.lock();
+        let releases = pending.entry(directory).or_default();
+        if !releases.iter().any(|release| release.claim == claim) {
+            releases.push(Release { claim, lease, unknown });
+        }
+    }
+
+    /// Returns the claims in a directory whose deletion is all that their release needs.
+    pub(super) fn of(&self, directory: &Directory) -> Vec<Born> {
+        let pending = self.pending.lock();
+        let releases = pending.get(directory).map(Vec::as_slice).unwrap_or_default();
+        releases.iter().filter(|release| !release.unknown).map(|release| release.claim.clone()).collect()
+    }
+
+    /// Notes that these claims are gone.
+    pub(super) fn confirm(&self, directory: &Directory, claims: &[Born]) {
+        if claims.is_empty() {
+            return;
+        }
+        let mut pending = self.pending.lock();
+        if let Some(releases) = pending.get_mut(directory) {
+            releases.retain(|release| !claims.contains(&release.claim));
+            if releases.is_empty() {
+                pending.remove(directory);
+            }
+        }
+        drop(pending);
+        self.confirmed.notify_waiters();
+    }
+
+    /// Forgets what was on a lease that is over.
+    pub(super) fn forget_lease(&self, lease: LeaseId) {
+        self.pending.lock().retain(|_, releases| {
+            releases.retain(|release| release.lease != lease);
+            !releases.is_empty()
+        });
+        self.confirmed.notify_waiters();
+    }
+
+    /// Waits until nothing is pending in a directory.
+    pub(super) async fn settled(&self, directory: &Directory) {
+        loop {
+            let mut confirmed = std::pin::pin!(self.confirmed.notified());
+            // Registered before the look, or a confirmation in between would be missed.
+            confirmed.as_mut().enable();
+            if !self.pending.lock().contains_key(directory) {
+                return;
+            }
+            confirmed.await;
+        }
+    }
+}

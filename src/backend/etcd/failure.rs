@@ -1,0 +1,103 @@
+//! What etcd's errors mean: the one place where they are mapped.
+
+use std::time::Duration;
+
+use etcd_client::Error;
+
+use crate::backend::{BackendError, ErrorKind};
+
+// gRPC's status codes, https://grpc.github.io/grpc/core/md_doc_statuscodes.html
+const INVALID_ARGUMENT: i32 = 3;
+const NOT_FOUND: i32 = 5;
+const PERMISSION_DENIED: i32 = 7;
+const RESOURCE_EXHAUSTED: i32 = 8;
+const FAILED_PRECONDITION: i32 = 9;
+const UNIMPLEMENTED: i32 = 12;
+const UNAUTHENTICATED: i32 = 16;
+
+/// Maps an error of the client.
+pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
+    let kind = kind(&error);
+    let reason = match (&error, kind) {
+        (_, ErrorKind::LeaseLost) => format!("the lease is gone from etcd at {endpoints}"),
+        // The text comes from the server, which does not know the password.
+        (Error::GRpcStatus(status), ErrorKind::Denied) => {
+            format!("etcd at {endpoints} denied access: {}", plain(status.message()))
+        }
+        (Error::GRpcStatus(status), ErrorKind::Refused) => {
+            format!("etcd at {endpoints} refused: {}", plain(status.message()))
+        }
+        (_, ErrorKind::Denied | ErrorKind::Refused) => format!("etcd at {endpoints} cannot be used: {error}"),
+        (Error::GRpcStatus(status), _) => format!("etcd at {endpoints} is unreachable: {}", plain(status.message())),
+        _ => format!("etcd at {endpoints} is unreachable"),
+    };
+    BackendError::new(kind, reason).because(error)
+}
+
+/// Returns the error of a request that was not answered in time.
+pub(super) fn no_answer(endpoints: &str, limit: Duration) -> BackendError {
+    BackendError::new(ErrorKind::Unreachable, format!("etcd at {endpoints} did not answer within {limit:?}"))
+}
+
+/// Returns the error of a lease that is over.
+pub(super) fn lease_lost(endpoints: &str) -> BackendError {
+    BackendError::new(ErrorKind::LeaseLost, format!("the lease is gone from etcd at {endpoints}"))
+}
+
+/// Returns the error of an answer that no etcd gives.
+pub(super) fn nonsense(endpoints: &str) -> BackendError {
+    BackendError::new(ErrorKind::Unreachable, format!("etcd at {endpoints} gave an answer that makes no sense"))
+}
+
+/// Returns the error of a call after the end.
+pub(super) fn closed() -> BackendError {
+    BackendError::new(ErrorKind::Closed, "the connection to etcd was closed")
+}
+
+fn plain(message: &str) -> &str {
+    message.strip_prefix("etcdserver: ").unwrap_or(message)
+}
+
+fn kind(error: &Error) -> ErrorKind {
+    let status = match error {
+        Error::GRpcStatus(status) => status,
+        Error::LeaseKeepAliveError(reason) if reason.contains("lease not found") => return ErrorKind::LeaseLost,
+        Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => return ErrorKind::Refused,
+        _ => return ErrorKind::Unreachable,
+    };
+    let message = status.message();
+    if is_stale_token(error) {
+        return ErrorKind::Unreachable;
+    }
+    match status.code() as i32 {
+        NOT_FOUND if message.contains("lease not found") => ErrorKind::LeaseLost,
+        PERMISSION_DENIED | UNAUTHENTICATED => ErrorKind::Denied,
+        INVALID_ARGUMENT if message.contains("authentication failed") || message.contains("user name is empty") => {
+            ErrorKind::Denied
+        }
+        FAILED_PRECONDITION if message.contains("authentication is not enabled") => ErrorKind::Denied,
+        // "too many requests" has the same code and passes.
+        RESOURCE_EXHAUSTED if message.contains("space exceeded") => ErrorKind::Refused,
+        INVALID_ARGUMENT | FAILED_PRECONDITION | UNIMPLEMENTED => ErrorKind::Refused,
+        _ => ErrorKind::Unreachable,
+    }
+}
+
+/// Returns whether a new token would help. etcd-client renews it only for the first of these.
+pub(super) fn is_stale_token(error: &Error) -> bool {
+    says(error, "invalid auth token") || says(error, "revision of auth store is old")
+}
+
+/// Returns whether the lease was granted by an earlier copy of the request.
+pub(super) fn is_lease_exists(error: &Error) -> bool {
+    says(error, "lease already exists")
+}
+
+/// Returns whether the server has no use for a password.
+pub(super) fn is_auth_off(error: &Error) -> bool {
+    says(error, "authentication is not enabled")
+}
+
+fn says(error: &Error, text: &str) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().contains(text))
+}

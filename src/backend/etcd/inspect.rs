@@ -1,0 +1,230 @@
+//! Who holds what, and how to take it away.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, SystemTime};
+
+use etcd_client::{
+    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp,
+};
+use futures::future::join_all;
+
+use super::codec::{self, Author};
+use super::{Shared, failure};
+use crate::backend::{ErrorKind, Result};
+use crate::{Eviction, FencingToken, Holder, LockInfo, Mode};
+
+/// How many keys one answer may have.
+const PAGE: i64 = 1000;
+
+/// How many requests may be on their way at once.
+const PARALLEL: usize = 32;
+
+/// A claim as it stands on the server.
+#[derive(Clone, Debug)]
+struct Entry {
+    name: Vec<u8>,
+    child: Vec<u8>,
+    create: i64,
+    lease: i64,
+    author: Author,
+}
+
+impl Entry {
+    fn new(found: &KeyValue, child: &[u8]) -> Self {
+        Self {
+            name: found.key().to_vec(),
+            child: child.to_vec(),
+            create: found.create_revision(),
+            lease: found.lease(),
+            author: codec::author(child, found.value()),
+        }
+    }
+
+    fn mode(&self) -> Mode {
+        codec::mode(&self.child)
+    }
+
+    fn holder(&self) -> Option<&Holder> {
+        match &self.author {
+            Author::Known(holder, _) => Some(holder),
+            Author::Other | Author::Foreign => None,
+        }
+    }
+
+    fn since(&self) -> Option<SystemTime> {
+        match self.author {
+            Author::Known(_, since) => Some(since),
+            Author::Other | Author::Foreign => None,
+        }
+    }
+}
+
+/// Returns the claims that hold the key: the oldest, and if it is shared all shared ones up to the first that is not.
+fn holding(entries: &[Entry]) -> &[Entry] {
+    let shared = entries.iter().take_while(|entry| entry.mode() == Mode::Shared).count();
+    &entries[..shared.max(1).min(entries.len())]
+}
+
+impl Shared {
+    /// Tells who holds a key.
+    pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
+        let entries = self.entries(key).await?;
+        let left = self.time_left(holding(&entries)).await?;
+        Ok(self.info(key, &entries, &left))
+    }
+
+    /// Tells who holds all the keys that begin with `prefix`.
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
+        let mut locks: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
+        let (mut start, end) = self.names.range(prefix);
+        let mut revision = 0;
+        loop {
+            // All pages show the store at the same time.
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let page = self.connection.get(&start, Some(options)).await?;
+            if revision == 0 {
+                revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+            }
+            for found in page.kvs() {
+                let decoded = self.names.decode(found.key()).filter(|(key, _)| key.starts_with(prefix));
+                if let Some((key, child)) = decoded {
+                    locks.entry(key).or_default().push(Entry::new(found, child));
+                }
+            }
+            match page.kvs().last() {
+                Some(last) if page.more() => start = [last.key(), &[0]].concat(),
+                _ => break,
+            }
+        }
+        for entries in locks.values_mut() {
+            entries.sort_by_key(|entry| entry.create);
+        }
+        let holders: Vec<_> = locks.values().flat_map(|entries| holding(entries)).cloned().collect();
+        let left = self.time_left(&holders).await?;
+        Ok(locks.iter().filter_map(|(key, entries)| self.info(key, entries, &left)).collect())
+    }
+
+    /// Takes a key away from whoever holds it.
+    pub(super) async fn evict(&self, key: &str, key_only: bool) -> Result<Eviction> {
+        let entries = self.entries(key).await?;
+        let mut eviction = Eviction::default();
+        let mut released = BTreeSet::new();
+        let mut leases = BTreeSet::new();
+        for entry in holding(&entries) {
+            if key_only || entry.lease == 0 {
+                if !self.delete_claim(entry).await? {
+                    continue;
+                }
+                released.insert(key.to_owned());
+            } else if leases.insert(entry.lease) {
+                released.extend(self.held_on(entry.lease).await?);
+                released.insert(key.to_owned());
+                self.connection.revoke(entry.lease).await?;
+            }
+            // A foreign client does not say who it is, but the key was not free.
+            eviction.holders.push(entry.holder().cloned().unwrap_or_default());
+        }
+        eviction.released = released.into_iter().collect();
+        Ok(eviction)
+    }
+
+    /// Deletes a claim if it is still the one that was seen.
+    async fn delete_claim(&self, entry: &Entry) -> Result<bool> {
+        let alive = Compare::create_revision(entry.name.clone(), CompareOp::Equal, entry.create);
+        let delete = TxnOp::delete(entry.name.clone(), None::<DeleteOptions>);
+        Ok(self.connection.txn(Txn::new().when([alive]).and_then([delete])).await?.succeeded())
+    }
+
+    /// Returns the keys that are held by claims on a lease.
+    async fn held_on(&self, lease: i64) -> Result<Vec<String>> {
+        let Some((_, names)) = self.ask(lease, true).await? else { return Ok(Vec::new()) };
+        let names: BTreeSet<_> = names.into_iter().collect();
+        let keys: BTreeSet<_> = names.iter().filter_map(|name| self.names.decode(name)).map(|(key, _)| key).collect();
+        let keys: Vec<_> = keys.into_iter().collect();
+        let mut held = Vec::new();
+        for keys in keys.chunks(PARALLEL) {
+            for (key, entries) in keys.iter().zip(join_all(keys.iter().map(|key| self.entries(key))).await) {
+                if holding(&entries?).iter().any(|entry| names.contains(&entry.name)) {
+                    held.push(key.clone());
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Returns all claims of a key, oldest first.
+    async fn entries(&self, key: &str) -> Result<Vec<Entry>> {
+        let directory = self.names.directory(key);
+        let start = directory.start();
+        let options = GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend);
+        let found = self.connection.get(&start, Some(options)).await?;
+        Ok(found.kvs().iter().map(|found| Entry::new(found, &found.key()[start.len()..])).collect())
+    }
+
+    fn info(&self, key: &str, entries: &[Entry], left: &HashMap<i64, Duration>) -> Option<LockInfo> {
+        let head = entries.first()?;
+        let holders = holding(entries);
+        let mut info = LockInfo::new(key, head.mode());
+        info.token = self.token(head);
+        info.since = head.since();
+        // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
+        info.remaining = holders
+            .iter()
+            .map(|holder| left.get(&holder.lease).copied())
+            .max_by_key(|left| left.unwrap_or(Duration::MAX))?;
+        info.holders = holders.iter().filter_map(Entry::holder).cloned().collect();
+        info.waiters = entries.len() - holders.len();
+        info.foreign = head.author == Author::Foreign;
+        Some(info)
+    }
+
+    /// Returns the token of a claim, which only its own process knows: it is not the claim's revision, but that of its proof.
+    fn token(&self, entry: &Entry) -> Option<FencingToken> {
+        let (_, attempt) = codec::ids(&entry.child)?;
+        let held = self.claims.held(attempt).filter(|held| held.claim.name == entry.name)?;
+        Some(FencingToken::of_grant(u64::try_from(held.proof).ok()?, 0))
+    }
+
+    /// Asks how long the leases of these claims will live.
+    async fn time_left(&self, entries: &[Entry]) -> Result<HashMap<i64, Duration>> {
+        let leases: BTreeSet<_> = entries.iter().map(|entry| entry.lease).filter(|&lease| lease != 0).collect();
+        let leases: Vec<_> = leases.into_iter().collect();
+        let mut left = HashMap::new();
+        for leases in leases.chunks(PARALLEL) {
+            let answers = join_all(leases.iter().map(|&lease| self.ask(lease, false))).await;
+            for (lease, answer) in leases.iter().zip(answers) {
+                left.insert(*lease, answer?.map_or(Duration::ZERO, |(left, _)| left));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Asks for a lease's remaining time, and with `keys` for its keys. `None` if it is gone.
+    async fn ask(&self, lease: i64, keys: bool) -> Result<Option<(Duration, Vec<Vec<u8>>)>> {
+        let answer = self
+            .connection
+            .retry(|| {
+                let mut client = self.connection.lease();
+                let options = LeaseTimeToLiveOptions::new();
+                let options = if keys { options.with_keys() } else { options };
+                async move { client.time_to_live(lease, Some(options)).await }
+            })
+            .await;
+        match answer {
+            Ok(answer) => Ok(u64::try_from(answer.ttl())
+                .ok()
+                .map(|seconds| (Duration::from_secs(seconds), answer.keys().to_vec()))),
+            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the server for a sign of life that only a member of a working cluster can give.
+    pub(super) async fn ping(&self) -> Result<()> {
+        // No lease has this name; the user's permissions cover it.
+        let name = self.names.record(crate::backend::LeaseId(0));
+        let options = GetOptions::new().with_keys_only();
+        let answer = self.connection.get(&name, Some(options)).await?;
+        answer.header().map(|_| ()).ok_or_else(|| failure::nonsense(self.connection.endpoints()))
+    }
+}

@@ -1,0 +1,206 @@
+//! Losses that the server tells of: deleted records mean ended leases, deleted claims mean lost holds.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use etcd_client::{GetOptions, Txn, TxnOp};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::connection::Backoff;
+use super::txn;
+use super::watch::{Hub, Notice, Sink, WatchId};
+use super::{Shared, claims::Held};
+use crate::backend::{AttemptId, ErrorKind, Event, LeaseId};
+
+/// Shorter holds are not worth a watch of their own.
+const AGE: Duration = Duration::from_millis(50);
+
+/// How many keys one check reads; etcd takes 128 operations in a transaction by default.
+const BATCH: usize = 100;
+
+/// What a watch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    /// The record of a lease.
+    Session(LeaseId),
+    /// The claim of a grant.
+    Claim(AttemptId),
+}
+
+/// What is watched, and what will be.
+#[derive(Debug)]
+pub(super) struct Losses {
+    subjects: Mutex<HashMap<WatchId, (Subject, Vec<u8>)>>,
+    /// Grants that are too young for a watch, oldest first.
+    young: Mutex<VecDeque<(Instant, AttemptId)>>,
+    grown: Arc<Notify>,
+    sink: Sink,
+}
+
+impl Losses {
+    /// Creates the register, whose notices go to `sink`.
+    pub(super) fn new(sink: Sink) -> Self {
+        Self { subjects: Mutex::default(), young: Mutex::default(), grown: Arc::default(), sink }
+    }
+
+    /// Watches the key of a subject from a revision on.
+    pub(super) fn watch(&self, hub: &Hub, subject: Subject, name: Vec<u8>, start: i64) -> WatchId {
+        let id = hub.next_id();
+        self.subjects.lock().insert(id, (subject, name.clone()));
+        hub.watch_as(id, name, start, self.sink.clone());
+        id
+    }
+
+    /// Ends a watch: what happens to its subject from now on is no loss.
+    pub(super) fn unwatch(&self, hub: &Hub, id: WatchId) {
+        self.subjects.lock().remove(&id);
+        hub.cancel(id);
+    }
+
+    /// Takes note of a grant, which will be watched if it gets old enough.
+    pub(super) fn granted(&self, attempt: AttemptId) {
+        let mut young = self.young.lock();
+        young.push_back((Instant::now() + AGE, attempt));
+        if young.len() == 1 {
+            self.grown.notify_one();
+        }
+    }
+
+    fn subject(&self, id: WatchId) -> Option<Subject> {
+        self.subjects.lock().get(&id).map(|(subject, _)| *subject)
+    }
+}
+
+/// Starts the tasks. They end with `shared`, which they do not keep.
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    notices: UnboundedReceiver<(WatchId, Notice)>,
+    handle: &Handle,
+) -> [AbortHandle; 2] {
+    let sweeper = sweep(Arc::downgrade(shared), shared.losses.grown.clone());
+    let listener = listen(Arc::downgrade(shared), notices);
+    [handle.spawn(sweeper).abort_handle(), handle.spawn(listener).abort_handle()]
+}
+
+/// Puts watches on grants that have reached the age for it. Sleeps while there are none.
+async fn sweep(shared: Weak<Shared>, grown: Arc<Notify>) {
+    loop {
+        grown.notified().await;
+        loop {
+            let due = {
+                let Some(shared) = shared.upgrade() else { return };
+                shared.losses.young.lock().front().map(|(due, _)| *due)
+            };
+            let Some(due) = due else { break };
+            tokio::time::sleep_until(due).await;
+            match shared.upgrade() {
+                Some(shared) => shared.watch_old_ones(),
+                None => return,
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn watch_old_ones(&self) {
+        let now = Instant::now();
+        loop {
+            let attempt = {
+                let mut young = self.losses.young.lock();
+                match young.front() {
+                    Some((due, _)) if *due <= now => young.pop_front(),
+                    _ => return,
+                }
+            };
+            let Some((_, attempt)) = attempt else { return };
+            let Some(Held { claim, proof, .. }) = self.claims.held(attempt) else { continue };
+            let watch = self.losses.watch(&self.hub, Subject::Claim(attempt), claim.name, proof + 1);
+            if !self.claims.watched(attempt, watch) {
+                self.losses.unwatch(&self.hub, watch);
+            }
+        }
+    }
+
+    /// Tells of a loss, once.
+    fn lost(&self, subject: Subject) {
+        let event = match subject {
+            Subject::Session(lease) => self.forget(lease).then_some(Event::LeaseLost(lease)),
+            Subject::Claim(attempt) => self.claims.let_go(attempt).map(|watch| {
+                self.losses.unwatch(&self.hub, watch);
+                Event::ClaimLost(attempt)
+            }),
+        };
+        if let Some(event) = event {
+            self.tell(event);
+        }
+    }
+
+    /// Looks which of these subjects have gone while their watches were down.
+    async fn check(&self, ids: &[WatchId]) -> crate::backend::Result<()> {
+        for ids in ids.chunks(BATCH) {
+            let (mut subjects, mut gets) = (Vec::new(), Vec::new());
+            for id in ids {
+                if let Some((subject, name)) = self.losses.subjects.lock().get(id).cloned() {
+                    gets.push(TxnOp::get(name.clone(), Some(GetOptions::new().with_keys_only())));
+                    subjects.push((subject, name));
+                }
+            }
+            if gets.is_empty() {
+                continue;
+            }
+            let found = txn::keys(&self.connection.txn(Txn::new().and_then(gets)).await?);
+            let found: HashSet<_> = found.iter().map(etcd_client::KeyValue::key).collect();
+            for (subject, name) in subjects {
+                if !found.contains(name.as_slice()) {
+                    self.lost(subject);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Turns notices into events.
+async fn listen(shared: Weak<Shared>, mut notices: UnboundedReceiver<(WatchId, Notice)>) {
+    while let Some(first) = notices.recv().await {
+        let Some(shared) = shared.upgrade() else { return };
+        let mut unsure = Vec::new();
+        let mut next = Some(first);
+        while let Some((id, notice)) = next {
+            match (notice, shared.losses.subject(id)) {
+                (Notice::Deleted, Some(subject)) => shared.lost(subject),
+                (Notice::Again, Some(_)) => unsure.push(id),
+                _ => {}
+            }
+            next = notices.try_recv().ok();
+        }
+        if !unsure.is_empty() {
+            // Apart, so that a slow answer delays no other notice.
+            let weak = Arc::downgrade(&shared);
+            shared.handle.spawn(check(weak, unsure));
+        }
+    }
+}
+
+/// Checks until there was an answer. What has been told meanwhile is not asked again.
+async fn check(shared: Weak<Shared>, ids: Vec<WatchId>) {
+    let mut backoff = Backoff::new();
+    while let Some(shared) = shared.upgrade() {
+        match shared.check(&ids).await {
+            Err(error) if error.kind() == ErrorKind::Unreachable && shared.is_open() => {}
+            Err(error) => {
+                log::warn!(target: "leasehold::etcd", "cannot see what was lost while the watch was down: {error}");
+                return;
+            }
+            Ok(()) => return,
+        }
+        drop(shared);
+        tokio::time::sleep(backoff.delay()).await;
+    }
+}

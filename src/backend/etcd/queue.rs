@@ -1,0 +1,283 @@
+//! Claims: put into the queue, granted, withdrawn, released.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::claims::Held;
+use super::codec::{self, Directory};
+use super::connection::{Backoff, jittered};
+use super::session::Session;
+use super::txn::{self, Born, Place, Placed, Standing};
+use super::watch::Notice;
+use super::{Shared, failure};
+use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result};
+
+/// How often a waiter looks by itself while its watch seems to work.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A claim on its way: what all steps of an acquire need.
+struct Attempt<'a> {
+    claim: &'a Claim,
+    session: &'a Session,
+    directory: Directory,
+    name: Vec<u8>,
+    /// When to give up, for who does not wait.
+    deadline: Option<Instant>,
+}
+
+impl Shared {
+    /// Puts a claim into its queue and waits until it is first.
+    pub(super) async fn acquire(&self, claim: &Claim, wait: bool) -> Result<Option<Grant>> {
+        let Some(session) = self.sessions.get(claim.lease.id) else {
+            return Err(failure::lease_lost(self.connection.endpoints()));
+        };
+        let directory = self.names.directory(&claim.key);
+        let name = directory.claim(claim.mode, claim.lease.id, claim.attempt);
+        let deadline = (!wait).then(|| Instant::now() + self.connection.timeout());
+        let attempt = Attempt { claim, session: &session, directory, name, deadline };
+        tokio::select! {
+            granted = self.run(&attempt) => granted,
+            // The claim has gone with the lease.
+            () = session.ended() => Err(failure::lease_lost(self.connection.endpoints())),
+        }
+    }
+
+    async fn run(&self, attempt: &Attempt<'_>) -> Result<Option<Grant>> {
+        if let Some(deadline) = attempt.deadline {
+            // What this process is about to release must not make it look busy.
+            let limit = deadline.saturating_duration_since(Instant::now());
+            tokio::time::timeout(limit, self.releases.settled(&attempt.directory))
+                .await
+                .map_err(|_| failure::no_answer(self.connection.endpoints(), limit))?;
+        }
+        let Some((own, standing, revision)) = self.place(attempt).await? else {
+            return Ok(None);
+        };
+        let proof = match (standing, revision) {
+            (Some(Standing::First), Some(revision)) => revision,
+            (Some(Standing::Behind(ahead)), _) => self.follow(attempt, &own, ahead).await?,
+            _ => match self.look_again(attempt, &own).await? {
+                (Standing::First, revision) => revision,
+                (Standing::Behind(ahead), _) => self.follow(attempt, &own, ahead).await?,
+                (Standing::Gone, _) => return Err(self.claim_lost()),
+            },
+        };
+        let mut grant = Grant::new(attempt.claim, u64::try_from(proof).unwrap_or_default());
+        grant.lease = attempt.session.proven(grant.lease);
+        grant.note = u64::try_from(own.create).unwrap_or_default();
+        self.claims.hold(grant.attempt, Held { claim: own, proof, watch: None });
+        self.losses.granted(grant.attempt);
+        Ok(Some(grant))
+    }
+
+    /// Puts the claim into the queue, whatever it takes. `None` if it was busy and would have to wait.
+    async fn place(&self, attempt: &Attempt<'_>) -> Result<Option<(Born, Option<Standing>, Option<i64>)>> {
+        let Attempt { claim, session, directory, name, .. } = attempt;
+        let id = claim.attempt;
+        let mut backoff = Backoff::new();
+        loop {
+            let released = self.releases.of(directory);
+            let repeated = self.claims.sending(id, claim.lease.id);
+            let place = Place {
+                directory,
+                mode: claim.mode,
+                name,
+                value: codec::metadata(claim, &self.manager),
+                record: session.record(),
+                repeated,
+                released: &released,
+                only_if_free: attempt.deadline.is_some(),
+            };
+            let answer = match self.connection.txn_once(self.patience(attempt), place.txn()).await {
+                Ok(answer) => answer,
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.pause(attempt, &mut backoff, error).await?;
+                    continue;
+                }
+                Err(error) => {
+                    self.claims.answered(id, repeated);
+                    return Err(error);
+                }
+            };
+            let own = |create| Born { name: name.clone(), create };
+            match place.read(&answer) {
+                None => return Err(failure::nonsense(self.connection.endpoints())),
+                Some(Placed::In { create, standing }) => {
+                    self.releases.confirm(directory, &released);
+                    if repeated {
+                        session.saw_version(place.record.version + 1);
+                    }
+                    self.claims.answered(id, false);
+                    return Ok(Some((own(create), Some(standing), txn::revision(&answer))));
+                }
+                // An earlier copy came through. Others may follow once this claim is gone, so the outcome stays unknown.
+                Some(Placed::Already { create }) => return Ok(Some((own(create), None, None))),
+                Some(Placed::Stale { version }) => {
+                    self.claims.answered(id, repeated);
+                    session.saw_version(version);
+                }
+                Some(Placed::Over) => {
+                    self.claims.answered(id, repeated);
+                    return Err(failure::lease_lost(self.connection.endpoints()));
+                }
+                Some(Placed::Busy) => {
+                    if repeated {
+                        // A late copy would take the lock after we have said that it is busy.
+                        self.settle(claim).await?;
+                    }
+                    self.claims.forget(id);
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    /// Waits until nothing is ahead of the claim. Returns the revision that proves it.
+    async fn follow(&self, attempt: &Attempt<'_>, own: &Born, mut ahead: Born) -> Result<i64> {
+        loop {
+            let mut watch = self.hub.subscribe(ahead.name.clone());
+            let mut trusted = false;
+            loop {
+                // The watch may have begun after the deletion: what counts is what a range finds after each notice.
+                let look = tokio::select! {
+                    notice = watch.next() => {
+                        trusted = matches!(notice, Notice::Created | Notice::Again | Notice::Deleted);
+                        trusted
+                    }
+                    () = tokio::time::sleep(jittered(if trusted { LOOK } else { self.retry_interval })) => {
+                        self.is_gone(&ahead).await
+                    }
+                };
+                if !look {
+                    continue;
+                }
+                match self.look_again(attempt, own).await? {
+                    (Standing::First, revision) => return Ok(revision),
+                    (Standing::Gone, _) => return Err(self.claim_lost()),
+                    (Standing::Behind(same), _) if same == ahead => {}
+                    (Standing::Behind(other), _) => {
+                        ahead = other;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns whether the claim ahead is gone. One key only: a thousand waiters that sort ranges would drown the server.
+    async fn is_gone(&self, ahead: &Born) -> bool {
+        let options = etcd_client::GetOptions::new().with_keys_only();
+        let limit = self.connection.patience(self.connection.timeout());
+        match self.connection.get_once(limit, &ahead.name, Some(options)).await {
+            Ok(found) => found.kvs().iter().all(|found| found.create_revision() != ahead.create),
+            Err(_) => false,
+        }
+    }
+
+    /// Reads where the claim stands, and at which revision.
+    async fn look_again(&self, attempt: &Attempt<'_>, own: &Born) -> Result<(Standing, i64)> {
+        let mut backoff = Backoff::new();
+        loop {
+            let look = txn::look_again(&attempt.directory, attempt.claim.mode, own);
+            match self.connection.txn_once(self.patience(attempt), look).await {
+                Ok(answer) => {
+                    let revision = txn::revision(&answer);
+                    let revision = revision.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+                    return Ok((Standing::read(&own.name, &txn::keys(&answer)), revision));
+                }
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.pause(attempt, &mut backoff, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn patience(&self, attempt: &Attempt<'_>) -> Duration {
+        let timeout = self.connection.timeout();
+        let left = attempt.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        self.connection.patience(left.unwrap_or(timeout))
+    }
+
+    /// Waits a little after a failure that may pass, or gives up with it.
+    async fn pause(&self, attempt: &Attempt<'_>, backoff: &mut Backoff, error: BackendError) -> Result<()> {
+        let delay = backoff.delay();
+        let too_late = attempt.deadline.is_some_and(|deadline| Instant::now() + delay >= deadline);
+        if too_late || !attempt.session.may_live(self.clock.now()) || !self.is_open() {
+            return Err(error);
+        }
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
+    fn claim_lost(&self) -> BackendError {
+        let endpoints = self.connection.endpoints();
+        BackendError::new(ErrorKind::LeaseLost, format!("the claim was removed from its queue in etcd at {endpoints}"))
+    }
+
+    /// Removes all traces of an attempt, those included that have not arrived yet.
+    pub(super) async fn settle(&self, claim: &Claim) -> Result<()> {
+        if !claim.lease.session {
+            return self.revoke(claim.lease.id).await;
+        }
+        // Nothing was sent, or all that was sent has been answered and undone.
+        let Some(unknown) = self.claims.outcome(claim.attempt) else { return Ok(()) };
+        if let Some(watch) = self.claims.let_go(claim.attempt) {
+            self.losses.unwatch(&self.hub, watch);
+        }
+        let directory = self.names.directory(&claim.key);
+        let name = directory.claim(claim.mode, claim.lease.id, claim.attempt);
+        let record = self.rewritten(claim.lease.id, unknown);
+        self.delete(txn::settle(&name, record.as_ref()), txn::settle(&name, None)).await?;
+        self.claims.forget(claim.attempt);
+        Ok(())
+    }
+
+    /// Takes note that a grant is given up, from now on, whatever becomes of the request.
+    pub(super) fn give_up(&self, grant: &Grant) {
+        let directory = self.names.directory(&grant.key);
+        let unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
+        if let Some(watch) = self.claims.let_go(grant.attempt) {
+            self.losses.unwatch(&self.hub, watch);
+        }
+        // On a lease that is over there is nothing left to release.
+        if self.sessions.get(grant.lease.id).is_some() {
+            self.releases.add(directory.clone(), born(&directory, grant), grant.lease.id, unknown);
+        }
+    }
+
+    /// Releases a grant that was [given up](Self::give_up).
+    pub(super) async fn release(&self, grant: &Grant) -> Result<()> {
+        if !grant.lease.session {
+            return self.revoke(grant.lease.id).await;
+        }
+        let unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
+        let record = self.rewritten(grant.lease.id, unknown);
+        let directory = self.names.directory(&grant.key);
+        let claim = born(&directory, grant);
+        self.delete(txn::release(&claim, record.as_ref()), txn::release(&claim, None)).await?;
+        self.claims.forget(grant.attempt);
+        self.releases.confirm(&directory, &[claim]);
+        Ok(())
+    }
+
+    /// Sends a transaction that deletes; if the server has no space for what else it does, a bare one.
+    async fn delete(&self, full: etcd_client::Txn, bare: etcd_client::Txn) -> Result<()> {
+        match self.connection.txn(full).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Refused => {
+                // The lock is free for others then, but an older copy can still come, so this is to be tried again.
+                self.connection.txn(bare).await?;
+                Err(BackendError::new(ErrorKind::Unreachable, error.to_string()).because(error))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn born(directory: &Directory, grant: &Grant) -> Born {
+    let name = directory.claim(grant.mode, grant.lease.id, grant.attempt);
+    Born { name, create: i64::try_from(grant.note).unwrap_or_default() }
+}

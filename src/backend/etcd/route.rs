@@ -1,0 +1,196 @@
+//! The endpoint in use, and the way to another when it fails.
+//!
+//! etcd-client would spread requests over all endpoints, a stopped one included, and every other request would hang. So each
+//! client here has one endpoint, and all requests go there until one fails; then the next endpoint that answers takes over, on
+//! a new connection, for which the files for TLS are read again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions, Error, GetOptions, KvClient, LeaseClient, WatchClient};
+use parking_lot::RwLock;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::codec::Names;
+use super::connection::Backoff;
+use super::{Options, failure};
+use crate::backend::{ErrorKind, LeaseId, Result};
+
+/// The server closes a connection that pings more often than each 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
+const PING_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The clients of one endpoint.
+#[derive(Clone)]
+pub(super) struct Clients {
+    pub(super) whole: Client,
+    pub(super) kv: KvClient,
+    pub(super) lease: LeaseClient,
+    pub(super) watch: WatchClient,
+}
+
+impl Clients {
+    fn new(whole: Client) -> Self {
+        Self { kv: whole.kv_client(), lease: whole.lease_client(), watch: whole.watch_client(), whole }
+    }
+}
+
+/// The endpoint in use.
+pub(super) struct Route {
+    clients: RwLock<Clients>,
+    /// How many times the endpoint in use has changed.
+    turns: watch::Sender<usize>,
+    /// Without, the client is the user's and stays.
+    others: Option<(Options, Handle)>,
+    searching: AtomicBool,
+}
+
+impl Route {
+    /// Uses a client that the user has made.
+    pub(super) fn injected(client: Client) -> Arc<Self> {
+        let clients = RwLock::new(Clients::new(client));
+        Arc::new(Self { clients, turns: watch::Sender::new(0), others: None, searching: AtomicBool::new(false) })
+    }
+
+    /// Connects to the first endpoint that answers within the timeout.
+    pub(super) async fn open(options: Options, handle: Handle) -> Result<Arc<Self>> {
+        let deadline = Instant::now() + options.timeout;
+        let mut backoff = Backoff::new();
+        let client = loop {
+            match find(&options, &handle, 0, deadline).await {
+                Ok(client) => break client,
+                Err(error) => {
+                    let delay = backoff.delay();
+                    if error.kind() != ErrorKind::Unreachable || Instant::now() + delay >= deadline {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        };
+        let clients = RwLock::new(Clients::new(client));
+        let others = Some((options, handle));
+        Ok(Arc::new(Self { clients, turns: watch::Sender::new(0), others, searching: AtomicBool::new(false) }))
+    }
+
+    /// Returns the clients of the endpoint in use.
+    pub(super) fn clients(&self) -> Clients {
+        self.clients.read().clone()
+    }
+
+    /// Returns a part of the clients of the endpoint in use.
+    pub(super) fn client<T>(&self, part: impl FnOnce(&Clients) -> T) -> T {
+        part(&self.clients.read())
+    }
+
+    /// Returns the number of the endpoint in use, which grows with each change.
+    pub(super) fn turn(&self) -> usize {
+        *self.turns.borrow()
+    }
+
+    /// Tells when the endpoint in use changes.
+    pub(super) fn turns(&self) -> watch::Receiver<usize> {
+        self.turns.subscribe()
+    }
+
+    /// Takes note that a request of this turn has failed, and looks for another endpoint, once for all who say so.
+    pub(super) fn failed(self: &Arc<Self>, turn: usize) {
+        let Some((_, handle)) = &self.others else { return };
+        if turn != self.turn() || self.searching.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let route = self.clone();
+        handle.spawn(async move {
+            if let Some((options, handle)) = &route.others {
+                let deadline = Instant::now() + options.timeout;
+                // If none answers, the next request that fails starts the next search.
+                if let Ok(client) = find(options, handle, turn + 1, deadline).await {
+                    *route.clients.write() = Clients::new(client);
+                    route.turns.send_modify(|turns| *turns += 1);
+                }
+            }
+            route.searching.store(false, Ordering::Release);
+        });
+    }
+}
+
+/// Returns a client for an endpoint that answers, beginning the search at `first`.
+async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instant) -> Result<Client> {
+    let count = options.endpoints.len();
+    let mut last = failure::no_answer(&options.endpoints.join(", "), options.timeout);
+    for index in 0..count {
+        let Some(endpoint) = options.endpoints.get((first + index) % count) else { continue };
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A silent endpoint must leave time for the others.
+        let limit = left / u32::try_from(count - index).unwrap_or(1);
+        match dial(options, endpoint, handle, limit).await {
+            Ok(client) => return Ok(client),
+            Err(None) => last = failure::no_answer(&options.endpoints.join(", "), options.timeout),
+            Err(Some(error)) => {
+                let error = failure::of(&options.endpoints.join(", "), error);
+                if error.kind() != ErrorKind::Unreachable {
+                    return Err(error);
+                }
+                last = error;
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Makes a client that has an answer, within `limit`. No error means no answer.
+async fn dial(
+    options: &Options,
+    endpoint: &str,
+    handle: &Handle,
+    limit: Duration,
+) -> std::result::Result<Client, Option<Error>> {
+    let (anonymous, scheme) = settings(options)?;
+    let connect = match &options.username {
+        Some(user) => anonymous.clone().with_user(user, options.password.as_deref().unwrap_or_default()),
+        None => anonymous.clone(),
+    };
+    let endpoint = [format!("{scheme}{endpoint}")];
+    // No lease has this name; whoever may lock may read it. Only a member of a working cluster can answer.
+    let probe = Names::new(options.prefix.clone()).record(LeaseId(0));
+    // On the keeper, so that the client's own tasks live there and not on a runtime that may end earlier.
+    let dialing = handle.spawn(async move {
+        tokio::time::timeout(limit, async move {
+            let client = match Client::connect(&endpoint, Some(connect)).await {
+                // As Go's client does: then anybody may do anything, and so may this user.
+                Err(error) if failure::is_auth_off(&error) => Client::connect(&endpoint, Some(anonymous)).await,
+                client => client,
+            }?;
+            client.kv_client().get(probe, Some(GetOptions::new().with_keys_only())).await?;
+            Ok(client)
+        })
+        .await
+    });
+    match dialing.await {
+        Ok(Ok(client)) => client.map_err(Some),
+        Ok(Err(_)) | Err(_) => Err(None),
+    }
+}
+
+fn settings(options: &Options) -> std::result::Result<(ConnectOptions, &'static str), Error> {
+    let connect = ConnectOptions::new()
+        .with_connect_timeout(options.timeout)
+        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+        .with_keep_alive_while_idle(true)
+        .with_tcp_keepalive(PING_INTERVAL)
+        // A member without a leader says so instead of keeping a watch silent.
+        .with_require_leader(true)
+        .with_auto_token_refresh(true);
+    #[cfg(feature = "etcd-tls")]
+    if let Some(tls) = &options.tls {
+        return Ok((connect.with_tls(tls.load()?), "https://"));
+    }
+    #[cfg(not(feature = "etcd-tls"))]
+    if options.tls.is_some() {
+        return Err(Error::InvalidArgs("TLS needs the feature \"etcd-tls\"".into()));
+    }
+    Ok((connect, "http://"))
+}

@@ -1,0 +1,328 @@
+//! Servers that are silent, late, full or not there.
+
+use std::time::Instant;
+
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::super::codec;
+use super::super::txn::{Place, Placed};
+use super::*;
+
+/// A wire that can hold back what the server says, and be cut.
+struct Proxy {
+    port: u16,
+    answers: watch::Sender<bool>,
+    wires: Arc<Mutex<Vec<AbortHandle>>>,
+}
+
+impl Proxy {
+    async fn start(server: &Server) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (answers, flowing) = watch::channel(true);
+        let to = server.port;
+        let wires = Arc::new(Mutex::new(Vec::new()));
+        let ends = wires.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { continue };
+                let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
+                let there = tokio::spawn(pump(client_in, server_out, watch::channel(true).1));
+                let back = tokio::spawn(pump(server_in, client_out, flowing.clone()));
+                ends.lock().extend([there.abort_handle(), back.abort_handle()]);
+            }
+        });
+        Self { port, answers, wires }
+    }
+
+    /// Ends all connections.
+    fn cut(&self) {
+        self.wires.lock().drain(..).for_each(|end| end.abort());
+    }
+
+    async fn backend(&self, timeout: Duration) -> Etcd {
+        let mut options = options(&format!("127.0.0.1:{}", self.port), "p/");
+        options.timeout = timeout;
+        connect(options).await.unwrap()
+    }
+}
+
+async fn pump(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut flowing: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        // A sender that is gone lets everything through.
+        let _ = flowing.wait_for(|flowing| *flowing).await;
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_unreachable_server_is_an_error_in_time_that_names_it() {
+    run(async {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        for port in [port, silent.local_addr().unwrap().port()] {
+            for user in [None, Some("somebody".to_owned())] {
+                let mut options = options(&format!("127.0.0.1:{port}"), "p/");
+                options.timeout = Duration::from_secs(1);
+                (options.username, options.password) = (user, Some("hunter2".into()));
+                let start = Instant::now();
+                let error = connect(options).await.unwrap_err();
+                assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+                assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+                assert!(error.to_string().contains(&port.to_string()), "{error}");
+                assert!(!format!("{error:?}").contains("hunter2"));
+            }
+        }
+    });
+}
+
+#[test]
+fn passwords_and_permissions_are_checked() {
+    run(async {
+        let server = Server::start().await;
+        server.ctl(&["user", "add", "root:secret"]);
+        server.ctl(&["user", "add", "joe:pass"]);
+        server.ctl(&["role", "add", "locks"]);
+        server.ctl(&["role", "grant-permission", "locks", "--prefix=true", "readwrite", "p/"]);
+        server.ctl(&["user", "grant-role", "joe", "locks"]);
+        let with = |user: Option<&str>, password: &str, prefix: &str| {
+            let mut options = server.options(prefix);
+            (options.username, options.password) = (user.map(Into::into), Some(password.into()));
+            connect(options)
+        };
+        with(Some("joe"), "pass", "p/").await.expect("a password that nobody needs is no error");
+        server.ctl(&["auth", "enable"]);
+        let denied = with(Some("joe"), "wrong-pass", "p/").await.unwrap_err();
+        assert_eq!(denied.kind(), ErrorKind::Denied);
+        assert!(!format!("{denied:?}").contains("wrong-pass"));
+        assert_eq!(kind(with(None, "", "p/").await), ErrorKind::Denied);
+        assert_eq!(kind(with(Some("joe"), "pass", "q/").await), ErrorKind::Denied);
+        let etcd = with(Some("joe"), "pass", "p/").await.unwrap();
+        let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
+        let grant = etcd.acquire(&claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
+        // Any change to the users makes all tokens stale, in words of its own.
+        server.ctl(&["--user", "root:secret", "role", "add", "other"]);
+        etcd.renew(&[lease]).await.remove(0).unwrap();
+        server.ctl(&["--user", "root:secret", "role", "add", "another"]);
+        etcd.release(&grant).await.unwrap();
+        let grant = etcd.acquire(&claim("k", Mode::Exclusive, lease), false).await.unwrap().unwrap();
+        // The watch stream has the old token too.
+        let other = with(Some("joe"), "pass", "p/").await.unwrap();
+        let lease = other.open(Duration::from_secs(10), false).await.unwrap();
+        server.ctl(&["--user", "root:secret", "role", "add", "yet-another"]);
+        let waiting = claim("k", Mode::Exclusive, lease);
+        let mut wait = other.acquire(&waiting, true);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut wait).await.is_err());
+        etcd.release(&grant).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(300), wait).await.expect("not woken").unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
+        let claim = claim("k", Mode::Exclusive, lease);
+        let (directory, session) = (etcd.shared.names.directory("k"), etcd.shared.sessions.get(lease.id).unwrap());
+        let name = directory.claim(claim.mode, lease.id, claim.attempt);
+        let copy = Place {
+            directory: &directory,
+            mode: claim.mode,
+            name: &name,
+            value: codec::metadata(&claim, "m"),
+            record: session.record(),
+            repeated: false,
+            released: &[],
+            only_if_free: false,
+        };
+        proxy.answers.send_replace(false);
+        assert_eq!(kind(etcd.acquire(&claim, false).await), ErrorKind::Unreachable);
+        assert_eq!(server.claims().len(), 1, "the request itself has come through");
+        proxy.answers.send_replace(true);
+        etcd.settle(&claim).await.unwrap();
+        assert_eq!(server.claims(), Vec::<String>::new());
+        let late = etcd.shared.connection.txn(copy.txn()).await.unwrap();
+        assert!(matches!(copy.read(&late), Some(Placed::Stale { .. })), "{late:?}");
+        assert_eq!(server.claims(), Vec::<String>::new());
+        // The session goes on, though its record has a new version.
+        let again = etcd.acquire(&super::claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
+        etcd.release(&again).await.unwrap();
+    });
+}
+
+#[test]
+fn a_request_whose_answer_was_lost_is_one_grant() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
+        let claim = claim("k", Mode::Exclusive, lease);
+        proxy.answers.send_replace(false);
+        let mut acquiring = etcd.acquire(&claim, true);
+        assert!(tokio::time::timeout(Duration::from_millis(1500), &mut acquiring).await.is_err());
+        proxy.answers.send_replace(true);
+        let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
+        assert_eq!(server.claims().len(), 1);
+        etcd.release(&grant).await.unwrap();
+        assert_eq!(server.claims(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn dropping_an_acquire_anywhere_leaves_nothing_once_settled() {
+    run(async {
+        let server = Server::start().await;
+        let a = Client::new(&server, "p/").await;
+        for polls in 0..40 {
+            let claim = a.claim("k", Mode::Exclusive);
+            let mut acquiring = a.etcd.acquire(&claim, true);
+            let mut done = false;
+            for _ in 0..polls {
+                if (&mut acquiring).now_or_never().is_some() {
+                    done = true;
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(acquiring);
+            a.etcd.settle(&claim).await.unwrap();
+            if done {
+                break;
+            }
+        }
+        assert!(a.try_get("k", Mode::Exclusive).await.is_some());
+        assert_eq!(server.claims().len(), 1);
+        assert_eq!(server.leases().len(), 1);
+    });
+}
+
+#[test]
+fn a_waiter_survives_a_watch_that_was_cut() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let (a, b) = (Client::new(&server, "p/").await, proxy.backend(Duration::from_secs(2)).await);
+        let lease = b.open(Duration::from_secs(60), false).await.unwrap();
+        let held = a.lock("k").await;
+        let waiting = claim("k", Mode::Exclusive, lease);
+        let mut wait = b.acquire(&waiting, true);
+        tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
+        proxy.answers.send_replace(false);
+        a.release(&held).await;
+        server.ctl(&["compaction", &held.epoch.to_string()]);
+        assert!(tokio::time::timeout(Duration::from_millis(500), &mut wait).await.is_err());
+        proxy.answers.send_replace(true);
+        tokio::time::timeout(Duration::from_secs(1), wait).await.expect("not woken").unwrap().unwrap();
+    });
+}
+
+#[test]
+fn what_was_lost_while_the_connection_was_down_is_told_of_afterwards() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let etcd = proxy.backend(Duration::from_secs(2)).await;
+        let leases = [
+            etcd.open(Duration::from_secs(60), false).await.unwrap(),
+            etcd.open(Duration::from_secs(60), false).await.unwrap(),
+        ];
+        let mut grants = Vec::new();
+        for key in ["k", "kept"] {
+            grants.push(etcd.acquire(&claim(key, Mode::Exclusive, leases[0]), true).await.unwrap().unwrap());
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        proxy.answers.send_replace(false);
+        proxy.cut();
+        server.ctl(&["del", "p/k/", "--prefix"]);
+        server.ctl(&["lease", "revoke", &leases[1].id.to_string()]);
+        server.ctl(&["compaction", &(grants[1].epoch + 2).to_string()]);
+        proxy.answers.send_replace(true);
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            told.push(tokio::time::timeout(Duration::from_secs(2), etcd.next_event()).await.unwrap().unwrap());
+        }
+        told.sort_by_key(|event| matches!(event, Event::ClaimLost(_)));
+        assert_eq!(told, [Event::LeaseLost(leases[1].id), Event::ClaimLost(grants[0].attempt)]);
+        etcd.release(&grants[1]).await.unwrap();
+        assert!(etcd.next_event().now_or_never().is_none());
+    });
+}
+
+#[test]
+fn a_waiter_behind_a_cut_connection_is_woken() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let (a, b) = (Client::new(&server, "p/").await, proxy.backend(Duration::from_secs(2)).await);
+        let lease = b.open(Duration::from_secs(60), false).await.unwrap();
+        let held = a.lock("k").await;
+        let waiting = claim("k", Mode::Exclusive, lease);
+        let mut wait = b.acquire(&waiting, true);
+        tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
+        proxy.cut();
+        a.release(&held).await;
+        server.ctl(&["compaction", &(held.epoch + 1).to_string()]);
+        let grant = tokio::time::timeout(Duration::from_secs(1), wait).await.expect("not woken").unwrap().unwrap();
+        b.release(&grant).await.unwrap();
+    });
+}
+
+#[test]
+fn without_space_locking_fails_clearly_and_all_else_goes_on() {
+    run(async {
+        let server = Server::start().await;
+        let a = Client::new(&server, "p/").await;
+        let held = a.lock("k").await;
+        let client = etcd_client::Client::connect([server.endpoint()], None).await.unwrap();
+        let status = client.clone().status().await.unwrap();
+        let member = status.header().unwrap().member_id();
+        let mut alarm = etcd_client::AlarmOptions::new();
+        alarm.with_member(member);
+        let mut maintenance = client.maintenance_client();
+        maintenance
+            .alarm(etcd_client::AlarmAction::Activate, etcd_client::AlarmType::Nospace, Some(alarm.clone()))
+            .await
+            .unwrap();
+        let refused = a.claim("other", Mode::Exclusive);
+        let error = a.etcd.acquire(&refused, true).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        a.etcd.settle(&refused).await.unwrap();
+        a.etcd.renew(&[a.lease]).await.remove(0).unwrap();
+        a.release(&held).await;
+        assert_eq!(server.claims(), Vec::<String>::new());
+        maintenance
+            .alarm(etcd_client::AlarmAction::Deactivate, etcd_client::AlarmType::Nospace, Some(alarm.clone()))
+            .await
+            .unwrap();
+        a.lock("k").await;
+    });
+}
+
+#[test]
+fn after_close_nothing_is_done() {
+    run(async {
+        let server = Server::start().await;
+        let a = Client::new(&server, "p/").await;
+        a.etcd.close().await.unwrap();
+        a.etcd.close().await.unwrap();
+        assert_eq!(kind(a.etcd.ping().await), ErrorKind::Closed);
+        assert_eq!(kind(a.etcd.acquire(&a.claim("k", Mode::Exclusive), true).await), ErrorKind::Closed);
+        assert!(a.etcd.next_event().now_or_never().is_none());
+    });
+}

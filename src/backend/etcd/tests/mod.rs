@@ -1,0 +1,184 @@
+//! Tests against a real etcd, which each test starts for itself.
+
+mod admin;
+mod cluster;
+mod faults;
+mod locks;
+mod losses;
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Etcd, Options};
+use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease, SystemClock};
+use crate::{Holder, Mode};
+
+/// Longer than anything here takes, shorter than anybody's patience.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// An etcd of one test's own.
+pub(super) struct Server {
+    child: Child,
+    port: u16,
+    folder: PathBuf,
+}
+
+impl Server {
+    pub(super) async fn start() -> Self {
+        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (port, peer) = (port(), port());
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("leasehold-etcd-{}-{unique}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let (client_url, peer_url) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+        let child = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(&folder)
+            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .args(["--initial-cluster", &format!("default={peer_url}"), "--log-level", "error"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self { child, port, folder };
+        server.backend("").await;
+        server
+    }
+
+    fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn options(&self, prefix: &str) -> Options {
+        options(&self.endpoint(), prefix)
+    }
+
+    async fn backend(&self, prefix: &str) -> Etcd {
+        connect(self.options(prefix)).await.unwrap()
+    }
+
+    /// Runs etcdctl to its end.
+    fn ctl(&self, args: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.ctl_command(args).output().unwrap();
+        assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    }
+
+    fn ctl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint()]).args(args);
+        command
+    }
+
+    /// Returns the names of all keys.
+    fn names(&self) -> Vec<String> {
+        let names = self.ctl(&["get", "", "--prefix", "--keys-only"]);
+        names.lines().filter(|name| !name.is_empty()).map(Into::into).collect()
+    }
+
+    /// Returns the names of all keys that are no records of leases.
+    fn claims(&self) -> Vec<String> {
+        self.names().into_iter().filter(|name| !name.contains("%session/")).collect()
+    }
+
+    fn leases(&self) -> Vec<String> {
+        self.ctl(&["lease", "list"]).lines().skip(1).map(Into::into).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn options(endpoint: &str, prefix: &str) -> Options {
+    Options {
+        endpoints: vec![endpoint.into()],
+        username: None,
+        password: None,
+        prefix: prefix.into(),
+        timeout: Duration::from_secs(5),
+        retry_interval: Duration::from_millis(100),
+        tls: None,
+    }
+}
+
+async fn connect(options: Options) -> crate::backend::Result<Etcd> {
+    Etcd::connect(options, Arc::new(SystemClock), tokio::runtime::Handle::current()).await
+}
+
+/// Runs a test that has to end.
+pub(super) fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(50), test).await.expect("the test hangs") });
+}
+
+fn claim(key: &str, mode: Mode, lease: Lease) -> Claim {
+    let attempt = AttemptId(rand::random());
+    Claim::new(attempt, key.into(), mode, lease, Arc::new(Holder::new("test", "here", 7)))
+}
+
+/// A lease of a session, and what is done with it in nearly every test.
+pub(super) struct Client {
+    pub(super) etcd: Etcd,
+    pub(super) lease: Lease,
+}
+
+impl Client {
+    pub(super) async fn new(server: &Server, prefix: &str) -> Self {
+        let etcd = server.backend(prefix).await;
+        let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
+        Self { etcd, lease }
+    }
+
+    fn claim(&self, key: &str, mode: Mode) -> Claim {
+        claim(key, mode, self.lease)
+    }
+
+    async fn get(&self, key: &str, mode: Mode) -> Grant {
+        let claim = self.claim(key, mode);
+        let granted = tokio::time::timeout(LIMIT, self.etcd.acquire(&claim, true)).await;
+        granted.expect("not granted").unwrap().unwrap()
+    }
+
+    async fn lock(&self, key: &str) -> Grant {
+        self.get(key, Mode::Exclusive).await
+    }
+
+    async fn try_get(&self, key: &str, mode: Mode) -> Option<Grant> {
+        self.etcd.acquire(&self.claim(key, mode), false).await.unwrap()
+    }
+
+    async fn release(&self, grant: &Grant) {
+        self.etcd.release(grant).await.unwrap();
+    }
+
+    async fn event(&self, limit: Duration) -> Event {
+        tokio::time::timeout(limit, self.etcd.next_event()).await.expect("no event").unwrap()
+    }
+
+    /// Waits until this many claims of the key stand in the queue.
+    async fn queued(&self, key: &str, count: usize) {
+        for _ in 0..500 {
+            let waiters = self.etcd.inspect(key).await.unwrap().map_or(0, |info| info.holders.len() + info.waiters);
+            if waiters == count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never {count} claims of {key}");
+    }
+}
+
+fn kind<T: std::fmt::Debug>(result: crate::backend::Result<T>) -> ErrorKind {
+    result.unwrap_err().kind()
+}

@@ -1,0 +1,221 @@
+//! The transactions, as values: building them is apart from sending them.
+
+use etcd_client::{
+    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    TxnOpResponse, TxnResponse,
+};
+
+use super::codec::Directory;
+use crate::Mode;
+use crate::backend::LeaseId;
+
+/// etcd's lease ids are signed; ours are positive.
+pub(super) fn signed(lease: LeaseId) -> i64 {
+    i64::try_from(lease.0).unwrap_or_default()
+}
+
+/// The record of a lease, as a transaction compares and rewrites it.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    pub(super) name: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) lease: LeaseId,
+    /// The version that the transaction believes in.
+    pub(super) version: i64,
+}
+
+impl Record {
+    fn put(&self) -> TxnOp {
+        TxnOp::put(self.name.clone(), self.value.clone(), Some(PutOptions::new().with_lease(signed(self.lease))))
+    }
+
+    /// Rewrites the record whatever its version is, so that no older copy of any transaction matches it any more.
+    ///
+    /// A record that is gone stays gone: nothing matches that either.
+    fn rewrite(&self) -> TxnOp {
+        let exists = Compare::version(self.name.clone(), CompareOp::Greater, 0);
+        TxnOp::txn(Txn::new().when([exists]).and_then([self.put()]))
+    }
+
+    /// Creates the record, or reads it if an earlier copy of this has.
+    pub(super) fn create(&self) -> Txn {
+        Txn::new().when([Compare::version(self.name.clone(), CompareOp::Equal, 0)]).and_then([self.put()])
+    }
+}
+
+/// A claim on the server, by name and by birth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Born {
+    pub(super) name: Vec<u8>,
+    pub(super) create: i64,
+}
+
+impl Born {
+    fn delete_if_alive(&self, record: Option<&Record>) -> Txn {
+        let alive = Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create);
+        let rewrite = record.map(Record::rewrite);
+        let delete = TxnOp::delete(self.name.clone(), None::<DeleteOptions>);
+        let then: Vec<_> = [delete].into_iter().chain(rewrite.clone()).collect();
+        Txn::new().when([alive]).and_then(then).or_else(rewrite.into_iter().collect::<Vec<_>>())
+    }
+}
+
+/// Gives up a grant, and with `record` any copy of its request.
+pub(super) fn release(claim: &Born, record: Option<&Record>) -> Txn {
+    claim.delete_if_alive(record)
+}
+
+/// Removes a claim by its unique name, and with `record` any copy of its request.
+pub(super) fn settle(name: &[u8], record: Option<&Record>) -> Txn {
+    let delete = TxnOp::delete(name, None::<DeleteOptions>);
+    Txn::new().and_then([delete].into_iter().chain(record.map(Record::rewrite)).collect::<Vec<_>>())
+}
+
+/// Puts a claim into its queue.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    pub(super) directory: &'a Directory,
+    pub(super) mode: Mode,
+    pub(super) name: &'a [u8],
+    pub(super) value: Vec<u8>,
+    pub(super) record: Record,
+    /// Whether an earlier copy of this may still be on its way.
+    pub(super) repeated: bool,
+    /// Claims of ours whose release has not been confirmed: we would queue behind ourselves.
+    pub(super) released: &'a [Born],
+    /// Whether to do nothing if anything blocks the claim.
+    pub(super) only_if_free: bool,
+}
+
+/// What became of a [`Place`].
+#[derive(Debug)]
+pub(super) enum Placed {
+    /// It is in the queue.
+    In { create: i64, standing: Standing },
+    /// It was there already.
+    Already { create: i64 },
+    /// The record has another version.
+    Stale { version: i64 },
+    /// The record is gone, and the lease with it.
+    Over,
+    /// Something blocks it, and it was to be placed only if nothing does.
+    Busy,
+}
+
+impl Place<'_> {
+    /// Builds the transaction.
+    pub(super) fn txn(&self) -> Txn {
+        let lease = self.record.lease;
+        let mut when = vec![
+            Compare::version(self.name, CompareOp::Equal, 0),
+            Compare::version(self.record.name.clone(), CompareOp::Equal, self.record.version),
+        ];
+        if self.only_if_free {
+            // An empty range compares as zero.
+            when.extend(
+                self.directory
+                    .blocking(self.mode)
+                    .into_iter()
+                    .map(|(start, end)| Compare::create_revision(start, CompareOp::Equal, 0).with_range(end)),
+            );
+        }
+        let mut then: Vec<_> = self.released.iter().map(|claim| TxnOp::txn(claim.delete_if_alive(None))).collect();
+        then.push(TxnOp::put(self.name, self.value.clone(), Some(PutOptions::new().with_lease(signed(lease)))));
+        if self.repeated {
+            then.push(self.record.put());
+        }
+        then.extend(look(self.directory, self.mode, self.name, None));
+        let keys = Some(GetOptions::new().with_keys_only());
+        let or_else = [TxnOp::get(self.name, keys.clone()), TxnOp::get(self.record.name.clone(), keys)];
+        Txn::new().when(when).and_then(then).or_else(or_else)
+    }
+
+    /// Reads the answer. `None` if it makes no sense.
+    pub(super) fn read(&self, answer: &TxnResponse) -> Option<Placed> {
+        let seen = keys(answer);
+        if answer.succeeded() {
+            return match Standing::read(self.name, &seen) {
+                Standing::Gone => None,
+                standing => {
+                    let own = seen.iter().find(|found| found.key() == self.name);
+                    let create = own.map_or_else(|| revision(answer), |own| Some(own.create_revision()))?;
+                    Some(Placed::In { create, standing })
+                }
+            };
+        }
+        if let Some(own) = seen.iter().find(|found| found.key() == self.name) {
+            return Some(Placed::Already { create: own.create_revision() });
+        }
+        match seen.iter().find(|found| found.key() == self.record.name) {
+            None => Some(Placed::Over),
+            Some(record) if record.version() != self.record.version => {
+                Some(Placed::Stale { version: record.version() })
+            }
+            Some(_) => self.only_if_free.then_some(Placed::Busy),
+        }
+    }
+}
+
+/// Where a claim stands in its queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing blocks it.
+    First,
+    /// This is just ahead.
+    Behind(Born),
+    /// It is not there.
+    Gone,
+}
+
+impl Standing {
+    /// Reads the standing from what [`look`] has found.
+    pub(super) fn read(own: &[u8], seen: &[KeyValue]) -> Self {
+        if !seen.iter().any(|found| found.key() == own) {
+            return Self::Gone;
+        }
+        let ahead = seen.iter().filter(|found| found.key() != own).max_by_key(|found| found.create_revision());
+        ahead.map_or(Self::First, |ahead| {
+            Self::Behind(Born { name: ahead.key().to_vec(), create: ahead.create_revision() })
+        })
+    }
+}
+
+/// Reads a claim's standing again. Linearizable, as all that decides has to be.
+pub(super) fn look_again(directory: &Directory, mode: Mode, own: &Born) -> Txn {
+    Txn::new().and_then(look(directory, mode, &own.name, Some(own.create)))
+}
+
+/// Reads the claim itself and what is just ahead of it.
+///
+/// Claims that came later must not be seen: of two waiters that see each other first, each would wait for the other. Right after
+/// the claim was put there are none.
+fn look(directory: &Directory, mode: Mode, own: &[u8], create: Option<i64>) -> Vec<TxnOp> {
+    let newest = |limit| {
+        let options = GetOptions::new().with_keys_only().with_sort(SortTarget::Create, SortOrder::Descend);
+        let options = options.with_limit(limit);
+        create.map_or(options.clone(), |create| options.with_max_create_revision(create))
+    };
+    // An exclusive claim is itself in the range that blocks it.
+    let (own, limit) = match mode {
+        Mode::Exclusive => (None, 2),
+        Mode::Shared => (Some(TxnOp::get(own, Some(GetOptions::new().with_keys_only()))), 1),
+    };
+    let ranges = directory.blocking(mode).into_iter();
+    own.into_iter().chain(ranges.map(|(start, end)| TxnOp::get(start, Some(newest(limit).with_range(end))))).collect()
+}
+
+/// Returns everything that a transaction's ranges have found.
+pub(super) fn keys(answer: &TxnResponse) -> Vec<KeyValue> {
+    let mut keys = Vec::new();
+    for answer in answer.op_responses() {
+        if let TxnOpResponse::Get(mut found) = answer {
+            keys.append(&mut found.take_kvs());
+        }
+    }
+    keys
+}
+
+/// Returns the store's revision at an answer.
+pub(super) fn revision(answer: &TxnResponse) -> Option<i64> {
+    answer.header().map(etcd_client::ResponseHeader::revision)
+}
