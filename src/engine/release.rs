@@ -18,6 +18,8 @@ use crate::{LockError, Loss, Result};
 pub(crate) struct Release {
     core: Arc<Core>,
     work: Option<BoxFuture<'static, Result<()>>>,
+    /// The word, where it came at once.
+    answer: Result<()>,
 }
 
 impl Release {
@@ -27,9 +29,11 @@ impl Release {
             let _unconfirmed = unconfirmed;
             work.await
         };
-        let mut release = Self { core: core.clone(), work: Some(Box::pin(work)) };
+        let mut release = Self { core: core.clone(), work: Some(Box::pin(work)), answer: Ok(()) };
         // Sends the request, and is all there is to do for a store in memory.
-        let _ = Pin::new(&mut release).poll(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(answer) = Pin::new(&mut release).poll(&mut Context::from_waker(Waker::noop())) {
+            release.answer = answer;
+        }
         release
     }
 }
@@ -38,7 +42,7 @@ impl Future for Release {
     type Output = Result<()>;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let this = self.get_mut();
-        let Some(work) = &mut this.work else { return Poll::Ready(Ok(())) };
+        let Some(work) = &mut this.work else { return Poll::Ready(this.answer.clone()) };
         let _within = this.core.keeper.enter();
         let polled = work.as_mut().poll(cx);
         if polled.is_ready() {
