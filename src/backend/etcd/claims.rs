@@ -23,6 +23,9 @@ pub(super) struct Held {
 #[derive(Debug)]
 struct Attempt {
     lease: LeaseId,
+    /// The number in the name of its claim.
+    number: u64,
+    sent: bool,
     /// Whether a copy of its request may still take effect.
     unknown: bool,
     held: Option<Held>,
@@ -33,10 +36,23 @@ struct Attempt {
 pub(super) struct Claims(Mutex<HashMap<AttemptId, Attempt>>);
 
 impl Claims {
-    /// Notes that a request is about to be sent. Returns whether an earlier one has an unknown outcome.
-    pub(super) fn sending(&self, attempt: AttemptId, lease: LeaseId) -> bool {
+    /// Begins an attempt, and returns the number of its claim: a new one, unless the attempt is known.
+    pub(super) fn begin(&self, attempt: AttemptId, lease: LeaseId, number: impl FnOnce() -> u64) -> u64 {
         let mut attempts = self.0.lock();
-        let attempt = attempts.entry(attempt).or_insert(Attempt { lease, unknown: false, held: None });
+        let begun = || Attempt { lease, number: number(), sent: false, unknown: false, held: None };
+        attempts.entry(attempt).or_insert_with(begun).number
+    }
+
+    /// Returns the number of an attempt's claim.
+    pub(super) fn number(&self, attempt: AttemptId) -> Option<u64> {
+        self.0.lock().get(&attempt).map(|attempt| attempt.number)
+    }
+
+    /// Notes that a request is about to be sent. Returns whether an earlier one has an unknown outcome.
+    pub(super) fn sending(&self, attempt: AttemptId) -> bool {
+        let mut attempts = self.0.lock();
+        let Some(attempt) = attempts.get_mut(&attempt) else { return false };
+        attempt.sent = true;
         std::mem::replace(&mut attempt.unknown, true)
     }
 
@@ -56,7 +72,13 @@ impl Claims {
 
     /// Returns whether a copy of a request may still take effect, or `None` if nothing was ever sent.
     pub(super) fn outcome(&self, attempt: AttemptId) -> Option<bool> {
-        self.0.lock().get(&attempt).map(|attempt| attempt.unknown)
+        self.0.lock().get(&attempt).filter(|attempt| attempt.sent).map(|attempt| attempt.unknown)
+    }
+
+    /// Returns the grant whose claim has this name.
+    pub(super) fn held_as(&self, name: &[u8]) -> Option<Held> {
+        let attempts = self.0.lock();
+        attempts.values().filter_map(|attempt| attempt.held.as_ref()).find(|held| held.claim.name == name).cloned()
     }
 
     /// Returns the grant of an attempt.
@@ -76,9 +98,9 @@ impl Claims {
         self.0.lock().get_mut(&attempt)?.held.take()?.watch
     }
 
-    /// Forgets an attempt of which nothing is left.
-    pub(super) fn forget(&self, attempt: AttemptId) {
-        self.0.lock().remove(&attempt);
+    /// Forgets an attempt of which nothing is left. Returns the number of its claim.
+    pub(super) fn forget(&self, attempt: AttemptId) -> Option<u64> {
+        self.0.lock().remove(&attempt).map(|attempt| attempt.number)
     }
 
     /// Forgets all attempts on a lease that is over. Returns their watches.

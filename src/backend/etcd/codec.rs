@@ -1,14 +1,18 @@
 //! Names and values on the server: the layout is documented in the README, since other clients share it.
 //!
-//! A lock's directory is `<prefix><segment>/`. Its claims are the keys below it: exclusive ones `<lease>-<attempt>`, shared ones
-//! `read/<lease>-<attempt>`, both numbers in lowercase hex. The record of a lease is `<prefix>%session/<lease>`.
+//! A lock's directory is `<prefix><segment>/`. Its claims are the keys below it: exclusive ones `<lease>-<number>`, shared ones
+//! `read/<lease>-<number>`, both numbers in lowercase hex. The record of a lease is `<prefix>%session/<lease>`.
+//!
+//! A number is used again once its claim is gone for certain (see [`Numbers`](super::numbers::Numbers)): etcd's index keeps deleted
+//! names until it is compacted, and every range over a directory walks over them. With a new name each time, a lock took 0.9 ms
+//! at first and 1.9 ms after 57,000 acquires of the same key.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{AttemptId, Claim, LeaseId};
+use crate::backend::{Claim, LeaseId};
 use crate::{Holder, Mode};
 
 /// What a key's segment may not contain: what would split it, what escapes, and what no terminal shows.
@@ -106,9 +110,9 @@ impl Directory {
     }
 
     /// Returns the name of a claim.
-    pub(super) fn claim(&self, mode: Mode, lease: LeaseId, attempt: AttemptId) -> Vec<u8> {
+    pub(super) fn claim(&self, mode: Mode, lease: LeaseId, number: u64) -> Vec<u8> {
         let shared = if mode == Mode::Shared { SHARED } else { b"" };
-        [&self.0, shared, format!("{lease}-{attempt}").as_bytes()].concat()
+        [&self.0, shared, format!("{lease}-{number:x}").as_bytes()].concat()
     }
 }
 
@@ -117,11 +121,11 @@ pub(super) fn mode(child: &[u8]) -> Mode {
     if child.starts_with(SHARED) { Mode::Shared } else { Mode::Exclusive }
 }
 
-/// Returns the lease and the attempt of a claim of ours, by its name below its directory.
-pub(super) fn ids(child: &[u8]) -> Option<(LeaseId, AttemptId)> {
+/// Returns the lease and the number of a claim of ours, by its name below its directory.
+pub(super) fn ids(child: &[u8]) -> Option<(LeaseId, u64)> {
     let name = std::str::from_utf8(child.strip_prefix(SHARED).unwrap_or(child)).ok()?;
-    let (lease, attempt) = name.split_once('-')?;
-    Some((LeaseId(number(lease)?), AttemptId(number(attempt)?)))
+    let (lease, claim) = name.split_once('-')?;
+    Some((LeaseId(number(lease)?), number(claim)?))
 }
 
 fn number(hex: &str) -> Option<u64> {
@@ -198,7 +202,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::backend::{Lease, Timestamp};
+    use crate::backend::{AttemptId, Lease, Timestamp};
 
     #[test]
     fn keys_come_back_and_never_meet() {
@@ -207,10 +211,10 @@ mod tests {
             let names = Names::new(prefix.into());
             for key in keys {
                 let directory = names.directory(key);
-                let claim = directory.claim(Mode::Shared, LeaseId(0xab), AttemptId(0x1c));
+                let claim = directory.claim(Mode::Shared, LeaseId(0xab), 0x1c);
                 let (back, child) = names.decode(&claim).unwrap();
                 assert_eq!((back.as_str(), child), (key, &b"read/ab-1c"[..]));
-                assert_eq!(ids(child), Some((LeaseId(0xab), AttemptId(0x1c))));
+                assert_eq!(ids(child), Some((LeaseId(0xab), 0x1c)));
                 for other in keys.into_iter().filter(|other| *other != key) {
                     let other = names.directory(other);
                     assert!(!(other.start()..other.end()).contains(&claim), "{key} in {other:?}");

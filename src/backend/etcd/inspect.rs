@@ -180,8 +180,7 @@ impl Shared {
 
     /// Returns the token of a claim, which only its own process knows: it is not the claim's revision, but that of its proof.
     fn token(&self, entry: &Entry) -> Option<FencingToken> {
-        let (_, attempt) = codec::ids(&entry.child)?;
-        let held = self.claims.held(attempt).filter(|held| held.claim.name == entry.name)?;
+        let held = self.claims.held_as(&entry.name).filter(|held| held.claim.create == entry.create)?;
         Some(FencingToken::of_grant(u64::try_from(held.proof).ok()?, 0))
     }
 

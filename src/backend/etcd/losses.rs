@@ -133,6 +133,9 @@ impl Shared {
             Subject::Session(lease) => self.forget(lease).then_some(Event::LeaseLost(lease)),
             Subject::Claim(attempt) => self.claims.let_go(attempt).map(|watch| {
                 self.losses.unwatch(&self.hub, watch);
+                if self.claims.outcome(attempt) == Some(false) {
+                    self.claims.forget(attempt);
+                }
                 Event::ClaimLost(attempt)
             }),
         };

@@ -9,6 +9,7 @@ mod connection;
 mod failure;
 mod inspect;
 mod losses;
+mod numbers;
 mod queue;
 mod route;
 mod session;

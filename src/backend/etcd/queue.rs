@@ -11,7 +11,7 @@ use super::session::Session;
 use super::txn::{self, Born, Place, Placed, Standing};
 use super::watch::Notice;
 use super::{Shared, failure};
-use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result};
+use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
 
 /// How often a waiter looks by itself while its watch seems to work.
 const LOOK: Duration = Duration::from_secs(5);
@@ -33,7 +33,8 @@ impl Shared {
             return Err(failure::lease_lost(self.connection.endpoints()));
         };
         let directory = self.names.directory(&claim.key);
-        let name = directory.claim(claim.mode, claim.lease.id, claim.attempt);
+        let number = self.claims.begin(claim.attempt, claim.lease.id, || session.numbers.take());
+        let name = directory.claim(claim.mode, claim.lease.id, number);
         let deadline = (!wait).then(|| Instant::now() + self.connection.timeout());
         let attempt = Attempt { claim, session: &session, directory, name, deadline };
         tokio::select! {
@@ -78,7 +79,7 @@ impl Shared {
         let mut backoff = Backoff::new();
         loop {
             let released = self.releases.of(directory);
-            let repeated = self.claims.sending(id, claim.lease.id);
+            let repeated = self.claims.sending(id);
             let place = Place {
                 directory,
                 mode: claim.mode,
@@ -125,8 +126,9 @@ impl Shared {
                     if repeated {
                         // A late copy would take the lock after we have said that it is busy.
                         self.settle(claim).await?;
+                    } else {
+                        self.gone_for_certain(id, claim.lease.id);
                     }
-                    self.claims.forget(id);
                     return Ok(None);
                 }
             }
@@ -222,14 +224,18 @@ impl Shared {
             return self.revoke(claim.lease.id).await;
         }
         // Nothing was sent, or all that was sent has been answered and undone.
-        let Some(unknown) = self.claims.outcome(claim.attempt) else { return Ok(()) };
+        let Some(unknown) = self.claims.outcome(claim.attempt) else {
+            self.gone_for_certain(claim.attempt, claim.lease.id);
+            return Ok(());
+        };
         if let Some(watch) = self.claims.let_go(claim.attempt) {
             self.losses.unwatch(&self.hub, watch);
         }
-        let directory = self.names.directory(&claim.key);
-        let name = directory.claim(claim.mode, claim.lease.id, claim.attempt);
+        let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
+        let name = self.names.directory(&claim.key).claim(claim.mode, claim.lease.id, number);
         let record = self.rewritten(claim.lease.id, unknown);
         self.delete(txn::settle(&name, record.as_ref()), txn::settle(&name, None)).await?;
+        // Its number with it: a copy of this may come late, and deletes by name.
         self.claims.forget(claim.attempt);
         Ok(())
     }
@@ -242,8 +248,21 @@ impl Shared {
             self.losses.unwatch(&self.hub, watch);
         }
         // On a lease that is over there is nothing left to release.
-        if self.sessions.get(grant.lease.id).is_some() {
-            self.releases.add(directory.clone(), born(&directory, grant), grant.lease.id, unknown);
+        if let Some(claim) = self.born(&directory, grant) {
+            self.releases.add(directory, claim, grant.lease.id, unknown);
+        }
+    }
+
+    /// The claim of a grant, if its lease is not over.
+    fn born(&self, directory: &Directory, grant: &Grant) -> Option<Born> {
+        let name = directory.claim(grant.mode, grant.lease.id, self.claims.number(grant.attempt)?);
+        Some(Born { name, create: i64::try_from(grant.note).unwrap_or_default() })
+    }
+
+    /// Nothing of the attempt is on the server, nor will be: its number is free.
+    fn gone_for_certain(&self, attempt: AttemptId, lease: LeaseId) {
+        if let (Some(number), Some(session)) = (self.claims.forget(attempt), self.sessions.get(lease)) {
+            session.numbers.give_back(number);
         }
     }
 
@@ -255,9 +274,13 @@ impl Shared {
         let unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
         let record = self.rewritten(grant.lease.id, unknown);
         let directory = self.names.directory(&grant.key);
-        let claim = born(&directory, grant);
+        let Some(claim) = self.born(&directory, grant) else { return Ok(()) };
         self.delete(txn::release(&claim, record.as_ref()), txn::release(&claim, None)).await?;
-        self.claims.forget(grant.attempt);
+        if unknown {
+            self.claims.forget(grant.attempt);
+        } else {
+            self.gone_for_certain(grant.attempt, grant.lease.id);
+        }
         self.releases.confirm(&directory, &[claim]);
         Ok(())
     }
@@ -275,9 +298,4 @@ impl Shared {
             Err(error) => Err(error),
         }
     }
-}
-
-fn born(directory: &Directory, grant: &Grant) -> Born {
-    let name = directory.claim(grant.mode, grant.lease.id, grant.attempt);
-    Born { name, create: i64::try_from(grant.note).unwrap_or_default() }
 }

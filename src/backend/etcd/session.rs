@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::connection::Connection;
 use super::losses::Subject;
+use super::numbers::Numbers;
 use super::txn::{self, Record, signed};
 use super::watch::WatchId;
 use super::{Shared, codec, failure};
@@ -25,6 +26,7 @@ pub(super) struct Session {
     record: Vec<u8>,
     value: Vec<u8>,
     facts: Mutex<Facts>,
+    pub(super) numbers: Numbers,
     /// Turns true at the end.
     over: watch::Sender<bool>,
 }
@@ -117,7 +119,14 @@ impl Shared {
         let (revision, term) = (header.revision(), header.raft_term());
         orphan.lease = None;
         let facts = Mutex::new(Facts { ttl, proven, version: 1, term, watch: None });
-        let session = Session { id, record: name.clone(), value, facts, over: watch::Sender::new(false) };
+        let session = Session {
+            id,
+            record: name.clone(),
+            value,
+            facts,
+            numbers: Numbers::default(),
+            over: watch::Sender::new(false),
+        };
         let session = Arc::new(session);
         // Known before it is watched, or its end could come as a surprise.
         self.sessions.0.lock().insert(id, session.clone());

@@ -139,7 +139,7 @@ fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
         let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
         let (directory, session) = (etcd.shared.names.directory("k"), etcd.shared.sessions.get(lease.id).unwrap());
-        let name = directory.claim(claim.mode, lease.id, claim.attempt);
+        let name = directory.claim(claim.mode, lease.id, 1);
         let copy = Place {
             directory: &directory,
             mode: claim.mode,
