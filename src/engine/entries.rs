@@ -36,12 +36,15 @@ impl Entry {
     }
 
     pub(super) fn close(&self, core: &Arc<Core>, now: Timestamp) {
-        let wakers = {
+        let (lost, effects) = {
             let mut arbiter = self.arbiter();
-            arbiter.purge(now);
-            arbiter.wake_all()
+            let (lost, mut effects) = arbiter.purge(now);
+            // Whom the purge has promoted is in its effects, and no longer among the waiters with a waker.
+            effects.wake.extend(arbiter.wake_all());
+            (lost, effects)
         };
-        core.carry_out(KeyEffects { release: None, wake: wakers });
+        drop(lost);
+        core.carry_out(effects);
     }
 
     pub(super) fn find(&self, attempt: AttemptId) -> Option<Arc<HeldGrant>> {

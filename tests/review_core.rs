@@ -1,0 +1,196 @@
+//! Corner cases of the core: what happens between a grant and its fetch, at refusals, at the end of a manager.
+
+use std::future::{Future, IntoFuture};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use leasehold::backend::{
+    Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Grant, Lease, LeaseId, Result,
+};
+use leasehold::testing::{MemoryLink, MemoryStore};
+use leasehold::{Eviction, LockError, LockGuard, LockInfo, LockManager, Lost, Owner};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+const SOON: Duration = Duration::from_secs(3);
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A link that can be told to be slow, or to refuse.
+#[derive(Debug)]
+struct Moody {
+    link: MemoryLink,
+    slow_open: AtomicBool,
+    opening: Notify,
+    go: Notify,
+    no_sessions: AtomicBool,
+    deny_key: Mutex<Option<String>>,
+    deny_releases: AtomicUsize,
+    opened: AtomicUsize,
+    revoked: Mutex<Vec<LeaseId>>,
+    slow_revoke: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl Moody {
+    fn new(store: &MemoryStore) -> Arc<Self> {
+        Arc::new(Self {
+            link: store.link(),
+            slow_open: AtomicBool::new(false),
+            opening: Notify::new(),
+            go: Notify::new(),
+            no_sessions: AtomicBool::new(false),
+            deny_key: Mutex::new(None),
+            deny_releases: AtomicUsize::new(0),
+            opened: AtomicUsize::new(0),
+            revoked: Mutex::default(),
+            slow_revoke: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    fn denied(&self, key: &str) -> bool {
+        self.deny_key.lock().unwrap().as_deref() == Some(key)
+    }
+}
+
+fn denied<T>() -> Result<T> {
+    Err(BackendError::new(ErrorKind::Denied, "no permission"))
+}
+
+impl Backend for Moody {
+    fn kind(&self) -> &'static str {
+        "moody"
+    }
+    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+        Box::pin(async move {
+            if self.slow_open.load(SeqCst) {
+                self.opening.notify_one();
+                self.go.notified().await;
+            }
+            self.opened.fetch_add(1, SeqCst);
+            self.link.open(ttl, own || self.no_sessions.load(SeqCst)).await
+        })
+    }
+    fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
+        self.link.renew(leases)
+    }
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if self.slow_revoke.load(SeqCst) {
+                sleep(ms(200)).await;
+            }
+            self.revoked.lock().unwrap().push(lease.id);
+            self.link.revoke(lease).await
+        })
+    }
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+        if self.denied(&claim.key) {
+            return Box::pin(async { denied() });
+        }
+        self.link.acquire(claim, wait)
+    }
+    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        if self.denied(&claim.key) {
+            return Box::pin(async { denied() });
+        }
+        self.link.settle(claim)
+    }
+    fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        if self.deny_releases.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Box::pin(async { denied() });
+        }
+        self.link.release(grant)
+    }
+    fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
+        self.link.next_event()
+    }
+    fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
+        self.link.inspect(key)
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
+        self.link.list(prefix)
+    }
+    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
+        self.link.evict(key, key_only)
+    }
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        self.link.ping()
+    }
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.closed.store(true, SeqCst);
+        self.link.close()
+    }
+}
+
+async fn moody(store: &MemoryStore) -> (Arc<Moody>, LockManager) {
+    let moody = Moody::new(store);
+    let manager = LockManager::builder().backend(moody.clone()).build().await.unwrap();
+    (moody, manager)
+}
+
+async fn plain(store: &MemoryStore) -> LockManager {
+    LockManager::builder().backend(store.link()).build().await.unwrap()
+}
+
+fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Runs what it is given when it is woken, or when it is dropped: as an executor that runs tasks inline, or whose task dies
+/// with its last waker.
+struct Trap(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Trap {
+    fn new(run: impl FnOnce() + Send + 'static) -> Waker {
+        Waker::from(Arc::new(Self(Mutex::new(Some(Box::new(run))))))
+    }
+    fn spring(&self) {
+        let run = self.0.lock().unwrap().take();
+        if let Some(run) = run {
+            run();
+        }
+    }
+}
+
+impl Wake for Trap {
+    fn wake(self: Arc<Self>) {
+        self.spring();
+    }
+}
+
+impl Drop for Trap {
+    fn drop(&mut self) {
+        self.spring();
+    }
+}
+
+fn within(limit: Duration, work: impl FnOnce() + Send + 'static) {
+    let (done, all_done) = mpsc::channel();
+    std::thread::spawn(move || {
+        work();
+        let _ = done.send(());
+    });
+    all_done.recv_timeout(limit).expect("deadlock");
+}
+
+fn listen(lost: &mut Lost, waker: &Waker) {
+    assert!(std::pin::Pin::new(lost).poll(&mut Context::from_waker(waker)).is_pending());
+}
+
+#[tokio::test]
+async fn close_wakes_who_waits_for_a_hand_over() {
+    let manager = LockManager::builder().hand_over(Duration::from_secs(60), 1000).build().await.unwrap();
+    let _guard = manager.lock("k").await.unwrap();
+    let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(manager.lock("k").into_future())).collect();
+    sleep(ms(50)).await;
+    manager.close().await.unwrap();
+    for waiter in waiting {
+        let closed = timeout(SOON, waiter).await.expect("it was never woken").unwrap().unwrap_err();
+        assert_eq!(closed.code(), "CLOSED");
+    }
+}
