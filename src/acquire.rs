@@ -90,7 +90,7 @@ impl Start {
             let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
             (owner, decision, effects, nudge)
         };
-        life.carry_out(effects);
+        life.carry_out(&entry, effects);
         if nudge {
             life.watch_over(&entry);
         }
@@ -290,7 +290,7 @@ impl Waiter {
         let guard = LockGuard::new(hold, 1);
         self.ticket = None;
         self.sent = None;
-        life.carry_out(effects);
+        life.carry_out(&self.entry, effects);
         self.count_acquired(&guard);
         Some(guard)
     }
@@ -308,7 +308,7 @@ impl Waiter {
         let sent = self.sent.take();
         if let Some(ticket) = self.ticket.take() {
             let effects = self.entry.arbiter().gave_up(ticket, self.life.now());
-            self.life.carry_out(effects);
+            self.life.carry_out(&self.entry, effects);
         }
         if let Some((_, cell)) = sent
             && !cell.is_session()
@@ -329,7 +329,14 @@ impl Waiter {
     fn requeue(&mut self) {
         let now = self.life.now();
         self.entry.purge(&self.life, now);
-        self.ticket = Some(self.entry.arbiter().requeue(&self.owner, self.options.terms, now));
+        let (ticket, nudge) = {
+            let mut arbiter = self.entry.arbiter();
+            (arbiter.requeue(&self.owner, self.options.terms, now), arbiter.wants_nudge())
+        };
+        self.ticket = Some(ticket);
+        if nudge {
+            self.life.watch_over(&self.entry);
+        }
     }
 }
 
@@ -341,7 +348,7 @@ impl Drop for Waiter {
         }
         let sent = self.sent.take();
         let (cancelled, effects) = self.entry.arbiter().cancel(ticket, sent.is_some(), self.life.now());
-        self.life.carry_out(effects);
+        self.life.carry_out(&self.entry, effects);
         match (cancelled, sent) {
             (Cancelled::Hold(hold), _) => {
                 let depth = hold.depth();

@@ -213,7 +213,7 @@ fn leave(hold: &Arc<Hold>) -> Option<Release> {
         effects
     };
     let release = effects.release.take().map(|held| core.release(held));
-    core.carry_out(effects);
+    core.carry_out(&hold.held.entry, effects);
     release
 }
 

@@ -194,3 +194,31 @@ async fn close_wakes_who_waits_for_a_hand_over() {
         assert_eq!(closed.code(), "CLOSED");
     }
 }
+
+#[tokio::test]
+async fn who_came_second_is_second() {
+    let store = MemoryStore::new();
+    let (a, b) = (plain(&store).await, plain(&store).await);
+    let held = b.lock("k").await.unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let queue = |manager: &LockManager, name: &'static str| {
+        let (request, order) = (manager.lock("k").into_future(), order.clone());
+        tokio::spawn(async move {
+            let guard = request.await.unwrap();
+            order.lock().unwrap().push(name);
+            sleep(ms(300)).await;
+            drop(guard);
+        })
+    };
+    let first = queue(&a, "first");
+    sleep(ms(20)).await;
+    let second = queue(&a, "second");
+    sleep(ms(20)).await;
+    drop(held);
+    sleep(ms(200)).await;
+    let third = queue(&b, "third");
+    for task in [first, second, third] {
+        timeout(SOON, task).await.unwrap().unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), ["first", "second", "third"]);
+}

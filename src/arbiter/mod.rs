@@ -95,11 +95,13 @@ pub(crate) enum Cancelled<H> {
 pub(crate) struct Effects<G, W> {
     pub(crate) release: Option<G>,
     pub(crate) wake: Vec<W>,
+    /// Somebody waits for a hand-over that may never come: have a [`nudge`](Arbiter::nudge) ready.
+    pub(crate) watch: bool,
 }
 
 impl<G, W> Default for Effects<G, W> {
     fn default() -> Self {
-        Self { release: None, wake: Vec::new() }
+        Self { release: None, wake: Vec::new(), watch: false }
     }
 }
 
@@ -468,5 +470,6 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         if self.promote(now) {
             effects.wake.extend(self.queue.take_first_waker());
         }
+        effects.watch |= self.wants_nudge();
     }
 }

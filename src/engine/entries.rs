@@ -29,13 +29,13 @@ impl Entry {
     }
 
     /// Forgets the grants that are lost. Returns them.
-    pub(crate) fn purge(&self, core: &Arc<Core>, now: Timestamp) -> Vec<Arc<HeldGrant>> {
+    pub(crate) fn purge(self: &Arc<Self>, core: &Arc<Core>, now: Timestamp) -> Vec<Arc<HeldGrant>> {
         let (lost, effects) = self.arbiter().purge(now);
-        core.carry_out(effects);
+        core.carry_out(self, effects);
         lost
     }
 
-    pub(super) fn close(&self, core: &Arc<Core>, now: Timestamp) {
+    pub(super) fn close(self: &Arc<Self>, core: &Arc<Core>, now: Timestamp) {
         let (lost, effects) = {
             let mut arbiter = self.arbiter();
             let (lost, mut effects) = arbiter.purge(now);
@@ -44,7 +44,7 @@ impl Entry {
             (lost, effects)
         };
         drop(lost);
-        core.carry_out(effects);
+        core.carry_out(self, effects);
     }
 
     pub(super) fn find(&self, attempt: AttemptId) -> Option<Arc<HeldGrant>> {

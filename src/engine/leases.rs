@@ -265,14 +265,8 @@ impl Core {
         let contended = std::mem::take(&mut *self.contended.lock());
         let now = self.now();
         for entry in contended.iter().filter_map(std::sync::Weak::upgrade) {
-            let (effects, again) = {
-                let mut arbiter = entry.arbiter();
-                (arbiter.nudge(now), arbiter.wants_nudge())
-            };
-            self.carry_out(effects);
-            if again {
-                self.contended.lock().push(std::sync::Arc::downgrade(&entry));
-            }
+            let effects = entry.arbiter().nudge(now);
+            self.carry_out(&entry, effects);
         }
     }
 }

@@ -65,7 +65,10 @@ impl Drop for Release {
 
 impl Core {
     /// Gives back what an arbiter does not need any more, and wakes those who have news.
-    pub(crate) fn carry_out(self: &Arc<Self>, effects: KeyEffects) {
+    pub(crate) fn carry_out(self: &Arc<Self>, entry: &Arc<Entry>, effects: KeyEffects) {
+        if effects.watch {
+            self.watch_over(entry);
+        }
         if let Some(held) = effects.release {
             drop(self.release(held));
         }
@@ -115,7 +118,7 @@ impl Core {
         drop(Release::start(self, async move {
             core.persist(&cell, || core.backend.settle(&claim)).await;
             let effects = entry.arbiter().settled(core.now());
-            core.carry_out(effects);
+            core.carry_out(&entry, effects);
             Ok(())
         }));
     }
