@@ -280,7 +280,7 @@ impl Waiter {
         if proof.proven > cell.lease().proven {
             cell.update(now, |renewal| renewal.renewed(proof, now));
         }
-        if cell.loss(now).is_some() || life.is_closed() {
+        if cell.loss(now).is_some() || life.is_closed() || life.has_lost(grant.attempt) {
             return None;
         }
         let held = HeldGrant::new(grant, cell, self.entry.clone(), life.clone());
@@ -291,6 +291,7 @@ impl Waiter {
         self.ticket = None;
         self.sent = None;
         life.carry_out(&self.entry, effects);
+        life.lose_if_stray(guard.held(), now);
         self.count_acquired(&guard);
         Some(guard)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use crate::engine::{Hold, Release};
+use crate::engine::{HeldGrant, Hold, Release};
 use crate::lease::Listener;
 use crate::owner::Owner;
 use crate::pending::Pending;
@@ -53,6 +53,10 @@ impl LockGuard {
     #[expect(clippy::expect_used, reason = "only drop and unlock take it, and they own the guard")]
     fn hold(&self) -> &Arc<Hold> {
         self.hold.as_ref().expect("a guard has its hold until it is given up")
+    }
+
+    pub(crate) fn held(&self) -> &HeldGrant {
+        &self.hold().held
     }
 
     /// Returns the key.

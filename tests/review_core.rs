@@ -222,3 +222,21 @@ async fn who_came_second_is_second() {
     }
     assert_eq!(*order.lock().unwrap(), ["first", "second", "third"]);
 }
+
+#[tokio::test]
+async fn a_claim_removed_before_its_grant_was_fetched_is_lost() {
+    let store = MemoryStore::new();
+    let (a, b) = (plain(&store).await, plain(&store).await);
+    let held = b.lock("k").await.unwrap();
+    let mut waiting = a.lock("k").into_future();
+    assert!(poll_once(&mut waiting).is_pending());
+    held.unlock().await.unwrap();
+    b.force_unlock("k").key_only().await.unwrap();
+    sleep(ms(50)).await;
+    let _other = timeout(SOON, b.lock("k")).await.unwrap().unwrap();
+    if let Poll::Ready(got) = poll_once(&mut waiting) {
+        let guard = got.unwrap();
+        sleep(ms(200)).await;
+        assert!(guard.is_lost(), "two hold the key");
+    }
+}

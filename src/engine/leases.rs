@@ -1,19 +1,21 @@
 //! The leases of a manager: sessions, renewal, loss.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, FutureExt, Shared, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use log::{debug, info, warn};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::stats::count;
 use super::{Backoff, Core, HeldGrant, no_answer, overdue};
 use crate::Loss;
 use crate::arbiter::Terms;
-use crate::backend::{BackendError, ErrorKind, Event, Lease, LeaseId};
+use crate::backend::{AttemptId, BackendError, ErrorKind, Event, Lease, LeaseId};
 use crate::clock::Timestamp;
 use crate::lease::{LeaseCell, Policy, Step};
 
@@ -251,12 +253,26 @@ impl Core {
                 }
             }
             Event::ClaimLost(attempt) => {
+                // Noted before the look: whoever is about to take the grant looks here after having taken it.
+                self.strays.add(attempt);
                 if let Some(held) = self.entries_in_use().iter().find_map(|entry| entry.find(attempt))
                     && held.lose(Loss::Revoked)
                 {
                     self.purge(now);
                 }
             }
+        }
+    }
+
+    /// Whether the server has told that this attempt's claim is gone.
+    pub(crate) fn has_lost(&self, attempt: AttemptId) -> bool {
+        self.strays.contains(attempt)
+    }
+
+    /// Ends a hold whose claim was lost between its grant and now.
+    pub(crate) fn lose_if_stray(self: &Arc<Self>, held: &HeldGrant, now: Timestamp) {
+        if self.has_lost(held.grant.attempt) && held.lose(Loss::Revoked) {
+            self.purge(now);
         }
     }
 
@@ -268,6 +284,31 @@ impl Core {
             let effects = entry.arbiter().nudge(now);
             self.carry_out(&entry, effects);
         }
+    }
+}
+
+/// Attempts whose claims were lost of late: some before their grants were fetched, so that nobody had them yet.
+#[derive(Debug, Default)]
+pub(super) struct Strays {
+    any: AtomicBool,
+    recent: Mutex<VecDeque<AttemptId>>,
+}
+
+impl Strays {
+    /// Most are known by the time they get here, so only a burst could push one out that is not.
+    const MOST: usize = 4096;
+
+    fn add(&self, attempt: AttemptId) {
+        let mut recent = self.recent.lock();
+        if recent.len() == Self::MOST {
+            recent.pop_front();
+        }
+        recent.push_back(attempt);
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn contains(&self, attempt: AttemptId) -> bool {
+        self.any.load(Ordering::Acquire) && self.recent.lock().contains(&attempt)
     }
 }
 
