@@ -224,11 +224,17 @@ impl Waiter {
                 }
                 Err(error) => {
                     debug!(target: "leasehold", name = self.life.defaults.name.as_ref(), key = self.entry.key.as_ref(); "attempt failed: {error}");
+                    let again = match error.kind() {
+                        ErrorKind::LeaseLost => true,
+                        ErrorKind::Unreachable => self.wait,
+                        _ => {
+                            self.refused();
+                            false
+                        }
+                    };
                     self.settle();
-                    match error.kind() {
-                        ErrorKind::LeaseLost => {}
-                        ErrorKind::Unreachable if self.wait => {}
-                        _ => return Err(LockError::backend(Some(&self.entry.key), "lock", error)),
+                    if !again {
+                        return Err(LockError::backend(Some(&self.entry.key), "lock", error));
                     }
                     self.life.check_open(Some(&self.entry.key), "lock")?;
                     backoff.pause().await;
@@ -324,6 +330,16 @@ impl Waiter {
             self.entry.arbiter().unsettled(ticket);
             self.life.settle(self.entry.clone(), claim, cell);
         }
+    }
+
+    /// The attempt was refused for good. Its clean-up may be refused as well, so the next attempt does not wait for that.
+    fn refused(&mut self) {
+        let Some((claim, cell)) = self.sent.take() else { return };
+        if let Some(ticket) = self.ticket.take() {
+            let effects = self.entry.arbiter().gave_up(ticket, self.life.now());
+            self.life.carry_out(&self.entry, effects);
+        }
+        self.life.settle_apart(claim, cell);
     }
 
     /// The hold that this one was given is lost already.

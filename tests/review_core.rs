@@ -240,3 +240,18 @@ async fn a_claim_removed_before_its_grant_was_fetched_is_lost() {
         assert!(guard.is_lost(), "two hold the key");
     }
 }
+
+#[tokio::test]
+async fn a_refused_key_is_refused_again_at_once() {
+    let store = MemoryStore::new();
+    let (moody, manager) = moody(&store).await;
+    *moody.deny_key.lock().unwrap() = Some("k".into());
+    for _ in 0..3 {
+        let refused = timeout(SOON, manager.lock("k")).await.expect("it fails fast").unwrap_err();
+        assert_eq!(refused.code(), "BACKEND");
+        let refused = timeout(SOON, manager.try_lock("k")).await.expect("it fails fast").unwrap_err();
+        assert!(matches!(refused, LockError::Backend { kind: ErrorKind::Denied, .. }), "{refused:?}");
+    }
+    *moody.deny_key.lock().unwrap() = None;
+    drop(timeout(SOON, manager.lock("k")).await.unwrap().unwrap());
+}

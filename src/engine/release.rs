@@ -123,6 +123,18 @@ impl Core {
         }));
     }
 
+    /// The same, while the key's next attempt may begin at once.
+    pub(crate) fn settle_apart(self: &Arc<Self>, claim: Arc<Claim>, cell: Arc<LeaseCell>) {
+        if !cell.is_session() {
+            self.forget_lease(&cell);
+        }
+        let core = self.clone();
+        drop(Release::start(self, async move {
+            core.persist(&cell, || core.backend.settle(&claim)).await;
+            Ok(())
+        }));
+    }
+
     /// Ends a lease that nobody needs any more.
     pub(crate) fn end_lease(self: &Arc<Self>, cell: Arc<LeaseCell>) {
         self.forget_lease(&cell);
