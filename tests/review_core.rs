@@ -255,3 +255,17 @@ async fn a_refused_key_is_refused_again_at_once() {
     *moody.deny_key.lock().unwrap() = None;
     drop(timeout(SOON, manager.lock("k")).await.unwrap().unwrap());
 }
+
+#[tokio::test]
+async fn a_release_that_was_refused_is_tried_again() {
+    let store = MemoryStore::new();
+    let (moody, manager) = moody(&store).await;
+    let other = plain(&store).await;
+    moody.deny_releases.store(2, SeqCst);
+    drop(manager.lock("k").await.unwrap());
+    drop(timeout(SOON, other.lock("k")).await.expect("the claim stays on a live session").unwrap());
+    moody.deny_releases.store(1, SeqCst);
+    let told = manager.lock("k").await.unwrap().unlock().await.unwrap_err();
+    assert_eq!(told.code(), "BACKEND");
+    drop(timeout(SOON, other.lock("k")).await.expect("the claim stays on a live session").unwrap());
+}

@@ -102,11 +102,24 @@ impl Core {
                     Err(error) => {
                         let key = held.entry.key.as_ref();
                         warn!(target: "leasehold", name = core.defaults.name.as_ref(), key = key; "not released: {error}");
+                        if error.kind() != ErrorKind::Closed {
+                            // The session lives on, and the claim with it.
+                            core.keep_releasing(held.clone());
+                        }
                         return Err(LockError::backend(Some(key), "unlock", error));
                     }
                 }
             }
         })
+    }
+
+    /// Repeats a release that was refused, now that its caller has been told.
+    fn keep_releasing(self: &Arc<Self>, held: Arc<HeldGrant>) {
+        let core = self.clone();
+        drop(Release::start(self, async move {
+            core.persist(&held.cell, || core.backend.release(&held.grant)).await;
+            Ok(())
+        }));
     }
 
     /// Makes sure that an attempt of unknown outcome holds nothing; the key's next attempt begins after that.
