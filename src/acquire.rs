@@ -200,7 +200,9 @@ impl Waiter {
                     }
                     match self.lease().await {
                         Ok(cell) => self.attempt(cell),
-                        Err(error) if error.kind() == ErrorKind::Unreachable && self.wait => {
+                        Err(error)
+                            if self.wait && matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::LeaseLost) =>
+                        {
                             backoff.pause().await;
                             continue;
                         }
@@ -237,6 +239,13 @@ impl Waiter {
                         return Err(LockError::backend(Some(&self.entry.key), "lock", error));
                     }
                     self.life.check_open(Some(&self.entry.key), "lock")?;
+                    if error.kind() == ErrorKind::LeaseLost
+                        && cell.is_session()
+                        && cell.loss(self.life.now()).is_none()
+                    {
+                        // Was it the claim, or the whole session? Nobody may have told, and its next renewal may be far.
+                        let _ = self.life.renew(&cell).await;
+                    }
                     backoff.pause().await;
                 }
             }

@@ -269,3 +269,17 @@ async fn a_release_that_was_refused_is_tried_again() {
     assert_eq!(told.code(), "BACKEND");
     drop(timeout(SOON, other.lock("k")).await.expect("the claim stays on a live session").unwrap());
 }
+
+#[tokio::test]
+async fn a_session_that_ended_in_silence_is_replaced_by_the_next_lock() {
+    let store = MemoryStore::new();
+    let manager = plain(&store).await;
+    let old = manager.lock("old").await.unwrap();
+    store.expire("old");
+    drop(timeout(SOON, manager.lock("k")).await.expect("the server can be reached").unwrap());
+    assert!(old.is_lost());
+    let old = manager.lock("old").await.unwrap();
+    store.expire("old");
+    drop(timeout(SOON, manager.try_lock("k")).await.expect("the server can be reached").unwrap().unwrap());
+    assert!(old.is_lost());
+}
