@@ -101,9 +101,11 @@ impl Start {
             Decision::Claim(ticket) => (ticket, true),
             Decision::Queued(ticket) => (ticket, false),
         };
-        let mut waiter = Waiter { life: life.clone(), entry, owner, options, wait, ticket: Some(ticket), sent: None };
+        let mut waiter =
+            Waiter { life: life.clone(), entry, owner, options, wait, ticket: Some(ticket), opening: None, sent: None };
         let mut attempt = None;
-        if claims && let LeaseFor::Ready(Ok(cell)) = life.lease_for(&waiter.options.terms, now) {
+        let lease = claims.then(|| life.lease_for(&waiter.options.terms, now));
+        if let Some(LeaseFor::Ready(Ok(cell))) = lease {
             let mut begun = waiter.attempt(cell);
             let polled = {
                 let _within = life.keeper.enter();
@@ -123,6 +125,8 @@ impl Start {
                     attempt = Some(Attempt { answer: Box::pin(std::future::ready(Err(error))), ..begun })
                 }
             }
+        } else {
+            waiter.opening = lease;
         }
         Ok(Started::Waiting(Box::pin(waiter.run(attempt))))
     }
@@ -143,6 +147,8 @@ struct Waiter {
     wait: bool,
     /// The place; `None` once it has been left.
     ticket: Option<Ticket>,
+    /// The lease that was asked for at the first poll.
+    opening: Option<LeaseFor>,
     /// The attempt that may be at the backend.
     sent: Option<(Arc<Claim>, Arc<LeaseCell>)>,
 }
@@ -270,10 +276,16 @@ impl Waiter {
         .await
     }
 
-    async fn lease(&self) -> Result<Arc<LeaseCell>, BackendError> {
-        match self.life.lease_for(&self.options.terms, self.life.now()) {
-            LeaseFor::Ready(opened) => opened,
-            LeaseFor::Soon(opening) => opening.await,
+    async fn lease(&mut self) -> Result<Arc<LeaseCell>, BackendError> {
+        loop {
+            let asked = self.opening.take();
+            let cell = match asked.unwrap_or_else(|| self.life.lease_for(&self.options.terms, self.life.now())) {
+                LeaseFor::Ready(opened) => return opened,
+                LeaseFor::Soon(opening) => opening.await?,
+            };
+            if cell.take() {
+                return Ok(cell);
+            }
         }
     }
 

@@ -283,3 +283,66 @@ async fn a_session_that_ended_in_silence_is_replaced_by_the_next_lock() {
     drop(timeout(SOON, manager.try_lock("k")).await.expect("the server can be reached").unwrap().unwrap());
     assert!(old.is_lost());
 }
+
+#[tokio::test]
+async fn a_lease_opened_for_who_has_gone_is_ended() {
+    let store = MemoryStore::new();
+    let (moody, manager) = moody(&store).await;
+    moody.slow_open.store(true, SeqCst);
+    let mut waiting = manager.lock("k").isolated().into_future();
+    assert!(poll_once(&mut waiting).is_pending());
+    moody.opening.notified().await;
+    moody.slow_open.store(false, SeqCst);
+    moody.go.notify_waiters();
+    moody.go.notify_one();
+    sleep(ms(100)).await;
+    drop(waiting);
+    sleep(ms(200)).await;
+    let (opened, revoked) = (moody.opened.load(SeqCst), moody.revoked.lock().unwrap().len());
+    assert_eq!(opened, revoked, "a lease without a user is kept");
+}
+
+#[tokio::test]
+async fn an_isolated_lock_opens_one_lease() {
+    let store = MemoryStore::new();
+    let (moody, manager) = moody(&store).await;
+    moody.slow_open.store(true, SeqCst);
+    let waiting = tokio::spawn(manager.lock("k").isolated().into_future());
+    for _ in 0..3 {
+        sleep(ms(30)).await;
+        moody.go.notify_waiters();
+    }
+    drop(timeout(SOON, waiting).await.unwrap().unwrap().unwrap());
+    assert_eq!(moody.opened.load(SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_backend_without_sessions_may_open_slowly() {
+    let store = MemoryStore::new();
+    let (moody, manager) = moody(&store).await;
+    moody.no_sessions.store(true, SeqCst);
+    moody.slow_open.store(true, SeqCst);
+    let pump = tokio::spawn({
+        let moody = moody.clone();
+        async move {
+            loop {
+                moody.go.notify_waiters();
+                sleep(ms(5)).await;
+            }
+        }
+    });
+    for round in 0..3 {
+        let guard = timeout(SOON, manager.lock("k")).await.unwrap_or_else(|_| panic!("round {round}")).unwrap();
+        guard.unlock().await.unwrap();
+    }
+    let both = tokio::join!(
+        timeout(SOON, manager.lock("a").owner(&Owner::new())),
+        timeout(SOON, manager.lock("b").owner(&Owner::new()))
+    );
+    let (a, b) = (both.0.unwrap().unwrap(), both.1.unwrap().unwrap());
+    a.unlock().await.unwrap();
+    sleep(ms(50)).await;
+    assert!(!b.is_lost(), "they shared a lease that is for one claim");
+    assert!(manager.info("b").await.unwrap().is_some());
+    pump.abort();
+}

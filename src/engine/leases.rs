@@ -1,8 +1,10 @@
 //! The leases of a manager: sessions, renewal, loss.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, FutureExt, Shared, select};
@@ -43,6 +45,31 @@ enum Session {
 pub(crate) enum LeaseFor {
     Ready(Opened),
     Soon(Opening),
+}
+
+/// Hears of a lease that is being opened. One that is for a single claim ends with the last who would have heard of it.
+struct Hearing {
+    core: Arc<Core>,
+    told: oneshot::Receiver<Opened>,
+}
+
+impl Future for Hearing {
+    type Output = Opened;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Opened> {
+        Pin::new(&mut self.told).poll(cx).map(|told| told.unwrap_or_else(|_| Err(closed())))
+    }
+}
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.told.close();
+        if let Ok(Ok(unheard)) = self.told.try_recv()
+            && !unheard.is_session()
+            && !self.core.keeper.is_forked()
+        {
+            self.core.end_lease(unheard);
+        }
+    }
 }
 
 impl Leases {
@@ -107,7 +134,7 @@ impl Core {
             return opening.clone();
         }
         let (tell, told) = oneshot::channel::<Opened>();
-        let opening: Opening = told.map(|told| told.unwrap_or_else(|_| Err(closed()))).boxed().shared();
+        let opening: Opening = Hearing { core: self.clone(), told }.boxed().shared();
         if !own {
             leases.set_session(terms.ttl, Some(Session::Opening(opening.clone())));
         }
@@ -126,10 +153,9 @@ impl Core {
                 }
             };
             if let Err(Ok(unwanted)) = tell.send(opened)
-                && own
+                && !unwanted.is_session()
             {
-                core.forget_lease(&unwanted);
-                core.revoke(unwanted);
+                core.end_lease(unwanted);
             }
         });
         opening
@@ -144,8 +170,9 @@ impl Core {
         {
             let mut leases = self.leases.lock();
             leases.cells.insert(lease.id, cell.clone());
-            if lease.session && !terms.wants_own_lease() {
-                leases.set_session(terms.ttl, Some(Session::Open(cell.clone())));
+            if !terms.wants_own_lease() {
+                // What the backend does not share is for one of those who wait, and for no later one.
+                leases.set_session(terms.ttl, lease.session.then(|| Session::Open(cell.clone())));
             }
         }
         self.leases_changed.notify_one();
