@@ -95,7 +95,7 @@ impl Start {
             life.watch_over(&entry);
         }
         let (ticket, claims) = match decision {
-            Decision::Entered(hold, depth) => return Ok(Started::Done(Some(LockGuard::new(hold, depth)))),
+            Decision::Entered(hold, _) => return Ok(Started::Done(Some(LockGuard::new(hold)))),
             Decision::Refused(reason) => return Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
             Decision::Busy => return Ok(Started::Done(None)),
             Decision::Claim(ticket) => (ticket, true),
@@ -193,8 +193,8 @@ impl Waiter {
             let current = match attempt.take() {
                 Some(begun) => begun,
                 None => {
-                    if let Some((hold, depth)) = self.turn().await? {
-                        let guard = LockGuard::new(hold, depth);
+                    if let Some(hold) = self.turn().await? {
+                        let guard = LockGuard::new(hold);
                         self.ticket = None;
                         if !guard.is_lost() {
                             self.count_acquired(&guard);
@@ -259,7 +259,7 @@ impl Waiter {
     }
 
     /// Waits until it is this one's turn to claim (`None`), or it was given a share.
-    async fn turn(&mut self) -> Result<Option<(Arc<Hold>, u32)>> {
+    async fn turn(&mut self) -> Result<Option<Arc<Hold>>> {
         poll_fn(|cx| {
             self.life.check_open(Some(&self.entry.key), "lock")?;
             let Some(ticket) = self.ticket else { return Poll::Pending };
@@ -267,7 +267,7 @@ impl Waiter {
             match turn {
                 Turn::Wait => Poll::Pending,
                 Turn::Claim => Poll::Ready(Ok(None)),
-                Turn::Entered(hold, depth) => Poll::Ready(Ok(Some((hold, depth)))),
+                Turn::Entered(hold, _) => Poll::Ready(Ok(Some(hold))),
                 Turn::Refused(reason) => {
                     Poll::Ready(Err(LockError::AlreadyHeld { key: self.entry.key.to_string(), reason }))
                 }
@@ -314,7 +314,7 @@ impl Waiter {
         let granted = self.entry.arbiter().granted(ticket, held, now);
         // Refused only if the claimant were somebody else, and the ticket says that it is not.
         let (hold, effects) = granted.ok()?;
-        let guard = LockGuard::new(hold, 1);
+        let guard = LockGuard::new(hold);
         self.ticket = None;
         self.sent = None;
         life.carry_out(&self.entry, effects);
@@ -388,10 +388,7 @@ impl Drop for Waiter {
         let (cancelled, effects) = self.entry.arbiter().cancel(ticket, sent.is_some(), self.life.now());
         self.life.carry_out(&self.entry, effects);
         match (cancelled, sent) {
-            (Cancelled::Hold(hold), _) => {
-                let depth = hold.depth();
-                drop(LockGuard::new(hold, depth));
-            }
+            (Cancelled::Hold(hold), _) => drop(LockGuard::new(hold)),
             (Cancelled::Attempt, Some((claim, cell))) => self.life.settle(self.entry.clone(), claim, cell),
             (Cancelled::Attempt | Cancelled::Nothing, _) => {}
         }

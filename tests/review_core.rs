@@ -346,3 +346,37 @@ async fn a_backend_without_sessions_may_open_slowly() {
     assert!(manager.info("b").await.unwrap().is_some());
     pump.abort();
 }
+
+#[test]
+fn depth_is_right_after_concurrent_reentries() {
+    let manager = LockManager::memory();
+    let owner = Owner::new();
+    for _ in 0..3000 {
+        let guard = manager.lock("k").owner(&owner).wait().unwrap();
+        let more = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..2).map(|_| scope.spawn(|| manager.lock("k").owner(&owner).wait().unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(guard.depth(), 3);
+        drop(more);
+        assert_eq!(guard.depth(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_by_the_handle_is_no_share_of_the_hold() {
+    let store = MemoryStore::new();
+    let link = store.link();
+    let manager = LockManager::builder().backend(link.clone()).build().await.unwrap();
+    let guard = manager.lock("k").await.unwrap();
+    let handle = manager.handle("k").unwrap();
+    link.partition();
+    let mut renewing = handle.renew();
+    let polled = futures::poll!(&mut renewing);
+    assert!(polled.is_pending());
+    assert_eq!(guard.depth(), 1);
+    link.heal();
+    guard.unlock().await.unwrap();
+    assert!(plain(&store).await.try_lock("k").await.unwrap().is_some(), "unlock() said that it was released");
+}
