@@ -90,20 +90,22 @@ impl Start {
             let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
             (owner, decision, effects, nudge)
         };
-        life.carry_out(effects);
+        life.carry_out(&entry, effects);
         if nudge {
             life.watch_over(&entry);
         }
         let (ticket, claims) = match decision {
-            Decision::Entered(hold, depth) => return Ok(Started::Done(Some(LockGuard::new(hold, depth)))),
+            Decision::Entered(hold, _) => return Ok(Started::Done(Some(LockGuard::new(hold)))),
             Decision::Refused(reason) => return Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
             Decision::Busy => return Ok(Started::Done(None)),
             Decision::Claim(ticket) => (ticket, true),
             Decision::Queued(ticket) => (ticket, false),
         };
-        let mut waiter = Waiter { life: life.clone(), entry, owner, options, wait, ticket: Some(ticket), sent: None };
+        let mut waiter =
+            Waiter { life: life.clone(), entry, owner, options, wait, ticket: Some(ticket), opening: None, sent: None };
         let mut attempt = None;
-        if claims && let LeaseFor::Ready(Ok(cell)) = life.lease_for(&waiter.options.terms, now) {
+        let lease = claims.then(|| life.lease_for(&waiter.options.terms, now));
+        if let Some(LeaseFor::Ready(Ok(cell))) = lease {
             let mut begun = waiter.attempt(cell);
             let polled = {
                 let _within = life.keeper.enter();
@@ -123,6 +125,8 @@ impl Start {
                     attempt = Some(Attempt { answer: Box::pin(std::future::ready(Err(error))), ..begun })
                 }
             }
+        } else {
+            waiter.opening = lease;
         }
         Ok(Started::Waiting(Box::pin(waiter.run(attempt))))
     }
@@ -143,6 +147,8 @@ struct Waiter {
     wait: bool,
     /// The place; `None` once it has been left.
     ticket: Option<Ticket>,
+    /// The lease that was asked for at the first poll.
+    opening: Option<LeaseFor>,
     /// The attempt that may be at the backend.
     sent: Option<(Arc<Claim>, Arc<LeaseCell>)>,
 }
@@ -187,8 +193,8 @@ impl Waiter {
             let current = match attempt.take() {
                 Some(begun) => begun,
                 None => {
-                    if let Some((hold, depth)) = self.turn().await? {
-                        let guard = LockGuard::new(hold, depth);
+                    if let Some(hold) = self.turn().await? {
+                        let guard = LockGuard::new(hold);
                         self.ticket = None;
                         if !guard.is_lost() {
                             self.count_acquired(&guard);
@@ -200,7 +206,9 @@ impl Waiter {
                     }
                     match self.lease().await {
                         Ok(cell) => self.attempt(cell),
-                        Err(error) if error.kind() == ErrorKind::Unreachable && self.wait => {
+                        Err(error)
+                            if self.wait && matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::LeaseLost) =>
+                        {
                             backoff.pause().await;
                             continue;
                         }
@@ -224,13 +232,26 @@ impl Waiter {
                 }
                 Err(error) => {
                     debug!(target: "leasehold", name = self.life.defaults.name.as_ref(), key = self.entry.key.as_ref(); "attempt failed: {error}");
+                    let again = match error.kind() {
+                        ErrorKind::LeaseLost => true,
+                        ErrorKind::Unreachable => self.wait,
+                        _ => {
+                            self.refused();
+                            false
+                        }
+                    };
                     self.settle();
-                    match error.kind() {
-                        ErrorKind::LeaseLost => {}
-                        ErrorKind::Unreachable if self.wait => {}
-                        _ => return Err(LockError::backend(Some(&self.entry.key), "lock", error)),
+                    if !again {
+                        return Err(LockError::backend(Some(&self.entry.key), "lock", error));
                     }
                     self.life.check_open(Some(&self.entry.key), "lock")?;
+                    if error.kind() == ErrorKind::LeaseLost
+                        && cell.is_session()
+                        && cell.loss(self.life.now()).is_none()
+                    {
+                        // Was it the claim, or the whole session? Nobody may have told, and its next renewal may be far.
+                        let _ = self.life.renew(&cell).await;
+                    }
                     backoff.pause().await;
                 }
             }
@@ -238,7 +259,7 @@ impl Waiter {
     }
 
     /// Waits until it is this one's turn to claim (`None`), or it was given a share.
-    async fn turn(&mut self) -> Result<Option<(Arc<Hold>, u32)>> {
+    async fn turn(&mut self) -> Result<Option<Arc<Hold>>> {
         poll_fn(|cx| {
             self.life.check_open(Some(&self.entry.key), "lock")?;
             let Some(ticket) = self.ticket else { return Poll::Pending };
@@ -246,7 +267,7 @@ impl Waiter {
             match turn {
                 Turn::Wait => Poll::Pending,
                 Turn::Claim => Poll::Ready(Ok(None)),
-                Turn::Entered(hold, depth) => Poll::Ready(Ok(Some((hold, depth)))),
+                Turn::Entered(hold, _) => Poll::Ready(Ok(Some(hold))),
                 Turn::Refused(reason) => {
                     Poll::Ready(Err(LockError::AlreadyHeld { key: self.entry.key.to_string(), reason }))
                 }
@@ -255,10 +276,16 @@ impl Waiter {
         .await
     }
 
-    async fn lease(&self) -> Result<Arc<LeaseCell>, BackendError> {
-        match self.life.lease_for(&self.options.terms, self.life.now()) {
-            LeaseFor::Ready(opened) => opened,
-            LeaseFor::Soon(opening) => opening.await,
+    async fn lease(&mut self) -> Result<Arc<LeaseCell>, BackendError> {
+        loop {
+            let asked = self.opening.take();
+            let cell = match asked.unwrap_or_else(|| self.life.lease_for(&self.options.terms, self.life.now())) {
+                LeaseFor::Ready(opened) => return opened,
+                LeaseFor::Soon(opening) => opening.await?,
+            };
+            if cell.take() {
+                return Ok(cell);
+            }
         }
     }
 
@@ -280,17 +307,18 @@ impl Waiter {
         if proof.proven > cell.lease().proven {
             cell.update(now, |renewal| renewal.renewed(proof, now));
         }
-        if cell.loss(now).is_some() || life.is_closed() {
+        if cell.loss(now).is_some() || life.is_closed() || life.has_lost(grant.attempt) {
             return None;
         }
         let held = HeldGrant::new(grant, cell, self.entry.clone(), life.clone());
         let granted = self.entry.arbiter().granted(ticket, held, now);
         // Refused only if the claimant were somebody else, and the ticket says that it is not.
         let (hold, effects) = granted.ok()?;
-        let guard = LockGuard::new(hold, 1);
+        let guard = LockGuard::new(hold);
         self.ticket = None;
         self.sent = None;
-        life.carry_out(effects);
+        life.carry_out(&self.entry, effects);
+        life.lose_if_stray(guard.held(), now);
         self.count_acquired(&guard);
         Some(guard)
     }
@@ -308,7 +336,7 @@ impl Waiter {
         let sent = self.sent.take();
         if let Some(ticket) = self.ticket.take() {
             let effects = self.entry.arbiter().gave_up(ticket, self.life.now());
-            self.life.carry_out(effects);
+            self.life.carry_out(&self.entry, effects);
         }
         if let Some((_, cell)) = sent
             && !cell.is_session()
@@ -325,11 +353,28 @@ impl Waiter {
         }
     }
 
+    /// The attempt was refused for good. Its clean-up may be refused as well, so the next attempt does not wait for that.
+    fn refused(&mut self) {
+        let Some((claim, cell)) = self.sent.take() else { return };
+        if let Some(ticket) = self.ticket.take() {
+            let effects = self.entry.arbiter().gave_up(ticket, self.life.now());
+            self.life.carry_out(&self.entry, effects);
+        }
+        self.life.settle_apart(claim, cell);
+    }
+
     /// The hold that this one was given is lost already.
     fn requeue(&mut self) {
         let now = self.life.now();
         self.entry.purge(&self.life, now);
-        self.ticket = Some(self.entry.arbiter().requeue(&self.owner, self.options.terms, now));
+        let (ticket, nudge) = {
+            let mut arbiter = self.entry.arbiter();
+            (arbiter.requeue(&self.owner, self.options.terms, now), arbiter.wants_nudge())
+        };
+        self.ticket = Some(ticket);
+        if nudge {
+            self.life.watch_over(&self.entry);
+        }
     }
 }
 
@@ -341,12 +386,9 @@ impl Drop for Waiter {
         }
         let sent = self.sent.take();
         let (cancelled, effects) = self.entry.arbiter().cancel(ticket, sent.is_some(), self.life.now());
-        self.life.carry_out(effects);
+        self.life.carry_out(&self.entry, effects);
         match (cancelled, sent) {
-            (Cancelled::Hold(hold), _) => {
-                let depth = hold.depth();
-                drop(LockGuard::new(hold, depth));
-            }
+            (Cancelled::Hold(hold), _) => drop(LockGuard::new(hold)),
             (Cancelled::Attempt, Some((claim, cell))) => self.life.settle(self.entry.clone(), claim, cell),
             (Cancelled::Attempt | Cancelled::Nothing, _) => {}
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 
-use crate::engine::{Hold, Release};
+use crate::engine::{HeldGrant, Hold, Release};
 use crate::lease::Listener;
 use crate::owner::Owner;
 use crate::pending::Pending;
@@ -45,14 +45,17 @@ pub struct LockGuard {
 }
 
 impl LockGuard {
-    pub(crate) fn new(hold: Arc<Hold>, depth: u32) -> Self {
-        hold.set_depth(depth);
+    pub(crate) fn new(hold: Arc<Hold>) -> Self {
         Self { hold: Some(hold) }
     }
 
     #[expect(clippy::expect_used, reason = "only drop and unlock take it, and they own the guard")]
     fn hold(&self) -> &Arc<Hold> {
         self.hold.as_ref().expect("a guard has its hold until it is given up")
+    }
+
+    pub(crate) fn held(&self) -> &HeldGrant {
+        &self.hold().held
     }
 
     /// Returns the key.
@@ -118,7 +121,7 @@ impl LockGuard {
         let entry = &hold.held.entry;
         let mut arbiter = entry.arbiter();
         match arbiter.reenter(hold.id) {
-            Some(Ok(depth)) => Ok(Self::new(hold.clone(), depth)),
+            Some(Ok(_)) => Ok(Self::new(hold.clone())),
             Some(Err(reason)) => Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
             None => Err(hold.held.expired(Loss::Expired)),
         }
@@ -132,22 +135,7 @@ impl LockGuard {
     ///
     /// [`LockError::Expired`] if the hold is lost, [`LockError::Backend`] if the server does not answer in time.
     pub fn renew(&self) -> Pending<Duration> {
-        let hold = self.hold().clone();
-        let core = (*hold.held.life).clone();
-        let renewing = core.clone();
-        let cell = hold.held.cell.clone();
-        let call = core.bounded(Some(self.key()), "renew", async move { Ok(renewing.renew(&cell).await) });
-        Pending::new(async move {
-            let answer = match hold.loss(core.now()) {
-                None => call.await?,
-                Some(_) => Ok(()),
-            };
-            match (hold.loss(core.now()), answer) {
-                (Some(cause), _) => Err(hold.held.expired(cause)),
-                (None, Ok(())) => Ok(hold.held.remaining(core.now())),
-                (None, Err(error)) => Err(LockError::backend(Some(&hold.held.entry.key), "renew", error)),
-            }
-        })
+        renew(self.hold().held.clone())
     }
 
     /// Runs `work` and drops it if the hold is lost.
@@ -198,6 +186,25 @@ impl LockGuard {
     }
 }
 
+/// Proves the lease of a grant now.
+pub(crate) fn renew(held: Arc<HeldGrant>) -> Pending<Duration> {
+    let core = (*held.life).clone();
+    let renewing = core.clone();
+    let cell = held.cell.clone();
+    let call = core.bounded(Some(&held.entry.key), "renew", async move { Ok(renewing.renew(&cell).await) });
+    Pending::new(async move {
+        let answer = match held.loss(core.now()) {
+            None => call.await?,
+            Some(_) => Ok(()),
+        };
+        match (held.loss(core.now()), answer) {
+            (Some(cause), _) => Err(held.expired(cause)),
+            (None, Ok(())) => Ok(held.remaining(core.now())),
+            (None, Err(error)) => Err(LockError::backend(Some(&held.entry.key), "renew", error)),
+        }
+    })
+}
+
 /// Gives up one guard's share. Returns the release, if the grant goes back.
 fn leave(hold: &Arc<Hold>) -> Option<Release> {
     let core: &Arc<_> = &hold.held.life;
@@ -206,14 +213,14 @@ fn leave(hold: &Arc<Hold>) -> Option<Release> {
     let mut effects = {
         let mut arbiter = hold.held.entry.arbiter();
         let (left, effects) = arbiter.leave(hold.id, || *now.insert(core.now()));
-        let left = left.inspect(|&depth| hold.set_depth(depth)).unwrap_or_else(|| hold.leave_lost());
+        let left = left.unwrap_or_else(|| hold.leave_lost());
         if left == 0 {
             hold.end(now.unwrap_or_else(|| core.now()));
         }
         effects
     };
     let release = effects.release.take().map(|held| core.release(held));
-    core.carry_out(effects);
+    core.carry_out(&hold.held.entry, effects);
     release
 }
 

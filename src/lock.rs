@@ -91,9 +91,10 @@ impl Lock {
         let (life, entry) = (self.life.clone(), self.entry.clone());
         Pending::new(async move {
             life.check_open(Some(&entry.key), "renew")?;
-            let guard = entry.arbiter().any_hold(life.now()).map(|(hold, depth)| LockGuard::new(hold, depth));
-            match guard {
-                Some(guard) => guard.renew().await,
+            // No share of the hold: its owner's unlock() shall not find a guard more.
+            let held = entry.arbiter().any_grant(life.now());
+            match held {
+                Some(held) => crate::guard::renew(held).await,
                 None => Err(LockError::NotHeld { key: entry.key.to_string() }),
             }
         })

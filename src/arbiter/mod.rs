@@ -46,6 +46,8 @@ pub(crate) trait Granted {
     type Hold: Clone;
     /// Makes the `handovers`-th hold of this grant at `now`.
     fn hold(&self, id: HoldId, owner: &Owner, handovers: u16, now: Timestamp) -> Self::Hold;
+    /// Tells a hold how many shares of it there are: under the caller's mutex, so that the last word is right.
+    fn set_depth(_hold: &Self::Hold, _depth: u32) {}
     /// Whether the grant is not lost.
     fn is_alive(&self, now: Timestamp) -> bool;
     /// Whether its deadline is far enough away for a new hold.
@@ -95,11 +97,13 @@ pub(crate) enum Cancelled<H> {
 pub(crate) struct Effects<G, W> {
     pub(crate) release: Option<G>,
     pub(crate) wake: Vec<W>,
+    /// Somebody waits for a hand-over that may never come: have a [`nudge`](Arbiter::nudge) ready.
+    pub(crate) watch: bool,
 }
 
 impl<G, W> Default for Effects<G, W> {
     fn default() -> Self {
-        Self { release: None, wake: Vec::new() }
+        Self { release: None, wake: Vec::new(), watch: false }
     }
 }
 
@@ -146,14 +150,12 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.grants().any(|grant| grant.is_alive(now))
     }
 
-    /// Enters any hold that is not lost, whoever the owner: the caller leaves it again.
-    pub(crate) fn any_hold(&mut self, now: Timestamp) -> Option<(G::Hold, u32)> {
-        let entry = self
-            .tenures
-            .iter_mut()
-            .filter(|tenure| tenure.grant.is_alive(now))
-            .find_map(|tenure| tenure.holds.first_mut())?;
-        deepen(&mut entry.depth).ok().map(|depth| (entry.hold.clone(), depth))
+    /// Any grant that is not lost.
+    pub(crate) fn any_grant(&self, now: Timestamp) -> Option<G>
+    where
+        G: Clone,
+    {
+        self.grants().find(|grant| grant.is_alive(now)).cloned()
     }
 
     /// The grants that this process has.
@@ -293,7 +295,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     /// One more share of a hold. `None` if the hold is over.
     pub(crate) fn reenter(&mut self, id: HoldId) -> Option<Result<u32, &'static str>> {
         let entry = self.hold_mut(id)?;
-        Some(deepen(&mut entry.depth))
+        Some(deepen::<G>(entry))
     }
 
     /// A share of a hold is given up. Returns the depth that is left, or `None` if the hold had been lost.
@@ -301,6 +303,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         let mut effects = Effects::default();
         let Some(entry) = self.hold_mut(id) else { return (None, effects) };
         entry.depth -= 1;
+        G::set_depth(&entry.hold, entry.depth);
         if entry.depth > 0 {
             return (Some(entry.depth), effects);
         }
@@ -468,5 +471,6 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         if self.promote(now) {
             effects.wake.extend(self.queue.take_first_waker());
         }
+        effects.watch |= self.wants_nudge();
     }
 }

@@ -44,13 +44,14 @@ pub(super) fn enter<G: Granted>(
         if tenure.terms.mode == Mode::Shared && mode == Mode::Exclusive {
             return Some(Err(DEADLOCK));
         }
-        return Some(deepen(&mut entry.depth).map(|depth| (entry.hold.clone(), depth)));
+        return Some(deepen::<G>(entry).map(|depth| (entry.hold.clone(), depth)));
     }
     None
 }
 
 /// One level deeper.
-pub(super) fn deepen(depth: &mut u32) -> Result<u32, &'static str> {
-    *depth = depth.checked_add(1).ok_or(TOO_DEEP)?;
-    Ok(*depth)
+pub(super) fn deepen<G: Granted>(entry: &mut HoldEntry<G::Hold>) -> Result<u32, &'static str> {
+    entry.depth = entry.depth.checked_add(1).ok_or(TOO_DEEP)?;
+    G::set_depth(&entry.hold, entry.depth);
+    Ok(entry.depth)
 }

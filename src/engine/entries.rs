@@ -29,19 +29,22 @@ impl Entry {
     }
 
     /// Forgets the grants that are lost. Returns them.
-    pub(crate) fn purge(&self, core: &Arc<Core>, now: Timestamp) -> Vec<Arc<HeldGrant>> {
+    pub(crate) fn purge(self: &Arc<Self>, core: &Arc<Core>, now: Timestamp) -> Vec<Arc<HeldGrant>> {
         let (lost, effects) = self.arbiter().purge(now);
-        core.carry_out(effects);
+        core.carry_out(self, effects);
         lost
     }
 
-    pub(super) fn close(&self, core: &Arc<Core>, now: Timestamp) {
-        let wakers = {
+    pub(super) fn close(self: &Arc<Self>, core: &Arc<Core>, now: Timestamp) {
+        let (lost, effects) = {
             let mut arbiter = self.arbiter();
-            arbiter.purge(now);
-            arbiter.wake_all()
+            let (lost, mut effects) = arbiter.purge(now);
+            // Whom the purge has promoted is in its effects, and no longer among the waiters with a waker.
+            effects.wake.extend(arbiter.wake_all());
+            (lost, effects)
         };
-        core.carry_out(KeyEffects { release: None, wake: wakers });
+        drop(lost);
+        core.carry_out(self, effects);
     }
 
     pub(super) fn find(&self, attempt: AttemptId) -> Option<Arc<HeldGrant>> {

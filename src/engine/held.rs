@@ -70,6 +70,10 @@ impl Granted for Arc<HeldGrant> {
         })
     }
 
+    fn set_depth(hold: &Arc<Hold>, depth: u32) {
+        hold.depth.store(depth, Ordering::Relaxed);
+    }
+
     fn is_alive(&self, now: Timestamp) -> bool {
         self.loss(now).is_none()
     }
@@ -114,10 +118,6 @@ impl Hold {
 
     pub(crate) fn depth(&self) -> u32 {
         self.depth.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_depth(&self, depth: u32) {
-        self.depth.store(depth, Ordering::Relaxed);
     }
 
     /// A guard of a hold that the arbiter has forgotten, because it was lost, goes. Returns what is left.

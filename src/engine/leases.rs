@@ -1,19 +1,23 @@
 //! The leases of a manager: sessions, renewal, loss.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, FutureExt, Shared, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use log::{debug, info, warn};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::stats::count;
 use super::{Backoff, Core, HeldGrant, no_answer, overdue};
 use crate::Loss;
 use crate::arbiter::Terms;
-use crate::backend::{BackendError, ErrorKind, Event, Lease, LeaseId};
+use crate::backend::{AttemptId, BackendError, ErrorKind, Event, Lease, LeaseId};
 use crate::clock::Timestamp;
 use crate::lease::{LeaseCell, Policy, Step};
 
@@ -41,6 +45,31 @@ enum Session {
 pub(crate) enum LeaseFor {
     Ready(Opened),
     Soon(Opening),
+}
+
+/// Hears of a lease that is being opened. One that is for a single claim ends with the last who would have heard of it.
+struct Hearing {
+    core: Arc<Core>,
+    told: oneshot::Receiver<Opened>,
+}
+
+impl Future for Hearing {
+    type Output = Opened;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Opened> {
+        Pin::new(&mut self.told).poll(cx).map(|told| told.unwrap_or_else(|_| Err(closed())))
+    }
+}
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.told.close();
+        if let Ok(Ok(unheard)) = self.told.try_recv()
+            && !unheard.is_session()
+            && !self.core.keeper.is_forked()
+        {
+            self.core.end_lease(unheard);
+        }
+    }
 }
 
 impl Leases {
@@ -105,7 +134,7 @@ impl Core {
             return opening.clone();
         }
         let (tell, told) = oneshot::channel::<Opened>();
-        let opening: Opening = told.map(|told| told.unwrap_or_else(|_| Err(closed()))).boxed().shared();
+        let opening: Opening = Hearing { core: self.clone(), told }.boxed().shared();
         if !own {
             leases.set_session(terms.ttl, Some(Session::Opening(opening.clone())));
         }
@@ -124,10 +153,9 @@ impl Core {
                 }
             };
             if let Err(Ok(unwanted)) = tell.send(opened)
-                && own
+                && !unwanted.is_session()
             {
-                core.forget_lease(&unwanted);
-                core.revoke(unwanted);
+                core.end_lease(unwanted);
             }
         });
         opening
@@ -142,8 +170,9 @@ impl Core {
         {
             let mut leases = self.leases.lock();
             leases.cells.insert(lease.id, cell.clone());
-            if lease.session && !terms.wants_own_lease() {
-                leases.set_session(terms.ttl, Some(Session::Open(cell.clone())));
+            if !terms.wants_own_lease() {
+                // What the backend does not share is for one of those who wait, and for no later one.
+                leases.set_session(terms.ttl, lease.session.then(|| Session::Open(cell.clone())));
             }
         }
         self.leases_changed.notify_one();
@@ -251,6 +280,8 @@ impl Core {
                 }
             }
             Event::ClaimLost(attempt) => {
+                // Noted before the look: whoever is about to take the grant looks here after having taken it.
+                self.strays.add(attempt);
                 if let Some(held) = self.entries_in_use().iter().find_map(|entry| entry.find(attempt))
                     && held.lose(Loss::Revoked)
                 {
@@ -260,20 +291,51 @@ impl Core {
         }
     }
 
+    /// Whether the server has told that this attempt's claim is gone.
+    pub(crate) fn has_lost(&self, attempt: AttemptId) -> bool {
+        self.strays.contains(attempt)
+    }
+
+    /// Ends a hold whose claim was lost between its grant and now.
+    pub(crate) fn lose_if_stray(self: &Arc<Self>, held: &HeldGrant, now: Timestamp) {
+        if self.has_lost(held.grant.attempt) && held.lose(Loss::Revoked) {
+            self.purge(now);
+        }
+    }
+
     /// Lets waiters claim who wait for a hand-over that will not come.
     fn nudge_contended(self: &Arc<Self>) {
         let contended = std::mem::take(&mut *self.contended.lock());
         let now = self.now();
         for entry in contended.iter().filter_map(std::sync::Weak::upgrade) {
-            let (effects, again) = {
-                let mut arbiter = entry.arbiter();
-                (arbiter.nudge(now), arbiter.wants_nudge())
-            };
-            self.carry_out(effects);
-            if again {
-                self.contended.lock().push(std::sync::Arc::downgrade(&entry));
-            }
+            let effects = entry.arbiter().nudge(now);
+            self.carry_out(&entry, effects);
         }
+    }
+}
+
+/// Attempts whose claims were lost of late: some before their grants were fetched, so that nobody had them yet.
+#[derive(Debug, Default)]
+pub(super) struct Strays {
+    any: AtomicBool,
+    recent: Mutex<VecDeque<AttemptId>>,
+}
+
+impl Strays {
+    /// Most are known by the time they get here, so only a burst could push one out that is not.
+    const MOST: usize = 4096;
+
+    fn add(&self, attempt: AttemptId) {
+        let mut recent = self.recent.lock();
+        if recent.len() == Self::MOST {
+            recent.pop_front();
+        }
+        recent.push_back(attempt);
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn contains(&self, attempt: AttemptId) -> bool {
+        self.any.load(Ordering::Acquire) && self.recent.lock().contains(&attempt)
     }
 }
 

@@ -80,6 +80,7 @@ pub(crate) struct Core {
     leases: Mutex<leases::Leases>,
     leases_changed: Notify,
     contended: Mutex<Vec<std::sync::Weak<Entry>>>,
+    strays: leases::Strays,
     closed: AtomicBool,
     ended: watch::Sender<bool>,
     /// Releases and the like that the server has not confirmed.
@@ -108,6 +109,7 @@ impl Core {
             leases: Mutex::default(),
             leases_changed: Notify::new(),
             contended: Mutex::default(),
+            strays: leases::Strays::default(),
             closed: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             unconfirmed: AtomicUsize::new(0),

@@ -65,7 +65,10 @@ impl Drop for Release {
 
 impl Core {
     /// Gives back what an arbiter does not need any more, and wakes those who have news.
-    pub(crate) fn carry_out(self: &Arc<Self>, effects: KeyEffects) {
+    pub(crate) fn carry_out(self: &Arc<Self>, entry: &Arc<Entry>, effects: KeyEffects) {
+        if effects.watch {
+            self.watch_over(entry);
+        }
         if let Some(held) = effects.release {
             drop(self.release(held));
         }
@@ -99,11 +102,24 @@ impl Core {
                     Err(error) => {
                         let key = held.entry.key.as_ref();
                         warn!(target: "leasehold", name = core.defaults.name.as_ref(), key = key; "not released: {error}");
+                        if error.kind() != ErrorKind::Closed {
+                            // The session lives on, and the claim with it.
+                            core.keep_releasing(held.clone());
+                        }
                         return Err(LockError::backend(Some(key), "unlock", error));
                     }
                 }
             }
         })
+    }
+
+    /// Repeats a release that was refused, now that its caller has been told.
+    fn keep_releasing(self: &Arc<Self>, held: Arc<HeldGrant>) {
+        let core = self.clone();
+        drop(Release::start(self, async move {
+            core.persist(&held.cell, || core.backend.release(&held.grant)).await;
+            Ok(())
+        }));
     }
 
     /// Makes sure that an attempt of unknown outcome holds nothing; the key's next attempt begins after that.
@@ -115,7 +131,19 @@ impl Core {
         drop(Release::start(self, async move {
             core.persist(&cell, || core.backend.settle(&claim)).await;
             let effects = entry.arbiter().settled(core.now());
-            core.carry_out(effects);
+            core.carry_out(&entry, effects);
+            Ok(())
+        }));
+    }
+
+    /// The same, while the key's next attempt may begin at once.
+    pub(crate) fn settle_apart(self: &Arc<Self>, claim: Arc<Claim>, cell: Arc<LeaseCell>) {
+        if !cell.is_session() {
+            self.forget_lease(&cell);
+        }
+        let core = self.clone();
+        drop(Release::start(self, async move {
+            core.persist(&cell, || core.backend.settle(&claim)).await;
             Ok(())
         }));
     }

@@ -1,6 +1,6 @@
 //! A lease as its guards see it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -16,6 +16,7 @@ use crate::clock::Timestamp;
 pub(crate) struct LeaseCell {
     id: LeaseId,
     session: bool,
+    taken: AtomicBool,
     deadline: AtomicU64,
     lost: LossFlag,
     renewal: Mutex<Renewal>,
@@ -29,6 +30,7 @@ impl LeaseCell {
         Self {
             id: lease.id,
             session: lease.session,
+            taken: AtomicBool::new(false),
             deadline: AtomicU64::new(renewal.deadline().as_nanos()),
             lost: LossFlag::default(),
             renewal: Mutex::new(renewal),
@@ -43,6 +45,11 @@ impl LeaseCell {
 
     pub(crate) fn is_session(&self) -> bool {
         self.session
+    }
+
+    /// Takes it for a claim. False if it is for one claim only, and has one.
+    pub(crate) fn take(&self) -> bool {
+        self.session || !self.taken.swap(true, Ordering::AcqRel)
     }
 
     pub(crate) fn policy(&self) -> Policy {

@@ -97,7 +97,12 @@ impl Shared {
                     continue;
                 }
                 Err(error) => {
-                    self.claims.answered(id, repeated);
+                    if repeated {
+                        self.claims.answered(id, true);
+                    } else {
+                        // Refused, and the only copy: there is nothing to settle, which might be refused as well.
+                        self.claims.forget(id);
+                    }
                     return Err(error);
                 }
             };
