@@ -42,7 +42,7 @@ pub type Result<T> = std::result::Result<T, BackendError>;
 ///
 /// - At most one exclusive claim, or any number of shared ones, is granted for a key at a time, over all processes; first come,
 ///   first served. A shared claim waits behind an exclusive one that came before it.
-/// - Epochs of exclusive grants of a key grow strictly; a shared grant's is at least that of the exclusive grant before it and
+/// - Epochs of exclusive grants of a key grow strictly; a shared grant's is above that of the exclusive grant before it and
 ///   below that of the one after it.
 /// - A grant's answer proves that the claim held the key, and that its lease lived, at a time after the call.
 /// - Nothing blocks a thread, nothing panics, no secret gets into an error.

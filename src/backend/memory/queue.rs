@@ -41,7 +41,7 @@ impl Place {
         if self.epoch.is_some() {
             return;
         }
-        let granted = epoch.grant(self.mode);
+        let granted = epoch.grant();
         self.epoch = Some(granted);
         if let Some(waiter) = self.waiter.take() {
             wakes.granted(waiter, granted);
@@ -61,23 +61,17 @@ pub(super) struct Queue {
     rest: VecDeque<Place>,
 }
 
-/// The store's epoch: grows with each exclusive grant of any key, so that a key's tokens grow although keys are forgotten.
-#[derive(Debug)]
+/// The store's epoch: grows with each grant of any key, so that a key's tokens grow although keys are forgotten.
+#[derive(Debug, Default)]
 pub(super) struct Epoch(u64);
 
-impl Default for Epoch {
-    /// One, so that a key shared before anything was locked exclusively has a token above zero.
-    fn default() -> Self {
-        Self(1)
-    }
-}
-
 impl Epoch {
-    /// The epoch of a new grant. All shared grants between two exclusive ones may have the same.
-    pub(super) fn grant(&mut self, mode: Mode) -> u64 {
-        if mode == Mode::Exclusive {
-            self.0 += 1;
-        }
+    /// The epoch of a new grant.
+    ///
+    /// A shared one has one of its own too: with that of the exclusive grant before it, its token would be below those of
+    /// that grant's local hand-overs.
+    pub(super) fn grant(&mut self) -> u64 {
+        self.0 += 1;
         self.0
     }
 }

@@ -104,12 +104,12 @@ impl State {
         let mut place = Place::new(claim);
         let answer = match keys.entry(claim.key.clone()) {
             Entry::Vacant(free) => {
-                let epoch = epoch.grant(claim.mode);
+                let epoch = epoch.grant();
                 free.insert(Queue::held_by(place, epoch));
                 Answer::Granted(epoch)
             }
             Entry::Occupied(mut queue) if queue.get().admits(claim.mode) => {
-                let epoch = epoch.grant(claim.mode);
+                let epoch = epoch.grant();
                 place.epoch = Some(epoch);
                 queue.get_mut().push(place);
                 Answer::Granted(epoch)
@@ -272,7 +272,7 @@ impl State {
         let Some(thief) = self.leases.get_mut(&claim.lease.id) else { return };
         thief.foreign = true;
         thief.claims.insert(claim.attempt, claim.key.clone());
-        let epoch = self.epoch.grant(claim.mode);
+        let epoch = self.epoch.grant();
         match self.keys.entry(claim.key.clone()) {
             Entry::Vacant(free) => {
                 free.insert(Queue::held_by(Place::new(claim), epoch));

@@ -210,7 +210,7 @@ async fn settling_takes_a_waiter_out_and_lets_the_next_ones_in() {
     assert!(futures::poll!(&mut reading).is_pending());
     drop(writing);
     at_once(link.settle(&writer));
-    assert_eq!(reading.await.unwrap().unwrap().epoch, reader.epoch);
+    assert!(reading.await.unwrap().unwrap().epoch > reader.epoch);
 }
 
 #[test]

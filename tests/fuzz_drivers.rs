@@ -1,0 +1,25 @@
+//! The fuzz targets' drivers on random input, in every test run.
+
+mod support;
+
+use proptest::prelude::*;
+use support::drivers;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn urls(data in any::<Vec<u8>>()) {
+        drivers::url(&data);
+    }
+
+    #[test]
+    fn urls_that_are_nearly_right(url in "(memory|etcds?|rediss?|redis\\+unix)://[a-z0-9:/?#@%&=,.]{0,30}(\\?|&)(ttl|timeout|prefix|name|ca)=[a-z0-9%]{0,4}") {
+        drivers::url(url.as_bytes());
+    }
+
+    #[test]
+    fn calls(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+        drivers::api_calls(&data);
+    }
+}

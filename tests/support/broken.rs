@@ -1,0 +1,133 @@
+//! A backend that breaks one rule of the contract: what the judge of histories must notice.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use leasehold::backend::{
+    AttemptId, Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Grant, Lease, LeaseId, Result, SystemClock,
+    Timestamp,
+};
+use leasehold::{Eviction, LockInfo};
+
+/// What is wrong with the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sin {
+    /// Nothing: the positive control.
+    None,
+    /// Everybody gets the lock.
+    NoExclusion,
+    /// The lock goes to the next one long before the lease is over.
+    LateLoss,
+    /// All grants have the same epoch.
+    RepeatedToken,
+}
+
+/// A small store of exclusive locks whose waiters poll.
+#[derive(Debug)]
+pub struct Broken {
+    sin: Sin,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    count: u64,
+    held: HashMap<String, (AttemptId, LeaseId, Timestamp)>,
+}
+
+impl Broken {
+    pub fn new(sin: Sin) -> Self {
+        Self { sin, state: Mutex::default() }
+    }
+
+    fn grant(&self, claim: &Claim) -> Option<Grant> {
+        let mut state = self.state.lock().unwrap();
+        let now = SystemClock.now();
+        let limit = if self.sin == Sin::LateLoss { claim.lease.ttl / 8 } else { Duration::from_secs(3600) };
+        let taken = state.held.get(&*claim.key).is_some_and(|(_, _, since)| now.since(*since) < limit);
+        if taken && self.sin != Sin::NoExclusion {
+            return None;
+        }
+        state.count += 1;
+        state.held.insert(claim.key.to_string(), (claim.attempt, claim.lease.id, now));
+        Some(Grant::new(claim, if self.sin == Sin::RepeatedToken { 1 } else { state.count }))
+    }
+
+    fn forget(&self, which: impl Fn(&AttemptId, &LeaseId) -> bool) -> BoxFuture<'_, Result<()>> {
+        self.state.lock().unwrap().held.retain(|_, (attempt, lease, _)| !which(attempt, lease));
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn unsupported<T: Send + 'static>() -> BoxFuture<'static, Result<T>> {
+    Box::pin(async { Err(BackendError::new(ErrorKind::Unsupported, "not here")) })
+}
+
+impl Backend for Broken {
+    fn kind(&self) -> &'static str {
+        "broken"
+    }
+
+    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+        Box::pin(async move {
+            let id = {
+                let mut state = self.state.lock().unwrap();
+                state.count += 1;
+                LeaseId(state.count)
+            };
+            Ok(Lease::new(id, ttl, SystemClock.now(), !own))
+        })
+    }
+
+    fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
+        let now = SystemClock.now();
+        let renewed = leases.iter().map(|lease| Ok(Lease::new(lease.id, lease.ttl, now, lease.session)));
+        let renewed = renewed.collect();
+        Box::pin(async move { renewed })
+    }
+
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
+        self.forget(|_, held| *held == lease.id)
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+        Box::pin(async move {
+            loop {
+                let grant = self.grant(claim);
+                if grant.is_some() || !wait {
+                    return Ok(grant);
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+    }
+
+    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        self.forget(|held, _| *held == claim.attempt)
+    }
+
+    fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        self.forget(|held, _| *held == grant.attempt)
+    }
+
+    fn inspect<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
+        unsupported()
+    }
+
+    fn list<'a>(&'a self, _prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
+        unsupported()
+    }
+
+    fn evict<'a>(&'a self, _key: &'a str, _key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
+        unsupported()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+}

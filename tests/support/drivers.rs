@@ -1,0 +1,30 @@
+//! What the fuzz targets do with their bytes. Plain tests call them as well, so that they cannot rot.
+
+#[path = "drivers/calls.rs"]
+mod calls;
+
+use leasehold::LockManager;
+
+pub use self::calls::api_calls;
+use super::broken::{Broken, Sin};
+
+/// Any text is refused as a URL or accepted, without a panic, and without giving a password away.
+pub fn url(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    check(&text, None);
+    // The same with a user and a password in the right place, whatever comes before and after.
+    let (scheme, rest) = text.split_once("://").unwrap_or(("etcd", &text));
+    let password = "correct-horse";
+    check(&format!("{scheme}://user:{password}@{rest}"), Some(password));
+    check(&format!("{scheme}://user:{password}/?#%@{rest}"), Some(password));
+}
+
+fn check(url: &str, password: Option<&str>) {
+    // With a backend given, nothing is connected to, whatever the URL says.
+    let built = LockManager::builder().url(url).backend(Broken::new(Sin::None)).build();
+    if let Err(error) = futures::executor::block_on(built) {
+        assert!(["INVALID_CONFIG", "UNSUPPORTED"].contains(&error.code()), "{url:?}: {error}");
+        let shown = format!("{error} {error:?}");
+        assert!(password.is_none_or(|password| !shown.contains(password)), "{url:?}: {shown}");
+    }
+}

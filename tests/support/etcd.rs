@@ -1,0 +1,262 @@
+//! Real etcd servers, each on free ports with a temporary folder.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::PATIENCE;
+use super::process::Process;
+
+/// One member of a cluster, most often the only one. It is killed, and its data removed, when this is dropped.
+#[derive(Debug)]
+pub struct Etcd {
+    process: Process,
+    folder: TempDir,
+    arguments: Vec<String>,
+    client: SocketAddr,
+}
+
+impl Etcd {
+    /// Starts a server.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot, with the server's log.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with more arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        // Another process may take a port between our look and etcd's.
+        for _ in 0..4 {
+            if let Ok([member]) = Self::members::<1>(arguments) {
+                return member;
+            }
+        }
+        Self::members::<1>(arguments).map(|[member]| member).unwrap_or_else(|log| panic!("etcd does not start:\n{log}"))
+    }
+
+    /// Returns the server that all tests of this process share. Each uses keys of its own, and nobody stops it.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Etcd> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn members<const N: usize>(more: &[&str]) -> Result<[Self; N], String> {
+        let ports: [(u16, u16); N] = std::array::from_fn(|_| (free_port(), free_port()));
+        let cluster: Vec<_> =
+            ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
+        let cluster = cluster.join(",");
+        let mut number = 0;
+        let mut members = ports.map(|(client, peer)| {
+            let folder = tempfile::tempdir().unwrap();
+            let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+            let own = [
+                ("--name", format!("m{number}")),
+                ("--data-dir", folder.path().join("data").display().to_string()),
+                ("--listen-client-urls", client_url.clone()),
+                ("--advertise-client-urls", client_url),
+                ("--listen-peer-urls", peer_url.clone()),
+                ("--initial-advertise-peer-urls", peer_url),
+                ("--initial-cluster", cluster.clone()),
+                ("--initial-cluster-state", "new".to_owned()),
+            ];
+            number += 1;
+            let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+            let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
+            let process = launch(&arguments, &folder);
+            Self { process, folder, arguments, client: SocketAddr::from(([127, 0, 0, 1], client)) }
+        });
+        for member in &mut members {
+            member.wait_until_up()?;
+        }
+        Ok(members)
+    }
+
+    /// The address for clients.
+    pub fn address(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// `host:port` for clients.
+    pub fn endpoint(&self) -> String {
+        self.client.to_string()
+    }
+
+    /// The URL for a manager.
+    pub fn url(&self) -> String {
+        format!("etcd://{}", self.client)
+    }
+
+    /// The process, to stop it or to resume it.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Kills it on the spot. Its data and its ports are kept.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Kills it if it is up, and starts it with the data that it had.
+    pub fn restart(&mut self) {
+        self.restart_within(PATIENCE);
+    }
+
+    fn restart_within(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        loop {
+            self.process.kill();
+            self.process = launch(&self.arguments, &self.folder);
+            match self.wait_until_up() {
+                Ok(()) => return,
+                // Its port may be in use for a moment, by a connection from there for example.
+                Err(log) => assert!(Instant::now() < deadline, "etcd does not start again:\n{log}"),
+            }
+        }
+    }
+
+    /// Starts it again with nothing in it, on the same ports.
+    pub fn restart_empty(&mut self) {
+        self.process.kill();
+        std::fs::remove_dir_all(self.folder.path().join("data")).unwrap();
+        self.restart();
+    }
+
+    /// Runs etcdctl and returns what it prints.
+    ///
+    /// # Panics
+    ///
+    /// If it fails, with what it says.
+    pub fn etcdctl(&self, arguments: &[&str]) -> String {
+        self.try_etcdctl(arguments).unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
+    }
+
+    /// Runs etcdctl; the error is what it says.
+    pub fn try_etcdctl(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = self.etcdctl_command().args(arguments).stdin(Stdio::null()).output();
+        let output = output.unwrap_or_else(|error| panic!("cannot run etcdctl: {error}"));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// An etcdctl for this server, to be given arguments.
+    pub fn etcdctl_command(&self) -> Command {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.client));
+        command
+    }
+
+    /// The names that begin with `prefix`.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let printed = match prefix {
+            "" => self.etcdctl(&["get", "", "--from-key", "--keys-only"]),
+            _ => self.etcdctl(&["get", prefix, "--prefix", "--keys-only"]),
+        };
+        printed.lines().filter(|line| !line.is_empty()).map(Into::into).collect()
+    }
+
+    /// The ids of all leases.
+    pub fn leases(&self) -> Vec<String> {
+        let printed = self.etcdctl(&["lease", "list"]);
+        printed.lines().skip(1).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_path(&self.folder)).unwrap_or_default()
+    }
+
+    fn wait_until_up(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_healthy(self.client) {
+            if let Some(status) = self.process.ended() {
+                return Err(format!("{status}\n{}", self.log()));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("no answer within {PATIENCE:?}\n{}", self.log()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+/// Several members of one cluster.
+#[derive(Debug)]
+pub struct Cluster<const N: usize> {
+    pub members: [Etcd; N],
+}
+
+impl<const N: usize> Cluster<N> {
+    /// Starts a cluster.
+    pub fn start() -> Self {
+        let mut log = String::new();
+        for _ in 0..4 {
+            match Etcd::members(&[]) {
+                Ok(members) => return Self { members },
+                Err(error) => log = error,
+            }
+        }
+        panic!("the etcd cluster does not start:\n{log}")
+    }
+
+    /// The URL that names all members.
+    pub fn url(&self) -> String {
+        let endpoints: Vec<_> = self.members.iter().map(Etcd::endpoint).collect();
+        format!("etcd://{}", endpoints.join(","))
+    }
+
+    /// The index of the leader, once there is one.
+    pub fn leader(&self) -> usize {
+        super::eventually("the cluster has a leader", || {
+            self.members.iter().position(|member| {
+                // Endpoint, id, version, size, "is leader", …
+                let status = member.try_etcdctl(&["endpoint", "status", "--command-timeout=1s"]);
+                status.is_ok_and(|line| line.split(", ").nth(4) == Some("true"))
+            })
+        })
+    }
+}
+
+fn log_path(folder: &TempDir) -> PathBuf {
+    folder.path().join("log")
+}
+
+fn launch(arguments: &[String], folder: &TempDir) -> Process {
+    let log = File::options().create(true).append(true).open(log_path(folder)).unwrap();
+    Process::spawn("etcd", |command| {
+        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    })
+}
+
+/// Whether the server answers that it is well: it has a leader and its disk works.
+fn is_healthy(address: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains("\"true\""))
+}
+
+/// A port that nobody listens on now, from below the range that the kernel takes for outgoing connections: a server that is
+/// started again on it finds it free.
+pub fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(15_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What all processes of a test believed and when, and a judge of it.
+//!
+//! Belief in a hold begins when the acquire returns. It ends at the start of the unlock, or when the loss is told; or, for those
+//! who ask `is_lost()` again and again, at the last time taken *before* a call that answered "no": a stopped process believes
+//! nothing while it is stopped, and one that was killed nothing afterwards.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use leasehold::{LockGuard, Mode};
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, the same in all processes.
+pub fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// What happened to a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Acquired {
+        mode: Mode,
+        token: u64,
+    },
+    /// `is_lost()` answered "no" to a question asked after this time.
+    Alive,
+    /// `is_lost()` answered "yes".
+    FoundLost,
+    /// `lost()` fired, or the loss was told in another way.
+    Lost,
+    /// The unlock, or the drop, is about to begin.
+    Released,
+}
+
+/// One line of a history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub at: u64,
+    /// The hold, with a name that no other has in any process.
+    pub hold: String,
+    pub key: String,
+    pub what: What,
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, hold, key, what } = self;
+        write!(f, "{at}\t{hold}\t{key}\t")?;
+        match what {
+            What::Acquired { mode: Mode::Exclusive, token } => write!(f, "acquired\t{token}"),
+            What::Acquired { mode: Mode::Shared, token } => write!(f, "shared\t{token}"),
+            What::Alive => f.write_str("alive"),
+            What::FoundLost => f.write_str("found-lost"),
+            What::Lost => f.write_str("lost"),
+            What::Released => f.write_str("released"),
+        }
+    }
+}
+
+impl Record {
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split('\t');
+        let (at, hold, key) = (fields.next()?.parse().ok()?, fields.next()?.to_owned(), fields.next()?.to_owned());
+        let what = match (fields.next()?, fields.next()) {
+            ("acquired", Some(token)) => What::Acquired { mode: Mode::Exclusive, token: token.parse().ok()? },
+            ("shared", Some(token)) => What::Acquired { mode: Mode::Shared, token: token.parse().ok()? },
+            ("alive", None) => What::Alive,
+            ("found-lost", None) => What::FoundLost,
+            ("lost", None) => What::Lost,
+            ("released", None) => What::Released,
+            _ => return None,
+        };
+        Some(Self { at, hold, key, what })
+    }
+}
+
+/// A file that any number of processes write to. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct History {
+    file: Arc<File>,
+    path: PathBuf,
+}
+
+impl History {
+    /// Opens a history, and makes it if it is not there.
+    pub fn open(path: impl AsRef<Path>) -> Self {
+        let path = path.as_ref().to_owned();
+        let file = File::options().create(true).append(true).open(&path).unwrap();
+        Self { file: Arc::new(file), path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Records a hold right after its acquire has returned.
+    pub fn acquired(&self, guard: &LockGuard) -> Hold {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let hold = Hold { history: self.clone(), name, key: guard.key().to_owned() };
+        hold.record(now(), What::Acquired { mode: guard.mode(), token: guard.token().get() });
+        hold
+    }
+
+    /// Returns all records so far.
+    pub fn records(&self) -> Vec<Record> {
+        let text = std::fs::read_to_string(&self.path).unwrap();
+        text.lines().map(|line| Record::parse(line).unwrap_or_else(|| panic!("no record: {line:?}"))).collect()
+    }
+
+    /// Demands that all of it was right, and that there were at least `holds` of them.
+    pub fn demand(&self, holds: usize) {
+        let verdict = judge(&self.records(), Duration::ZERO);
+        assert!(verdict.violations.is_empty(), "{verdict}");
+        assert!(verdict.holds >= holds, "only {} holds", verdict.holds);
+    }
+}
+
+/// A hold that is being recorded.
+#[derive(Debug)]
+pub struct Hold {
+    history: History,
+    name: String,
+    key: String,
+}
+
+impl Hold {
+    /// Asks whether the lock is lost, and records the answer. For workers that may be stopped at any time.
+    pub fn is_lost(&self, guard: &LockGuard) -> bool {
+        let before = now();
+        let lost = guard.is_lost();
+        self.record(before, if lost { What::FoundLost } else { What::Alive });
+        lost
+    }
+
+    /// Records that the loss was told.
+    pub fn lost(&self) {
+        self.record(now(), What::Lost);
+    }
+
+    /// Records that the release begins: call it right before.
+    pub fn released(&self) {
+        self.record(now(), What::Released);
+    }
+
+    fn record(&self, at: u64, what: What) {
+        let record = Record { at, hold: self.name.clone(), key: self.key.clone(), what };
+        // One short write to a file opened for appending: lines of different processes do not mix.
+        (&*self.history.file).write_all(format!("{record}\n").as_bytes()).unwrap();
+    }
+}
+
+/// What a history shows.
+#[derive(Debug)]
+pub struct Verdict {
+    /// How many holds there were.
+    pub holds: usize,
+    pub violations: Vec<Violation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// Two believed in holds that exclude each other, for so long.
+    Overlap { first: String, second: String, by: Duration },
+    /// A later hold has a token that does not show it.
+    Token { first: (String, u64), second: (String, u64) },
+    /// A record that has no place.
+    Stray { hold: String },
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} violations in {} holds", self.violations.len(), self.holds)?;
+        self.violations.iter().take(10).try_for_each(|violation| writeln!(f, "  {violation:?}"))
+    }
+}
+
+#[derive(Debug)]
+struct Belief {
+    hold: String,
+    mode: Mode,
+    token: u64,
+    from: u64,
+    to: u64,
+}
+
+/// Judges a history. Overlaps of at most `allowed` pass: where the server itself takes a lock away, nobody can be told first.
+pub fn judge(records: &[Record], allowed: Duration) -> Verdict {
+    let mut violations = Vec::new();
+    let mut keys: BTreeMap<&str, Vec<Belief>> = BTreeMap::new();
+    let mut holds: HashMap<&str, Vec<&Record>> = HashMap::new();
+    for record in records {
+        holds.entry(&record.hold).or_default().push(record);
+    }
+    let count = holds.len();
+    for (hold, events) in holds {
+        match belief(hold, &events) {
+            Some(belief) => keys.entry(&events[0].key).or_default().push(belief),
+            None => violations.push(Violation::Stray { hold: hold.to_owned() }),
+        }
+    }
+    for beliefs in keys.values_mut() {
+        beliefs.sort_by_key(|belief| belief.from);
+        overlaps(beliefs, allowed, &mut violations);
+        tokens(beliefs, &mut violations);
+    }
+    Verdict { holds: count, violations }
+}
+
+/// From when to when somebody believed in this hold.
+fn belief(hold: &str, events: &[&Record]) -> Option<Belief> {
+    let (first, rest) = events.split_first()?;
+    let What::Acquired { mode, token } = first.what else { return None };
+    if rest.iter().any(|event| matches!(event.what, What::Acquired { .. }) || event.key != first.key) {
+        return None;
+    }
+    let last = |what: What| rest.iter().filter(|event| event.what == what).map(|event| event.at).max();
+    let first_of = |what: What| rest.iter().filter(|event| event.what == what).map(|event| event.at).min();
+    let known = last(What::Alive);
+    let to = match (first_of(What::FoundLost), first_of(What::Lost), first_of(What::Released)) {
+        (Some(_), ..) => known.unwrap_or(first.at),
+        (None, Some(lost), _) => known.unwrap_or(lost),
+        (None, None, Some(released)) => released,
+        // Killed, or still at it.
+        (None, None, None) => known.unwrap_or(first.at),
+    };
+    Some(Belief { hold: hold.to_owned(), mode, token, from: first.at, to })
+}
+
+fn overlaps(beliefs: &[Belief], allowed: Duration, violations: &mut Vec<Violation>) {
+    // Those before in time that may reach into this one: the longest of each mode is enough to find a violation.
+    let mut reaching: [Option<&Belief>; 2] = [None, None];
+    for belief in beliefs {
+        for earlier in reaching.into_iter().flatten() {
+            let excludes = belief.mode == Mode::Exclusive || earlier.mode == Mode::Exclusive;
+            let by = Duration::from_nanos(earlier.to.min(belief.to).saturating_sub(belief.from));
+            if excludes && by > allowed {
+                violations.push(Violation::Overlap { first: earlier.hold.clone(), second: belief.hold.clone(), by });
+            }
+        }
+        let slot = &mut reaching[usize::from(belief.mode == Mode::Shared)];
+        if slot.is_none_or(|longest| longest.to < belief.to) {
+            *slot = Some(belief);
+        }
+    }
+}
+
+fn tokens(beliefs: &[Belief], violations: &mut Vec<Violation>) {
+    let (mut writer, mut reader): (Option<&Belief>, Option<&Belief>) = (None, None);
+    for belief in beliefs {
+        let named = |belief: &Belief| (belief.hold.clone(), belief.token);
+        let wrong = match belief.mode {
+            Mode::Exclusive => [writer, reader].into_iter().flatten().find(|earlier| earlier.token >= belief.token),
+            Mode::Shared => writer.filter(|earlier| earlier.token > belief.token),
+        };
+        if let Some(earlier) = wrong {
+            violations.push(Violation::Token { first: named(earlier), second: named(belief) });
+        }
+        let slot = if belief.mode == Mode::Exclusive { &mut writer } else { &mut reader };
+        if slot.is_none_or(|greatest| greatest.token <= belief.token) {
+            *slot = Some(belief);
+        }
+    }
+}

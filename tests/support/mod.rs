@@ -1,0 +1,33 @@
+//! What integration tests need: real servers, a network that fails, child processes, and a judge of what happened.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+pub mod broken;
+pub mod child;
+pub mod drivers;
+#[cfg(feature = "etcd")]
+pub mod etcd;
+pub mod history;
+pub mod process;
+pub mod proxy;
+
+use std::time::{Duration, Instant};
+
+/// The time within which what has to happen happens, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `probe` gives something.
+///
+/// # Panics
+///
+/// After [`PATIENCE`], with what `what` says.
+pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,91 @@
+//! Processes that do not outlive their test.
+
+use std::ffi::OsStr;
+use std::io;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process that is killed when this is dropped, and also when the test itself is killed.
+#[derive(Debug)]
+pub struct Process(Child);
+
+impl Process {
+    /// Starts a program.
+    ///
+    /// # Panics
+    ///
+    /// If it is not there.
+    pub fn spawn(program: impl AsRef<OsStr>, configure: impl FnOnce(&mut Command)) -> Self {
+        // setpriv is a part of util-linux, so it is there on any Linux; it becomes the program, under the same process id.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program.as_ref());
+        configure(&mut command);
+        match spawn_from_lasting_thread(command) {
+            Ok(child) => Self(child),
+            Err(error) => panic!("cannot start {:?}: {error}", program.as_ref()),
+        }
+    }
+
+    pub fn inner(&mut self) -> &mut Child {
+        &mut self.0
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Stops it: it believes nothing until [`resume`](Self::resume).
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+
+    /// Returns how it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+type Order = (Command, Sender<io::Result<Child>>);
+
+/// The kernel sends the signal when the *thread* that started the process ends, and a test's thread ends with its test, while a
+/// server may be shared by many.
+fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
+    static THREAD: OnceLock<Sender<Order>> = OnceLock::new();
+    let orders = THREAD.get_or_init(|| {
+        let (orders, received) = channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in received {
+                let _ = answer.send(command.spawn());
+            }
+        });
+        orders
+    });
+    let (answer, answered) = channel();
+    orders.send((command, answer)).unwrap();
+    answered.recv().unwrap()
+}
