@@ -180,12 +180,12 @@ pub async fn a_cancelled_waiter_lets_the_next_one_in(a: LockManager, b: LockMana
     // With a session there already, the first poll of an acquire sends its claim.
     drop(soon(a.lock(&key)).await);
     let reader = soon(b.lock(&key).shared()).await;
-    let writer = queue_up(stranger(a.lock(&key)));
+    let writer = tokio::spawn(a.lock(&key).into_future());
     has_waiters(&b, &key, 1).await;
     let mut next = queue_up(stranger(a.lock(&key).shared()));
     let elsewhere = tokio::spawn(stranger(b.lock(&key).shared()).into_future());
     assert!(timeout(A_WHILE, &mut next).await.is_err());
-    drop(writer);
+    writer.abort();
     drop(within(SOON, "the reader behind it", next).await.expect("granted"));
     drop(done(elsewhere).await.expect("granted"));
     drop(reader);

@@ -65,6 +65,8 @@ pub async fn list_has_exactly_the_keys_of_a_prefix(a: LockManager, b: LockManage
         expected.sort_unstable();
         assert_eq!(listed, expected, "with {prefix:?}");
     }
+    let middle = &base["conformance/".len()..];
+    assert!(a.list(middle).await.expect("the server answers").is_empty(), "{middle} is no prefix");
     for guard in guards {
         guard.unlock().await.expect("unlocked");
     }

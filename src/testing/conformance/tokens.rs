@@ -48,7 +48,8 @@ pub async fn tokens_grow_over_a_force_unlock(a: LockManager, b: LockManager) {
     }
 }
 
-/// A reader's token is at least that of the writer before, and below that of the writer after.
+/// A reader's token is at least that of the writer before, and below that of the writer after; however the lock came to
+/// that writer.
 pub async fn tokens_of_readers_lie_between_those_of_writers(a: LockManager, b: LockManager) {
     let key = key("tokens-shared");
     let mut last = None;
@@ -58,8 +59,14 @@ pub async fn tokens_of_readers_lie_between_those_of_writers(a: LockManager, b: L
         assert!(tokens.iter().all(|token| Some(*token) >= last), "{tokens:?} after {last:?}");
         drop(readers);
         for manager in [&a, &b] {
-            let writer = soon(manager.lock(&key)).await;
+            let mut writer = soon(manager.lock(&key)).await;
             assert!(tokens.iter().all(|token| *token < writer.token()), "{tokens:?} before {}", writer.token());
+            for _ in 0..3 {
+                // From hand to hand.
+                let next = queue_up(stranger(manager.lock(&key)));
+                drop(writer);
+                writer = within(SOON, "the next one's turn", next).await.expect("granted");
+            }
             last = Some(writer.token());
         }
     }
