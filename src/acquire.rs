@@ -25,22 +25,30 @@ pub(crate) struct Acquisition {
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a box would cost the way without waiting an allocation")]
 enum State {
-    Start(Result<Arc<Entry>>, Box<Options>, bool),
+    Start(Start),
     Waiting(BoxFuture<'static, Acquired>),
     Done,
 }
 
+/// What is known before the first poll.
+struct Start {
+    entry: Result<Arc<Entry>>,
+    options: Options,
+    wait: bool,
+}
+
 impl Acquisition {
     pub(crate) fn new(life: Arc<Life>, entry: Result<Arc<Entry>>, options: Options, wait: bool) -> Self {
-        Self { life, state: State::Start(entry, Box::new(options), wait) }
+        Self { life, state: State::Start(Start { entry, options, wait }) }
     }
 
     pub(crate) fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<Acquired> {
         if let State::Start(..) = self.state
-            && let State::Start(entry, options, wait) = std::mem::replace(&mut self.state, State::Done)
+            && let State::Start(start) = std::mem::replace(&mut self.state, State::Done)
         {
-            match start(&self.life, entry, *options, wait, cx) {
+            match start.poll(&self.life, cx) {
                 Ok(Started::Done(guard)) => return Poll::Ready(Ok(guard)),
                 Ok(Started::Waiting(waiting)) => self.state = State::Waiting(waiting),
                 Err(error) => return Poll::Ready(Err(error)),
@@ -68,59 +76,56 @@ enum Started {
     Waiting(BoxFuture<'static, Acquired>),
 }
 
-/// The first poll: finds the owner, asks the arbiter, and goes to the backend if it is this one's turn.
-fn start(
-    life: &Arc<Life>,
-    entry: Result<Arc<Entry>>,
-    options: Options,
-    wait: bool,
-    cx: &mut Context<'_>,
-) -> Result<Started> {
-    let entry = entry?;
-    life.check_open(Some(&entry.key), "lock")?;
-    let now = life.now();
-    let (owner, decision, effects, nudge) = {
-        let mut arbiter = entry.arbiter();
-        let owner = options.owner.clone().unwrap_or_else(|| Owner::of_context(cx, arbiter.owners()));
-        let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || cx.waker().clone());
-        let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
-        (owner, decision, effects, nudge)
-    };
-    life.carry_out(effects);
-    if nudge {
-        life.watch_over(&entry);
-    }
-    let (ticket, claims) = match decision {
-        Decision::Entered(hold, depth) => return Ok(Started::Done(Some(LockGuard::new(hold, depth)))),
-        Decision::Refused(reason) => return Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
-        Decision::Busy => return Ok(Started::Done(None)),
-        Decision::Claim(ticket) => (ticket, true),
-        Decision::Queued(ticket) => (ticket, false),
-    };
-    let mut waiter = Waiter { life: life.clone(), entry, owner, options, wait, ticket: Some(ticket), sent: None };
-    let mut attempt = None;
-    if claims && let LeaseFor::Ready(Ok(cell)) = life.lease_for(&waiter.options.terms, now) {
-        let mut begun = waiter.attempt(cell);
-        let polled = {
-            let _within = life.keeper.enter();
-            begun.answer.as_mut().poll(cx)
+impl Start {
+    /// Finds the owner, asks the arbiter, and goes to the backend if it is this one's turn.
+    fn poll(self, life: &Arc<Life>, cx: &mut Context<'_>) -> Result<Started> {
+        let Self { entry, options, wait } = self;
+        let entry = entry?;
+        life.check_open(Some(&entry.key), "lock")?;
+        let now = life.now();
+        let (owner, decision, effects, nudge) = {
+            let mut arbiter = entry.arbiter();
+            let owner = options.owner.clone().unwrap_or_else(|| Owner::of_context(cx, arbiter.owners()));
+            let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || cx.waker().clone());
+            let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
+            (owner, decision, effects, nudge)
         };
-        match polled {
-            Poll::Pending => attempt = Some(begun),
-            Poll::Ready(Ok(Some(grant))) => match waiter.granted(grant, begun.cell) {
-                Some(guard) => return Ok(Started::Done(Some(guard))),
-                None => waiter.settle(),
-            },
-            Poll::Ready(Ok(None)) => {
-                waiter.gave_up();
-                return Ok(Started::Done(None));
-            }
-            Poll::Ready(Err(error)) => {
-                attempt = Some(Attempt { answer: Box::pin(std::future::ready(Err(error))), ..begun })
+        life.carry_out(effects);
+        if nudge {
+            life.watch_over(&entry);
+        }
+        let (ticket, claims) = match decision {
+            Decision::Entered(hold, depth) => return Ok(Started::Done(Some(LockGuard::new(hold, depth)))),
+            Decision::Refused(reason) => return Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
+            Decision::Busy => return Ok(Started::Done(None)),
+            Decision::Claim(ticket) => (ticket, true),
+            Decision::Queued(ticket) => (ticket, false),
+        };
+        let mut waiter = Waiter { life: life.clone(), entry, owner, options, wait, ticket: Some(ticket), sent: None };
+        let mut attempt = None;
+        if claims && let LeaseFor::Ready(Ok(cell)) = life.lease_for(&waiter.options.terms, now) {
+            let mut begun = waiter.attempt(cell);
+            let polled = {
+                let _within = life.keeper.enter();
+                begun.answer.as_mut().poll(cx)
+            };
+            match polled {
+                Poll::Pending => attempt = Some(begun),
+                Poll::Ready(Ok(Some(grant))) => match waiter.granted(grant, begun.cell) {
+                    Some(guard) => return Ok(Started::Done(Some(guard))),
+                    None => waiter.settle(),
+                },
+                Poll::Ready(Ok(None)) => {
+                    waiter.gave_up();
+                    return Ok(Started::Done(None));
+                }
+                Poll::Ready(Err(error)) => {
+                    attempt = Some(Attempt { answer: Box::pin(std::future::ready(Err(error))), ..begun })
+                }
             }
         }
+        Ok(Started::Waiting(Box::pin(waiter.run(attempt))))
     }
-    Ok(Started::Waiting(Box::pin(waiter.run(attempt))))
 }
 
 /// A claim on its way to the backend and back.

@@ -201,12 +201,14 @@ impl LockGuard {
 /// Gives up one guard's share. Returns the release, if the grant goes back.
 fn leave(hold: &Arc<Hold>) -> Option<Release> {
     let core: &Arc<_> = &hold.held.life;
+    // Above depth 1 nothing depends on the time.
+    let mut now = None;
     let mut effects = {
         let mut arbiter = hold.held.entry.arbiter();
-        let (left, effects) = arbiter.leave(hold.id, || core.now());
+        let (left, effects) = arbiter.leave(hold.id, || *now.insert(core.now()));
         let left = left.inspect(|&depth| hold.set_depth(depth)).unwrap_or_else(|| hold.leave_lost());
         if left == 0 {
-            hold.end(core.clock.as_ref());
+            hold.end(now.unwrap_or_else(|| core.now()));
         }
         effects
     };

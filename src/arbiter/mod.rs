@@ -309,10 +309,10 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             tenure.holds.is_empty()
         });
         if let Some(index) = emptied {
+            let now = now();
             if self.queue.is_empty() {
                 effects.release = Some(self.tenures.swap_remove(index).grant);
             } else {
-                let now = now();
                 if !self.hand_over(index, now, &mut effects) {
                     effects.release = Some(self.tenures.swap_remove(index).grant);
                 }

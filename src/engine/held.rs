@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{Entry, Life};
 use crate::arbiter::{Granted, HoldId};
 use crate::backend::Grant;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 use crate::lease::{LeaseCell, LossFlag, Signal};
 use crate::owner::Owner;
 use crate::{FencingToken, LockError, Loss};
@@ -105,8 +105,8 @@ impl Hold {
     }
 
     /// The last guard goes.
-    pub(crate) fn end(&self, clock: &dyn Clock) {
-        if let Some(loss) = self.held.loss(clock.now()) {
+    pub(crate) fn end(&self, now: Timestamp) {
+        if let Some(loss) = self.held.loss(now) {
             self.lost.set(loss);
         }
         self.ended.store(true, Ordering::Release);

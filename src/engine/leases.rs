@@ -27,7 +27,8 @@ type Opening = Shared<BoxFuture<'static, Opened>>;
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     cells: HashMap<LeaseId, Arc<LeaseCell>>,
-    sessions: HashMap<Duration, Session>,
+    /// Few: one for each TTL in use.
+    sessions: Vec<(Duration, Session)>,
 }
 
 #[derive(Debug)]
@@ -43,6 +44,15 @@ pub(crate) enum LeaseFor {
 }
 
 impl Leases {
+    fn session(&self, ttl: Duration) -> Option<&Session> {
+        self.sessions.iter().find(|(known, _)| *known == ttl).map(|(_, session)| session)
+    }
+
+    fn set_session(&mut self, ttl: Duration, session: Option<Session>) {
+        self.sessions.retain(|(known, _)| *known != ttl);
+        self.sessions.extend(session.map(|session| (ttl, session)));
+    }
+
     pub(super) fn drain(&mut self) -> Vec<Arc<LeaseCell>> {
         self.sessions.clear();
         self.cells.drain().map(|(_, cell)| cell).collect()
@@ -65,7 +75,7 @@ impl Core {
     pub(crate) fn lease_for(self: &Arc<Self>, terms: &Terms, now: Timestamp) -> LeaseFor {
         let own = terms.wants_own_lease();
         if !own {
-            match self.leases.lock().sessions.get(&terms.ttl) {
+            match self.leases.lock().session(terms.ttl) {
                 Some(Session::Open(cell)) if cell.loss(now).is_none() => return LeaseFor::Ready(Ok(cell.clone())),
                 Some(Session::Opening(opening)) => return LeaseFor::Soon(opening.clone()),
                 Some(Session::Open(_)) | None => {}
@@ -91,13 +101,13 @@ impl Core {
     ) -> Opening {
         let own = terms.wants_own_lease();
         let mut leases = self.leases.lock();
-        if !own && let Some(Session::Opening(opening)) = leases.sessions.get(&terms.ttl) {
+        if !own && let Some(Session::Opening(opening)) = leases.session(terms.ttl) {
             return opening.clone();
         }
         let (tell, told) = oneshot::channel::<Opened>();
         let opening: Opening = told.map(|told| told.unwrap_or_else(|_| Err(closed()))).boxed().shared();
         if !own {
-            leases.sessions.insert(terms.ttl, Session::Opening(opening.clone()));
+            leases.set_session(terms.ttl, Some(Session::Opening(opening.clone())));
         }
         drop(leases);
         let core = self.clone();
@@ -108,7 +118,7 @@ impl Core {
                 Ok(lease) => Ok(core.keep_lease(lease, &terms)),
                 Err(error) => {
                     if !own {
-                        core.leases.lock().sessions.remove(&terms.ttl);
+                        core.leases.lock().set_session(terms.ttl, None);
                     }
                     Err(error)
                 }
@@ -133,7 +143,7 @@ impl Core {
             let mut leases = self.leases.lock();
             leases.cells.insert(lease.id, cell.clone());
             if lease.session && !terms.wants_own_lease() {
-                leases.sessions.insert(terms.ttl, Session::Open(cell.clone()));
+                leases.set_session(terms.ttl, Some(Session::Open(cell.clone())));
             }
         }
         self.leases_changed.notify_one();
@@ -150,7 +160,7 @@ impl Core {
     pub(super) fn forget_lease(&self, cell: &Arc<LeaseCell>) {
         let mut leases = self.leases.lock();
         leases.cells.remove(&cell.id());
-        leases.sessions.retain(|_, session| !matches!(session, Session::Open(open) if Arc::ptr_eq(open, cell)));
+        leases.sessions.retain(|(_, session)| !matches!(session, Session::Open(open) if Arc::ptr_eq(open, cell)));
     }
 
     /// Renews the lease now. Returns the loss if it cannot be saved.

@@ -17,9 +17,12 @@ use crate::{LockError, Loss, Result};
 /// A release on its way. Polling it waits for the server's word; dropping it leaves it to the keeper.
 pub(crate) struct Release {
     core: Arc<Core>,
-    work: Option<BoxFuture<'static, Result<()>>>,
-    /// The word, where it came at once.
-    answer: Result<()>,
+    work: Work,
+}
+
+enum Work {
+    Going(BoxFuture<'static, Result<()>>),
+    Done(Result<()>),
 }
 
 impl Release {
@@ -29,11 +32,9 @@ impl Release {
             let _unconfirmed = unconfirmed;
             work.await
         };
-        let mut release = Self { core: core.clone(), work: Some(Box::pin(work)), answer: Ok(()) };
+        let mut release = Self { core: core.clone(), work: Work::Going(Box::pin(work)) };
         // Sends the request, and is all there is to do for a store in memory.
-        if let Poll::Ready(answer) = Pin::new(&mut release).poll(&mut Context::from_waker(Waker::noop())) {
-            release.answer = answer;
-        }
+        let _ = Pin::new(&mut release).poll(&mut Context::from_waker(Waker::noop()));
         release
     }
 }
@@ -42,19 +43,21 @@ impl Future for Release {
     type Output = Result<()>;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let this = self.get_mut();
-        let Some(work) = &mut this.work else { return Poll::Ready(this.answer.clone()) };
-        let _within = this.core.keeper.enter();
-        let polled = work.as_mut().poll(cx);
-        if polled.is_ready() {
-            this.work = None;
+        if let Work::Going(work) = &mut this.work {
+            let _within = this.core.keeper.enter();
+            let Poll::Ready(outcome) = work.as_mut().poll(cx) else { return Poll::Pending };
+            this.work = Work::Done(outcome);
         }
-        polled
+        match &this.work {
+            Work::Going(_) => Poll::Pending,
+            Work::Done(outcome) => Poll::Ready(outcome.clone()),
+        }
     }
 }
 
 impl Drop for Release {
     fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
+        if let Work::Going(work) = std::mem::replace(&mut self.work, Work::Done(Ok(()))) {
             self.core.keeper.spawn(async move { drop(work.await) });
         }
     }

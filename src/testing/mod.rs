@@ -25,6 +25,7 @@
 //! ```
 
 mod clock;
+pub mod conformance;
 mod gate;
 mod link;
 #[cfg(test)]

@@ -1,0 +1,120 @@
+//! Those who do not wait, or not for ever.
+
+use std::time::{Duration, Instant};
+
+use super::support::{A_WHILE, SOON, is_free, key, on_thread, queue_up, soon, stranger, try_as_stranger};
+use crate::{LockError, LockManager, LockRequest};
+
+const LIMIT: Duration = Duration::from_millis(300);
+
+/// `None` if it is held, by whichever manager, and the lock if not.
+pub async fn try_lock_says_whether_the_lock_is_free(a: LockManager, b: LockManager) {
+    let key = key("try");
+    let guard = a.try_lock(&key).await.expect("the server answers").expect("free");
+    assert!(try_as_stranger(&a, &key).await.is_none());
+    assert!(b.try_lock(&key).await.expect("the server answers").is_none());
+    guard.unlock().await.expect("unlocked");
+    let guard = b.try_lock(&key).await.expect("the server answers").expect("free");
+    assert!(a.try_lock(&key).await.expect("the server answers").is_none());
+    drop(guard);
+    is_free(&a, &key).await;
+}
+
+/// A drop returns before the server knows, but in the same process that does not show.
+pub async fn try_lock_works_right_after_a_drop(a: LockManager, _: LockManager) {
+    let key = key("after-a-drop");
+    for round in 0..50 {
+        let guard = try_as_stranger(&a, &key).await;
+        assert!(guard.is_some(), "free, but not to be had in round {round}");
+        drop(guard);
+    }
+}
+
+/// All of it without a runtime.
+pub async fn try_lock_works_on_a_thread(a: LockManager, b: LockManager) {
+    let key = key("try-on-a-thread");
+    on_thread(move || {
+        let guard = a.try_lock(&key).wait().expect("the server answers").expect("free");
+        assert!(b.try_lock(&key).wait().expect("the server answers").is_none());
+        guard.unlock().wait().expect("unlocked");
+        assert!(b.try_lock(&key).wait().expect("the server answers").is_some());
+    })
+    .await;
+}
+
+async fn times_out(request: LockRequest, limit: Duration) -> LockError {
+    let start = Instant::now();
+    let error = request.await.expect_err("somebody else holds it");
+    let waited = start.elapsed();
+    assert_eq!(error.code(), "LOCK_TIMEOUT", "{error}");
+    assert!(waited >= limit && waited < limit + SOON, "{limit:?} asked, {waited:?} waited");
+    error
+}
+
+/// The error says who of the other manager is in the way, and after how long.
+pub async fn a_timeout_names_the_holder(a: LockManager, b: LockManager) {
+    let key = key("timeout");
+    let _guard = soon(a.lock(&key)).await;
+    let expected = a.info(&key).await.expect("the server answers").expect("held").holders.remove(0);
+    let error = times_out(b.lock(&key).timeout(LIMIT), LIMIT).await;
+    assert_eq!(error.key(), Some(&*key));
+    let LockError::Timeout { holder, after, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(holder.as_ref(), Some(&expected));
+    assert!(*after >= LIMIT, "{after:?}");
+    assert!(error.to_string().contains(&expected.name), "{error}");
+}
+
+/// The same if it is another task of this process.
+pub async fn a_timeout_within_a_process_names_the_holder(a: LockManager, _: LockManager) {
+    let key = key("timeout-here");
+    let _guard = soon(a.lock(&key)).await;
+    let expected = a.info(&key).await.expect("the server answers").expect("held").holders.remove(0);
+    let error = times_out(stranger(a.lock(&key)).timeout(LIMIT), LIMIT).await;
+    let LockError::Timeout { holder, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(holder.as_ref(), Some(&expected));
+}
+
+/// Who has given up is in nobody's way.
+pub async fn a_timeout_leaves_nothing(a: LockManager, b: LockManager) {
+    let key = key("timeout-leaves");
+    let guard = soon(a.lock(&key)).await;
+    times_out(b.lock(&key).timeout(A_WHILE), A_WHILE).await;
+    times_out(stranger(a.lock(&key)).timeout(A_WHILE), A_WHILE).await;
+    super::support::has_waiters(&a, &key, 0).await;
+    assert_eq!((a.stats().waiting, b.stats().waiting), (0, 0));
+    drop(guard);
+    is_free(&a, &key).await;
+    drop(soon(b.lock(&key)).await);
+}
+
+/// A number of retries is a limit like a timeout.
+pub async fn retries_bound_the_wait(a: LockManager, b: LockManager) {
+    let key = key("retries");
+    let _guard = soon(a.lock(&key)).await;
+    let (interval, times) = (Duration::from_millis(50), 6);
+    for manager in [&a, &b] {
+        let request = stranger(manager.lock(&key)).retry_interval(interval).max_retries(times);
+        times_out(request, interval * times).await;
+    }
+    let both = stranger(b.lock(&key)).retry_interval(interval).max_retries(100).timeout(LIMIT);
+    times_out(both, LIMIT).await;
+    let none = queue_up(stranger(b.lock(&key)).retry_interval(Duration::from_millis(1)).max_retries(0));
+    assert!(tokio::time::timeout(A_WHILE, none).await.is_err(), "zero is no limit");
+}
+
+/// A thread waits as long, and gets in if there is room.
+pub async fn a_timeout_on_a_thread(a: LockManager, b: LockManager) {
+    let key = key("timeout-on-a-thread");
+    let guard = soon(a.lock(&key)).await;
+    let blocked = (b.clone(), key.clone());
+    let (waited, error) = on_thread(move || {
+        let start = Instant::now();
+        let error = blocked.0.lock(&blocked.1).timeout(LIMIT).wait().expect_err("somebody else holds it");
+        (start.elapsed(), error)
+    })
+    .await;
+    assert_eq!(error.code(), "LOCK_TIMEOUT", "{error}");
+    assert!(waited >= LIMIT && waited < LIMIT + SOON, "{waited:?}");
+    drop(guard);
+    on_thread(move || drop(b.lock(&key).timeout(SOON).wait().expect("free"))).await;
+}

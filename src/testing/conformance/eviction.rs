@@ -1,0 +1,160 @@
+//! `force_unlock`, and what becomes of those who held the lock.
+
+use tokio::time::sleep;
+
+use super::support::{A_WHILE, SOON, done, has_waiters, is_busy, is_free, key, soon, within};
+use crate::{Eviction, LockError, LockGuard, LockManager, Loss};
+
+async fn is_revoked(guard: &LockGuard) {
+    assert_eq!(within(SOON, "told of the loss", guard.lost()).await, Loss::Revoked);
+    assert!(guard.is_lost());
+    assert!(guard.remaining().is_zero());
+}
+
+/// The lock is free, the holder is told, and so is whoever did it.
+pub async fn force_unlock_names_the_holder(a: LockManager, b: LockManager) {
+    let key = key("force");
+    let guard = soon(a.lock(&key)).await;
+    let holders = a.info(&key).await.expect("the server answers").expect("held").holders;
+    let eviction = b.force_unlock(&key).await.expect("the server answers");
+    assert_eq!(eviction.holders, holders);
+    assert!(eviction.released.contains(&key), "{eviction:?}");
+    is_revoked(&guard).await;
+    is_free(&a, &key).await;
+    drop(b.try_lock(&key).await.expect("the server answers").expect("free"));
+}
+
+/// What was on the same lease is gone too, and no more than what the eviction says.
+pub async fn force_unlock_says_what_else_was_lost(a: LockManager, b: LockManager) {
+    let keys: Vec<_> = (0..4).map(|_| key("force-also")).collect();
+    let victim = soon(a.lock(&keys[0])).await;
+    let also = soon(a.lock(&keys[1])).await;
+    let shared = soon(a.lock(&keys[2]).shared()).await;
+    let elsewhere = soon(b.lock(&keys[3])).await;
+    let eviction = b.force_unlock(&keys[0]).await.expect("the server answers");
+    is_revoked(&victim).await;
+    for guard in [&also, &shared] {
+        if eviction.released.iter().any(|released| released == guard.key()) {
+            is_revoked(guard).await;
+            is_free(&b, guard.key()).await;
+        } else {
+            assert!(guard.renew().await.is_ok(), "{} is not said to be lost", guard.key());
+        }
+    }
+    assert!(!eviction.released.contains(&keys[3]));
+    assert!(elsewhere.renew().await.is_ok());
+    assert!(eviction.released.is_sorted());
+}
+
+/// `key_only` leaves the lease, and with it all else.
+pub async fn key_only_takes_no_other_key(a: LockManager, b: LockManager) {
+    let (taken, kept) = (key("key-only"), key("key-only-kept"));
+    let victim = soon(a.lock(&taken)).await;
+    let also = soon(a.lock(&kept)).await;
+    let eviction = b.force_unlock(&taken).key_only().await.expect("the server answers");
+    assert_eq!(eviction.released, [&*taken]);
+    assert_eq!(eviction.holders.len(), 1);
+    is_revoked(&victim).await;
+    drop(soon(b.lock(&taken)).await);
+    assert!(also.renew().await.is_ok() && !also.is_lost());
+    assert!(is_busy(&b, &kept).await);
+}
+
+/// Neither takes an isolated hold others along, nor do others take it along.
+pub async fn an_isolated_hold_has_a_lease_of_its_own(a: LockManager, b: LockManager) {
+    let (alone, common) = (key("isolated"), key("isolated-common"));
+    let isolated = soon(a.lock(&alone).isolated()).await;
+    let session = soon(a.lock(&common)).await;
+    assert_eq!(b.force_unlock(&common).await.expect("the server answers").released, [&*common]);
+    is_revoked(&session).await;
+    assert!(isolated.renew().await.is_ok());
+    drop(session);
+
+    let session = soon(a.lock(&common)).await;
+    assert_eq!(b.force_unlock(&alone).await.expect("the server answers").released, [&*alone]);
+    is_revoked(&isolated).await;
+    assert!(session.renew().await.is_ok());
+}
+
+/// There is nobody to throw out, and that is said.
+pub async fn force_unlock_of_a_free_key_is_no_error(a: LockManager, _: LockManager) {
+    let key = key("force-free");
+    for eviction in [a.force_unlock(&key).await, a.handle(&key).expect("a good key").force_unlock().key_only().await] {
+        assert_eq!(eviction.expect("the server answers"), Eviction::default());
+    }
+}
+
+/// The lost guard's unlock says what happened; the manager and the handle go on.
+pub async fn an_evicted_holder_recovers(a: LockManager, b: LockManager) {
+    let key = key("recovers");
+    let handle = a.handle(&key).expect("a good key");
+    for key_only in [false, true, false] {
+        let guard = soon(handle.lock()).await;
+        let again = guard.reenter().expect("not lost");
+        let evict = b.force_unlock(&key);
+        if key_only { evict.key_only() } else { evict }.await.expect("the server answers");
+        is_revoked(&guard).await;
+        let next = soon(handle.lock()).await;
+        assert!(next.depth() == 1 && next.token() > guard.token(), "a new hold");
+        for lost in [guard, again] {
+            let token = lost.token();
+            assert_eq!(lost.reenter().expect_err("lost").code(), "LOCK_EXPIRED");
+            assert_eq!(lost.renew().await.expect_err("lost").code(), "LOCK_EXPIRED");
+            let error = lost.unlock().await.expect_err("lost");
+            assert_eq!((error.code(), error.key()), ("LOCK_EXPIRED", Some(&*key)), "{token}: {error}");
+            assert!(matches!(error, LockError::Expired { cause: Loss::Revoked, .. }), "{error:?}");
+        }
+        assert!(!next.is_lost());
+        next.unlock().await.expect("unlocked");
+    }
+}
+
+/// What a lost guard gives back is not its successor's.
+pub async fn a_lost_guard_leaves_its_successor_alone(a: LockManager, b: LockManager) {
+    let key = key("successor");
+    for (holder, next) in [(&a, &b), (&b, &a), (&a, &a)] {
+        let guard = soon(holder.lock(&key)).await;
+        b.force_unlock(&key).await.expect("the server answers");
+        is_revoked(&guard).await;
+        let successor = soon(next.lock(&key)).await;
+        drop(guard);
+        sleep(A_WHILE).await;
+        assert!(!successor.is_lost() && is_busy(&a, &key).await && is_busy(&b, &key).await);
+        assert!(successor.renew().await.is_ok());
+    }
+}
+
+/// Who shares a key is thrown out with the others.
+pub async fn all_readers_are_evicted(a: LockManager, b: LockManager) {
+    let key = key("force-readers");
+    let readers = [soon(a.lock(&key).shared()).await, soon(b.lock(&key).shared()).await];
+    let eviction = a.force_unlock(&key).await.expect("the server answers");
+    assert_eq!(eviction.holders.len(), 2, "{eviction:?}");
+    for reader in &readers {
+        is_revoked(reader).await;
+    }
+    drop(soon(a.lock(&key)).await);
+}
+
+/// A manager may throw itself out.
+pub async fn force_unlock_of_ones_own_lock(a: LockManager, b: LockManager) {
+    let key = key("force-own");
+    let guard = soon(a.lock(&key)).await;
+    let eviction = a.force_unlock(&key).await.expect("the server answers");
+    assert_eq!(eviction.holders.len(), 1);
+    is_revoked(&guard).await;
+    drop(soon(b.lock(&key)).await);
+}
+
+/// Those who wait for the lock get it.
+pub async fn force_unlock_lets_the_next_waiter_in(a: LockManager, b: LockManager) {
+    let key = key("force-next");
+    let guard = soon(a.lock(&key)).await;
+    let waiting = tokio::spawn(b.lock(&key).into_future());
+    has_waiters(&a, &key, 1).await;
+    a.force_unlock(&key).await.expect("the server answers");
+    let next = done(waiting).await.expect("granted");
+    assert!(next.token() > guard.token());
+    is_revoked(&guard).await;
+    assert!(!next.is_lost());
+}

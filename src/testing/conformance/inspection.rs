@@ -1,0 +1,183 @@
+//! Looking at locks, one's own and others'.
+
+use std::time::{Duration, SystemTime};
+
+use super::support::{SOON, done, eventually, has_waiters, is_free, key, queue_up, soon, stranger};
+use crate::{LockManager, Mode};
+
+/// Who, how, since when, for how long still, and how many wait.
+pub async fn info_tells_who_holds_and_who_waits(a: LockManager, b: LockManager) {
+    let key = key("info");
+    assert!(a.info(&key).await.expect("the server answers").is_none());
+    let asked_at = SystemTime::now();
+    let guard = soon(a.lock(&key)).await;
+    for manager in [&a, &b] {
+        let info = manager.info(&key).await.expect("the server answers").expect("held");
+        assert_eq!((&*info.key, info.mode, info.waiters, info.foreign), (&*key, Mode::Exclusive, 0, false), "{info:?}");
+        let [holder] = &*info.holders else { panic!("{info:?}") };
+        assert!(holder.pid == std::process::id() && !holder.host.is_empty() && !holder.name.is_empty(), "{info:?}");
+        assert!(info.token.is_none_or(|token| token <= guard.token()), "{info:?}");
+        let since = info.since.expect("ours say so");
+        let skew = Duration::from_secs(1);
+        assert!(since + skew >= asked_at && since <= SystemTime::now() + skew, "{info:?}");
+        assert!(info.remaining.is_none_or(|remaining| !remaining.is_zero()), "{info:?}");
+    }
+    // However many wait in a process, it is one to the server.
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let request = b.lock(&key);
+            tokio::spawn(async move { drop(request.await.expect("granted")) })
+        })
+        .collect();
+    has_waiters(&a, &key, 1).await;
+    eventually(SOON, "three wait here", || std::future::ready(b.stats().waiting == 3)).await;
+    drop(guard);
+    for waiter in waiting {
+        done(waiter).await;
+    }
+    is_free(&a, &key).await;
+}
+
+/// Each process that shares a key is there.
+pub async fn info_tells_of_all_readers(a: LockManager, b: LockManager) {
+    let key = key("info-shared");
+    let _readers = [soon(a.lock(&key).shared()).await, soon(b.lock(&key).shared()).await];
+    let info = a.info(&key).await.expect("the server answers").expect("held");
+    assert_eq!((info.mode, info.holders.len(), info.waiters), (Mode::Shared, 2, 0), "{info:?}");
+}
+
+/// Those that begin with the prefix, as they were written, in order; and nothing else.
+pub async fn list_has_exactly_the_keys_of_a_prefix(a: LockManager, b: LockManager) {
+    let base = key("list");
+    let keys: Vec<_> = ["", "/a", "/a/b", "/ab", "/a_info", "/ä", "/z %2F{}"].map(|end| format!("{base}{end}")).into();
+    let mut guards = Vec::new();
+    for (n, key) in keys.iter().enumerate() {
+        let manager = if n % 2 == 0 { &a } else { &b };
+        guards.push(soon(manager.lock(key)).await);
+    }
+    let _elsewhere = soon(a.lock(key("list"))).await;
+    for (prefix, expected) in
+        [("", &[0, 1, 2, 3, 4, 5, 6][..]), ("/a", &[1, 2, 3, 4]), ("/a/", &[2]), ("/ä", &[5]), ("/x", &[])]
+    {
+        let listed = b.list(format!("{base}{prefix}")).await.expect("the server answers");
+        let listed: Vec<_> = listed.into_iter().map(|info| info.key).collect();
+        let mut expected: Vec<_> = expected.iter().map(|n| keys[*n].clone()).collect();
+        expected.sort_unstable();
+        assert_eq!(listed, expected, "with {prefix:?}");
+    }
+    for guard in guards {
+        guard.unlock().await.expect("unlocked");
+    }
+    assert!(a.list(&base).await.expect("the server answers").iter().all(|info| !keys.contains(&info.key)));
+}
+
+/// No key is part of another, or of what a backend keeps beside it.
+pub async fn keys_that_look_alike_are_different_locks(a: LockManager, b: LockManager) {
+    let base = key("alike");
+    let ends = [
+        "",
+        "/",
+        "//",
+        "a",
+        "a/",
+        "a/b",
+        "ab",
+        "a_info",
+        "a.lock",
+        "a:queue",
+        "%2F",
+        "/%2f",
+        "%",
+        "%25",
+        "{}",
+        "{a}",
+        "a}b",
+        "a b",
+        " ",
+        "A",
+        "ä",
+        "a\u{308}",
+        "鍵",
+        "🔒",
+        "..",
+        "\\",
+        "*",
+        "?",
+        "[a]",
+        "\u{feff}",
+        "\u{10ffff}",
+        "0",
+        "00",
+    ];
+    let mut guards = Vec::new();
+    for (n, end) in ends.iter().enumerate() {
+        let manager = if n % 2 == 0 { &a } else { &b };
+        let guard = manager.try_lock(format!("{base}{end}")).await.expect("a good key");
+        guards.push(guard.unwrap_or_else(|| panic!("{end:?} is not free")));
+    }
+    for (n, end) in ends.iter().enumerate() {
+        let (key, other) = (format!("{base}{end}"), if n % 2 == 0 { &b } else { &a });
+        assert!(other.try_lock(&key).await.expect("the server answers").is_none(), "{end:?} is not held");
+        assert_eq!(other.info(&key).await.expect("the server answers").expect("held").key, key);
+        assert_eq!(guards[n].key(), key);
+    }
+    // Released one by one, the others stay.
+    while let Some(guard) = guards.pop() {
+        let key = guard.key().to_owned();
+        guard.unlock().await.expect("unlocked");
+        assert!(b.info(&key).await.expect("the server answers").is_none(), "{key} is free");
+        assert!(guards.iter().all(|guard| !guard.is_lost()));
+        if let Some(last) = guards.last() {
+            assert!(b.is_locked(last.key()).await.expect("the server answers"));
+        }
+    }
+}
+
+/// `is_held` is about this manager, `is_locked` about anybody.
+pub async fn is_held_and_is_locked(a: LockManager, b: LockManager) {
+    let key = key("held");
+    let (here, there) = (a.handle(&key).expect("a good key"), b.handle(&key).expect("a good key"));
+    assert!(!here.is_held() && !here.is_locked().await.expect("the server answers"));
+    let guard = soon(here.lock()).await;
+    assert!(here.is_held() && !there.is_held());
+    for locked in [here.is_locked(), there.is_locked(), b.is_locked(&key)] {
+        assert!(locked.await.expect("the server answers"));
+    }
+    drop(guard);
+    assert!(!here.is_held());
+    is_free(&b, &key).await;
+    assert!(!there.is_locked().await.expect("the server answers"));
+    let _reader = soon(there.lock().shared()).await;
+    assert!(there.is_held() && here.is_locked().await.expect("the server answers"));
+}
+
+/// What a manager has, and what it has done.
+pub async fn stats_count(a: LockManager, b: LockManager) {
+    let (one, two) = (key("stats-one"), key("stats-two"));
+    let before = a.stats();
+    assert_eq!((before.held, before.waiting, before.keys), (0, 0, 0));
+    let guards = [soon(a.lock(&one)).await, soon(a.lock(&one)).await, soon(a.lock(&two)).await];
+    let waiting = queue_up(stranger(a.lock(&two)));
+    let stats = a.stats();
+    assert_eq!((stats.held, stats.waiting, stats.keys), (2, 1, 2), "{stats:?}");
+    assert_eq!(stats.acquired - before.acquired, 2, "holds, not guards: {stats:?}");
+    drop(waiting);
+    drop(guards);
+    let _taken = soon(b.lock(&one)).await;
+    let error = a.lock(&one).timeout(Duration::from_millis(10)).await.expect_err("held by another");
+    assert_eq!(error.code(), "LOCK_TIMEOUT");
+    eventually(SOON, "all is given back", || {
+        let stats = a.stats();
+        let gone = (stats.held, stats.waiting, stats.keys) == (0, 0, 0);
+        std::future::ready(gone && stats.released - before.released >= 2 && stats.timeouts - before.timeouts == 1)
+    })
+    .await;
+    assert_eq!(a.stats().lost, before.lost);
+}
+
+/// A health check.
+pub async fn the_server_answers_a_ping(a: LockManager, b: LockManager) {
+    for manager in [a, b] {
+        assert!(manager.ping().await.expect("the server answers") < SOON);
+    }
+}

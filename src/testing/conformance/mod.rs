@@ -1,0 +1,202 @@
+//! What every backend has to pass: cases for two managers on one store, over the public API alone.
+//!
+//! Each case is a plain function that panics if something is wrong. It makes up its own keys, so cases may share a server and
+//! run at the same time; each gets a fresh pair of managers, which it may close.
+//!
+//! # Examples
+//!
+//! A backend of your own, in `tests/conformance.rs`; the macro makes a test of each case:
+//!
+//! ```
+//! use leasehold::LockManager;
+//! # use leasehold::testing::MemoryStore as MyServer;
+//!
+//! /// Two managers that contend as two processes would: each with a connection of its own.
+//! async fn pair() -> (LockManager, LockManager) {
+//!     let server = MyServer::named("conformance");
+//!     let connect = async |name: &str| LockManager::builder().backend(server.link()).name(name).build().await.unwrap();
+//!     (connect("a").await, connect("b").await)
+//! }
+//!
+//! leasehold::conformance_tests!(pair);
+//! ```
+//!
+//! Then `cargo test --test conformance tokens` runs the cases with "tokens" in their names, and `LEASEHOLD_REPEAT=100` each a
+//! hundred times. Without the macro, there are [`run_all`] and [`all`]:
+//!
+//! ```
+//! # use leasehold::LockManager;
+//! use leasehold::testing::conformance;
+//!
+//! # fn main() {
+//! let case = "exclusive_holds_exclude_each_other";
+//! assert!(conformance::all().iter().any(|(name, _)| *name == case));
+//! conformance::run(case, async || {
+//!     let connect = async || LockManager::connect("memory://conformance").await.unwrap();
+//!     (connect().await, connect().await)
+//! });
+//! # }
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a case fails")]
+
+pub mod attempts;
+pub mod cancellation;
+pub mod closing;
+pub mod dropping;
+pub mod eviction;
+pub mod exclusion;
+pub mod input;
+pub mod inspection;
+pub mod loss;
+pub mod order;
+pub mod owners;
+pub mod reentrancy;
+pub mod shared;
+mod support;
+pub mod tokens;
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::LockManager;
+
+/// A case: given two managers on the same store, panics if something is wrong.
+pub type Case = fn(LockManager, LockManager) -> BoxFuture<'static, ()>;
+
+/// How long a case may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The list of all cases, for [`all`] and for the tests that [`conformance_tests`](crate::conformance_tests) makes.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance_cases {
+    ([$($with:tt)*] $($argument:tt)*) => {
+        $($with)*! {
+            [$($argument)*]
+            exclusion: exclusive_holds_exclude_each_other, threads_and_tasks_exclude_each_other,
+                a_waiter_gets_the_lock_when_it_is_released, waiters_of_one_key_do_not_hold_up_another;
+            order: waiters_of_a_process_are_served_in_order, waiters_of_two_managers_are_served_as_they_came,
+                try_lock_does_not_overtake_a_local_waiter, try_lock_does_not_overtake_a_waiter_elsewhere,
+                a_busy_process_lets_another_in;
+            attempts: try_lock_says_whether_the_lock_is_free, try_lock_works_right_after_a_drop, try_lock_works_on_a_thread,
+                a_timeout_names_the_holder, a_timeout_within_a_process_names_the_holder, a_timeout_leaves_nothing,
+                retries_bound_the_wait, a_timeout_on_a_thread;
+            reentrancy: a_task_enters_again, a_tokio_root_enters_again, a_root_of_another_executor_enters_again,
+                a_thread_enters_again, a_task_that_changes_threads_enters_again, an_owner_enters_from_another_task,
+                a_second_guard_goes_to_another_task, branches_of_a_join_are_one_owner, another_manager_is_someone_else,
+                an_exclusive_holder_shares_with_itself, a_shared_holder_cannot_become_exclusive,
+                unlock_counts_down_to_the_last_guard, a_moved_guard_keeps_its_owner;
+            owners: two_tasks_exclude_each_other, a_spawned_child_is_someone_else, futures_of_a_set_exclude_each_other,
+                tasks_at_the_same_address_exclude_each_other, threads_exclude_each_other, owners_exclude_each_other;
+            tokens: tokens_grow_from_manager_to_manager, tokens_grow_within_a_process, tokens_grow_over_a_force_unlock,
+                tokens_of_readers_lie_between_those_of_writers, guards_of_a_hold_have_its_token;
+            shared: readers_hold_together_and_writers_alone, a_reader_waits_behind_a_waiting_writer,
+                a_reader_elsewhere_waits_behind_a_waiting_writer, readers_wake_together, a_writer_is_not_starved;
+            dropping: a_guard_may_be_dropped_after_the_runtime, a_guard_may_be_dropped_in_a_panic,
+                an_unlock_that_is_not_polled_releases, an_unlock_that_is_dropped_halfway_releases,
+                a_request_that_is_not_polled_does_nothing, a_guard_outlives_its_manager, unlock_returns_when_the_lock_is_free;
+            cancellation: an_acquire_may_be_dropped_at_any_poll, a_local_waiter_may_be_dropped_at_any_poll,
+                a_waiter_at_the_server_may_be_dropped_at_any_poll, a_timeout_that_races_the_grant_leaves_nothing,
+                aborted_tasks_leave_nothing, a_cancelled_waiter_lets_the_next_one_in, a_try_lock_may_be_dropped_at_any_poll;
+            eviction: force_unlock_names_the_holder, force_unlock_says_what_else_was_lost, key_only_takes_no_other_key,
+                an_isolated_hold_has_a_lease_of_its_own, force_unlock_of_a_free_key_is_no_error, an_evicted_holder_recovers,
+                a_lost_guard_leaves_its_successor_alone, all_readers_are_evicted, force_unlock_of_ones_own_lock,
+                force_unlock_lets_the_next_waiter_in;
+            loss: a_normal_unlock_is_no_loss, run_returns_what_the_work_returns, run_drops_the_work_at_the_loss,
+                a_lost_hold_is_not_entered_again, max_hold_ends_a_hold, a_hold_without_renewal_expires,
+                a_renewal_by_hand_prolongs_the_hold, a_hold_outlives_its_ttl, remaining_is_within_the_ttl,
+                only_what_is_held_can_be_renewed;
+            inspection: info_tells_who_holds_and_who_waits, info_tells_of_all_readers, list_has_exactly_the_keys_of_a_prefix,
+                keys_that_look_alike_are_different_locks, is_held_and_is_locked, stats_count, the_server_answers_a_ping;
+            closing: close_releases_and_tells, close_fails_waiters_and_later_calls, close_may_be_called_again,
+                a_closed_manager_leaves_others_alone;
+            input: bad_keys_are_refused_at_once, bad_durations_are_refused_at_once, the_longest_key_works,
+                handles_are_one_object_for_each_key, unused_keys_are_forgotten;
+        }
+    };
+}
+
+macro_rules! list {
+    ([] $($topic:ident: $($name:ident),*;)*) => {
+        &[$($((stringify!($name), |a, b| Box::pin($topic::$name(a, b)))),*),*]
+    };
+}
+
+/// Makes a `#[test]` of each case, with its name, in the module where it stands. The argument is an `async fn` without
+/// parameters that returns two managers on the same store.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($make:path) => {
+        $crate::__conformance_cases!([$crate::__conformance_tests] $make);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance_tests {
+    ([$make:path] $($topic:ident: $($name:ident),*;)*) => {
+        $($(
+            #[test]
+            fn $name() {
+                $crate::testing::conformance::run(stringify!($name), $make);
+            }
+        )*)*
+    };
+}
+
+/// Returns all cases with their names.
+pub fn all() -> &'static [(&'static str, Case)] {
+    const ALL: &[(&str, Case)] = __conformance_cases!([list]);
+    ALL
+}
+
+/// Runs one case in a runtime of its own, with managers from `make`: once, or as often as the environment variable
+/// `LEASEHOLD_REPEAT` says.
+///
+/// # Panics
+///
+/// If the case fails or takes more than 30 seconds, and if there is none of that name.
+pub fn run(name: &str, make: impl AsyncFn() -> (LockManager, LockManager)) {
+    let case = all().iter().find(|(known, _)| *known == name);
+    let (_, case) = case.unwrap_or_else(|| panic!("there is no case {name:?}"));
+    let runtime = support::runtime();
+    for _ in 0..repetitions() {
+        runtime.block_on(run_once(name, *case, &make));
+    }
+}
+
+/// Runs all cases, one after another, each with managers of its own from `make`. To be called within tokio.
+///
+/// # Panics
+///
+/// At the first case that fails or takes more than 30 seconds, with its name.
+pub async fn run_all(make: impl AsyncFn() -> (LockManager, LockManager)) {
+    for (name, case) in all() {
+        run_once(name, *case, &make).await;
+    }
+}
+
+async fn run_once(name: &str, case: Case, make: &impl AsyncFn() -> (LockManager, LockManager)) {
+    let (a, b) = make().await;
+    // In a task, so that the case has an owner to start with that does not depend on who runs it.
+    let mut running = tokio::spawn(case(a.clone(), b.clone()));
+    match tokio::time::timeout(LIMIT, &mut running).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failed)) => panic!("{name} failed: {}", support::reason(failed)),
+        Err(_) => {
+            running.abort();
+            panic!("{name} was not done within {LIMIT:?}: {:?} and {:?}", a.stats(), b.stats());
+        }
+    }
+    for manager in [a, b] {
+        let closed = manager.close().await;
+        assert!(closed.is_ok(), "{name}: the manager cannot be closed afterwards: {closed:?}");
+    }
+}
+
+fn repetitions() -> u32 {
+    let wanted = std::env::var("LEASEHOLD_REPEAT").ok();
+    wanted.map_or(1, |text| text.parse().unwrap_or_else(|_| panic!("LEASEHOLD_REPEAT is no number: {text:?}")))
+}

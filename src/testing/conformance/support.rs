@@ -1,0 +1,162 @@
+//! What the cases have in common.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{sleep, timeout};
+
+use crate::{Acquire, LockGuard, LockManager, LockRequest, Owner, Result};
+
+/// For what happens at once on an idle machine: these run on busy ones.
+pub(super) const SOON: Duration = Duration::from_secs(5);
+
+/// For what must not happen: it would have in this time.
+pub(super) const A_WHILE: Duration = Duration::from_millis(100);
+
+/// Longer than a grant stays within a process, however many wait there.
+pub(super) const HAND_OVER: Duration = Duration::from_millis(50);
+
+/// A key that nobody else has, not even an earlier run on the same server.
+pub(super) fn key(case: &str) -> String {
+    format!("conformance/{case}/{:016x}", rand::random::<u64>())
+}
+
+pub(super) fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+/// What a task that failed said.
+pub(super) fn reason(failed: JoinError) -> String {
+    match failed.try_into_panic() {
+        Ok(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text").into()
+        }
+        Err(cancelled) => cancelled.to_string(),
+    }
+}
+
+/// The result of a task, whose panic is the case's.
+pub(super) async fn done<T>(task: JoinHandle<T>) -> T {
+    within(4 * SOON, "a task's end", task).await.unwrap_or_else(|failed| panic!("a task failed: {}", reason(failed)))
+}
+
+/// Runs `work` on a plain thread, outside of any runtime.
+pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = oneshot::channel::<Result<T, Box<dyn Any + Send>>>();
+    std::thread::spawn(move || {
+        // Nobody listens any more only if the case has failed already.
+        let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
+    });
+    result.await.expect("the thread answers").unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Runs a future as the root of a runtime of each kind, one after another, each on a thread of its own.
+pub(super) async fn at_tokio_roots<F: Future<Output = ()>>(work: impl Fn() -> F + Send + Clone + 'static) {
+    for workers in [0, 2] {
+        let work = work.clone();
+        on_thread(move || match workers {
+            0 => Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(work()),
+            _ => runtime().block_on(work()),
+        })
+        .await;
+    }
+}
+
+/// Runs a future as the root of executors that are not tokio's.
+pub(super) async fn at_other_roots<F: Future<Output = ()>>(work: impl Fn() -> F + Send + Clone + 'static) {
+    let other = work.clone();
+    on_thread(move || futures::executor::block_on(work())).await;
+    on_thread(move || smol::block_on(other())).await;
+}
+
+pub(super) async fn within<T>(limit: Duration, what: &str, work: impl IntoFuture<Output = T>) -> T {
+    timeout(limit, work).await.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
+}
+
+/// The lock, which is to be had soon.
+pub(super) async fn soon(request: LockRequest) -> LockGuard {
+    let key = format!("{request:?}");
+    within(SOON, &key, request).await.unwrap_or_else(|error| panic!("{key}: {error}"))
+}
+
+/// The lock for somebody who is nobody else here.
+pub(super) fn stranger(request: LockRequest) -> LockRequest {
+    request.owner(&Owner::new())
+}
+
+/// Waits until the check says yes.
+pub(super) async fn eventually<F: Future<Output = bool>>(limit: Duration, what: &str, mut check: impl FnMut() -> F) {
+    let start = Instant::now();
+    while !check().await {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Nobody holds the key, and nobody waits for it, in a second at the latest.
+pub(super) async fn is_free(manager: &LockManager, key: &str) {
+    // On a busy machine a second is not what it is on an idle one.
+    eventually(SOON / 2, &format!("{key} is free"), || async {
+        manager.info(key).await.expect("the server answers").is_none()
+    })
+    .await;
+}
+
+/// This many claims wait for the key at the server.
+pub(super) async fn has_waiters(manager: &LockManager, key: &str, count: usize) {
+    eventually(SOON, &format!("{count} wait for {key}"), || async {
+        manager.info(key).await.expect("the server answers").is_some_and(|info| info.waiters == count)
+    })
+    .await;
+}
+
+/// Whether somebody else could have it now.
+pub(super) async fn is_busy(manager: &LockManager, key: &str) -> bool {
+    try_as_stranger(manager, key).await.is_none()
+}
+
+pub(super) async fn try_as_stranger(manager: &LockManager, key: &str) -> Option<LockGuard> {
+    stranger(manager.lock(key)).try_once().await.expect("the server answers")
+}
+
+/// A future of an acquire that has taken its place in the queue and is not granted.
+pub(super) fn queue_up(request: LockRequest) -> Acquire {
+    let mut acquire = request.into_future();
+    let polled = futures::FutureExt::now_or_never(&mut acquire);
+    assert!(polled.is_none(), "it waits: {polled:?}");
+    acquire
+}
+
+/// Notices when two are where only one may be.
+#[derive(Debug, Default)]
+pub(super) struct Alone {
+    inside: AtomicBool,
+    visits: AtomicU64,
+}
+
+impl Alone {
+    pub(super) fn enter(&self) -> Visit<'_> {
+        assert!(!self.inside.swap(true, Ordering::SeqCst), "two hold the lock at the same time");
+        self.visits.fetch_add(1, Ordering::SeqCst);
+        Visit(self)
+    }
+
+    pub(super) fn visits(&self) -> u64 {
+        self.visits.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Visit<'a>(&'a Alone);
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.0.inside.store(false, Ordering::SeqCst);
+    }
+}
