@@ -20,6 +20,6 @@ proptest! {
 
     #[test]
     fn calls(data in proptest::collection::vec(any::<u8>(), 0..200)) {
-        drivers::api_calls(&data);
+        drivers::calls::api_calls(&data);
     }
 }
