@@ -1,5 +1,6 @@
 //! The conformance suite, on a real etcd: two managers, each with a connection of its own.
 #![cfg(all(feature = "etcd", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

@@ -1,5 +1,8 @@
 //! The conformance suite, on the memory backend: two managers on one named store, which contend like two processes.
 
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "how a test fails")]
+
 use leasehold::LockManager;
 
 async fn pair() -> (LockManager, LockManager) {

@@ -1,5 +1,8 @@
 //! How managers take the faults of a memory store, and how tests of users' own code can cause them.
 
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "how a test fails")]
+
 use std::time::{Duration, Instant};
 
 use leasehold::testing::{Call, ManualClock, MemoryLink, MemoryStore};

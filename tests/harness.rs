@@ -1,5 +1,7 @@
 //! The tests' own tools work: the proxy fails in the ways it says, children obey, servers start and come back.
 
+#![allow(clippy::unwrap_used, reason = "how a test fails")]
+
 mod support;
 
 use std::io::{ErrorKind, Read, Write};

@@ -102,11 +102,10 @@ impl World {
                     assert_eq!(unlocked.err().map(|error| error.code()), lost.then_some("LOCK_EXPIRED"));
                 }
             }
-            7 => {
-                if !self.waiting.is_empty() {
-                    self.waiting.remove(number % self.waiting.len());
-                }
+            7 if !self.waiting.is_empty() => {
+                self.waiting.remove(number % self.waiting.len());
             }
+            7 => {}
             8 => self.reenter(number),
             9 => {
                 if let Some((hold, guard)) = self.pick(number) {
