@@ -25,7 +25,6 @@ pub(crate) struct Acquisition {
     state: State,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a box would cost the way without waiting an allocation")]
 enum State {
     Start(Start),
     Waiting(BoxFuture<'static, Acquired>),

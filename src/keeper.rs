@@ -60,6 +60,7 @@ impl Keeper {
         self.runtime.enter()
     }
 
+    #[cfg(feature = "etcd")]
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
     }

@@ -50,6 +50,7 @@ impl Secret {
         Self(text.into())
     }
 
+    #[cfg(any(test, feature = "etcd"))]
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use support::drivers;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn urls(data in any::<Vec<u8>>()) {
@@ -20,6 +20,6 @@ proptest! {
 
     #[test]
     fn calls(data in proptest::collection::vec(any::<u8>(), 0..200)) {
-        drivers::api_calls(&data);
+        drivers::calls::api_calls(&data);
     }
 }

@@ -1,5 +1,7 @@
 //! The judge of histories finds what is wrong, and only that: the negative control of all tests that rely on it.
 
+#![allow(clippy::unwrap_used, reason = "how a test fails")]
+
 mod support;
 
 use std::sync::Arc;

@@ -431,10 +431,14 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.admit_owners(now, effects);
         while !matches!(self.claimant, Claimant::Waiter(_))
             && let Some((owner, terms)) = self.queue.first().map(|waiter| (waiter.owner.clone(), waiter.terms))
-            && let Some(hold) = self.join(&owner, terms, now)
         {
+            // One who waited twice has entered by the first, and reenters by the second.
+            let entered = enter(&mut self.tenures, &owner, terms.mode, now);
+            let Some(delivery) = entered.or_else(|| self.join(&owner, terms, now).map(|hold| Ok((hold, 1)))) else {
+                break;
+            };
             let Some(waiter) = self.queue.pop() else { return };
-            effects.wake.extend(self.queue.deliver(waiter, Ok((hold, 1))));
+            effects.wake.extend(self.queue.deliver(waiter, delivery));
         }
         self.admit_owners(now, effects);
         self.promote_and_wake(now, effects);

@@ -1,11 +1,10 @@
 //! What the fuzz targets do with their bytes. Plain tests call them as well, so that they cannot rot.
 
 #[path = "drivers/calls.rs"]
-mod calls;
+pub mod calls;
 
 use leasehold::LockManager;
 
-pub use self::calls::api_calls;
 use super::broken::{Broken, Sin};
 
 /// Any text is refused as a URL or accepted, without a panic, and without giving a password away.

@@ -42,9 +42,20 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Stops it: it believes nothing until [`resume`](Self::resume).
+    /// Stops it: it does and believes nothing from here on until [`resume`](Self::resume).
     pub fn stop(&self) {
         self.signal(Signal::STOP);
+        // The signal stops each thread at its own time.
+        super::eventually("all threads are stopped", || self.is_stopped().then_some(()));
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        threads.map_while(Result::ok).all(|thread| {
+            // The state comes after the name, which is in parentheses and may have some itself.
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        })
     }
 
     pub fn resume(&self) {

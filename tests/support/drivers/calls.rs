@@ -11,9 +11,11 @@ use leasehold::{Acquire, LockGuard, LockManager, Loss, Mode, Owner, Result};
 const KEYS: [&str; 2] = ["a", "a/b"];
 const OWNERS: usize = 3;
 
-/// Plays the calls that the bytes stand for, two bytes each, and compares what comes with what the model says.
+/// Plays the calls that the bytes stand for, two bytes each, and compares what comes with what the model says. The first byte
+/// says whether local hand-overs are on.
 pub fn api_calls(data: &[u8]) {
-    let mut world = World::new();
+    let Some((first, data)) = data.split_first() else { return };
+    let mut world = World::new(first % 2 == 0);
     for call in data.chunks_exact(2).take(100) {
         world.call(call[0] % 12, call[1]);
         world.settle();
@@ -25,6 +27,7 @@ pub fn api_calls(data: &[u8]) {
 struct World {
     managers: [LockManager; 2],
     owners: [Owner; OWNERS],
+    hand_over: bool,
     holds: Vec<Hold>,
     waiting: Vec<Waiting>,
     /// The greatest tokens of each key: of an exclusive hold, of a shared one.
@@ -62,13 +65,18 @@ impl Who {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(hand_over: bool) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let url = format!("memory://model-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let manager = || block_on(LockManager::builder().url(&url).drop_wait(Duration::ZERO).build()).unwrap();
+        let manager = || {
+            let builder = LockManager::builder().url(&url).drop_wait(Duration::ZERO);
+            let builder = if hand_over { builder } else { builder.hand_over(Duration::ZERO, 0) };
+            block_on(builder.build()).unwrap()
+        };
         Self {
             managers: [manager(), manager()],
             owners: std::array::from_fn(|_| Owner::new()),
+            hand_over,
             holds: Vec::new(),
             waiting: Vec::new(),
             tokens: [(0, 0); KEYS.len()],
@@ -77,12 +85,7 @@ impl World {
 
     fn call(&mut self, call: u8, argument: u8) {
         let number = usize::from(argument);
-        let who = Who {
-            manager: number % 2,
-            owner: number / 2 % OWNERS,
-            key: number / 2 / OWNERS % KEYS.len(),
-            mode: if number / 12 % 3 == 0 { Mode::Shared } else { Mode::Exclusive },
-        };
+        let who = self.who(argument);
         match call {
             0..=2 => self.lock(who),
             3 => self.try_lock(who),
@@ -99,11 +102,10 @@ impl World {
                     assert_eq!(unlocked.err().map(|error| error.code()), lost.then_some("LOCK_EXPIRED"));
                 }
             }
-            7 => {
-                if !self.waiting.is_empty() {
-                    self.waiting.remove(number % self.waiting.len());
-                }
+            7 if !self.waiting.is_empty() => {
+                self.waiting.remove(number % self.waiting.len());
             }
+            7 => {}
             8 => self.reenter(number),
             9 => {
                 if let Some((hold, guard)) = self.pick(number) {
@@ -115,6 +117,16 @@ impl World {
             // Those who wait on the same lease would begin again, each in its own time: beyond the model.
             _ if self.waiting.is_empty() => self.force_unlock(who.key, false),
             _ => {}
+        }
+    }
+
+    fn who(&self, argument: u8) -> Who {
+        let number = usize::from(argument);
+        Who {
+            manager: number % 2,
+            owner: number / 2 % OWNERS,
+            key: number / 2 / OWNERS % KEYS.len(),
+            mode: if number / 12 % 3 == 0 { Mode::Shared } else { Mode::Exclusive },
         }
     }
 
@@ -143,7 +155,7 @@ impl World {
         let free = self.is_free_for(who) || self.reentered(who).is_some();
         match tried.transpose() {
             Some(result) => {
-                assert!(free, "{who:?} has overtaken somebody");
+                assert!(free || self.may_join(who), "{who:?} has overtaken somebody");
                 self.resolved(who, result);
             }
             None => assert!(!free, "{who:?} was refused a free lock"),
@@ -261,6 +273,14 @@ impl World {
     fn is_free_for(&self, who: Who) -> bool {
         let held = self.holds.iter().any(|hold| !hold.lost && hold.who.excludes(&who));
         !held && !self.waiting.iter().any(|waiting| waiting.who.key == who.key)
+    }
+
+    /// Whether this manager has a shared grant that a reader may join without asking the store, who knows of writers elsewhere.
+    fn may_join(&self, who: Who) -> bool {
+        let same = |other: &Who| (other.manager, other.key) == (who.manager, who.key);
+        self.hand_over
+            && self.holds.iter().any(|hold| !hold.lost && same(&hold.who) && !hold.who.excludes(&who))
+            && !self.waiting.iter().any(|waiting| same(&waiting.who))
     }
 
     fn pick(&self, number: usize) -> Option<(usize, usize)> {

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Runs everything: unit and integration tests with all features, doc tests, the fuzz targets' drivers, and every example, in
+# memory and on a real etcd. The servers that the tests need are started by them, on free ports; what is missing on a Debian
+# machine is installed first. `--install-only` stops after that.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
+
+# Server, its package, and so on.
+install_missing() {
+    local missing=() pair
+    for pair in etcd:etcd-server etcdctl:etcd-client redis-server:redis-server protoc:protobuf-compiler cc:gcc setpriv:util-linux; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing ${missing[*]}"
+    command -v apt-get >/dev/null || fail "needs ${missing[*]}, and there is no apt-get to install them with"
+    local root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || fail "needs ${missing[*]}: install them, or run this as root"
+        root=(sudo)
+    fi
+    local log
+    log=$(mktemp)
+    if ! { "${root[@]}" apt-get update &&
+        "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        cat "$log" >&2
+        fail "cannot install ${missing[*]} with apt-get"
+    fi
+    rm -f "$log"
+    # Debian starts a server that it installs; ours are started by the tests.
+    hash -r
+}
+
+install_missing
+[ "${1:-}" = --install-only ] && exit
+command -v cargo >/dev/null || fail "needs a Rust toolchain (rustup.rs)"
+
+export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+scratch=$(mktemp -d)
+etcd_pid=
+clean_up() {
+    if [ -n "$etcd_pid" ]; then kill -KILL "$etcd_pid" 2>/dev/null || true; fi
+    rm -rf "$scratch"
+}
+trap clean_up EXIT
+
+# Quiet unless something goes wrong.
+quietly() {
+    if ! "$@" >"$scratch/output" 2>&1; then
+        cat "$scratch/output" >&2
+        fail "failed: $*"
+    fi
+}
+
+# Port and pid of an etcd of our own.
+start_etcd() {
+    local try port peer
+    for try in 1 2 3 4 5; do
+        port=$((15000 + RANDOM % 8000)) peer=$((23000 + RANDOM % 8000))
+        rm -rf "$scratch/etcd"
+        etcd --data-dir "$scratch/etcd" --name examples --initial-cluster "examples=http://127.0.0.1:$peer" \
+            --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
+            --listen-peer-urls "http://127.0.0.1:$peer" --initial-advertise-peer-urls "http://127.0.0.1:$peer" \
+            >"$scratch/etcd.log" 2>&1 &
+        etcd_pid=$!
+        local deadline=$((SECONDS + 20))
+        while [ $SECONDS -lt $deadline ] && kill -0 "$etcd_pid" 2>/dev/null; do
+            if ETCDCTL_API=3 etcdctl --endpoints="127.0.0.1:$port" --command-timeout=1s endpoint health >/dev/null 2>&1; then
+                etcd_url=etcd://127.0.0.1:$port
+                return
+            fi
+            sleep 0.1
+        done
+        kill -KILL "$etcd_pid" 2>/dev/null || true
+    done
+    cat "$scratch/etcd.log" >&2
+    fail "etcd does not start"
+}
+
+say "tests, all features"
+cargo test --all-features --no-fail-fast
+
+say "tests without features"
+cargo test --no-fail-fast --lib --tests --quiet
+
+say "example quickstart, as the README has it"
+quietly timeout 60 cargo run --quiet --example quickstart
+for example in lost_lock blocking force_unlock; do
+    say "example $example, in memory"
+    quietly timeout 60 "$target/debug/examples/$example"
+done
+
+say "examples on etcd"
+quietly cargo build --all-features --examples
+start_etcd
+for example in quickstart blocking force_unlock; do
+    printf '%s\n' "$example"
+    quietly timeout 60 "$target/debug/examples/$example" "$etcd_url"
+done
+
+# What its documentation says: revoke the lease by hand, and it says so at once.
+printf 'lost_lock\n'
+ETCDCTL="etcdctl --endpoints=${etcd_url#etcd://}"
+export ETCDCTL_API=3
+timeout 60 "$target/debug/examples/lost_lock" "$etcd_url" >"$scratch/lost_lock" 2>&1 &
+holder=$!
+lease=
+for _ in $(seq 100); do
+    lease=$($ETCDCTL get leasehold/job/ --prefix --keys-only | sed -n 's|^leasehold/job/\([0-9a-f]*\)-.*|\1|p')
+    [ -n "$lease" ] && break
+    sleep 0.1
+done
+[ -n "$lease" ] || { cat "$scratch/lost_lock" >&2; fail "lost_lock does not hold its lock"; }
+$ETCDCTL lease revoke "$lease" >/dev/null
+wait "$holder" || { cat "$scratch/lost_lock" >&2; fail "lost_lock failed"; }
+grep -q Revoked "$scratch/lost_lock" || { cat "$scratch/lost_lock" >&2; fail "lost_lock did not tell its loss"; }
+
+say "all passed"
