@@ -1,6 +1,6 @@
 //! Giving back: releases, attempts of unknown outcome, revocations. All of it goes on on the keeper when its caller has gone.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -90,14 +90,19 @@ impl Core {
                 if let Some(cause) = held.loss(core.now()) {
                     return Err(held.expired(cause));
                 }
-                match core.backend.release(&held.grant).await {
+                let answer = match select(core.backend.release(&held.grant), pin!(until_lost(&core, &held))).await {
+                    Either::Left((answer, _)) => answer,
+                    Either::Right(_) => continue,
+                };
+                match answer {
                     Ok(()) => {
                         debug!(target: "leasehold", name = core.defaults.name.as_ref(), key = held.entry.key.as_ref(); "released");
                         return Ok(());
                     }
                     Err(error) if error.kind() == ErrorKind::LeaseLost => return Err(held.expired(Loss::Revoked)),
                     Err(error) if error.kind() == ErrorKind::Unreachable => {
-                        until_lost(&core, &held.cell, backoff.pause()).await
+                        let (pause, lost) = (pin!(backoff.pause()), pin!(until_lost(&core, &held)));
+                        let _ = select(pause, lost).await;
                     }
                     Err(error) => {
                         let key = held.entry.key.as_ref();
@@ -188,11 +193,10 @@ impl Core {
     }
 }
 
-/// Waits for `pause`, or less if the lease is lost meanwhile.
-async fn until_lost(core: &Core, cell: &LeaseCell, pause: impl Future<Output = ()>) {
-    let left = tokio::time::sleep(cell.deadline().since(core.now()));
-    let (pause, left) = (std::pin::pin!(pause), std::pin::pin!(left));
-    match select(pause, left).await {
-        Either::Left(_) | Either::Right(_) => {}
+/// Ends when the hold is lost, whether or not anybody still looks after its lease.
+async fn until_lost(core: &Core, held: &HeldGrant) {
+    while held.loss(core.now()).is_none() {
+        // Renewals move the deadline meanwhile.
+        tokio::time::sleep(held.cell.deadline().since(core.now())).await;
     }
 }

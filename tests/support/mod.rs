@@ -1,6 +1,6 @@
 //! What integration tests need: real servers, a network that fails, child processes, and a judge of what happened.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "how a test fails")]
 
 pub mod broken;
