@@ -61,7 +61,8 @@ impl Drop for Entry {
 /// Finds entries by key, and lets unused keys go.
 #[derive(Debug)]
 pub(super) struct Entries {
-    by_key: Mutex<HashMap<Arc<str>, Weak<Entry>>>,
+    /// Keys come from users: a hasher with a secret, but a fast one.
+    by_key: Mutex<HashMap<Arc<str>, Weak<Entry>, foldhash::fast::RandomState>>,
     hand_over: HandOver,
 }
 

@@ -11,6 +11,7 @@ use super::entries::KeyEffects;
 use super::stats::count;
 use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed};
 use crate::backend::{BackendError, Claim, ErrorKind};
+use crate::clock::Timestamp;
 use crate::lease::LeaseCell;
 use crate::{LockError, Loss, Result};
 
@@ -70,7 +71,8 @@ impl Core {
             self.watch_over(entry);
         }
         if let Some(held) = effects.release {
-            drop(self.release(held));
+            let now = self.now();
+            drop(self.release(held, now));
         }
         for waker in effects.wake {
             waker.wake();
@@ -78,16 +80,16 @@ impl Core {
     }
 
     /// Gives a grant back, trying again until the server has confirmed or the lease is over.
-    pub(crate) fn release(self: &Arc<Self>, held: Arc<HeldGrant>) -> Release {
+    pub(crate) fn release(self: &Arc<Self>, held: Arc<HeldGrant>, now: Timestamp) -> Release {
         count(&self.counters.released);
         if !held.cell.is_session() {
             self.forget_lease(&held.cell);
         }
         let core = self.clone();
         Release::start(self, async move {
-            let mut backoff = Backoff::new();
+            let (mut backoff, mut now) = (Backoff::new(), Some(now));
             loop {
-                if let Some(cause) = held.loss(core.now()) {
+                if let Some(cause) = held.loss(now.take().unwrap_or_else(|| core.now())) {
                     return Err(held.expired(cause));
                 }
                 let answer = match select(core.backend.release(&held.grant), pin!(until_lost(&core, &held))).await {
