@@ -380,3 +380,65 @@ async fn a_renewal_by_the_handle_is_no_share_of_the_hold() {
     guard.unlock().await.unwrap();
     assert!(plain(&store).await.try_lock("k").await.unwrap().is_some(), "unlock() said that it was released");
 }
+
+#[test]
+fn a_waker_that_runs_inline_may_drop_the_guard_that_was_lost() {
+    within(SOON, || {
+        let manager = LockManager::memory();
+        for _ in 0..20 {
+            let guard = manager.lock("k").auto_renew(false).ttl(ms(150)).owner(&Owner::new()).wait().unwrap();
+            let mut lost = guard.lost();
+            let trap = Trap::new(move || drop(guard));
+            listen(&mut lost, &trap);
+            drop(trap);
+            let handle = manager.handle("k").unwrap();
+            // Whoever finds the loss first wakes the listeners.
+            while handle.is_held() {}
+            drop(lost);
+        }
+    });
+}
+
+#[test]
+fn a_waker_that_dies_in_the_queue_may_have_a_guard() {
+    within(SOON, || {
+        let manager = LockManager::memory();
+        let guard: LockGuard = manager.lock("k").wait().unwrap();
+        let mut waiting = manager.lock("k").owner(&Owner::new()).into_future();
+        let trap = Trap::new(move || drop(guard));
+        assert!(std::pin::Pin::new(&mut waiting).poll(&mut Context::from_waker(&trap)).is_pending());
+        drop(trap);
+        // Replaces the waker.
+        let _ = poll_once(&mut waiting);
+        drop(waiting.into_future());
+        drop(manager.lock("k").wait().unwrap());
+    });
+}
+
+#[test]
+fn a_waiter_may_be_cancelled_whose_waker_has_a_guard() {
+    within(SOON, || {
+        let manager = LockManager::memory();
+        let guard: LockGuard = manager.lock("k").wait().unwrap();
+        let mut waiting = manager.lock("k").owner(&Owner::new()).into_future();
+        let trap = Trap::new(move || drop(guard));
+        assert!(std::pin::Pin::new(&mut waiting).poll(&mut Context::from_waker(&trap)).is_pending());
+        drop(trap);
+        drop(waiting);
+        drop(manager.lock("k").wait().unwrap());
+    });
+}
+
+#[test]
+fn a_listener_may_be_dropped_whose_waker_has_another() {
+    within(SOON, || {
+        let manager = LockManager::memory();
+        let guard: LockGuard = manager.lock("k").wait().unwrap();
+        let (mut lost, mut inner) = (guard.lost(), guard.lost());
+        listen(&mut inner, Waker::noop());
+        let trap = Trap::new(move || drop(inner));
+        listen(&mut lost, &trap);
+        drop(trap);
+        drop(lost);
+    });
+}
