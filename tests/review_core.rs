@@ -442,3 +442,16 @@ fn a_listener_may_be_dropped_whose_waker_has_another() {
         drop(lost);
     });
 }
+
+#[tokio::test]
+async fn unlock_ends_at_the_deadline_though_the_server_is_silent() {
+    let store = MemoryStore::new();
+    let link = store.link();
+    let manager = LockManager::builder().backend(link.clone()).ttl(ms(300)).build().await.unwrap();
+    let guard = manager.lock("k").await.unwrap();
+    link.partition();
+    let start = Instant::now();
+    let lost = timeout(SOON, guard.unlock()).await.expect("it ends at the deadline").unwrap_err();
+    assert_eq!(lost.code(), "LOCK_EXPIRED");
+    assert!(start.elapsed() < ms(600));
+}
