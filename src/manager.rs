@@ -175,7 +175,13 @@ impl LockManager {
                 return Err(LockError::closed(None, "close"));
             }
             let limit = life.defaults.timeout;
-            match (*life).clone().close(limit).await {
+            // On the keeper: half a close would leave its tasks and the backend without an end.
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let core = (*life).clone();
+            life.keeper.spawn(async move {
+                let _ = tell.send(core.close(limit).await);
+            });
+            match told.await.unwrap_or(false) {
                 true => Ok(()),
                 false => Err(LockError::backend(None, "close", crate::engine::no_answer(limit))),
             }

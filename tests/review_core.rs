@@ -455,3 +455,15 @@ async fn unlock_ends_at_the_deadline_though_the_server_is_silent() {
     assert_eq!(lost.code(), "LOCK_EXPIRED");
     assert!(start.elapsed() < ms(600));
 }
+
+#[tokio::test]
+async fn a_close_that_was_given_up_goes_on() {
+    let store = MemoryStore::new();
+    let (moody, manager) = moody(&store).await;
+    let guard = manager.lock("k").await.unwrap();
+    moody.slow_revoke.store(true, SeqCst);
+    assert!(timeout(ms(20), manager.close()).await.is_err());
+    drop((guard, manager));
+    sleep(ms(600)).await;
+    assert!(moody.closed.load(SeqCst), "the backend was never closed");
+}
