@@ -467,3 +467,25 @@ async fn a_close_that_was_given_up_goes_on() {
     sleep(ms(600)).await;
     assert!(moody.closed.load(SeqCst), "the backend was never closed");
 }
+
+#[tokio::test]
+async fn a_manager_may_be_dropped_on_the_keeper() {
+    let store = MemoryStore::new();
+    let (_moody, manager) = moody(&store).await;
+    let guard = manager.lock("k").auto_renew(false).ttl(ms(150)).await.unwrap();
+    let mut lost = guard.lost();
+    let took = Arc::new(Mutex::new(None));
+    let told = took.clone();
+    let doomed = LockManager::memory();
+    drop(doomed.lock("k").await.unwrap());
+    let trap = Trap::new(move || {
+        let start = Instant::now();
+        drop(doomed);
+        *told.lock().unwrap() = Some(start.elapsed());
+    });
+    listen(&mut lost, &trap);
+    drop(trap);
+    sleep(ms(1800)).await;
+    let took = took.lock().unwrap().expect("the loss is told of");
+    assert!(took < ms(300), "the keeper stood still for {took:?}");
+}
