@@ -385,7 +385,7 @@ async fn a_renewal_by_the_handle_is_no_share_of_the_hold() {
 fn a_waker_that_runs_inline_may_drop_the_guard_that_was_lost() {
     within(SOON, || {
         let manager = LockManager::memory();
-        for _ in 0..20 {
+        for _ in 0..5 {
             let guard = manager.lock("k").auto_renew(false).ttl(ms(150)).owner(&Owner::new()).wait().unwrap();
             let mut lost = guard.lost();
             let trap = Trap::new(move || drop(guard));
@@ -488,4 +488,20 @@ async fn a_manager_may_be_dropped_on_the_keeper() {
     sleep(ms(1800)).await;
     let took = took.lock().unwrap().expect("the loss is told of");
     assert!(took < ms(300), "the keeper stood still for {took:?}");
+}
+
+#[tokio::test]
+async fn close_leaves_the_backend_open_until_all_is_cleaned_up() {
+    let store = MemoryStore::new();
+    let moody = Moody::new(&store);
+    let manager = LockManager::builder().backend(moody.clone()).timeout(ms(100)).build().await.unwrap();
+    let _guard = manager.lock("k").await.unwrap();
+    moody.link.partition();
+    assert_eq!(manager.close().await.unwrap_err().code(), "BACKEND");
+    assert!(!moody.closed.load(SeqCst), "closed while a lease was being revoked");
+    moody.link.heal();
+    let other = plain(&store).await;
+    drop(timeout(SOON, other.lock("k")).await.expect("it is revoked in the end").unwrap());
+    sleep(ms(300)).await;
+    assert!(moody.closed.load(SeqCst));
 }
