@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backend::{Backend, Clock, SystemClock};
 use crate::builder::LockManagerBuilder;
-use crate::engine::{Core, Life, Stats, WithinKeeper};
+use crate::engine::{Core, Entry, Life, Stats, WithinKeeper};
 use crate::force::ForceUnlock;
 use crate::guard::LockGuard;
 use crate::keeper::Keeper;
@@ -87,6 +87,15 @@ impl LockManager {
         Self { anchor: Arc::new(Anchor { life: Life::new(core) }) }
     }
 
+    fn entry(&self, key: &str) -> Result<Arc<Entry>> {
+        key::check(key)?;
+        // Before any mutex, which another thread of the parent may have held at the fork.
+        if self.life().keeper.is_forked() {
+            return Err(LockError::closed(Some(key), "lock"));
+        }
+        Ok(self.life().entry(key))
+    }
+
     fn life(&self) -> &Arc<Life> {
         &self.anchor.life
     }
@@ -98,14 +107,13 @@ impl LockManager {
     /// [`LockError::InvalidKey`] unless the key is 1 to 1,024 bytes of UTF-8 without control characters.
     pub fn handle(&self, key: impl AsRef<str>) -> Result<Lock> {
         let key = key.as_ref();
-        key::check(key)?;
-        Ok(Lock::new(self.life().clone(), self.life().entry(key)))
+        Ok(Lock::new(self.life().clone(), self.entry(key)?))
     }
 
     /// Asks for the lock of a key; see [`LockRequest`] for options, errors and cancel safety.
     pub fn lock(&self, key: impl AsRef<str>) -> LockRequest {
         let key = key.as_ref();
-        LockRequest::new(self.life().clone(), key::check(key).map(|()| self.life().entry(key)))
+        LockRequest::new(self.life().clone(), self.entry(key))
     }
 
     /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`].
