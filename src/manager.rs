@@ -229,7 +229,11 @@ impl Drop for Anchor {
         let bound = core.defaults.drop_wait;
         // Guards and handles may outlive the manager: the session is theirs then.
         let is_last = Arc::strong_count(&self.life) == 1;
-        if bound.is_zero() || core.keeper.is_current() || blocks_its_own_runtime(&core) || !(is_last || core.has_unconfirmed()) {
+        if bound.is_zero()
+            || core.keeper.is_current()
+            || blocks_its_own_runtime(&core)
+            || !(is_last || core.has_unconfirmed())
+        {
             return;
         }
         let (done, all_done) = std::sync::mpsc::channel::<()>();

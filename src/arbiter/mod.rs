@@ -237,14 +237,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         }
         let Some((owner, terms)) = self.remove(ticket) else { return Err(grant) };
         self.claimant = Claimant::Nobody;
-        self.tenures.push(Tenure {
-            grant,
-            terms,
-            since: now,
-            handovers: 0,
-            told: false,
-            holds: Vec::with_capacity(1),
-        });
+        self.tenures.push(Tenure { grant, terms, since: now, handovers: 0, told: false, holds: Vec::with_capacity(1) });
         let last = self.tenures.len() - 1;
         let hold = self.add_hold(last, &owner, now);
         let mut effects = Effects::default();
