@@ -220,6 +220,10 @@ fn leave(hold: &Arc<Hold>) -> Option<Release> {
         }
         effects
     };
+    if hold.was_lost() {
+        // Found under the mutex, where nobody could be woken.
+        hold.held.cell.signal.fire();
+    }
     let release = effects.release.take().map(|held| core.release(held, now()));
     core.carry_out(&hold.held.entry, effects);
     release
