@@ -244,9 +244,7 @@ impl Waiter {
                         return Err(LockError::backend(Some(&self.entry.key), "lock", error));
                     }
                     self.life.check_open(Some(&self.entry.key), "lock")?;
-                    if error.kind() == ErrorKind::LeaseLost
-                        && cell.is_session()
-                        && cell.loss(self.life.now()).is_none()
+                    if error.kind() == ErrorKind::LeaseLost && cell.is_session() && cell.loss(self.life.now()).is_none()
                     {
                         // Was it the claim, or the whole session? Nobody may have told, and its next renewal may be far.
                         let _ = self.life.renew(&cell).await;

@@ -1,7 +1,6 @@
 //! The conformance suite, on the memory backend: two managers on one named store, which contend like two processes.
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
-
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "how a test fails")]
 

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use leasehold::backend::{
-    Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Grant, Lease, LeaseId, Result,
-};
+use leasehold::backend::{Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Grant, Lease, LeaseId, Result};
 use leasehold::testing::{MemoryLink, MemoryStore};
 use leasehold::{Eviction, LockError, LockGuard, LockInfo, LockManager, Lost, Owner};
 use tokio::sync::Notify;
