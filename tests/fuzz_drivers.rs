@@ -22,4 +22,10 @@ proptest! {
     fn calls(data in proptest::collection::vec(any::<u8>(), 0..200)) {
         drivers::calls::api_calls(&data);
     }
+
+    #[test]
+    #[cfg(all(feature = "etcd", feature = "testing"))]
+    fn names(data in proptest::collection::vec(prop_oneof![any::<u8>(), "[a%/2F\n]".prop_map(|c| c.as_bytes()[0])], 0..40)) {
+        drivers::names::key_codec(&data);
+    }
 }

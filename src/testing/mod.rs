@@ -30,8 +30,13 @@ mod gate;
 mod link;
 #[cfg(test)]
 mod link_tests;
+#[cfg(feature = "etcd")]
+mod names;
 mod store;
 
 pub use self::clock::ManualClock;
 pub use self::link::{Call, MemoryLink};
+#[cfg(feature = "etcd")]
+#[doc(hidden)]
+pub use self::names::EtcdNames;
 pub use self::store::{MemoryStore, Thief};

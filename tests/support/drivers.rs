@@ -2,6 +2,9 @@
 
 #[path = "drivers/calls.rs"]
 pub mod calls;
+#[cfg(all(feature = "etcd", feature = "testing"))]
+#[path = "drivers/names.rs"]
+pub mod names;
 
 use leasehold::LockManager;
 

@@ -29,18 +29,18 @@ const VERSION: u32 = 1;
 
 /// The names of everything below a prefix.
 #[derive(Clone, Debug)]
-pub(super) struct Names {
+pub(crate) struct Names {
     prefix: String,
 }
 
 impl Names {
     /// Creates the names below `prefix`, which may be empty.
-    pub(super) fn new(prefix: String) -> Self {
+    pub(crate) fn new(prefix: String) -> Self {
         Self { prefix }
     }
 
     /// Returns the directory of a lock.
-    pub(super) fn directory(&self, key: &str) -> Directory {
+    pub(crate) fn directory(&self, key: &str) -> Directory {
         Directory(format!("{}{}/", self.prefix, utf8_percent_encode(key, ESCAPED)).into_bytes())
     }
 
@@ -50,7 +50,7 @@ impl Names {
     }
 
     /// Returns the range of all names of locks whose keys begin with `prefix`, as its first name and its end.
-    pub(super) fn range(&self, prefix: &str) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn range(&self, prefix: &str) -> (Vec<u8>, Vec<u8>) {
         // The encoding goes byte by byte, so a prefix of a key encodes to a prefix of its segment.
         let first = format!("{}{}", self.prefix, utf8_percent_encode(prefix, ESCAPED)).into_bytes();
         // UTF-8 has no byte 0xff, so the last one can be counted up. etcd writes "everything" as two zero bytes.
@@ -65,7 +65,7 @@ impl Names {
     }
 
     /// Returns the key that a name below this prefix is a claim of, and the rest of the name below the key's directory.
-    pub(super) fn decode<'a>(&self, name: &'a [u8]) -> Option<(String, &'a [u8])> {
+    pub(crate) fn decode<'a>(&self, name: &'a [u8]) -> Option<(String, &'a [u8])> {
         let below = name.strip_prefix(self.prefix.as_bytes())?;
         let slash = below.iter().position(|&byte| byte == b'/')?;
         let (segment, child) = (&below[..slash], &below[slash + 1..]);
@@ -78,16 +78,16 @@ impl Names {
 
 /// The directory of one lock.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Directory(Vec<u8>);
+pub(crate) struct Directory(Vec<u8>);
 
 impl Directory {
     /// Returns the first name of the directory's range.
-    pub(super) fn start(&self) -> Vec<u8> {
+    pub(crate) fn start(&self) -> Vec<u8> {
         self.0.clone()
     }
 
     /// Returns the end of the directory's range.
-    pub(super) fn end(&self) -> Vec<u8> {
+    pub(crate) fn end(&self) -> Vec<u8> {
         // '0' follows '/'.
         let mut end = self.0.clone();
         end.pop();

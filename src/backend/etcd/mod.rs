@@ -4,7 +4,7 @@
 //! `etcdctl lock`, with which it excludes and queues.
 
 mod claims;
-mod codec;
+pub(crate) mod codec;
 mod connection;
 mod failure;
 mod inspect;

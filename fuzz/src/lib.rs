@@ -1,0 +1,6 @@
+//! The drivers of the fuzz targets are the tests' own: `tests/fuzz_drivers.rs` calls them as well.
+
+#[path = "../../tests/support/broken.rs"]
+mod broken;
+#[path = "../../tests/support/drivers.rs"]
+pub mod drivers;
