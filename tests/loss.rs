@@ -323,3 +323,24 @@ fn a_server_that_is_not_there_is_a_clear_error_in_time() {
         assert!(took < Duration::from_millis(1500), "{took:?}");
     }
 }
+
+#[test]
+fn a_manager_recovers_from_cuts_of_any_length() {
+    let world = World::with("recovers", |builder| builder.timeout(Duration::from_millis(700)));
+    for seconds in [1, 11] {
+        let guard = world.behind.lock("k").ttl(Duration::from_secs(60)).timeout(PATIENCE).wait().unwrap();
+        world.proxy.cut();
+        drop(guard);
+        let waiting = in_the_background(&world.behind, "l");
+        // A time to pass: up to beyond where the connection's own pings give it up.
+        std::thread::sleep(Duration::from_secs(seconds));
+        world.proxy.heal();
+        let start = Instant::now();
+        eventually("the server answers", || world.behind.ping().wait().ok());
+        println!("cut for {seconds} s: an answer {:?} after it was mended", start.elapsed());
+        eventually("the release is through", || (world.claims("k") == 0).then_some(()));
+        println!("cut for {seconds} s: released {:?} after it was mended", start.elapsed());
+        drop(waiting.recv_timeout(PATIENCE).unwrap());
+        println!("cut for {seconds} s: the waiter in {:?} after it was mended", start.elapsed());
+    }
+}
