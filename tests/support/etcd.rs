@@ -8,16 +8,15 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
-
 use super::PATIENCE;
+use super::folder::Folder;
 use super::process::Process;
 
 /// One member of a cluster, most often the only one. It is killed, and its data removed, when this is dropped.
 #[derive(Debug)]
 pub struct Etcd {
     process: Process,
-    folder: TempDir,
+    folder: Folder,
     arguments: Vec<String>,
     client: SocketAddr,
 }
@@ -56,7 +55,7 @@ impl Etcd {
         let cluster = cluster.join(",");
         let mut number = 0;
         let mut members = ports.map(|(client, peer)| {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = Folder::new();
             let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
             let own = [
                 ("--name", format!("m{number}")),
@@ -226,11 +225,11 @@ impl<const N: usize> Cluster<N> {
     }
 }
 
-fn log_path(folder: &TempDir) -> PathBuf {
+fn log_path(folder: &Folder) -> PathBuf {
     folder.path().join("log")
 }
 
-fn launch(arguments: &[String], folder: &TempDir) -> Process {
+fn launch(arguments: &[String], folder: &Folder) -> Process {
     let log = File::options().create(true).append(true).open(log_path(folder)).unwrap();
     Process::spawn("etcd", |command| {
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);

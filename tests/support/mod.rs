@@ -8,6 +8,7 @@ pub mod child;
 pub mod drivers;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+pub mod folder;
 pub mod history;
 pub mod process;
 pub mod proxy;
