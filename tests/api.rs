@@ -1,5 +1,6 @@
 //! The public API has the shapes that it promises, and works from every place that it says: tasks, threads, other executors.
 #![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::borrow::Cow;
 use std::fmt::{Debug, Display};

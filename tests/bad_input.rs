@@ -1,5 +1,6 @@
 //! What no server should ever see is refused before any I/O, with a code and with the word that is wrong.
 #![cfg(all(feature = "etcd", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! The conformance suite, on a real etcd: two managers, each with a connection of its own.
 #![cfg(all(feature = "etcd", feature = "testing"))]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

@@ -1,8 +1,7 @@
 //! The conformance suite, on the memory backend: two managers on one named store, which contend like two processes.
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "how a test fails")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use leasehold::LockManager;
 

@@ -1,5 +1,6 @@
 //! We and `etcdctl lock` exclude each other, queue with each other, and take what an administrator does with etcdctl.
 #![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

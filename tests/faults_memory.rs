@@ -1,8 +1,7 @@
 //! How managers take the faults of a memory store, and how tests of users' own code can cause them.
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "how a test fails")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! The fuzz targets' drivers on random input, in every test run.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

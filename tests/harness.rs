@@ -1,6 +1,5 @@
 //! The tests' own tools work: the proxy fails in the ways it says, children obey, servers start and come back.
-
-#![allow(clippy::unwrap_used, reason = "how a test fails")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

@@ -1,6 +1,5 @@
 //! The judge of histories finds what is wrong, and only that: the negative control of all tests that rely on it.
-
-#![allow(clippy::unwrap_used, reason = "how a test fails")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

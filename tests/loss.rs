@@ -1,5 +1,6 @@
 //! Loss is told in time, and only then: suspended machines, cut connections, lost answers, blocked runtimes.
 #![cfg(all(feature = "etcd", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

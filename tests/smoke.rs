@@ -1,4 +1,5 @@
 //! The first program of the README, and its sister on a plain thread.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! Corner cases on a real etcd.
 #![cfg(all(feature = "etcd", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
 

@@ -1,4 +1,6 @@
 //! Corner cases of the core: what happens between a grant and its fetch, at refusals, at the end of a manager.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::future::{Future, IntoFuture};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -144,7 +146,7 @@ fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 struct Trap(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Trap {
-    fn new(run: impl FnOnce() + Send + 'static) -> Waker {
+    fn waker(run: impl FnOnce() + Send + 'static) -> Waker {
         Waker::from(Arc::new(Self(Mutex::new(Some(Box::new(run))))))
     }
     fn spring(&self) {
@@ -386,7 +388,7 @@ fn a_waker_that_runs_inline_may_drop_the_guard_that_was_lost() {
         for _ in 0..5 {
             let guard = manager.lock("k").auto_renew(false).ttl(ms(150)).owner(&Owner::new()).wait().unwrap();
             let mut lost = guard.lost();
-            let trap = Trap::new(move || drop(guard));
+            let trap = Trap::waker(move || drop(guard));
             listen(&mut lost, &trap);
             drop(trap);
             let handle = manager.handle("k").unwrap();
@@ -403,7 +405,7 @@ fn a_waker_that_dies_in_the_queue_may_have_a_guard() {
         let manager = LockManager::memory();
         let guard: LockGuard = manager.lock("k").wait().unwrap();
         let mut waiting = manager.lock("k").owner(&Owner::new()).into_future();
-        let trap = Trap::new(move || drop(guard));
+        let trap = Trap::waker(move || drop(guard));
         assert!(std::pin::Pin::new(&mut waiting).poll(&mut Context::from_waker(&trap)).is_pending());
         drop(trap);
         // Replaces the waker.
@@ -419,7 +421,7 @@ fn a_waiter_may_be_cancelled_whose_waker_has_a_guard() {
         let manager = LockManager::memory();
         let guard: LockGuard = manager.lock("k").wait().unwrap();
         let mut waiting = manager.lock("k").owner(&Owner::new()).into_future();
-        let trap = Trap::new(move || drop(guard));
+        let trap = Trap::waker(move || drop(guard));
         assert!(std::pin::Pin::new(&mut waiting).poll(&mut Context::from_waker(&trap)).is_pending());
         drop(trap);
         drop(waiting);
@@ -434,7 +436,7 @@ fn a_listener_may_be_dropped_whose_waker_has_another() {
         let guard: LockGuard = manager.lock("k").wait().unwrap();
         let (mut lost, mut inner) = (guard.lost(), guard.lost());
         listen(&mut inner, Waker::noop());
-        let trap = Trap::new(move || drop(inner));
+        let trap = Trap::waker(move || drop(inner));
         listen(&mut lost, &trap);
         drop(trap);
         drop(lost);
@@ -476,7 +478,7 @@ async fn a_manager_may_be_dropped_on_the_keeper() {
     let told = took.clone();
     let doomed = LockManager::memory();
     drop(doomed.lock("k").await.unwrap());
-    let trap = Trap::new(move || {
+    let trap = Trap::waker(move || {
         let start = Instant::now();
         drop(doomed);
         *told.lock().unwrap() = Some(start.elapsed());
