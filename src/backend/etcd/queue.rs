@@ -8,7 +8,7 @@ use super::claims::Held;
 use super::codec::{self, Directory};
 use super::connection::{Backoff, jittered};
 use super::session::Session;
-use super::txn::{self, Born, Place, Placed, Standing};
+use super::txn::{self, Born, Freshness, Place, Placed, Standing};
 use super::watch::Notice;
 use super::{Shared, failure};
 use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
@@ -58,7 +58,7 @@ impl Shared {
         let proof = match (standing, revision) {
             (Some(Standing::First), Some(revision)) => revision,
             (Some(Standing::Behind(ahead)), _) => self.follow(attempt, &own, ahead).await?,
-            _ => match self.look_again(attempt, &own).await? {
+            _ => match self.look_again(attempt, &own, Freshness::Linearizable).await? {
                 (Standing::First, revision) => revision,
                 (Standing::Behind(ahead), _) => self.follow(attempt, &own, ahead).await?,
                 (Standing::Gone, _) => return Err(self.claim_lost()),
@@ -149,6 +149,12 @@ impl Shared {
                 // The watch may have begun after the deletion: what counts is what a range finds after each notice.
                 let look = tokio::select! {
                     notice = watch.next() => {
+                        if notice == Notice::Deleted
+                            && let (Standing::First, revision) =
+                                self.look_again(attempt, own, Freshness::Serializable).await?
+                        {
+                            return Ok(revision);
+                        }
                         trusted = matches!(notice, Notice::Created | Notice::Again | Notice::Deleted);
                         trusted
                     }
@@ -159,7 +165,7 @@ impl Shared {
                 if !look {
                     continue;
                 }
-                match self.look_again(attempt, own).await? {
+                match self.look_again(attempt, own, Freshness::Linearizable).await? {
                     (Standing::First, revision) => return Ok(revision),
                     (Standing::Gone, _) => return Err(self.claim_lost()),
                     (Standing::Behind(same), _) if same == ahead => {}
@@ -183,15 +189,15 @@ impl Shared {
     }
 
     /// Reads where the claim stands, and at which revision.
-    async fn look_again(&self, attempt: &Attempt<'_>, own: &Born) -> Result<(Standing, i64)> {
+    async fn look_again(&self, attempt: &Attempt<'_>, own: &Born, freshness: Freshness) -> Result<(Standing, i64)> {
         let mut backoff = Backoff::new();
         loop {
-            let look = txn::look_again(&attempt.directory, attempt.claim.mode, own);
+            let look = txn::look_again(&attempt.directory, attempt.claim.mode, own, freshness);
             match self.connection.txn_once(self.patience(attempt), look).await {
                 Ok(answer) => {
                     let revision = txn::revision(&answer);
                     let revision = revision.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
-                    return Ok((Standing::read(&own.name, &txn::keys(&answer)), revision));
+                    return Ok((Standing::read(&own.name, Some(own.create), &txn::keys(&answer)), revision));
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(attempt, &mut backoff, error).await?;

@@ -124,7 +124,7 @@ impl Place<'_> {
         if self.repeated {
             then.push(self.record.put());
         }
-        then.extend(look(self.directory, self.mode, self.name, None));
+        then.extend(look(self.directory, self.mode, self.name, None, Freshness::Linearizable));
         let keys = Some(GetOptions::new().with_keys_only());
         let or_else = [TxnOp::get(self.name, keys.clone()), TxnOp::get(self.record.name.clone(), keys)];
         Txn::new().when(when).and_then(then).or_else(or_else)
@@ -134,7 +134,7 @@ impl Place<'_> {
     pub(super) fn read(&self, answer: &TxnResponse) -> Option<Placed> {
         let seen = keys(answer);
         if answer.succeeded() {
-            return match Standing::read(self.name, &seen) {
+            return match Standing::read(self.name, None, &seen) {
                 Standing::Gone => None,
                 standing => {
                     let own = seen.iter().find(|found| found.key() == self.name);
@@ -168,37 +168,56 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    /// Reads the standing from what [`look`] has found.
-    pub(super) fn read(own: &[u8], seen: &[KeyValue]) -> Self {
-        if !seen.iter().any(|found| found.key() == own) {
+    /// Reads the standing from what [`look`] has found. An earlier claim with the same name is another one: without `create`
+    /// there can be none.
+    pub(super) fn read(own: &[u8], create: Option<i64>, seen: &[KeyValue]) -> Self {
+        let is_own =
+            |found: &&KeyValue| found.key() == own && create.is_none_or(|create| found.create_revision() == create);
+        if !seen.iter().any(|found| is_own(&found)) {
             return Self::Gone;
         }
-        let ahead = seen.iter().filter(|found| found.key() != own).max_by_key(|found| found.create_revision());
+        let ahead = seen.iter().filter(|found| !is_own(found)).max_by_key(|found| found.create_revision());
         ahead.map_or(Self::First, |ahead| {
             Self::Behind(Born { name: ahead.key().to_vec(), create: ahead.create_revision() })
         })
     }
 }
 
-/// Reads a claim's standing again. Linearizable, as all that decides has to be.
-pub(super) fn look_again(directory: &Directory, mode: Mode, own: &Born) -> Txn {
-    Txn::new().and_then(look(directory, mode, &own.name, Some(own.create)))
+/// What a read may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// The present state of the cluster: the member asks the leader first, and waits behind its writes.
+    Linearizable,
+    /// The state of the member that answers, which may lie behind.
+    ///
+    /// Enough to find that a claim is first. A state that has the claim, by its create revision, is not older than the claim; what
+    /// was there before the claim can only go, and once it has gone stays away; so it held the key at that revision, whatever the
+    /// member has missed since. Not enough for anything else.
+    Serializable,
+}
+
+/// Reads a claim's standing again.
+pub(super) fn look_again(directory: &Directory, mode: Mode, own: &Born, freshness: Freshness) -> Txn {
+    Txn::new().and_then(look(directory, mode, &own.name, Some(own.create), freshness))
 }
 
 /// Reads the claim itself and what is just ahead of it.
 ///
 /// Claims that came later must not be seen: of two waiters that see each other first, each would wait for the other. Right after
 /// the claim was put there are none.
-fn look(directory: &Directory, mode: Mode, own: &[u8], create: Option<i64>) -> Vec<TxnOp> {
+fn look(directory: &Directory, mode: Mode, own: &[u8], create: Option<i64>, freshness: Freshness) -> Vec<TxnOp> {
+    let keys = || {
+        let options = GetOptions::new().with_keys_only();
+        if freshness == Freshness::Serializable { options.with_serializable() } else { options }
+    };
     let newest = |limit| {
-        let options = GetOptions::new().with_keys_only().with_sort(SortTarget::Create, SortOrder::Descend);
-        let options = options.with_limit(limit);
+        let options = keys().with_sort(SortTarget::Create, SortOrder::Descend).with_limit(limit);
         create.map_or(options.clone(), |create| options.with_max_create_revision(create))
     };
     // An exclusive claim is itself in the range that blocks it.
     let (own, limit) = match mode {
         Mode::Exclusive => (None, 2),
-        Mode::Shared => (Some(TxnOp::get(own, Some(GetOptions::new().with_keys_only()))), 1),
+        Mode::Shared => (Some(TxnOp::get(own, Some(keys()))), 1),
     };
     let ranges = directory.blocking(mode).into_iter();
     own.into_iter().chain(ranges.map(|(start, end)| TxnOp::get(start, Some(newest(limit).with_range(end))))).collect()
