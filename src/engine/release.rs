@@ -1,10 +1,10 @@
 //! Giving back: releases, attempts of unknown outcome, revocations. All of it goes on on the keeper when its caller has gone.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use log::{debug, warn};
 
 use super::entries::KeyEffects;
@@ -195,11 +195,13 @@ impl Core {
 
 /// Waits for `work`, but not beyond the lease's deadline, nor longer than for any call.
 async fn within<T>(core: &Core, cell: &LeaseCell, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = std::pin::pin!(work);
-    // The usual release is over at the first poll, and needs no timer.
-    if let Some(done) = futures::FutureExt::now_or_never(futures::future::poll_fn(|cx| work.as_mut().poll(cx))) {
-        return Some(done);
+    // The usual release in memory is over at the first poll, and needs no timer.
+    let timer = async {
+        let limit = cell.deadline().since(core.now()).min(core.defaults.timeout);
+        tokio::time::sleep(limit).await;
+    };
+    match select(pin!(work), pin!(timer)).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
     }
-    let limit = cell.deadline().since(core.now()).min(core.defaults.timeout);
-    tokio::time::timeout(limit, work).await.ok()
 }

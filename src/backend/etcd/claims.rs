@@ -124,6 +124,8 @@ struct Release {
     lease: LeaseId,
     /// Whether a copy of the claim's request may still take effect: then its release has more to do than to delete.
     unknown: bool,
+    /// Whether a claim that is on its way takes it along.
+    carried: bool,
 }
 
 /// Releases that were not confirmed yet, by directory.
@@ -141,15 +143,37 @@ impl Releases {
         let mut pending = self.pending.lock();
         let releases = pending.entry(directory).or_default();
         if !releases.iter().any(|release| release.claim == claim) {
-            releases.push(Release { claim, lease, unknown });
+            releases.push(Release { claim, lease, unknown, carried: false });
         }
     }
 
-    /// Returns the claims in a directory whose deletion is all that their release needs.
-    pub(super) fn of(&self, directory: &Directory) -> Vec<Born> {
-        let pending = self.pending.lock();
-        let releases = pending.get(directory).map(Vec::as_slice).unwrap_or_default();
-        releases.iter().filter(|release| !release.unknown).map(|release| release.claim.clone()).collect()
+    /// Takes along the releases in a directory that are no more than deletions, for as long as the result lives.
+    pub(super) fn carry(&self, directory: &Directory) -> Carried<'_> {
+        let mut claims = Vec::new();
+        let mut pending = self.pending.lock();
+        for release in pending.get_mut(directory).into_iter().flatten().filter(|release| !release.unknown) {
+            release.carried = true;
+            claims.push(release.claim.clone());
+        }
+        Carried { releases: self, directory: directory.clone(), claims }
+    }
+
+    /// Waits while a claim that is on its way takes this release along. Returns false if that has confirmed it.
+    pub(super) async fn turn(&self, directory: &Directory, claim: &Born) -> bool {
+        loop {
+            let mut changed = std::pin::pin!(self.confirmed.notified());
+            // Registered before the look, or a change in between would be missed.
+            changed.as_mut().enable();
+            let carried = {
+                let pending = self.pending.lock();
+                pending.get(directory).into_iter().flatten().find(|release| release.claim == *claim).map(|r| r.carried)
+            };
+            match carried {
+                None => return false,
+                Some(false) => return true,
+                Some(true) => changed.await,
+            }
+        }
     }
 
     /// Notes that these claims are gone.
@@ -188,5 +212,34 @@ impl Releases {
             }
             confirmed.await;
         }
+    }
+}
+
+/// Releases that a claim takes along. If they are not confirmed when this is dropped, they go on their own.
+#[derive(Debug)]
+pub(super) struct Carried<'a> {
+    releases: &'a Releases,
+    directory: Directory,
+    pub(super) claims: Vec<Born>,
+}
+
+impl Carried<'_> {
+    /// They are gone, with the claim that took them along.
+    pub(super) fn confirm(&self) {
+        self.releases.confirm(&self.directory, &self.claims);
+    }
+}
+
+impl Drop for Carried<'_> {
+    fn drop(&mut self) {
+        if self.claims.is_empty() {
+            return;
+        }
+        if let Some(releases) = self.releases.pending.lock().get_mut(&self.directory) {
+            for release in releases.iter_mut().filter(|release| self.claims.contains(&release.claim)) {
+                release.carried = false;
+            }
+        }
+        self.releases.confirmed.notify_waiters();
     }
 }

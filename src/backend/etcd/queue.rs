@@ -78,7 +78,7 @@ impl Shared {
         let id = claim.attempt;
         let mut backoff = Backoff::new();
         loop {
-            let released = self.releases.of(directory);
+            let released = self.releases.carry(directory);
             let repeated = self.claims.sending(id);
             let place = Place {
                 directory,
@@ -87,7 +87,7 @@ impl Shared {
                 value: codec::metadata(claim, &self.manager),
                 record: session.record(),
                 repeated,
-                released: &released,
+                released: &released.claims,
                 only_if_free: attempt.deadline.is_some(),
             };
             let answer = match self.connection.txn_once(self.patience(attempt), place.txn()).await {
@@ -110,7 +110,7 @@ impl Shared {
             match place.read(&answer) {
                 None => return Err(failure::nonsense(self.connection.endpoints())),
                 Some(Placed::In { create, standing }) => {
-                    self.releases.confirm(directory, &released);
+                    released.confirm();
                     if repeated {
                         session.saw_version(place.record.version + 1);
                     }
@@ -286,6 +286,13 @@ impl Shared {
         let record = self.rewritten(grant.lease.id, unknown);
         let directory = self.names.directory(&grant.key);
         let Some(claim) = self.born(&directory, grant) else { return Ok(()) };
+        // Whoever drops a guard often locks again at once, and the claim that is sent then takes the release along: one write for
+        // the server instead of two. No time is lost if nobody does.
+        yield_once().await;
+        if !self.releases.turn(&directory, &claim).await {
+            self.gone_for_certain(grant.attempt, grant.lease.id);
+            return Ok(());
+        }
         self.delete(txn::release(&claim, record.as_ref()), txn::release(&claim, None)).await?;
         if unknown {
             self.claims.forget(grant.attempt);
@@ -309,4 +316,17 @@ impl Shared {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Comes back at the next poll, which is asked for at once.
+async fn yield_once() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
 }
