@@ -208,18 +208,23 @@ pub(crate) fn renew(held: Arc<HeldGrant>) -> Pending<Duration> {
 /// Gives up one guard's share. Returns the release, if the grant goes back.
 fn leave(hold: &Arc<Hold>) -> Option<Release> {
     let core: &Arc<_> = &hold.held.life;
-    // Above depth 1 nothing depends on the time.
-    let mut now = None;
+    // Above depth 1 nothing depends on the time, and reading the clock would be a third of the work.
+    let mut read = None;
+    let mut now = || *read.get_or_insert_with(|| core.now());
     let mut effects = {
         let mut arbiter = hold.held.entry.arbiter();
-        let (left, effects) = arbiter.leave(hold.id, || *now.insert(core.now()));
+        let (left, effects) = arbiter.leave(hold.id, &mut now);
         let left = left.unwrap_or_else(|| hold.leave_lost());
         if left == 0 {
-            hold.end(now.unwrap_or_else(|| core.now()));
+            hold.end(now());
         }
         effects
     };
-    let release = effects.release.take().map(|held| core.release(held));
+    if hold.was_lost() {
+        // Found under the mutex, where nobody could be woken.
+        hold.held.cell.signal.fire();
+    }
+    let release = effects.release.take().map(|held| core.release(held, now()));
     core.carry_out(&hold.held.entry, effects);
     release
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Weak};
-use std::thread;
+use std::thread::{self, ThreadId};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, EnterGuard, Handle};
@@ -17,6 +17,7 @@ use crate::fork::ForkDetector;
 #[derive(Debug)]
 pub(crate) struct Keeper {
     runtime: Handle,
+    thread: ThreadId,
     fork: ForkDetector,
     /// Ends the thread when it is dropped.
     _stop: oneshot::Sender<()>,
@@ -47,17 +48,22 @@ impl Keeper {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        thread::Builder::new().name("leasehold-keeper".into()).spawn(move || {
+        let thread = thread::Builder::new().name("leasehold-keeper".into()).spawn(move || {
             // Ends with an error, when the sender is dropped.
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
         })?;
-        Ok(Self { runtime: handle, fork: ForkDetector::new(), _stop: stop })
+        Ok(Self { runtime: handle, thread: thread.thread().id(), fork: ForkDetector::new(), _stop: stop })
     }
 
     /// Lets the caller poll futures that need tokio's timers and sockets.
     pub(crate) fn enter(&self) -> EnterGuard<'_> {
         self.runtime.enter()
+    }
+
+    /// Whether this is the thread itself, which must not wait for what only it can do.
+    pub(crate) fn is_current(&self) -> bool {
+        thread::current().id() == self.thread
     }
 
     #[cfg(feature = "etcd")]

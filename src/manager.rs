@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backend::{Backend, Clock, SystemClock};
 use crate::builder::LockManagerBuilder;
-use crate::engine::{Core, Life, Stats, WithinKeeper};
+use crate::engine::{Core, Entry, Life, Stats, WithinKeeper};
 use crate::force::ForceUnlock;
 use crate::guard::LockGuard;
 use crate::keeper::Keeper;
@@ -87,6 +87,15 @@ impl LockManager {
         Self { anchor: Arc::new(Anchor { life: Life::new(core) }) }
     }
 
+    fn entry(&self, key: &str) -> Result<Arc<Entry>> {
+        key::check(key)?;
+        // Before any mutex, which another thread of the parent may have held at the fork.
+        if self.life().keeper.is_forked() {
+            return Err(LockError::closed(Some(key), "lock"));
+        }
+        Ok(self.life().entry(key))
+    }
+
     fn life(&self) -> &Arc<Life> {
         &self.anchor.life
     }
@@ -98,14 +107,13 @@ impl LockManager {
     /// [`LockError::InvalidKey`] unless the key is 1 to 1,024 bytes of UTF-8 without control characters.
     pub fn handle(&self, key: impl AsRef<str>) -> Result<Lock> {
         let key = key.as_ref();
-        key::check(key)?;
-        Ok(Lock::new(self.life().clone(), self.life().entry(key)))
+        Ok(Lock::new(self.life().clone(), self.entry(key)?))
     }
 
     /// Asks for the lock of a key; see [`LockRequest`] for options, errors and cancel safety.
     pub fn lock(&self, key: impl AsRef<str>) -> LockRequest {
         let key = key.as_ref();
-        LockRequest::new(self.life().clone(), key::check(key).map(|()| self.life().entry(key)))
+        LockRequest::new(self.life().clone(), self.entry(key))
     }
 
     /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`].
@@ -175,7 +183,13 @@ impl LockManager {
                 return Err(LockError::closed(None, "close"));
             }
             let limit = life.defaults.timeout;
-            match (*life).clone().close(limit).await {
+            // On the keeper: half a close would leave its tasks and the backend without an end.
+            let (tell, told) = tokio::sync::oneshot::channel();
+            let core = (*life).clone();
+            life.keeper.spawn(async move {
+                let _ = tell.send(core.close(limit).await);
+            });
+            match told.await.unwrap_or(false) {
                 true => Ok(()),
                 false => Err(LockError::backend(None, "close", crate::engine::no_answer(limit))),
             }
@@ -215,7 +229,11 @@ impl Drop for Anchor {
         let bound = core.defaults.drop_wait;
         // Guards and handles may outlive the manager: the session is theirs then.
         let is_last = Arc::strong_count(&self.life) == 1;
-        if bound.is_zero() || blocks_its_own_runtime(&core) || !(is_last || core.has_unconfirmed()) {
+        if bound.is_zero()
+            || core.keeper.is_current()
+            || blocks_its_own_runtime(&core)
+            || !(is_last || core.has_unconfirmed())
+        {
             return;
         }
         let (done, all_done) = std::sync::mpsc::channel::<()>();

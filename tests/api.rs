@@ -181,10 +181,7 @@ mod shapes {
     }
 
     fn losses(loss: Loss) -> bool {
-        match loss {
-            Loss::Revoked | Loss::Expired | Loss::Unreachable | Loss::Closed | Loss::MaxHold => true,
-            _ => false,
-        }
+        matches!(loss, Loss::Revoked | Loss::Expired | Loss::Unreachable | Loss::Closed | Loss::MaxHold)
     }
 }
 

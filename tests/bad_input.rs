@@ -213,7 +213,7 @@ fn what_others_wrote_is_bytes() {
             assert!(manager.list("k").wait().unwrap().iter().any(|info| info.key == key));
             // Without a lease it never goes, but an administrator can remove it.
             let eviction = manager.force_unlock(&key).wait().unwrap();
-            assert_eq!(eviction.released, [key.clone()]);
+            assert_eq!(eviction.released, [key.as_str()]);
             drop(manager.try_lock(&key).wait().unwrap().expect("free"));
             support::eventually("free", || manager.info(&key).wait().unwrap().is_none().then_some(()));
         }

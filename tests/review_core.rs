@@ -378,3 +378,128 @@ async fn a_renewal_by_the_handle_is_no_share_of_the_hold() {
     guard.unlock().await.unwrap();
     assert!(plain(&store).await.try_lock("k").await.unwrap().is_some(), "unlock() said that it was released");
 }
+
+#[test]
+fn a_waker_that_runs_inline_may_drop_the_guard_that_was_lost() {
+    within(SOON, || {
+        let manager = LockManager::memory();
+        for _ in 0..5 {
+            let guard = manager.lock("k").auto_renew(false).ttl(ms(150)).owner(&Owner::new()).wait().unwrap();
+            let mut lost = guard.lost();
+            let trap = Trap::new(move || drop(guard));
+            listen(&mut lost, &trap);
+            drop(trap);
+            let handle = manager.handle("k").unwrap();
+            // Whoever finds the loss first wakes the listeners.
+            while handle.is_held() {}
+            drop(lost);
+        }
+    });
+}
+
+#[test]
+fn a_waker_that_dies_in_the_queue_may_have_a_guard() {
+    within(SOON, || {
+        let manager = LockManager::memory();
+        let guard: LockGuard = manager.lock("k").wait().unwrap();
+        let mut waiting = manager.lock("k").owner(&Owner::new()).into_future();
+        let trap = Trap::new(move || drop(guard));
+        assert!(std::pin::Pin::new(&mut waiting).poll(&mut Context::from_waker(&trap)).is_pending());
+        drop(trap);
+        // Replaces the waker.
+        let _ = poll_once(&mut waiting);
+        drop(waiting.into_future());
+        drop(manager.lock("k").wait().unwrap());
+    });
+}
+
+#[test]
+fn a_waiter_may_be_cancelled_whose_waker_has_a_guard() {
+    within(SOON, || {
+        let manager = LockManager::memory();
+        let guard: LockGuard = manager.lock("k").wait().unwrap();
+        let mut waiting = manager.lock("k").owner(&Owner::new()).into_future();
+        let trap = Trap::new(move || drop(guard));
+        assert!(std::pin::Pin::new(&mut waiting).poll(&mut Context::from_waker(&trap)).is_pending());
+        drop(trap);
+        drop(waiting);
+        drop(manager.lock("k").wait().unwrap());
+    });
+}
+
+#[test]
+fn a_listener_may_be_dropped_whose_waker_has_another() {
+    within(SOON, || {
+        let manager = LockManager::memory();
+        let guard: LockGuard = manager.lock("k").wait().unwrap();
+        let (mut lost, mut inner) = (guard.lost(), guard.lost());
+        listen(&mut inner, Waker::noop());
+        let trap = Trap::new(move || drop(inner));
+        listen(&mut lost, &trap);
+        drop(trap);
+        drop(lost);
+    });
+}
+
+#[tokio::test]
+async fn unlock_ends_at_the_deadline_though_the_server_is_silent() {
+    let store = MemoryStore::new();
+    let link = store.link();
+    let manager = LockManager::builder().backend(link.clone()).ttl(ms(300)).build().await.unwrap();
+    let guard = manager.lock("k").await.unwrap();
+    link.partition();
+    let start = Instant::now();
+    let lost = timeout(SOON, guard.unlock()).await.expect("it ends at the deadline").unwrap_err();
+    assert_eq!(lost.code(), "LOCK_EXPIRED");
+    assert!(start.elapsed() < ms(600));
+}
+
+#[tokio::test]
+async fn a_close_that_was_given_up_goes_on() {
+    let store = MemoryStore::new();
+    let (moody, manager) = moody(&store).await;
+    let guard = manager.lock("k").await.unwrap();
+    moody.slow_revoke.store(true, SeqCst);
+    assert!(timeout(ms(20), manager.close()).await.is_err());
+    drop((guard, manager));
+    sleep(ms(600)).await;
+    assert!(moody.closed.load(SeqCst), "the backend was never closed");
+}
+
+#[tokio::test]
+async fn a_manager_may_be_dropped_on_the_keeper() {
+    let store = MemoryStore::new();
+    let (_moody, manager) = moody(&store).await;
+    let guard = manager.lock("k").auto_renew(false).ttl(ms(150)).await.unwrap();
+    let mut lost = guard.lost();
+    let took = Arc::new(Mutex::new(None));
+    let told = took.clone();
+    let doomed = LockManager::memory();
+    drop(doomed.lock("k").await.unwrap());
+    let trap = Trap::new(move || {
+        let start = Instant::now();
+        drop(doomed);
+        *told.lock().unwrap() = Some(start.elapsed());
+    });
+    listen(&mut lost, &trap);
+    drop(trap);
+    sleep(ms(1800)).await;
+    let took = took.lock().unwrap().expect("the loss is told of");
+    assert!(took < ms(300), "the keeper stood still for {took:?}");
+}
+
+#[tokio::test]
+async fn close_leaves_the_backend_open_until_all_is_cleaned_up() {
+    let store = MemoryStore::new();
+    let moody = Moody::new(&store);
+    let manager = LockManager::builder().backend(moody.clone()).timeout(ms(100)).build().await.unwrap();
+    let _guard = manager.lock("k").await.unwrap();
+    moody.link.partition();
+    assert_eq!(manager.close().await.unwrap_err().code(), "BACKEND");
+    assert!(!moody.closed.load(SeqCst), "closed while a lease was being revoked");
+    moody.link.heal();
+    let other = plain(&store).await;
+    drop(timeout(SOON, other.lock("k")).await.expect("it is revoked in the end").unwrap());
+    sleep(ms(300)).await;
+    assert!(moody.closed.load(SeqCst));
+}

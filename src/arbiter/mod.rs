@@ -62,7 +62,7 @@ pub(crate) struct HoldId(u64);
 #[derive(Debug)]
 pub(crate) enum Decision<H> {
     /// A share of a hold, at this depth.
-    Entered(H, u32),
+    Entered(H, #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))] u32),
     /// The owner would wait for itself.
     Refused(&'static str),
     /// Not free now; only said to those who do not wait.
@@ -78,7 +78,7 @@ pub(crate) enum Decision<H> {
 pub(crate) enum Turn<H> {
     Wait,
     Claim,
-    Entered(H, u32),
+    Entered(H, #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))] u32),
     Refused(&'static str),
 }
 
@@ -125,6 +125,8 @@ pub(crate) struct Arbiter<G: Granted, W> {
     /// Whether somebody has been asked to nudge.
     watched: bool,
     last_hold: u64,
+    /// Wakers that nobody needs any more. Their drop runs others' code, so it is for the caller, without the mutex.
+    dead: Vec<W>,
 }
 
 impl<G: Granted, W: Clone> Arbiter<G, W> {
@@ -136,7 +138,20 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             hand_over,
             watched: false,
             last_hold: 0,
+            dead: Vec::new(),
         }
+    }
+
+    /// What is to be dropped once the mutex is let go of.
+    pub(crate) fn take_dead(&mut self) -> Vec<W> {
+        std::mem::take(&mut self.dead)
+    }
+
+    /// Takes a waiter out of the queue.
+    fn remove(&mut self, ticket: Ticket) -> Option<(Owner, Terms)> {
+        let waiter = self.queue.remove(ticket)?;
+        self.dead.extend(waiter.waker);
+        Some((waiter.owner, waiter.terms))
     }
 
     /// Everyone known here, for finding an owner by its waker.
@@ -191,7 +206,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
                         Decision::Claim(ticket)
                     } else {
                         effects.wake.extend(promoted.then(|| self.queue.take_first_waker()).flatten());
-                        self.queue.set_waker(ticket, waker());
+                        self.dead.extend(self.queue.set_waker(ticket, waker()));
                         Decision::Queued(ticket)
                     }
                 }
@@ -207,7 +222,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             Some(Err(reason)) => Turn::Refused(reason),
             None if self.claimant == Claimant::Waiter(ticket) => Turn::Claim,
             None => {
-                self.queue.set_waker(ticket, waker());
+                self.dead.extend(self.queue.set_waker(ticket, waker()));
                 Turn::Wait
             }
         }
@@ -220,18 +235,11 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         if self.claimant != Claimant::Waiter(ticket) {
             return Err(grant);
         }
-        let Some(waiter) = self.queue.remove(ticket) else { return Err(grant) };
+        let Some((owner, terms)) = self.remove(ticket) else { return Err(grant) };
         self.claimant = Claimant::Nobody;
-        self.tenures.push(Tenure {
-            grant,
-            terms: waiter.terms,
-            since: now,
-            handovers: 0,
-            told: false,
-            holds: Vec::with_capacity(1),
-        });
+        self.tenures.push(Tenure { grant, terms, since: now, handovers: 0, told: false, holds: Vec::with_capacity(1) });
         let last = self.tenures.len() - 1;
-        let hold = self.add_hold(last, &waiter.owner, now);
+        let hold = self.add_hold(last, &owner, now);
         let mut effects = Effects::default();
         self.admit(now, &mut effects);
         Ok((hold, effects))
@@ -240,7 +248,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     /// The claimant's attempt ended without a grant, and holds nothing for certain.
     pub(crate) fn gave_up(&mut self, ticket: Ticket, now: Timestamp) -> Effects<G, W> {
         let mut effects = Effects::default();
-        self.queue.remove(ticket);
+        self.remove(ticket);
         if self.claimant == Claimant::Waiter(ticket) {
             self.claimant = Claimant::Nobody;
         }
@@ -272,7 +280,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             let left = delivery.map_or(Cancelled::Nothing, |(hold, _)| Cancelled::Hold(hold));
             return (left, effects);
         }
-        self.queue.remove(ticket);
+        self.remove(ticket);
         if self.claimant == Claimant::Waiter(ticket) {
             if sent {
                 self.claimant = Claimant::Settling;

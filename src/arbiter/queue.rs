@@ -97,9 +97,11 @@ impl<W: Clone, H> Queue<W, H> {
         self.waiters.remove(place)
     }
 
-    pub(super) fn set_waker(&mut self, ticket: Ticket, waker: W) {
-        if let Some(waiter) = self.waiters.iter_mut().find(|waiter| waiter.ticket == ticket) {
-            waiter.waker = Some(waker);
+    /// Returns the waker to drop: the older one, or this if there is no such waiter.
+    pub(super) fn set_waker(&mut self, ticket: Ticket, waker: W) -> Option<W> {
+        match self.waiters.iter_mut().find(|waiter| waiter.ticket == ticket) {
+            Some(waiter) => waiter.waker.replace(waker),
+            None => Some(waker),
         }
     }
 

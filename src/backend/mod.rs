@@ -15,7 +15,7 @@ pub(crate) mod memory;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 pub use self::error::{BackendError, ErrorKind};
 pub use crate::clock::{Clock, SystemClock, Timestamp};
@@ -219,14 +219,12 @@ pub struct Claim {
     pub lease: Lease,
     /// Who asks.
     pub holder: Arc<Holder>,
-    /// When the user asked, for show.
-    pub asked_at: SystemTime,
 }
 
 impl Claim {
-    /// Creates a claim that was asked for now.
+    /// Creates a claim.
     pub fn new(attempt: AttemptId, key: Arc<str>, mode: Mode, lease: Lease, holder: Arc<Holder>) -> Self {
-        Self { attempt, key, mode, lease, holder, asked_at: SystemTime::now() }
+        Self { attempt, key, mode, lease, holder }
     }
 }
 

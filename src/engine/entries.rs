@@ -1,6 +1,7 @@
 //! The keys in use, one entry each.
 
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 
@@ -24,8 +25,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Locks the arbiter. Carry out the effects it returns after letting go of it.
-    pub(crate) fn arbiter(&self) -> MutexGuard<'_, KeyArbiter> {
-        self.arbiter.lock()
+    pub(crate) fn arbiter(&self) -> ArbiterGuard<'_> {
+        ArbiterGuard(Some(self.arbiter.lock()))
     }
 
     /// Forgets the grants that are lost. Returns them.
@@ -52,6 +53,35 @@ impl Entry {
     }
 }
 
+/// An arbiter under its mutex. Drops what died in there after letting go of it.
+#[derive(Debug)]
+pub(crate) struct ArbiterGuard<'a>(Option<MutexGuard<'a, KeyArbiter>>);
+
+#[expect(clippy::expect_used, reason = "only drop takes it")]
+impl Deref for ArbiterGuard<'_> {
+    type Target = KeyArbiter;
+    fn deref(&self) -> &KeyArbiter {
+        self.0.as_ref().expect("locked until it is dropped")
+    }
+}
+
+#[expect(clippy::expect_used, reason = "only drop takes it")]
+impl DerefMut for ArbiterGuard<'_> {
+    fn deref_mut(&mut self) -> &mut KeyArbiter {
+        self.0.as_mut().expect("locked until it is dropped")
+    }
+}
+
+impl Drop for ArbiterGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(mut arbiter) = self.0.take() {
+            let dead = arbiter.take_dead();
+            drop(arbiter);
+            drop(dead);
+        }
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.entries.forget(self);
@@ -61,7 +91,8 @@ impl Drop for Entry {
 /// Finds entries by key, and lets unused keys go.
 #[derive(Debug)]
 pub(super) struct Entries {
-    by_key: Mutex<HashMap<Arc<str>, Weak<Entry>>>,
+    /// Keys come from users: a hasher with a secret, but a fast one.
+    by_key: Mutex<HashMap<Arc<str>, Weak<Entry>, foldhash::fast::RandomState>>,
     hand_over: HandOver,
 }
 

@@ -34,6 +34,11 @@ impl HeldGrant {
         self.lost.get().or_else(|| self.cell.loss(now))
     }
 
+    /// The same under a mutex, see [`LeaseCell::quiet_loss`].
+    fn quiet_loss(&self, now: Timestamp) -> Option<Loss> {
+        self.lost.get().or_else(|| self.cell.quiet_loss(now))
+    }
+
     /// The server removed the claim.
     pub(super) fn lose(&self, cause: Loss) -> bool {
         let first = self.lost.set(cause);
@@ -57,7 +62,7 @@ impl Granted for Arc<HeldGrant> {
 
     fn hold(&self, id: HoldId, owner: &Owner, handovers: u16, now: Timestamp) -> Arc<Hold> {
         if let Some(age) = self.cell.policy().max_hold {
-            self.cell.update(now, |renewal| renewal.limit(now + age));
+            self.cell.change(now, |renewal| renewal.limit(now + age));
         }
         Arc::new(Hold {
             id,
@@ -75,7 +80,7 @@ impl Granted for Arc<HeldGrant> {
     }
 
     fn is_alive(&self, now: Timestamp) -> bool {
-        self.loss(now).is_none()
+        self.quiet_loss(now).is_none()
     }
 
     fn is_fresh(&self, now: Timestamp) -> bool {
@@ -104,13 +109,18 @@ impl Hold {
         self.lost.get().or_else(|| if self.ended.load(Ordering::Acquire) { None } else { self.held.loss(now) })
     }
 
+    /// Whether it was lost before its end.
+    pub(crate) fn was_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
     /// The last guard goes.
     pub(crate) fn end(&self, now: Timestamp) {
-        if let Some(loss) = self.held.loss(now) {
+        if let Some(loss) = self.held.quiet_loss(now) {
             self.lost.set(loss);
         }
         self.ended.store(true, Ordering::Release);

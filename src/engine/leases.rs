@@ -105,7 +105,9 @@ impl Core {
         let own = terms.wants_own_lease();
         if !own {
             match self.leases.lock().session(terms.ttl) {
-                Some(Session::Open(cell)) if cell.loss(now).is_none() => return LeaseFor::Ready(Ok(cell.clone())),
+                Some(Session::Open(cell)) if cell.quiet_loss(now).is_none() => {
+                    return LeaseFor::Ready(Ok(cell.clone()));
+                }
                 Some(Session::Opening(opening)) => return LeaseFor::Soon(opening.clone()),
                 Some(Session::Open(_)) | None => {}
             }

@@ -194,6 +194,16 @@ impl Core {
         }
         let confirmed = tokio::time::timeout(bound, self.all_confirmed()).await.is_ok();
         if !self.ended.send_replace(true) {
+            if !confirmed {
+                // Releases go on until the server has confirmed or their leases are over, and need the backend for it.
+                let core = self.clone();
+                self.keeper.spawn(async move {
+                    core.all_confirmed().await;
+                    // Nobody is left to be told.
+                    let _ = core.backend.close().await;
+                });
+                return false;
+            }
             let closing = self.backend.close();
             return tokio::time::timeout(bound, closing).await.is_ok_and(|closed| closed.is_ok()) && confirmed;
         }

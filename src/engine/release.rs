@@ -1,16 +1,17 @@
 //! Giving back: releases, attempts of unknown outcome, revocations. All of it goes on on the keeper when its caller has gone.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use futures::future::{BoxFuture, Either, select};
+use futures::future::BoxFuture;
 use log::{debug, warn};
 
 use super::entries::KeyEffects;
 use super::stats::count;
-use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed};
+use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, no_answer};
 use crate::backend::{BackendError, Claim, ErrorKind};
+use crate::clock::Timestamp;
 use crate::lease::LeaseCell;
 use crate::{LockError, Loss, Result};
 
@@ -70,7 +71,8 @@ impl Core {
             self.watch_over(entry);
         }
         if let Some(held) = effects.release {
-            drop(self.release(held));
+            let now = self.now();
+            drop(self.release(held, now));
         }
         for waker in effects.wake {
             waker.wake();
@@ -78,31 +80,27 @@ impl Core {
     }
 
     /// Gives a grant back, trying again until the server has confirmed or the lease is over.
-    pub(crate) fn release(self: &Arc<Self>, held: Arc<HeldGrant>) -> Release {
+    pub(crate) fn release(self: &Arc<Self>, held: Arc<HeldGrant>, now: Timestamp) -> Release {
         count(&self.counters.released);
         if !held.cell.is_session() {
             self.forget_lease(&held.cell);
         }
         let core = self.clone();
         Release::start(self, async move {
-            let mut backoff = Backoff::new();
+            let (mut backoff, mut now) = (Backoff::new(), Some(now));
             loop {
-                if let Some(cause) = held.loss(core.now()) {
+                if let Some(cause) = held.loss(now.take().unwrap_or_else(|| core.now())) {
                     return Err(held.expired(cause));
                 }
-                let answer = match select(core.backend.release(&held.grant), pin!(until_lost(&core, &held))).await {
-                    Either::Left((answer, _)) => answer,
-                    Either::Right(_) => continue,
-                };
-                match answer {
+                let answer = within(&core, &held.cell, core.backend.release(&held.grant)).await;
+                match answer.unwrap_or_else(|| Err(no_answer(core.defaults.timeout))) {
                     Ok(()) => {
                         debug!(target: "leasehold", name = core.defaults.name.as_ref(), key = held.entry.key.as_ref(); "released");
                         return Ok(());
                     }
                     Err(error) if error.kind() == ErrorKind::LeaseLost => return Err(held.expired(Loss::Revoked)),
                     Err(error) if error.kind() == ErrorKind::Unreachable => {
-                        let (pause, lost) = (pin!(backoff.pause()), pin!(until_lost(&core, &held)));
-                        let _ = select(pause, lost).await;
+                        within(&core, &held.cell, backoff.pause()).await;
                     }
                     Err(error) => {
                         let key = held.entry.key.as_ref();
@@ -177,7 +175,9 @@ impl Core {
     ) {
         let mut backoff = Backoff::new();
         loop {
-            match clean_up().await {
+            // A backend may wait for an answer for ever.
+            let limit = self.defaults.timeout;
+            match tokio::time::timeout(limit, clean_up()).await.unwrap_or_else(|_| Err(no_answer(limit))) {
                 Ok(()) => return,
                 Err(error) if matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Closed) => return,
                 Err(error) => {
@@ -185,7 +185,7 @@ impl Core {
                 }
             }
             // A renewal whose answer was lost may have prolonged it by one TTL beyond what is known here.
-            if self.now() > cell.deadline() + 2 * cell.lease().ttl {
+            if self.now() > cell.deadline() + cell.lease().ttl.saturating_mul(2) {
                 return;
             }
             backoff.pause().await;
@@ -193,10 +193,13 @@ impl Core {
     }
 }
 
-/// Ends when the hold is lost, whether or not anybody still looks after its lease.
-async fn until_lost(core: &Core, held: &HeldGrant) {
-    while held.loss(core.now()).is_none() {
-        // Renewals move the deadline meanwhile.
-        tokio::time::sleep(held.cell.deadline().since(core.now())).await;
+/// Waits for `work`, but not beyond the lease's deadline, nor longer than for any call.
+async fn within<T>(core: &Core, cell: &LeaseCell, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    // The usual release is over at the first poll, and needs no timer.
+    if let Some(done) = futures::FutureExt::now_or_never(futures::future::poll_fn(|cx| work.as_mut().poll(cx))) {
+        return Some(done);
     }
+    let limit = cell.deadline().since(core.now()).min(core.defaults.timeout);
+    tokio::time::timeout(limit, work).await.ok()
 }

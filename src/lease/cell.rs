@@ -89,17 +89,33 @@ impl LeaseCell {
         step
     }
 
+    /// As [`loss`](Self::loss), but wakes nobody, so that it may be asked under a mutex: the keeper does it soon.
+    pub(crate) fn quiet_loss(&self, now: Timestamp) -> Option<Loss> {
+        match self.lost.get() {
+            None if now < self.deadline() => None,
+            None => self.change(now, |_| ()),
+            lost => lost,
+        }
+    }
+
     /// Changes the state and publishes the outcome.
     pub(crate) fn update(&self, now: Timestamp, change: impl FnOnce(&mut Renewal)) -> Option<Loss> {
-        let loss = {
-            let mut renewal = self.renewal.lock();
-            change(&mut renewal);
-            let loss = renewal.lost_by(now);
-            self.deadline.store(renewal.deadline().as_nanos(), Ordering::Release);
-            loss
-        };
-        if loss.is_some_and(|loss| self.lost.set(loss)) {
+        let loss = self.change(now, change);
+        if loss.is_some() {
+            // Perhaps not for the first time: who found the loss may not have been free to wake anybody.
             self.signal.fire();
+        }
+        loss
+    }
+
+    /// Changes the state and wakes nobody.
+    pub(crate) fn change(&self, now: Timestamp, change: impl FnOnce(&mut Renewal)) -> Option<Loss> {
+        let mut renewal = self.renewal.lock();
+        change(&mut renewal);
+        let loss = renewal.lost_by(now);
+        self.deadline.store(renewal.deadline().as_nanos(), Ordering::Release);
+        if let Some(loss) = loss {
+            self.lost.set(loss);
         }
         loss
     }

@@ -23,23 +23,32 @@ pub(crate) struct Listener(Option<u64>);
 impl Signal {
     /// Puts `waker` into the listener's place. Look at what happened afterwards, not before.
     pub(crate) fn listen(&self, listener: &mut Listener, waker: &Waker) {
+        // Clones and drops of a waker run others' code, a task's end for example, which may come back here.
+        let mut waker = waker.clone();
         let mut listeners = self.listeners.lock();
         let known = listener.0.and_then(|id| listeners.wakers.iter_mut().find(|(known, _)| *known == id));
         match known {
-            Some((_, kept)) => kept.clone_from(waker),
+            Some((_, kept)) => std::mem::swap(kept, &mut waker),
             None => {
                 listeners.last += 1;
                 let id = listeners.last;
-                listeners.wakers.push((id, waker.clone()));
+                listeners.wakers.push((id, waker));
                 listener.0 = Some(id);
+                return;
             }
         }
+        drop(listeners);
+        drop(waker);
     }
 
     /// Gives up the listener's place.
     pub(crate) fn forget(&self, listener: &mut Listener) {
         if let Some(id) = listener.0.take() {
-            self.listeners.lock().wakers.retain(|(known, _)| *known != id);
+            let forgotten = {
+                let wakers = &mut self.listeners.lock().wakers;
+                wakers.iter().position(|(known, _)| *known == id).map(|place| wakers.swap_remove(place))
+            };
+            drop(forgotten);
         }
     }
 

@@ -159,7 +159,7 @@ pub(super) enum Author {
 
 /// Returns the value of a claim.
 pub(super) fn metadata(claim: &Claim, manager: &str) -> Vec<u8> {
-    let asked_at = claim.asked_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let metadata = Metadata {
         v: VERSION,
         name: claim.holder.name.clone(),

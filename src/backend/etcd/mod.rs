@@ -42,6 +42,9 @@ use crate::{Eviction, LockInfo};
 /// etcd counts leases in seconds.
 pub(crate) const MIN_TTL: Duration = Duration::from_secs(1);
 
+/// Longer than anybody waits, and short enough to be added to a time.
+const EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How to reach etcd.
 pub(crate) struct Options {
     /// The endpoints, each `host:port`.
@@ -131,7 +134,8 @@ impl fmt::Debug for Etcd {
 
 impl Etcd {
     /// Connects, and sees whether the server answers within the timeout.
-    pub(crate) async fn connect(options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
+    pub(crate) async fn connect(mut options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
+        options.timeout = options.timeout.min(EVER);
         let limit = options.timeout;
         let names = options.endpoints.join(", ");
         let (prefix, retry_interval) = (options.prefix.clone(), options.retry_interval);
@@ -151,7 +155,7 @@ impl Etcd {
         clock: Arc<dyn Clock>,
         handle: Handle,
     ) -> Self {
-        Self::new(Connection::injected(client, timeout), prefix, retry_interval, clock, handle)
+        Self::new(Connection::injected(client, timeout.min(EVER)), prefix, retry_interval, clock, handle)
     }
 
     fn new(
@@ -170,7 +174,7 @@ impl Etcd {
             connection,
             clock,
             manager: format!("{:016x}", rand::random::<u64>()),
-            retry_interval: retry_interval.max(Duration::from_millis(10)),
+            retry_interval: retry_interval.clamp(Duration::from_millis(10), EVER),
             sessions: Sessions::default(),
             claims: Claims::default(),
             releases: Releases::default(),

@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
 use super::wakes::Wakes;
-use crate::backend::{AttemptId, Claim, LeaseId};
+use crate::backend::{AttemptId, Claim, LeaseId, Timestamp};
 use crate::{Holder, Mode};
 
 /// One claim's place in the queue.
@@ -17,7 +16,8 @@ pub(super) struct Place {
     pub(super) lease: LeaseId,
     pub(super) mode: Mode,
     pub(super) holder: Arc<Holder>,
-    pub(super) asked_at: SystemTime,
+    /// When it came.
+    pub(super) since: Timestamp,
     /// Set once it holds the key.
     pub(super) epoch: Option<u64>,
     /// Who waits for it.
@@ -25,13 +25,13 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn new(claim: &Claim) -> Self {
+    pub(super) fn new(claim: &Claim, since: Timestamp) -> Self {
         Self {
             attempt: claim.attempt,
             lease: claim.lease.id,
             mode: claim.mode,
             holder: claim.holder.clone(),
-            asked_at: claim.asked_at,
+            since,
             epoch: None,
             waiter: None,
         }

@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -94,14 +94,14 @@ impl State {
         }
     }
 
-    pub(super) fn acquire(&mut self, claim: &Claim, wait: bool, wakes: &mut Wakes) -> Answer {
+    pub(super) fn acquire(&mut self, now: Timestamp, claim: &Claim, wait: bool, wakes: &mut Wakes) -> Answer {
         let Self { keys, leases, epoch, .. } = self;
         let Some(held) = leases.get_mut(&claim.lease.id) else { return Answer::Refused };
         if held.settled.contains(claim.attempt) {
             return Answer::Refused;
         }
         let Entry::Vacant(entry) = held.claims.entry(claim.attempt) else { return self.acquire_again(claim, wakes) };
-        let mut place = Place::new(claim);
+        let mut place = Place::new(claim, now);
         let answer = match keys.entry(claim.key.clone()) {
             Entry::Vacant(free) => {
                 let epoch = epoch.grant();
@@ -232,7 +232,7 @@ impl State {
         let mut info = LockInfo::new(key, first.mode);
         info.foreign = self.leases.get(&first.lease).is_some_and(|held| held.foreign);
         info.token = first.epoch.filter(|_| !info.foreign).map(|epoch| FencingToken::of_grant(epoch, 0));
-        info.since = queue.holding().map(|place| place.asked_at).min();
+        info.since = queue.holding().map(|place| place.since).min().map(|since| SystemTime::now() - now.since(since));
         let ends = queue.holding().filter_map(|place| self.leases.get(&place.lease)).map(|held| held.end);
         info.remaining = ends.max().map(|end| end.since(now));
         info.holders = queue.holding().map(|place| Holder::clone(&place.holder)).collect();
@@ -268,19 +268,19 @@ impl State {
     }
 
     /// Lets a claim that is not of leasehold hold its key, before all others; those who held it are told.
-    pub(super) fn steal(&mut self, claim: &Claim, wakes: &mut Wakes) {
+    pub(super) fn steal(&mut self, now: Timestamp, claim: &Claim, wakes: &mut Wakes) {
         let Some(thief) = self.leases.get_mut(&claim.lease.id) else { return };
         thief.foreign = true;
         thief.claims.insert(claim.attempt, claim.key.clone());
         let epoch = self.epoch.grant();
         match self.keys.entry(claim.key.clone()) {
             Entry::Vacant(free) => {
-                free.insert(Queue::held_by(Place::new(claim), epoch));
+                free.insert(Queue::held_by(Place::new(claim, now), epoch));
             }
             Entry::Occupied(mut queue) => {
                 let robbed: Vec<_> = queue.get().holding().map(|place| (place.lease, place.attempt)).collect();
                 // In front first: nobody who waits may get in between.
-                queue.get_mut().push_front(Place::new(claim), epoch);
+                queue.get_mut().push_front(Place::new(claim, now), epoch);
                 for (lease, attempt) in robbed {
                     self.take(lease, attempt, wakes);
                 }

@@ -77,7 +77,7 @@ impl Store {
     }
 
     pub(super) fn acquire(&self, claim: &Claim, wait: bool) -> Answer {
-        self.step(|state, _, wakes| state.acquire(claim, wait, wakes))
+        self.step(|state, now, wakes| state.acquire(now, claim, wait, wakes))
     }
 
     /// Takes back a claim, and refuses it from now on.
@@ -147,7 +147,7 @@ impl Store {
             let attempt = AttemptId(lease.0);
             let lease = Lease::new(lease, Duration::MAX, now, false);
             let thief = Arc::new(Holder::new("thief", "", 0));
-            state.steal(&Claim::new(attempt, key.into(), Mode::Exclusive, lease, thief), wakes);
+            state.steal(now, &Claim::new(attempt, key.into(), Mode::Exclusive, lease, thief), wakes);
             lease.id
         })
     }

@@ -292,7 +292,7 @@ fn a_key_used_once_leaves_nothing() {
     let of = Lease::new(lease, TTL, Timestamp::from_nanos(0), true);
     let claims: Vec<_> = (0..10_000).map(|n| world.exclusive(of, &format!("key {n}"))).collect();
     for claim in &claims {
-        assert!(matches!(state.acquire(claim, false, &mut wakes), Answer::Granted(_)));
+        assert!(matches!(state.acquire(Timestamp::from_nanos(0), claim, false, &mut wakes), Answer::Granted(_)));
     }
     for claim in &claims {
         state.give_up(lease, claim.attempt, &mut wakes);
