@@ -71,10 +71,11 @@ async fn one_by_one(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
     }
     let raw = median(&mut pairs);
     println!("One task, median of {}:", unlocks.len());
-    println!("  txn + delete, bare client  {:>8.0?}", raw);
+    println!("  txn + delete, bare client  {:>8} µs", raw.as_micros());
     for (name, times) in [("lock + unlock().await", &mut unlocks), ("lock + drop", &mut drops)] {
         let median = median(times);
-        println!("  {name:25}  {median:>8.0?}   {:.2} of the bare client's", median.as_secs_f64() / raw.as_secs_f64());
+        let ratio = median.as_secs_f64() / raw.as_secs_f64();
+        println!("  {name:25}  {:>8} µs   {ratio:.2} of the bare client's", median.as_micros());
     }
     println!();
     Ok(())
