@@ -1,0 +1,199 @@
+//! Locks on a real etcd next to what a program would do with the bare client, in one run: only the ratios mean something.
+//!
+//! `cargo run --release --bin etcd [-- seconds]`; the server is started here, on a free port.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
+use leasehold::LockManager;
+
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let seconds = std::env::args().nth(1).map_or(Ok(4.0), |argument| argument.parse())?;
+    let time = Duration::from_secs_f64(seconds);
+    let etcd = support::etcd::Etcd::start();
+    println!("etcd on {}, {seconds} s a measurement\n", etcd.endpoint());
+    one_by_one(&etcd, time).await?;
+    many_keys(&etcd, time).await?;
+    one_key(&etcd, time).await?;
+    Ok(())
+}
+
+/// The bare client's lock of one who is alone: put if absent, on a lease, and delete.
+struct Raw {
+    client: Client,
+    lease: i64,
+}
+
+impl Raw {
+    async fn connect(etcd: &support::etcd::Etcd) -> Result<Self> {
+        let mut client = Client::connect([etcd.endpoint()], None).await?;
+        let lease = client.lease_grant(60, None).await?.id();
+        Ok(Self { client, lease })
+    }
+
+    async fn pair(&mut self, key: &str) -> Result<()> {
+        let absent = Compare::version(key, CompareOp::Equal, 0);
+        let put = TxnOp::put(key, "me", Some(PutOptions::new().with_lease(self.lease)));
+        let answer = self.client.txn(Txn::new().when([absent]).and_then([put])).await?;
+        if !answer.succeeded() {
+            return Err("somebody else is at it".into());
+        }
+        self.client.delete(key, None).await?;
+        Ok(())
+    }
+}
+
+/// One task: the three ways take turns, so that the machine's mood is the same for all.
+async fn one_by_one(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
+    let mut raw = Raw::connect(etcd).await?;
+    let manager = LockManager::connect(etcd.url()).await?;
+    let (mut pairs, mut unlocks, mut drops) = (Vec::new(), Vec::new(), Vec::new());
+    let start = Instant::now();
+    while start.elapsed() < time * 3 {
+        for _ in 0..50 {
+            pairs.push(timed(raw.pair("raw/k")).await?);
+        }
+        for _ in 0..50 {
+            unlocks.push(timed(async { Ok(manager.lock("unlocked").await?.unlock().await?) }).await?);
+        }
+        for _ in 0..50 {
+            drops.push(timed(async { Ok(drop(manager.lock("dropped").await?)) }).await?);
+        }
+    }
+    let raw = median(&mut pairs);
+    println!("One task, median of {}:", unlocks.len());
+    println!("  txn + delete, bare client  {:>8} µs", raw.as_micros());
+    for (name, times) in [("lock + unlock().await", &mut unlocks), ("lock + drop", &mut drops)] {
+        let median = median(times);
+        let ratio = median.as_secs_f64() / raw.as_secs_f64();
+        println!("  {name:25}  {:>8} µs   {ratio:.2} of the bare client's", median.as_micros());
+    }
+    println!();
+    Ok(())
+}
+
+/// 64 tasks of one process, each on a key of its own.
+async fn many_keys(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
+    const TASKS: usize = 64;
+    let raw = Raw::connect(etcd).await?;
+    let raws = (0..TASKS).map(|n| {
+        let mut raw = Raw { client: raw.client.clone(), lease: raw.lease };
+        let key = format!("raw/{n}");
+        move |until: Arc<Until>| async move {
+            while until.goes_on() {
+                raw.pair(&key).await?;
+                until.count();
+            }
+            Ok(())
+        }
+    });
+    let raw = rate(time, raws).await?;
+    let manager = LockManager::connect(etcd.url()).await?;
+    let ours = (0..TASKS).map(|n| {
+        let manager = manager.clone();
+        move |until: Arc<Until>| async move {
+            let handle = manager.handle(format!("many/{n}"))?;
+            while until.goes_on() {
+                handle.lock().await?.unlock().await?;
+                until.count();
+            }
+            Ok(())
+        }
+    });
+    let ours = rate(time, ours).await?;
+    println!("{TASKS} tasks of one process, a key each, pairs a second:");
+    println!("  txn + delete, bare client  {raw:>8.0}");
+    println!("  lock + unlock().await      {ours:>8.0}   {:.2} of the bare client's\n", ours / raw);
+    Ok(())
+}
+
+/// 8 managers, each with a connection and a lease of its own, on one key; and 8 clients with etcd's own lock.
+async fn one_key(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
+    const MEMBERS: usize = 8;
+    let mut clients = Vec::new();
+    let mut managers = Vec::new();
+    for _ in 0..MEMBERS {
+        clients.push(Raw::connect(etcd).await?);
+        managers.push(LockManager::connect(etcd.url()).await?);
+    }
+    let clients = clients.into_iter().map(|Raw { mut client, lease }| {
+        move |until: Arc<Until>| async move {
+            while until.goes_on() {
+                let lock = client.lock("etcd-lock", Some(LockOptions::new().with_lease(lease))).await?;
+                until.count();
+                client.unlock(lock.key()).await?;
+            }
+            Ok(())
+        }
+    });
+    let theirs = rate(time, clients).await?;
+    let managers = managers.into_iter().map(|manager| {
+        move |until: Arc<Until>| async move {
+            while until.goes_on() {
+                let guard = manager.lock("one").await?;
+                until.count();
+                guard.unlock().await?;
+            }
+            Ok(())
+        }
+    });
+    let ours = rate(time, managers).await?;
+    println!("{MEMBERS} processes' worth on one key, hand-overs a second:");
+    println!("  etcd's Lock RPC            {theirs:>8.0}");
+    println!("  leasehold                  {ours:>8.0}   {:.1} times as many", ours / theirs);
+    Ok(())
+}
+
+struct Until {
+    stop: AtomicBool,
+    count: AtomicU64,
+}
+
+impl Until {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+
+    fn count(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// How many times a second all workers together get through, after a while to warm up.
+async fn rate<W, F>(time: Duration, workers: impl Iterator<Item = W>) -> Result<f64>
+where
+    W: FnOnce(Arc<Until>) -> F,
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let until = Arc::new(Until { stop: AtomicBool::new(false), count: AtomicU64::new(0) });
+    let workers: Vec<_> = workers.map(|worker| tokio::spawn(worker(until.clone()))).collect();
+    tokio::time::sleep(time / 8).await;
+    let (before, start) = (until.count.load(Ordering::Relaxed), Instant::now());
+    tokio::time::sleep(time).await;
+    let rate = (until.count.load(Ordering::Relaxed) - before) as f64 / start.elapsed().as_secs_f64();
+    until.stop.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.await??;
+    }
+    Ok(rate)
+}
+
+async fn timed(work: impl Future<Output = Result<()>>) -> Result<Duration> {
+    let start = Instant::now();
+    work.await?;
+    Ok(start.elapsed())
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
