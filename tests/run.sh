@@ -36,7 +36,7 @@ install_missing() {
 
 install_missing
 [ "${1:-}" = --install-only ] && exit
-command -v cargo >/dev/null || fail "needs a Rust toolchain (rustup.rs)"
+command -v cargo >/dev/null || fail "needs a Rust toolchain"
 
 export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
