@@ -37,7 +37,8 @@ impl<T> Pending<T> {
     /// # Errors
     ///
     /// Those of the call, and [`LockError::Unsupported`] where blocking would stop an async runtime: inside a task or a
-    /// `block_on`. It works in `spawn_blocking` and in `block_in_place`.
+    /// `block_on`. It works in `spawn_blocking` and in `block_in_place`. tokio tells the places apart by a panic, which is caught
+    /// here; the panic hook prints it all the same, and with `panic = "abort"` it ends the process.
     pub fn wait(self) -> Result<T> {
         blocking::wait(self)
     }

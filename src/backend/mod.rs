@@ -63,6 +63,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Opens a lease of at least `ttl`.
     ///
     /// With `own` it is for a single hold; else the backend says by [`Lease::session`] whether other claims may share it.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any time: a lease that nobody hears of must end by itself.
     fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>>;
 
     /// Renews the leases: one answer for each, in their order.
@@ -86,7 +90,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Makes sure that an attempt whose outcome is unknown holds nothing and waits for nothing, ever.
     ///
-    /// Not even a copy of its request that the store sees after this has returned may take effect. Called until it succeeds.
+    /// Not even a copy of its request that the store sees after this has returned may take effect. If the claim's lease is not a
+    /// [session](Lease::session), it ends too. Called until it succeeds.
     fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>>;
 
     /// Gives up a grant. One that is gone already is no error, and its successor is left alone.
