@@ -66,7 +66,11 @@ async fn one_by_one(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
             unlocks.push(timed(async { Ok(manager.lock("unlocked").await?.unlock().await?) }).await?);
         }
         for _ in 0..50 {
-            drops.push(timed(async { Ok(drop(manager.lock("dropped").await?)) }).await?);
+            let dropped = timed(async {
+                drop(manager.lock("dropped").await?);
+                Ok(())
+            });
+            drops.push(dropped.await?);
         }
     }
     let raw = median(&mut pairs);
