@@ -6,8 +6,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use leasehold::testing::MemoryStore;
 use leasehold::LockManager;
+use leasehold::testing::MemoryStore;
 use support::{PATIENCE, eventually};
 
 const TTL: Duration = Duration::from_secs(1);
