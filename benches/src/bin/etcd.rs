@@ -1,6 +1,7 @@
 //! Locks on a real etcd next to what a program would do with the bare client, in one run: only the ratios mean something.
 //!
-//! `cargo run --release --bin etcd [-- seconds]`; the server is started here, on a free port.
+//! `cargo run --release --bin etcd [-- seconds [part…]]` with the parts `one`, `many`, `key`; the server is started here, on a free
+//! port.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -21,9 +22,20 @@ async fn main() -> Result<()> {
     let time = Duration::from_secs_f64(seconds);
     let etcd = support::etcd::Etcd::start();
     println!("etcd on {}, {seconds} s a measurement\n", etcd.endpoint());
-    one_by_one(&etcd, time).await?;
-    many_keys(&etcd, time).await?;
-    one_key(&etcd, time).await?;
+    let parts: Vec<_> = std::env::args().skip(2).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if wanted("one") {
+        one_by_one(&etcd, time).await?;
+    }
+    if wanted("many") {
+        many_keys(&etcd, time).await?;
+    }
+    if wanted("key") {
+        let them = lock_rpc(&etcd, time).await?;
+        for members in [2, 8, 32] {
+            one_key(&etcd, time, members, them).await?;
+        }
+    }
     Ok(())
 }
 
@@ -120,14 +132,12 @@ async fn many_keys(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// 8 managers, each with a connection and a lease of its own, on one key; and 8 clients with etcd's own lock.
-async fn one_key(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
-    const MEMBERS: usize = 8;
+/// 8 clients with etcd's own lock on one key.
+async fn lock_rpc(etcd: &support::etcd::Etcd, time: Duration) -> Result<f64> {
+    const CLIENTS: usize = 8;
     let mut clients = Vec::new();
-    let mut managers = Vec::new();
-    for _ in 0..MEMBERS {
+    for _ in 0..CLIENTS {
         clients.push(Raw::connect(etcd).await?);
-        managers.push(LockManager::connect(etcd.url()).await?);
     }
     let clients = clients.into_iter().map(|Raw { mut client, lease }| {
         move |until: Arc<Until>| async move {
@@ -140,6 +150,17 @@ async fn one_key(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
         }
     });
     let theirs = rate(time, clients).await?;
+    println!("One key, hand-overs a second:");
+    println!("  {CLIENTS:>2} clients, etcd's Lock RPC  {theirs:>8.0}");
+    Ok(theirs)
+}
+
+/// Managers, each with a connection and a lease of its own, on one key.
+async fn one_key(etcd: &support::etcd::Etcd, time: Duration, members: usize, theirs: f64) -> Result<()> {
+    let mut managers = Vec::new();
+    for _ in 0..members {
+        managers.push(LockManager::connect(etcd.url()).await?);
+    }
     let managers = managers.into_iter().map(|manager| {
         move |until: Arc<Until>| async move {
             while until.goes_on() {
@@ -151,9 +172,7 @@ async fn one_key(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
         }
     });
     let ours = rate(time, managers).await?;
-    println!("{MEMBERS} processes' worth on one key, hand-overs a second:");
-    println!("  etcd's Lock RPC            {theirs:>8.0}");
-    println!("  leasehold                  {ours:>8.0}   {:.1} times as many", ours / theirs);
+    println!("  {members:>2} managers               {ours:>8.0}   {:.1} times the RPC's", ours / theirs);
     Ok(())
 }
 

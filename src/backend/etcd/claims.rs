@@ -48,12 +48,11 @@ impl Claims {
         self.0.lock().get(&attempt).map(|attempt| attempt.number)
     }
 
-    /// Notes that a request is about to be sent. Returns whether an earlier one has an unknown outcome.
-    pub(super) fn sending(&self, attempt: AttemptId) -> bool {
-        let mut attempts = self.0.lock();
-        let Some(attempt) = attempts.get_mut(&attempt) else { return false };
-        attempt.sent = true;
-        std::mem::replace(&mut attempt.unknown, true)
+    /// Notes that a request is about to be sent.
+    pub(super) fn sending(&self, attempt: AttemptId) {
+        if let Some(attempt) = self.0.lock().get_mut(&attempt) {
+            (attempt.sent, attempt.unknown) = (true, true);
+        }
     }
 
     /// Notes what is known after the answer.

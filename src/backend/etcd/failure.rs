@@ -93,6 +93,13 @@ pub(super) fn is_lease_exists(error: &Error) -> bool {
     says(error, "lease already exists")
 }
 
+/// Returns whether the server takes fewer operations in one transaction.
+pub(super) fn is_too_many(error: &BackendError) -> bool {
+    std::error::Error::source(error)
+        .and_then(|cause| cause.downcast_ref())
+        .is_some_and(|error| says(error, "too many operations"))
+}
+
 /// Returns whether the server has no use for a password.
 pub(super) fn is_auth_off(error: &Error) -> bool {
     says(error, "authentication is not enabled")

@@ -7,6 +7,7 @@ mod claims;
 pub(crate) mod codec;
 mod connection;
 mod failure;
+mod group;
 mod inspect;
 mod losses;
 mod numbers;
@@ -33,6 +34,7 @@ use tokio::task::AbortHandle;
 use self::claims::{Claims, Releases};
 use self::codec::Names;
 use self::connection::Connection;
+use self::group::Group;
 use self::losses::Losses;
 use self::session::Sessions;
 use self::watch::Hub;
@@ -118,7 +120,8 @@ struct Shared {
     manager: String,
     retry_interval: Duration,
     sessions: Sessions,
-    claims: Claims,
+    claims: Arc<Claims>,
+    group: Group,
     releases: Releases,
     hub: Hub,
     losses: Losses,
@@ -168,7 +171,10 @@ impl Etcd {
         let connection = Arc::new(connection);
         let (events, receiver) = unbounded_channel();
         let (sink, notices) = unbounded_channel();
+        let claims = Arc::new(Claims::default());
         let shared = Arc::new(Shared {
+            group: Group::new(connection.clone(), claims.clone(), handle.clone()),
+            claims,
             names: Names::new(prefix),
             hub: Hub::start(connection.clone(), &handle),
             connection,
@@ -176,7 +182,6 @@ impl Etcd {
             manager: format!("{:016x}", rand::random::<u64>()),
             retry_interval: retry_interval.clamp(Duration::from_millis(10), EVER),
             sessions: Sessions::default(),
-            claims: Claims::default(),
             releases: Releases::default(),
             losses: Losses::new(sink),
             events,

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use etcd_client::Txn;
 use tokio::time::Instant;
 
 use super::claims::Held;
 use super::codec::{self, Directory};
 use super::connection::{Backoff, jittered};
+use super::group::Member;
 use super::session::Session;
-use super::txn::{self, Born, Freshness, Place, Placed, Standing};
+use super::txn::{self, Born, Freshness, Place, Placed, Record, Standing};
 use super::watch::Notice;
 use super::{Shared, failure};
 use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
@@ -79,18 +81,25 @@ impl Shared {
         let mut backoff = Backoff::new();
         loop {
             let released = self.releases.carry(directory);
-            let repeated = self.claims.sending(id);
+            // Whether an earlier copy of this may still be on its way.
+            let repeated = self.claims.outcome(id).unwrap_or_default();
             let place = Place {
                 directory,
                 mode: claim.mode,
                 name,
                 value: codec::metadata(claim, &self.manager),
                 record: session.record(),
-                repeated,
                 released: &released.claims,
                 only_if_free: attempt.deadline.is_some(),
             };
-            let answer = match self.connection.txn_once(self.patience(attempt), place.txn()).await {
+            let member = Member {
+                attempt: Some(id),
+                directory: directory.clone(),
+                name: name.clone(),
+                txn: place.txn(),
+                record: repeated.then(|| place.record.clone()),
+            };
+            let answer = match self.group.send(self.patience(attempt), member).await {
                 Ok(answer) => answer,
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(attempt, &mut backoff, error).await?;
@@ -107,7 +116,7 @@ impl Shared {
                 }
             };
             let own = |create| Born { name: name.clone(), create };
-            match place.read(&answer) {
+            match place.read(&answer.txn) {
                 None => return Err(failure::nonsense(self.connection.endpoints())),
                 Some(Placed::In { create, standing }) => {
                     released.confirm();
@@ -115,7 +124,7 @@ impl Shared {
                         session.saw_version(place.record.version + 1);
                     }
                     self.claims.answered(id, false);
-                    return Ok(Some((own(create), Some(standing), txn::revision(&answer))));
+                    return Ok(Some((own(create), Some(standing), answer.revision)));
                 }
                 // An earlier copy came through. Others may follow once this claim is gone, so the outcome stays unknown.
                 Some(Placed::Already { create }) => return Ok(Some((own(create), None, None))),
@@ -243,9 +252,9 @@ impl Shared {
             self.losses.unwatch(&self.hub, watch);
         }
         let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
-        let name = self.names.directory(&claim.key).claim(claim.mode, claim.lease.id, number);
-        let record = self.rewritten(claim.lease.id, unknown);
-        self.delete(txn::settle(&name, record.as_ref()), txn::settle(&name, None)).await?;
+        let directory = self.names.directory(&claim.key);
+        let name = directory.claim(claim.mode, claim.lease.id, number);
+        self.delete(directory, name.clone(), txn::settle(&name), self.rewritten(claim.lease.id, unknown)).await?;
         // Its number with it: a copy of this may come late, and deletes by name.
         self.claims.forget(claim.attempt);
         Ok(())
@@ -283,7 +292,6 @@ impl Shared {
             return self.revoke(grant.lease.id).await;
         }
         let unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
-        let record = self.rewritten(grant.lease.id, unknown);
         let directory = self.names.directory(&grant.key);
         let Some(claim) = self.born(&directory, grant) else { return Ok(()) };
         // Whoever drops a guard often locks again at once, and the claim that is sent then takes the release along: one write for
@@ -293,7 +301,8 @@ impl Shared {
             self.gone_for_certain(grant.attempt, grant.lease.id);
             return Ok(());
         }
-        self.delete(txn::release(&claim, record.as_ref()), txn::release(&claim, None)).await?;
+        self.delete(directory.clone(), claim.name.clone(), claim.delete(), self.rewritten(grant.lease.id, unknown))
+            .await?;
         if unknown {
             self.claims.forget(grant.attempt);
         } else {
@@ -303,14 +312,16 @@ impl Shared {
         Ok(())
     }
 
-    /// Sends a transaction that deletes; if the server has no space for what else it does, a bare one.
-    async fn delete(&self, full: etcd_client::Txn, bare: etcd_client::Txn) -> Result<()> {
-        match self.connection.txn(full).await {
+    /// Sends a transaction that deletes, with what keeps older copies away; if the server has no space for that, a bare one.
+    async fn delete(&self, directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Result<()> {
+        let limit = self.connection.patience(self.connection.timeout());
+        let member = Member { attempt: None, directory, name, txn: txn.clone(), record };
+        match self.group.send(limit, member).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
             Err(error) if error.kind() == ErrorKind::Refused => {
                 // The lock is free for others then, but an older copy can still come, so this is to be tried again.
-                self.connection.txn(bare).await?;
+                self.connection.txn(txn).await?;
                 Err(BackendError::new(ErrorKind::Unreachable, error.to_string()).because(error))
             }
             Err(error) => Err(error),

@@ -29,12 +29,15 @@ impl Record {
         TxnOp::put(self.name.clone(), self.value.clone(), Some(PutOptions::new().with_lease(signed(self.lease))))
     }
 
-    /// Rewrites the record whatever its version is, so that no older copy of any transaction matches it any more.
+    fn is_current(&self) -> Compare {
+        Compare::version(self.name.clone(), CompareOp::Equal, self.version)
+    }
+
+    /// Rewrites the record, so that no older copy of any transaction matches it any more.
     ///
-    /// A record that is gone stays gone: nothing matches that either.
-    fn rewrite(&self) -> TxnOp {
-        let exists = Compare::version(self.name.clone(), CompareOp::Greater, 0);
-        TxnOp::txn(Txn::new().when([exists]).and_then([self.put()]))
+    /// One with another version by now, and one that is gone, does not match those either.
+    pub(super) fn rewrite(&self) -> Txn {
+        Txn::new().when([self.is_current()]).and_then([self.put()])
     }
 
     /// Creates the record, or reads it if an earlier copy of this has.
@@ -51,24 +54,16 @@ pub(super) struct Born {
 }
 
 impl Born {
-    fn delete_if_alive(&self, record: Option<&Record>) -> Txn {
+    /// Deletes the claim, and no other one of the same name.
+    pub(super) fn delete(&self) -> Txn {
         let alive = Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create);
-        let rewrite = record.map(Record::rewrite);
-        let delete = TxnOp::delete(self.name.clone(), None::<DeleteOptions>);
-        let then: Vec<_> = [delete].into_iter().chain(rewrite.clone()).collect();
-        Txn::new().when([alive]).and_then(then).or_else(rewrite.into_iter().collect::<Vec<_>>())
+        Txn::new().when([alive]).and_then([TxnOp::delete(self.name.clone(), None::<DeleteOptions>)])
     }
 }
 
-/// Gives up a grant, and with `record` any copy of its request.
-pub(super) fn release(claim: &Born, record: Option<&Record>) -> Txn {
-    claim.delete_if_alive(record)
-}
-
-/// Removes a claim by its unique name, and with `record` any copy of its request.
-pub(super) fn settle(name: &[u8], record: Option<&Record>) -> Txn {
-    let delete = TxnOp::delete(name, None::<DeleteOptions>);
-    Txn::new().and_then([delete].into_iter().chain(record.map(Record::rewrite)).collect::<Vec<_>>())
+/// Deletes a claim by its name, which is unique as long as an outcome is unknown.
+pub(super) fn settle(name: &[u8]) -> Txn {
+    Txn::new().and_then([TxnOp::delete(name, None::<DeleteOptions>)])
 }
 
 /// Puts a claim into its queue.
@@ -79,8 +74,6 @@ pub(super) struct Place<'a> {
     pub(super) name: &'a [u8],
     pub(super) value: Vec<u8>,
     pub(super) record: Record,
-    /// Whether an earlier copy of this may still be on its way.
-    pub(super) repeated: bool,
     /// Claims of ours whose release has not been confirmed: we would queue behind ourselves.
     pub(super) released: &'a [Born],
     /// Whether to do nothing if anything blocks the claim.
@@ -106,10 +99,7 @@ impl Place<'_> {
     /// Builds the transaction.
     pub(super) fn txn(&self) -> Txn {
         let lease = self.record.lease;
-        let mut when = vec![
-            Compare::version(self.name, CompareOp::Equal, 0),
-            Compare::version(self.record.name.clone(), CompareOp::Equal, self.record.version),
-        ];
+        let mut when = vec![Compare::version(self.name, CompareOp::Equal, 0), self.record.is_current()];
         if self.only_if_free {
             // An empty range compares as zero.
             when.extend(
@@ -119,11 +109,8 @@ impl Place<'_> {
                     .map(|(start, end)| Compare::create_revision(start, CompareOp::Equal, 0).with_range(end)),
             );
         }
-        let mut then: Vec<_> = self.released.iter().map(|claim| TxnOp::txn(claim.delete_if_alive(None))).collect();
+        let mut then: Vec<_> = self.released.iter().map(|claim| TxnOp::txn(claim.delete())).collect();
         then.push(TxnOp::put(self.name, self.value.clone(), Some(PutOptions::new().with_lease(signed(lease)))));
-        if self.repeated {
-            then.push(self.record.put());
-        }
         then.extend(look(self.directory, self.mode, self.name, None, Freshness::Linearizable));
         let keys = Some(GetOptions::new().with_keys_only());
         let or_else = [TxnOp::get(self.name, keys.clone()), TxnOp::get(self.record.name.clone(), keys)];
@@ -137,9 +124,8 @@ impl Place<'_> {
             return match Standing::read(self.name, None, &seen) {
                 Standing::Gone => None,
                 standing => {
-                    let own = seen.iter().find(|found| found.key() == self.name);
-                    let create = own.map_or_else(|| revision(answer), |own| Some(own.create_revision()))?;
-                    Some(Placed::In { create, standing })
+                    let own = seen.iter().find(|found| found.key() == self.name)?;
+                    Some(Placed::In { create: own.create_revision(), standing })
                 }
             };
         }
@@ -234,7 +220,15 @@ pub(super) fn keys(answer: &TxnResponse) -> Vec<KeyValue> {
     keys
 }
 
-/// Returns the store's revision at an answer.
+/// The answer to a transaction that may have been a nested one.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) txn: TxnResponse,
+    /// The store's revision at the answer.
+    pub(super) revision: Option<i64>,
+}
+
+/// Returns the store's revision at an answer. Nested ones have none.
 pub(super) fn revision(answer: &TxnResponse) -> Option<i64> {
     answer.header().map(etcd_client::ResponseHeader::revision)
 }

@@ -146,7 +146,6 @@ fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
             name: &name,
             value: codec::metadata(&claim, "m"),
             record: session.record(),
-            repeated: false,
             released: &[],
             only_if_free: false,
         };

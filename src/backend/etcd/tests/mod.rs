@@ -31,6 +31,11 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts a server with more arguments.
+    pub(super) async fn start_with(arguments: &[&str]) -> Self {
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (port, peer) = (port(), port());
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -44,6 +49,7 @@ impl Server {
             .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &format!("default={peer_url}"), "--log-level", "error"])
+            .args(arguments)
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -56,16 +62,16 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
-    fn options(&self, prefix: &str) -> Options {
+    pub(super) fn options(&self, prefix: &str) -> Options {
         options(&self.endpoint(), prefix)
     }
 
-    async fn backend(&self, prefix: &str) -> Etcd {
+    pub(super) async fn backend(&self, prefix: &str) -> Etcd {
         connect(self.options(prefix)).await.unwrap()
     }
 
     /// Runs etcdctl to its end.
-    fn ctl(&self, args: &[&str]) -> String {
+    pub(super) fn ctl(&self, args: &[&str]) -> String {
         let Output { status, stdout, stderr } = self.ctl_command(args).output().unwrap();
         assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
         String::from_utf8(stdout).unwrap()
@@ -84,7 +90,7 @@ impl Server {
     }
 
     /// Returns the names of all keys that are no records of leases.
-    fn claims(&self) -> Vec<String> {
+    pub(super) fn claims(&self) -> Vec<String> {
         self.names().into_iter().filter(|name| !name.contains("%session/")).collect()
     }
 
@@ -113,7 +119,7 @@ fn options(endpoint: &str, prefix: &str) -> Options {
     }
 }
 
-async fn connect(options: Options) -> crate::backend::Result<Etcd> {
+pub(super) async fn connect(options: Options) -> crate::backend::Result<Etcd> {
     Etcd::connect(options, Arc::new(SystemClock), tokio::runtime::Handle::current()).await
 }
 
@@ -141,7 +147,7 @@ impl Client {
         Self { etcd, lease }
     }
 
-    fn claim(&self, key: &str, mode: Mode) -> Claim {
+    pub(super) fn claim(&self, key: &str, mode: Mode) -> Claim {
         claim(key, mode, self.lease)
     }
 
@@ -151,7 +157,7 @@ impl Client {
         granted.expect("not granted").unwrap().unwrap()
     }
 
-    async fn lock(&self, key: &str) -> Grant {
+    pub(super) async fn lock(&self, key: &str) -> Grant {
         self.get(key, Mode::Exclusive).await
     }
 
@@ -180,6 +186,6 @@ impl Client {
     }
 }
 
-fn kind<T: std::fmt::Debug>(result: crate::backend::Result<T>) -> ErrorKind {
+pub(super) fn kind<T: std::fmt::Debug>(result: crate::backend::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
