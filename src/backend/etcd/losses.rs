@@ -177,7 +177,7 @@ async fn listen(shared: Weak<Shared>, mut notices: UnboundedReceiver<(WatchId, N
         let mut next = Some(first);
         while let Some((id, notice)) = next {
             match (notice, shared.losses.subject(id)) {
-                (Notice::Deleted, Some(subject)) => shared.lost(subject),
+                (Notice::Deleted(_), Some(subject)) => shared.lost(subject),
                 (Notice::Again, Some(_)) => unsure.push(id),
                 _ => {}
             }

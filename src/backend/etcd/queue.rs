@@ -54,17 +54,17 @@ impl Shared {
                 .await
                 .map_err(|_| failure::no_answer(self.connection.endpoints(), limit))?;
         }
-        let Some((own, standing, revision)) = self.place(attempt).await? else {
+        let Some((own, seen)) = self.place(attempt).await? else {
             return Ok(None);
         };
-        let proof = match (standing, revision) {
-            (Some(Standing::First), Some(revision)) => revision,
-            (Some(Standing::Behind(ahead)), _) => self.follow(attempt, &own, ahead).await?,
-            _ => match self.look_again(attempt, &own, Freshness::Linearizable).await? {
-                (Standing::First, revision) => revision,
-                (Standing::Behind(ahead), _) => self.follow(attempt, &own, ahead).await?,
-                (Standing::Gone, _) => return Err(self.claim_lost()),
-            },
+        let seen = match seen {
+            Some(seen) => seen,
+            None => self.look_again(attempt, &own, Freshness::Linearizable).await?,
+        };
+        let proof = match seen {
+            (Standing::First, revision) => revision,
+            (Standing::Behind(ahead), revision) => self.follow(attempt, &own, ahead, revision).await?,
+            (Standing::Gone, _) => return Err(self.claim_lost()),
         };
         let mut grant = Grant::new(attempt.claim, u64::try_from(proof).unwrap_or_default());
         grant.lease = attempt.session.proven(grant.lease);
@@ -74,8 +74,9 @@ impl Shared {
         Ok(Some(grant))
     }
 
-    /// Puts the claim into the queue, whatever it takes. `None` if it was busy and would have to wait.
-    async fn place(&self, attempt: &Attempt<'_>) -> Result<Option<(Born, Option<Standing>, Option<i64>)>> {
+    /// Puts the claim into the queue, whatever it takes, and says where it stood at which revision, if that is known. `None` if it
+    /// was busy and would have to wait.
+    async fn place(&self, attempt: &Attempt<'_>) -> Result<Option<(Born, Option<(Standing, i64)>)>> {
         let Attempt { claim, session, directory, name, .. } = attempt;
         let id = claim.attempt;
         let mut backoff = Backoff::new();
@@ -124,10 +125,10 @@ impl Shared {
                         session.saw_version(place.record.version + 1);
                     }
                     self.claims.answered(id, false);
-                    return Ok(Some((own(create), Some(standing), answer.revision)));
+                    return Ok(Some((own(create), answer.revision.map(|revision| (standing, revision)))));
                 }
                 // An earlier copy came through. Others may follow once this claim is gone, so the outcome stays unknown.
-                Some(Placed::Already { create }) => return Ok(Some((own(create), None, None))),
+                Some(Placed::Already { create }) => return Ok(Some((own(create), None))),
                 Some(Placed::Stale { version }) => {
                     self.claims.answered(id, repeated);
                     session.saw_version(version);
@@ -150,23 +151,39 @@ impl Shared {
     }
 
     /// Waits until nothing is ahead of the claim. Returns the revision that proves it.
-    async fn follow(&self, attempt: &Attempt<'_>, own: &Born, mut ahead: Born) -> Result<i64> {
+    ///
+    /// The claim `ahead` was there at the revision `seen`.
+    async fn follow(&self, attempt: &Attempt<'_>, own: &Born, mut ahead: Born, mut seen: i64) -> Result<i64> {
         loop {
             let mut watch = self.hub.subscribe(ahead.name.clone());
             let mut trusted = false;
             loop {
-                // The watch may have begun after the deletion: what counts is what a range finds after each notice.
                 let look = tokio::select! {
-                    notice = watch.next() => {
-                        if notice == Notice::Deleted
-                            && let (Standing::First, revision) =
+                    notice = watch.next() => match notice {
+                        // Of an earlier claim with that name.
+                        Notice::Deleted(at) if at <= seen => false,
+                        Notice::Deleted(_) => {
+                            if let (Standing::First, revision) =
                                 self.look_again(attempt, own, Freshness::Serializable).await?
-                        {
-                            return Ok(revision);
+                            {
+                                return Ok(revision);
+                            }
+                            true
                         }
-                        trusted = matches!(notice, Notice::Created | Notice::Again | Notice::Deleted);
-                        trusted
-                    }
+                        Notice::Created(since) => {
+                            trusted = true;
+                            // The watch may have begun after the deletion.
+                            since > seen && !self.stood_at(since, &ahead).await
+                        }
+                        Notice::Again => {
+                            trusted = true;
+                            true
+                        }
+                        Notice::Down => {
+                            trusted = false;
+                            false
+                        }
+                    },
                     () = tokio::time::sleep(jittered(if trusted { LOOK } else { self.retry_interval })) => {
                         self.is_gone(&ahead).await
                     }
@@ -177,14 +194,26 @@ impl Shared {
                 match self.look_again(attempt, own, Freshness::Linearizable).await? {
                     (Standing::First, revision) => return Ok(revision),
                     (Standing::Gone, _) => return Err(self.claim_lost()),
-                    (Standing::Behind(same), _) if same == ahead => {}
-                    (Standing::Behind(other), _) => {
-                        ahead = other;
+                    (Standing::Behind(same), revision) if same == ahead => seen = revision,
+                    (Standing::Behind(other), revision) => {
+                        (ahead, seen) = (other, revision);
                         break;
                     }
                 }
             }
         }
+    }
+
+    /// Returns whether the claim ahead was still there at a revision, or later: then its deletion comes after that.
+    async fn stood_at(&self, revision: i64, ahead: &Born) -> bool {
+        // Any member will do if its state is new enough.
+        let options = etcd_client::GetOptions::new().with_keys_only().with_serializable();
+        let limit = self.connection.patience(self.connection.timeout());
+        let found = self.connection.get_once(limit, &ahead.name, Some(options)).await;
+        found.is_ok_and(|found| {
+            found.header().is_some_and(|header| header.revision() >= revision)
+                && found.kvs().iter().any(|found| found.create_revision() == ahead.create)
+        })
     }
 
     /// Returns whether the claim ahead is gone. One key only: a thousand waiters that sort ranges would drown the server.

@@ -1,27 +1,27 @@
 //! The watch hub: one stream for all watches of a manager.
 //!
 //! A watch that starts in the past is served each 100 ms only, one that starts now at once; so waiters watch from now, and look
-//! once more when the server has confirmed the watch. The same after every new stream.
+//! once more when the server has confirmed the watch, unless it has begun before what they saw last. The same after every new
+//! stream.
 
-use std::collections::{HashMap, VecDeque};
+mod board;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
+use etcd_client::{WatchRequestSender, WatchResponseStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use self::board::{Board, Ready};
 use super::connection::{Backoff, Connection};
 
 /// How long the stream may be silent before it has to show that it lives, and how long it may take to.
 const SILENCE: Duration = Duration::from_secs(5);
 const PROOF: Duration = Duration::from_secs(4);
-
-/// How often in a row the server may cancel one watch before the hub gives it up until the next stream.
-const MAX_CANCELS: u32 = 3;
 
 /// The name of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,14 +30,14 @@ pub(super) struct WatchId(u64);
 /// What a watch tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// The watch stands: what happens from now on (or since its start revision) will be told.
-    Created,
+    /// The watch stands: all that happens after this revision (or from its start revision on) will be told.
+    Created(i64),
     /// The watch stands again, after a gap in which things may have happened.
     Again,
     /// The watch is down for now.
     Down,
-    /// The key was deleted.
-    Deleted,
+    /// The key was deleted, at this revision.
+    Deleted(i64),
 }
 
 /// Where a watch's notices go.
@@ -45,7 +45,14 @@ pub(super) type Sink = UnboundedSender<(WatchId, Notice)>;
 
 #[derive(Debug)]
 enum Command {
-    Watch { id: WatchId, name: Vec<u8>, start: i64, sink: Sink },
+    Watch {
+        id: WatchId,
+        name: Vec<u8>,
+        start: i64,
+        sink: Sink,
+    },
+    /// Nobody needs it now, but soon somebody may.
+    Rest(WatchId),
     Cancel(WatchId),
 }
 
@@ -126,135 +133,8 @@ impl Subscription<'_> {
 
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
-        self.hub.cancel(self.id);
-    }
-}
-
-#[derive(Debug)]
-struct Watch {
-    name: Vec<u8>,
-    start: i64,
-    sink: Sink,
-    /// Whether the next confirmation is not the first one.
-    again: bool,
-    cancels: u32,
-    /// Its id on the present stream; each is used once.
-    wire: Option<i64>,
-}
-
-impl Watch {
-    fn tell(&self, id: WatchId, notice: Notice) {
-        let _ = self.sink.send((id, notice));
-    }
-
-    fn options(&self, wire: i64) -> WatchOptions {
-        WatchOptions::new().with_watch_id(wire).with_start_revision(self.start).with_filters([WatchFilterType::NoPut])
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Request {
-    Create(WatchId),
-    Cancel(i64),
-    Progress,
-}
-
-/// A request with all that the server has to know.
-#[derive(Debug)]
-enum Ready {
-    Create(Vec<u8>, WatchOptions),
-    Cancel(i64),
-    Progress,
-}
-
-#[derive(Debug, Default)]
-struct Board {
-    watches: HashMap<WatchId, Watch>,
-    by_wire: HashMap<i64, WatchId>,
-    outbox: VecDeque<Request>,
-    last_wire: i64,
-}
-
-impl Board {
-    fn apply(&mut self, command: Command) {
-        match command {
-            Command::Watch { id, name, start, sink } => {
-                self.watches.insert(id, Watch { name, start, sink, again: false, cancels: 0, wire: None });
-                self.outbox.push_back(Request::Create(id));
-            }
-            Command::Cancel(id) => {
-                if let Some(wire) = self.watches.remove(&id).and_then(|watch| watch.wire) {
-                    self.by_wire.remove(&wire);
-                    self.outbox.push_back(Request::Cancel(wire));
-                }
-            }
-        }
-    }
-
-    /// Takes a watch onto the present stream.
-    fn enlist(&mut self, id: WatchId) -> Option<(Vec<u8>, WatchOptions)> {
-        let watch = self.watches.get_mut(&id)?;
-        self.last_wire += 1;
-        watch.wire = Some(self.last_wire);
-        self.by_wire.insert(self.last_wire, id);
-        Some((watch.name.clone(), watch.options(self.last_wire)))
-    }
-
-    /// Takes the oldest request that still makes sense.
-    fn next_request(&mut self) -> Option<Ready> {
-        loop {
-            match self.outbox.pop_front()? {
-                Request::Progress => return Some(Ready::Progress),
-                Request::Cancel(wire) => return Some(Ready::Cancel(wire)),
-                Request::Create(id) => {
-                    if let Some((name, options)) = self.enlist(id) {
-                        return Some(Ready::Create(name, options));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Forgets the stream: all watches have to be made again, from now, since the past may be compacted by then.
-    fn stream_is_gone(&mut self) {
-        self.outbox.clear();
-        self.by_wire.clear();
-        for (id, watch) in &mut self.watches {
-            if watch.wire.take().is_some() {
-                watch.again = true;
-                watch.start = 0;
-                watch.tell(*id, Notice::Down);
-            }
-            watch.cancels = 0;
-            self.outbox.push_back(Request::Create(*id));
-        }
-    }
-
-    /// Reads an answer. Returns false if the stream is of no use any more.
-    fn read(&mut self, answer: &WatchResponse) -> bool {
-        if answer.canceled() && answer.created() && answer.compact_revision() == 0 {
-            // Refused, under this id or (etcd 3.5) under none: a stream keeps the token that it was opened with, and that is too
-            // old by now.
-            return false;
-        }
-        let Some(&id) = self.by_wire.get(&answer.watch_id()) else { return true };
-        let Some(watch) = self.watches.get_mut(&id) else { return true };
-        if answer.canceled() {
-            // Compacted, most likely.
-            self.by_wire.remove(&answer.watch_id());
-            (watch.wire, watch.start, watch.again) = (None, 0, true);
-            watch.cancels += 1;
-            watch.tell(id, Notice::Down);
-            if watch.cancels < MAX_CANCELS {
-                self.outbox.push_back(Request::Create(id));
-            }
-        } else if answer.created() {
-            watch.tell(id, if watch.again { Notice::Again } else { Notice::Created });
-        }
-        if answer.events().iter().any(|event| event.event_type() == EventType::Delete) {
-            watch.tell(id, Notice::Deleted);
-        }
-        true
+        // After the end there is nobody to tell.
+        let _ = self.hub.commands.send(Command::Rest(self.id));
     }
 }
 
@@ -265,11 +145,11 @@ async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Comman
     loop {
         turns.mark_unchanged();
         while let Ok(command) = commands.try_recv() {
-            board.apply(command);
+            board.apply(command, Instant::now());
         }
-        while board.watches.is_empty() {
+        while board.is_empty() {
             match commands.recv().await {
-                Some(command) => board.apply(command),
+                Some(command) => board.apply(command, Instant::now()),
                 None => return,
             }
         }
@@ -326,18 +206,21 @@ async fn serve(
                 }
                 Ok(None) | Err(_) => return Some(()),
             },
-            command = commands.recv() => board.apply(command?),
+            command = commands.recv() => board.apply(command?, Instant::now()),
             // This endpoint has failed for others, so silence here may mean the same.
             Ok(()) = turns.changed() => return Some(()),
             sent = send(&mut sender, request.as_ref()) => match sent {
                 Ok(()) => request = None,
                 Err(_) => return Some(()),
             },
+            () = tokio::time::sleep_until(board.next_end().unwrap_or(probe_at)), if board.next_end().is_some() => {
+                board.end_oldest();
+            }
             () = tokio::time::sleep_until(probe_at) => {
                 if probing {
                     return Some(());
                 }
-                board.outbox.push_back(Request::Progress);
+                board.ask_for_progress();
                 (probing, probe_at) = (true, Instant::now() + PROOF);
             }
         }
@@ -351,5 +234,52 @@ async fn send(sender: &mut WatchRequestSender, request: Option<&Ready>) -> Resul
         Some(Ready::Progress) => sender.request_progress().await,
         Some(Ready::Cancel(wire)) => sender.cancel(*wire).await,
         Some(Ready::Create(name, options)) => sender.watch(name.clone(), Some(options.clone())).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Client, Server, run};
+    use super::*;
+
+    #[test]
+    fn a_watch_that_rests_misses_nothing() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let hub = &client.etcd.shared.hub;
+            server.ctl(&["put", "a", ""]);
+            let mut first = hub.subscribe(b"a".to_vec());
+            let Notice::Created(since) = first.next().await else { panic!("no watch") };
+            drop(first);
+            server.ctl(&["del", "a"]);
+            server.ctl(&["put", "b", ""]);
+            server.ctl(&["del", "b"]);
+            // Both on one stream: what comes later on it has been read later.
+            let mut other = hub.subscribe(b"b".to_vec());
+            assert!(matches!(other.next().await, Notice::Created(_)));
+            let mut second = hub.subscribe(b"a".to_vec());
+            assert_eq!(second.next().await, Notice::Created(since), "it was made anew");
+            assert_eq!(second.next().await, Notice::Deleted(since + 1));
+        });
+    }
+
+    #[test]
+    fn a_watch_does_not_rest_for_ever() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let hub = &client.etcd.shared.hub;
+            server.ctl(&["put", "a", ""]);
+            let mut first = hub.subscribe(b"a".to_vec());
+            let Notice::Created(since) = first.next().await else { panic!("no watch") };
+            drop(first);
+            server.ctl(&["del", "a"]);
+            // Longer than a watch rests.
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            let mut second = hub.subscribe(b"a".to_vec());
+            let Notice::Created(now) = second.next().await else { panic!("no watch") };
+            assert!(now > since, "it was kept");
+        });
     }
 }
