@@ -364,14 +364,9 @@ impl Waiter {
     fn requeue(&mut self) {
         let now = self.life.now();
         self.entry.purge(&self.life, now);
-        let (ticket, nudge) = {
-            let mut arbiter = self.entry.arbiter();
-            (arbiter.requeue(&self.owner, self.options.terms, now), arbiter.wants_nudge())
-        };
+        let (ticket, effects) = self.entry.arbiter().requeue(&self.owner, self.options.terms, now);
         self.ticket = Some(ticket);
-        if nudge {
-            self.life.watch_over(&self.entry);
-        }
+        self.life.carry_out(&self.entry, effects);
     }
 }
 

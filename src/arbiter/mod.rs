@@ -9,6 +9,8 @@
 //!   each owner.
 //! - A grant is handed to the next waiter without asking the backend, for a bounded time and number of times.
 
+#[cfg(test)]
+mod model;
 mod queue;
 mod tenure;
 #[cfg(test)]
@@ -292,12 +294,13 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         (Cancelled::Nothing, effects)
     }
 
-    /// A waiter that was given a hold found it lost: back to its place.
-    pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> Ticket {
+    /// A waiter that was given a hold found it lost: back to its place. Its owner may hold the key again by another way.
+    pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> (Ticket, Effects<G, W>) {
+        let mut effects = Effects::default();
         let place = usize::from(matches!(self.claimant, Claimant::Waiter(_)));
         let ticket = self.queue.insert(place, owner.clone(), terms, now);
-        self.promote(now);
-        ticket
+        self.admit(now, &mut effects);
+        (ticket, effects)
     }
 
     /// One more share of a hold. `None` if the hold is over.
