@@ -42,31 +42,28 @@ impl Acquisition {
     pub(crate) fn new(life: Arc<Life>, entry: Result<Arc<Entry>>, options: Options, wait: bool) -> Self {
         Self { life, state: State::Start(Start { entry, options, wait }) }
     }
-
-    pub(crate) fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<Acquired> {
-        if let State::Start(..) = self.state
-            && let State::Start(start) = std::mem::replace(&mut self.state, State::Done)
-        {
-            match start.poll(&self.life, cx) {
-                Ok(Started::Done(guard)) => return Poll::Ready(Ok(guard)),
-                Ok(Started::Waiting(waiting)) => self.state = State::Waiting(waiting),
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
-        let _within = self.life.keeper.enter();
-        let polled = waiting.as_mut().poll(cx);
-        if polled.is_ready() {
-            self.state = State::Done;
-        }
-        polled
-    }
 }
 
 impl Future for Acquisition {
     type Output = Acquired;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
-        self.get_mut().poll_acquire(cx)
+        let this = self.get_mut();
+        if let State::Start(..) = this.state
+            && let State::Start(start) = std::mem::replace(&mut this.state, State::Done)
+        {
+            match start.poll(&this.life, cx) {
+                Ok(Started::Done(guard)) => return Poll::Ready(Ok(guard)),
+                Ok(Started::Waiting(waiting)) => this.state = State::Waiting(waiting),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let State::Waiting(waiting) = &mut this.state else { return Poll::Pending };
+        let _within = this.life.keeper.enter();
+        let polled = waiting.as_mut().poll(cx);
+        if polled.is_ready() {
+            this.state = State::Done;
+        }
+        polled
     }
 }
 
@@ -155,8 +152,7 @@ struct Waiter {
 impl Waiter {
     /// Waits within the caller's limit, and finds out who is in the way.
     async fn run(self, attempt: Option<Attempt>) -> Acquired {
-        let limit = if self.wait { self.options.limit() } else { Some(self.life.defaults.timeout) };
-        match limit {
+        match self.options.limit(&self.life, self.wait) {
             Some(limit) => self.run_within(limit, attempt).await,
             None => self.acquire(attempt).await,
         }

@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acquire;
+mod acquire_all;
 mod arbiter;
 pub mod backend;
 mod blocking;
@@ -12,6 +13,7 @@ mod error;
 mod force;
 mod fork;
 mod guard;
+mod guards;
 mod info;
 mod keeper;
 mod key;
@@ -31,6 +33,7 @@ pub use engine::Stats;
 pub use error::{LockError, Result};
 pub use force::ForceUnlock;
 pub use guard::{LockGuard, Lost, Run};
+pub use guards::{Guards, LockGuards};
 pub use info::{Eviction, Holder, LockInfo, Loss, Mode};
 pub use lock::Lock;
 pub use manager::LockManager;

@@ -217,6 +217,16 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         (decision, effects)
     }
 
+    /// One more share for an owner that holds the key. `None` if it does not.
+    pub(crate) fn enter(
+        &mut self,
+        owner: &Owner,
+        mode: Mode,
+        now: Timestamp,
+    ) -> Option<Result<(G::Hold, u32), &'static str>> {
+        enter(&mut self.tenures, owner, mode, now)
+    }
+
     /// Tells a waiter what to do, and remembers whom to wake next.
     pub(crate) fn turn(&mut self, ticket: Ticket, waker: impl FnOnce() -> W) -> Turn<G::Hold> {
         match self.queue.take_delivery(ticket) {

@@ -202,7 +202,10 @@ impl World {
         let Actor::Waiting(waiting) = self.actors[actor] else { panic!("an attempt of nobody") };
         let mode = waiting.terms.mode;
         if !self.granted.iter().all(|(_, other)| mode == Mode::Shared && *other == Mode::Shared) {
-            return if waiting.wait { () } else { self.give_up() };
+            if !waiting.wait {
+                self.give_up();
+            }
+            return;
         }
         self.attempt = None;
         self.last_grant += 1;
