@@ -209,15 +209,18 @@ fn leave(hold: &Arc<Hold>) -> Option<Release> {
     // Above depth 1 nothing depends on the time, and reading the clock would be a third of the work.
     let mut read = None;
     let mut now = || *read.get_or_insert_with(|| core.now());
-    let mut effects = {
+    let (left, mut effects) = {
         let mut arbiter = hold.held.entry.arbiter();
         let (left, effects) = arbiter.leave(hold.id, &mut now);
         let left = left.unwrap_or_else(|| hold.leave_lost());
         if left == 0 {
             hold.end(now());
         }
-        effects
+        (left, effects)
     };
+    if left == 0 {
+        core.counters.held_for(hold.age(now()));
+    }
     if hold.was_lost() {
         // Found under the mutex, where nobody could be woken.
         hold.held.cell.signal.fire();

@@ -29,7 +29,7 @@ pub mod testing;
 mod token;
 
 pub use builder::LockManagerBuilder;
-pub use engine::Stats;
+pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};
 pub use force::ForceUnlock;
 pub use guard::{LockGuard, Lost, Run};

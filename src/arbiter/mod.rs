@@ -64,7 +64,7 @@ pub(crate) struct HoldId(u64);
 #[derive(Debug)]
 pub(crate) enum Decision<H> {
     /// A share of a hold, at this depth.
-    Entered(H, #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))] u32),
+    Entered(H, u32),
     /// The owner would wait for itself.
     Refused(&'static str),
     /// Not free now; only said to those who do not wait.
@@ -80,7 +80,7 @@ pub(crate) enum Decision<H> {
 pub(crate) enum Turn<H> {
     Wait,
     Claim,
-    Entered(H, #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))] u32),
+    Entered(H, u32),
     Refused(&'static str),
 }
 
