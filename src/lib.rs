@@ -8,6 +8,8 @@ pub mod backend;
 mod blocking;
 mod builder;
 mod clock;
+#[cfg(feature = "config")]
+mod config;
 mod engine;
 mod error;
 mod force;
@@ -29,6 +31,9 @@ pub mod testing;
 mod token;
 
 pub use builder::LockManagerBuilder;
+#[cfg(feature = "config")]
+#[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+pub use config::Config;
 pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};
 pub use force::ForceUnlock;

@@ -72,6 +72,13 @@ impl LockManager {
         Self::builder().url(url).build()
     }
 
+    /// Connects as a configuration says; see [`Config`](crate::Config), and [`connect`](Self::connect) for errors.
+    #[cfg(feature = "config")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+    pub fn from_config(config: crate::Config) -> Pending<Self> {
+        Self::builder().config(config).build()
+    }
+
     /// Returns a builder, for options and for a client or a backend of your own.
     pub fn builder() -> LockManagerBuilder {
         LockManagerBuilder::default()
