@@ -156,6 +156,43 @@ impl LockGuard {
         Run::new(self.lost(), work)
     }
 
+    /// Returns a condition for your own transactions on the same etcd: that this lock is still held.
+    ///
+    /// What such a transaction writes is written only while the lock is held, and not by a holder who comes too late, after a
+    /// pause for example: etcd itself compares. It is about the grant that this process has, so let the transaction end before
+    /// the guard does: the next local holder may have the same grant.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] if the hold is lost already, [`LockError::Unsupported`] on other backends.
+    ///
+    /// ```no_run
+    /// # async fn example(mut etcd: etcd_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use etcd_client::{Txn, TxnOp};
+    ///
+    /// let manager = leasehold::LockManager::connect("etcd://127.0.0.1:2379").await?;
+    /// let guard = manager.lock("report").await?;
+    /// let write = Txn::new().when([guard.etcd_compare()?]).and_then([TxnOp::put("report", "done", None)]);
+    /// assert!(etcd.txn(write).await?.succeeded(), "the lock was lost, and nothing written");
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "etcd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
+    pub fn etcd_compare(&self) -> Result<etcd_client::Compare> {
+        use etcd_client::{Compare, CompareOp};
+        let held = self.held();
+        if let Some(cause) = self.loss() {
+            return Err(held.expired(cause));
+        }
+        let backend = &held.life.backend;
+        if backend.kind() != "etcd" {
+            return Err(LockError::Unsupported { what: format!("etcd_compare on {}", backend.kind()) });
+        }
+        let claim = backend.claim_name(&held.grant).ok_or_else(|| held.expired(Loss::Revoked))?;
+        let born = i64::try_from(held.grant.note).unwrap_or(i64::MAX);
+        Ok(Compare::create_revision(claim, CompareOp::Equal, born))
+    }
+
     /// Releases and waits until the server has confirmed. Above depth 1 it only counts down.
     ///
     /// Without a server it ends at the lease's deadline.
