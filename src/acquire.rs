@@ -10,7 +10,8 @@ use log::debug;
 
 use crate::arbiter::{Cancelled, Decision, Ticket, Turn};
 use crate::backend::{BackendError, Claim, ErrorKind, Grant};
-use crate::engine::{Backoff, Core, Entry, HeldGrant, Hold, LeaseFor, Life, count};
+use crate::clock::Timestamp;
+use crate::engine::{Backoff, Core, Entry, HeldGrant, Hold, LeaseFor, Life};
 use crate::guard::LockGuard;
 use crate::lease::{LeaseCell, Listener};
 use crate::owner::Owner;
@@ -42,31 +43,28 @@ impl Acquisition {
     pub(crate) fn new(life: Arc<Life>, entry: Result<Arc<Entry>>, options: Options, wait: bool) -> Self {
         Self { life, state: State::Start(Start { entry, options, wait }) }
     }
-
-    pub(crate) fn poll_acquire(&mut self, cx: &mut Context<'_>) -> Poll<Acquired> {
-        if let State::Start(..) = self.state
-            && let State::Start(start) = std::mem::replace(&mut self.state, State::Done)
-        {
-            match start.poll(&self.life, cx) {
-                Ok(Started::Done(guard)) => return Poll::Ready(Ok(guard)),
-                Ok(Started::Waiting(waiting)) => self.state = State::Waiting(waiting),
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
-        let _within = self.life.keeper.enter();
-        let polled = waiting.as_mut().poll(cx);
-        if polled.is_ready() {
-            self.state = State::Done;
-        }
-        polled
-    }
 }
 
 impl Future for Acquisition {
     type Output = Acquired;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
-        self.get_mut().poll_acquire(cx)
+        let this = self.get_mut();
+        if let State::Start(..) = this.state
+            && let State::Start(start) = std::mem::replace(&mut this.state, State::Done)
+        {
+            match start.poll(&this.life, cx) {
+                Ok(Started::Done(guard)) => return Poll::Ready(Ok(guard)),
+                Ok(Started::Waiting(waiting)) => this.state = State::Waiting(waiting),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let State::Waiting(waiting) = &mut this.state else { return Poll::Pending };
+        let _within = this.life.keeper.enter();
+        let polled = waiting.as_mut().poll(cx);
+        if polled.is_ready() {
+            this.state = State::Done;
+        }
+        polled
     }
 }
 
@@ -94,14 +92,29 @@ impl Start {
             life.watch_over(&entry);
         }
         let (ticket, claims) = match decision {
-            Decision::Entered(hold, _) => return Ok(Started::Done(Some(LockGuard::new(hold)))),
+            Decision::Entered(hold, depth) => {
+                let guard = LockGuard::new(hold);
+                if depth == 1 {
+                    acquired(&guard, now, now);
+                }
+                return Ok(Started::Done(Some(guard)));
+            }
             Decision::Refused(reason) => return Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
             Decision::Busy => return Ok(Started::Done(None)),
             Decision::Claim(ticket) => (ticket, true),
             Decision::Queued(ticket) => (ticket, false),
         };
-        let mut waiter =
-            Waiter { life: life.clone(), entry, owner, options, wait, ticket: Some(ticket), opening: None, sent: None };
+        let mut waiter = Waiter {
+            life: life.clone(),
+            entry,
+            owner,
+            options,
+            wait,
+            asked: now,
+            ticket: Some(ticket),
+            opening: None,
+            sent: None,
+        };
         let mut attempt = None;
         let lease = claims.then(|| life.lease_for(&waiter.options.terms, now));
         if let Some(LeaseFor::Ready(Ok(cell))) = lease {
@@ -144,6 +157,7 @@ struct Waiter {
     owner: Owner,
     options: Options,
     wait: bool,
+    asked: Timestamp,
     /// The place; `None` once it has been left.
     ticket: Option<Ticket>,
     /// The lease that was asked for at the first poll.
@@ -155,8 +169,7 @@ struct Waiter {
 impl Waiter {
     /// Waits within the caller's limit, and finds out who is in the way.
     async fn run(self, attempt: Option<Attempt>) -> Acquired {
-        let limit = if self.wait { self.options.limit() } else { Some(self.life.defaults.timeout) };
-        match limit {
+        match self.options.limit(&self.life, self.wait) {
             Some(limit) => self.run_within(limit, attempt).await,
             None => self.acquire(attempt).await,
         }
@@ -182,7 +195,7 @@ impl Waiter {
         if !wait {
             return Err(LockError::backend(Some(&key), "try_lock", crate::engine::no_answer(limit)));
         }
-        count(&life.counters.timeouts);
+        life.counters.timed_out();
         Err(LockError::Timeout { key: key.to_string(), after: limit, holder: holder.get().cloned().flatten() })
     }
 
@@ -192,11 +205,13 @@ impl Waiter {
             let current = match attempt.take() {
                 Some(begun) => begun,
                 None => {
-                    if let Some(hold) = self.turn().await? {
+                    if let Some((hold, depth)) = self.turn().await? {
                         let guard = LockGuard::new(hold);
                         self.ticket = None;
                         if !guard.is_lost() {
-                            self.count_acquired(&guard);
+                            if depth == 1 {
+                                acquired(&guard, self.asked, self.life.now());
+                            }
                             return Ok(Some(guard));
                         }
                         drop(guard);
@@ -255,8 +270,8 @@ impl Waiter {
         }
     }
 
-    /// Waits until it is this one's turn to claim (`None`), or it was given a share.
-    async fn turn(&mut self) -> Result<Option<Arc<Hold>>> {
+    /// Waits until it is this one's turn to claim (`None`), or it was given a share, at this depth.
+    async fn turn(&mut self) -> Result<Option<(Arc<Hold>, u32)>> {
         poll_fn(|cx| {
             self.life.check_open(Some(&self.entry.key), "lock")?;
             let Some(ticket) = self.ticket else { return Poll::Pending };
@@ -264,7 +279,7 @@ impl Waiter {
             match turn {
                 Turn::Wait => Poll::Pending,
                 Turn::Claim => Poll::Ready(Ok(None)),
-                Turn::Entered(hold, _) => Poll::Ready(Ok(Some(hold))),
+                Turn::Entered(hold, depth) => Poll::Ready(Ok(Some((hold, depth)))),
                 Turn::Refused(reason) => {
                     Poll::Ready(Err(LockError::AlreadyHeld { key: self.entry.key.to_string(), reason }))
                 }
@@ -316,16 +331,8 @@ impl Waiter {
         self.sent = None;
         life.carry_out(&self.entry, effects);
         life.lose_if_stray(guard.held(), now);
-        self.count_acquired(&guard);
+        acquired(&guard, self.asked, now);
         Some(guard)
-    }
-
-    fn count_acquired(&self, guard: &LockGuard) {
-        count(&self.life.counters.acquired);
-        debug!(
-            target: "leasehold", name = self.life.defaults.name.as_ref(), key = self.entry.key.as_ref(), token = guard.token().get();
-            "acquired"
-        );
     }
 
     /// The attempt holds nothing, for certain.
@@ -364,14 +371,9 @@ impl Waiter {
     fn requeue(&mut self) {
         let now = self.life.now();
         self.entry.purge(&self.life, now);
-        let (ticket, nudge) = {
-            let mut arbiter = self.entry.arbiter();
-            (arbiter.requeue(&self.owner, self.options.terms, now), arbiter.wants_nudge())
-        };
+        let (ticket, effects) = self.entry.arbiter().requeue(&self.owner, self.options.terms, now);
         self.ticket = Some(ticket);
-        if nudge {
-            self.life.watch_over(&self.entry);
-        }
+        self.life.carry_out(&self.entry, effects);
     }
 }
 
@@ -390,6 +392,17 @@ impl Drop for Waiter {
             (Cancelled::Attempt | Cancelled::Nothing, _) => {}
         }
     }
+}
+
+/// Counts and logs a hold that begins.
+fn acquired(guard: &LockGuard, asked: Timestamp, now: Timestamp) {
+    let held = guard.held();
+    let (life, key) = (&held.life, held.entry.key.as_ref());
+    life.counters.acquired_after(now.since(asked));
+    debug!(
+        target: "leasehold", name = life.defaults.name.as_ref(), key = key, token = guard.token().get();
+        "acquired"
+    );
 }
 
 /// Ends with the loss of the lease.

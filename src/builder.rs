@@ -13,7 +13,7 @@ use crate::pending::Pending;
 use crate::settings::{BackendKind, Handover, Secret, Settings};
 use crate::{LockError, Result};
 
-/// Builds a [`LockManager`]. What is set here goes before what the URL says; without a URL the store is a private one in memory.
+/// Builds a [`LockManager`]. What is set here goes before what the URL, or the configuration, says; without either the store is a private one in memory.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -29,10 +29,31 @@ use crate::{LockError, Result};
 #[must_use = "a builder does nothing until it builds"]
 #[derive(Default)]
 pub struct LockManagerBuilder {
-    url: Option<String>,
+    base: Base,
     changes: Vec<Change>,
     source: Source,
     clock: Option<Arc<dyn Clock>>,
+}
+
+/// What the changes are made to.
+#[derive(Default)]
+enum Base {
+    #[default]
+    Defaults,
+    Url(String),
+    #[cfg(feature = "config")]
+    Config(Box<crate::Config>),
+}
+
+impl Base {
+    fn settings(&self) -> Result<Settings> {
+        match self {
+            Self::Defaults => Ok(Settings::default()),
+            Self::Url(url) => Settings::parse(url),
+            #[cfg(feature = "config")]
+            Self::Config(config) => config.settings(),
+        }
+    }
 }
 
 type Change = Box<dyn FnOnce(&mut Settings) + Send>;
@@ -49,7 +70,15 @@ enum Source {
 impl LockManagerBuilder {
     /// Sets where to connect to, and options; see [`LockManager::connect`].
     pub fn url(mut self, url: impl AsRef<str>) -> Self {
-        self.url = Some(url.as_ref().to_owned());
+        self.base = Base::Url(url.as_ref().to_owned());
+        self
+    }
+
+    /// Sets where to connect to, and options, instead of a URL.
+    #[cfg(feature = "config")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+    pub fn config(mut self, config: crate::Config) -> Self {
+        self.base = Base::Config(Box::new(config));
         self
     }
 
@@ -167,11 +196,8 @@ impl LockManagerBuilder {
     /// Those of [`LockManager::connect`].
     pub fn build(self) -> Pending<LockManager> {
         Pending::new(async move {
-            let settings = self.url.as_deref().map_or_else(|| Ok(Settings::default()), Settings::parse);
-            let settings = settings.map(|mut settings| {
-                self.changes.into_iter().for_each(|change| change(&mut settings));
-                settings
-            })?;
+            let mut settings = self.base.settings()?;
+            self.changes.into_iter().for_each(|change| change(&mut settings));
             settings.validate(Duration::ZERO)?;
             let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
             let keeper = Keeper::shared().map_err(|error| LockError::Unsupported {

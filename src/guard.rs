@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::FutureExt;
-
 use crate::engine::{HeldGrant, Hold, Release};
 use crate::lease::Listener;
 use crate::owner::Owner;
@@ -105,7 +103,7 @@ impl LockGuard {
     ///
     /// It never is if the lock is released normally: pair it with the work, in a `select!` for example.
     pub fn lost(&self) -> Lost {
-        Lost::new(self.hold().clone())
+        Lost::of([self])
     }
 
     /// Makes a second guard of the same hold, to hand to another task on purpose.
@@ -155,7 +153,44 @@ impl LockGuard {
     /// # Ok(()) });
     /// ```
     pub fn run<F: IntoFuture>(&self, work: F) -> Run<F::IntoFuture> {
-        Run { lost: self.lost(), work: Box::pin(work.into_future()) }
+        Run::new(self.lost(), work)
+    }
+
+    /// Returns a condition for your own transactions on the same etcd: that this lock is still held.
+    ///
+    /// What such a transaction writes is written only while the lock is held, and not by a holder who comes too late, after a
+    /// pause for example: etcd itself compares. It is about the grant that this process has, so let the transaction end before
+    /// the guard does: the next local holder may have the same grant.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Expired`] if the hold is lost already, [`LockError::Unsupported`] on other backends.
+    ///
+    /// ```no_run
+    /// # async fn example(mut etcd: etcd_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use etcd_client::{Txn, TxnOp};
+    ///
+    /// let manager = leasehold::LockManager::connect("etcd://127.0.0.1:2379").await?;
+    /// let guard = manager.lock("report").await?;
+    /// let write = Txn::new().when([guard.etcd_compare()?]).and_then([TxnOp::put("report", "done", None)]);
+    /// assert!(etcd.txn(write).await?.succeeded(), "the lock was lost, and nothing written");
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "etcd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
+    pub fn etcd_compare(&self) -> Result<etcd_client::Compare> {
+        use etcd_client::{Compare, CompareOp};
+        let held = self.held();
+        if let Some(cause) = self.loss() {
+            return Err(held.expired(cause));
+        }
+        let backend = &held.life.backend;
+        if backend.kind() != "etcd" {
+            return Err(LockError::Unsupported { what: format!("etcd_compare on {}", backend.kind()) });
+        }
+        let claim = backend.claim_name(&held.grant).ok_or_else(|| held.expired(Loss::Revoked))?;
+        let born = i64::try_from(held.grant.note).unwrap_or(i64::MAX);
+        Ok(Compare::create_revision(claim, CompareOp::Equal, born))
     }
 
     /// Releases and waits until the server has confirmed. Above depth 1 it only counts down.
@@ -211,15 +246,18 @@ fn leave(hold: &Arc<Hold>) -> Option<Release> {
     // Above depth 1 nothing depends on the time, and reading the clock would be a third of the work.
     let mut read = None;
     let mut now = || *read.get_or_insert_with(|| core.now());
-    let mut effects = {
+    let (left, mut effects) = {
         let mut arbiter = hold.held.entry.arbiter();
         let (left, effects) = arbiter.leave(hold.id, &mut now);
         let left = left.unwrap_or_else(|| hold.leave_lost());
         if left == 0 {
             hold.end(now());
         }
-        effects
+        (left, effects)
     };
+    if left == 0 {
+        core.counters.held_for(hold.age(now()));
+    }
     if hold.was_lost() {
         // Found under the mutex, where nobody could be woken.
         hold.held.cell.signal.fire();
@@ -253,51 +291,73 @@ impl fmt::Debug for LockGuard {
 }
 
 /// A future that is ready when the hold is lost; see [`LockGuard::lost`]. Outlives the guard.
-pub struct Lost {
+///
+/// Of [`LockGuards`](crate::LockGuards), when the first of their holds is.
+pub struct Lost(Vec<Watch>);
+
+/// A hold, and its places among those who are told.
+struct Watch {
     hold: Arc<Hold>,
     claim: Listener,
     lease: Listener,
 }
 
 impl Lost {
+    pub(crate) fn of<'a>(guards: impl IntoIterator<Item = &'a LockGuard>) -> Self {
+        Self(guards.into_iter().map(|guard| Watch::new(guard.hold().clone())).collect())
+    }
+
+    /// The loss, as whoever works under the lock is told of it.
+    fn poll_error(&mut self, cx: &mut Context<'_>) -> Poll<LockError> {
+        for watch in &mut self.0 {
+            if let Poll::Ready(cause) = watch.poll(cx) {
+                return Poll::Ready(watch.hold.held.expired(cause));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Watch {
     fn new(hold: Arc<Hold>) -> Self {
         Self { hold, claim: Listener::default(), lease: Listener::default() }
     }
-}
 
-impl Clone for Lost {
-    fn clone(&self) -> Self {
-        Self::new(self.hold.clone())
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Loss> {
+        let held = &self.hold.held;
+        if !self.hold.has_ended() {
+            held.signal.listen(&mut self.claim, cx.waker());
+            held.cell.signal.listen(&mut self.lease, cx.waker());
+        }
+        self.hold.loss(held.life.now()).map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-impl Future for Lost {
-    type Output = Loss;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Loss> {
-        let this = self.get_mut();
-        let held = &this.hold.held;
-        if !this.hold.has_ended() {
-            held.signal.listen(&mut this.claim, cx.waker());
-            held.cell.signal.listen(&mut this.lease, cx.waker());
-        }
-        match this.hold.loss(held.life.now()) {
-            Some(loss) => Poll::Ready(loss),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Lost {
+impl Drop for Watch {
     fn drop(&mut self) {
         self.hold.held.signal.forget(&mut self.claim);
         self.hold.held.cell.signal.forget(&mut self.lease);
     }
 }
 
+impl Clone for Lost {
+    fn clone(&self) -> Self {
+        Self(self.0.iter().map(|watch| Watch::new(watch.hold.clone())).collect())
+    }
+}
+
+impl Future for Lost {
+    type Output = Loss;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Loss> {
+        let lost = self.0.iter_mut().map(|watch| watch.poll(cx)).find(Poll::is_ready);
+        lost.unwrap_or(Poll::Pending)
+    }
+}
+
 impl fmt::Debug for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lost").field("key", &self.hold.held.entry.key).finish_non_exhaustive()
+        f.debug_list().entries(self.0.iter().map(|watch| &watch.hold.held.entry.key)).finish()
     }
 }
 
@@ -308,18 +368,23 @@ pub struct Run<F> {
     work: Pin<Box<F>>,
 }
 
+impl<F: Future> Run<F> {
+    pub(crate) fn new(lost: Lost, work: impl IntoFuture<IntoFuture = F>) -> Self {
+        Self { lost, work: Box::pin(work.into_future()) }
+    }
+}
+
 impl<F: Future> Future for Run<F> {
     type Output = Result<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let expired = |lost: &Lost, cause| Poll::Ready(Err(lost.hold.held.expired(cause)));
-        if let Poll::Ready(cause) = self.lost.poll_unpin(cx) {
-            return expired(&self.lost, cause);
+        if let Poll::Ready(error) = self.lost.poll_error(cx) {
+            return Poll::Ready(Err(error));
         }
         let Poll::Ready(output) = self.work.as_mut().poll(cx) else { return Poll::Pending };
         // The work may have taken longer than the lease in this one poll.
-        match self.lost.poll_unpin(cx) {
-            Poll::Ready(cause) => expired(&self.lost, cause),
+        match self.lost.poll_error(cx) {
+            Poll::Ready(error) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Ready(Ok(output)),
         }
     }

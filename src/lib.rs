@@ -2,16 +2,21 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acquire;
+mod acquire_all;
 mod arbiter;
 pub mod backend;
 mod blocking;
 mod builder;
 mod clock;
+#[cfg(feature = "config")]
+mod config;
 mod engine;
 mod error;
+mod fence;
 mod force;
 mod fork;
 mod guard;
+mod guards;
 mod info;
 mod keeper;
 mod key;
@@ -20,6 +25,7 @@ mod lock;
 mod manager;
 mod owner;
 mod pending;
+mod registry;
 mod request;
 mod settings;
 #[cfg(feature = "testing")]
@@ -27,15 +33,21 @@ pub mod testing;
 mod token;
 
 pub use builder::LockManagerBuilder;
-pub use engine::Stats;
+#[cfg(feature = "config")]
+#[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+pub use config::Config;
+pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};
+pub use fence::{FenceGate, StaleToken};
 pub use force::ForceUnlock;
 pub use guard::{LockGuard, Lost, Run};
+pub use guards::{Guards, LockGuards};
 pub use info::{Eviction, Holder, LockInfo, Loss, Mode};
 pub use lock::Lock;
 pub use manager::LockManager;
 pub use owner::Owner;
 pub use pending::Pending;
+pub use registry::Registry;
 pub use request::{Acquire, LockRequest};
 pub use token::FencingToken;
 

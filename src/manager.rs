@@ -9,10 +9,11 @@ use crate::builder::LockManagerBuilder;
 use crate::engine::{Core, Entry, Life, Stats, WithinKeeper};
 use crate::force::ForceUnlock;
 use crate::guard::LockGuard;
+use crate::guards::LockGuards;
 use crate::keeper::Keeper;
 use crate::lock::Lock;
 use crate::pending::Pending;
-use crate::request::LockRequest;
+use crate::request::{LockRequest, run_under};
 use crate::settings::Settings;
 use crate::{LockError, LockInfo, Result, key};
 
@@ -71,6 +72,13 @@ impl LockManager {
         Self::builder().url(url).build()
     }
 
+    /// Connects as a configuration says; see [`Config`](crate::Config), and [`connect`](Self::connect) for errors.
+    #[cfg(feature = "config")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+    pub fn from_config(config: crate::Config) -> Pending<Self> {
+        Self::builder().config(config).build()
+    }
+
     /// Returns a builder, for options and for a client or a backend of your own.
     pub fn builder() -> LockManagerBuilder {
         LockManagerBuilder::default()
@@ -119,6 +127,81 @@ impl LockManager {
     /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`].
     pub fn try_lock(&self, key: impl AsRef<str>) -> Pending<Option<LockGuard>> {
         self.lock(key).try_once()
+    }
+
+    /// Asks for the locks of several keys: all of them or none.
+    ///
+    /// The keys are locked one after another in the order of their bytes, whatever the order asked, so calls cannot deadlock
+    /// among each other if their owners hold nothing else. One that holds a lock already, and asks for more, can: let it ask for
+    /// everything at once. A key that is named twice is locked once and gets a depth of two; one that the owner holds already
+    /// is taken at once. The guards are in the order asked.
+    ///
+    /// A [`timeout`](LockRequest::timeout) is for all together. If a lock is lost while others are waited for, all are given
+    /// back and asked for again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`LockRequest`], with the key in question; [`LockError::InvalidConfig`] for an empty list.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guards = manager.lock_all(["account/7", "account/3"]).await?;
+    /// assert_eq!(guards[0].key(), "account/7");
+    /// assert!(!guards.is_lost());
+    /// guards.unlock().await?;
+    /// # Ok(()) });
+    /// ```
+    pub fn lock_all(&self, keys: impl IntoIterator<Item: AsRef<str>>) -> LockRequest<LockGuards> {
+        let entries = keys.into_iter().map(|key| self.entry(key.as_ref())).collect::<Result<Vec<_>>>();
+        let some = entries.and_then(|entries| match entries.is_empty() {
+            true => Err(LockError::config("lock_all: no keys")),
+            false => Ok(entries),
+        });
+        LockRequest::new(self.life().clone(), some)
+    }
+
+    /// Runs `work` under the lock of a key and returns what it returns; see [`LockRequest::with`], which has options too.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let mut balance = 100;
+    /// manager.with_lock("account/7", async |_guard| balance -= 30).await?;
+    /// assert_eq!(balance, 70);
+    /// # Ok(()) });
+    /// ```
+    pub fn with_lock<K: AsRef<str>, T, F: AsyncFnOnce(&LockGuard) -> T>(
+        &self,
+        key: K,
+        work: F,
+    ) -> impl Future<Output = Result<T>> + use<K, T, F> {
+        self.lock(key).with(work)
+    }
+
+    /// Runs `work` under the lock of a key if that is free now: `None` if it is not; see [`LockRequest::with`].
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// match manager.try_with_lock("nightly", async |_guard| "done").await? {
+    ///     Some(report) => println!("{report}"),
+    ///     None => println!("somebody else is at it"),
+    /// }
+    /// # Ok(()) });
+    /// ```
+    pub fn try_with_lock<K: AsRef<str>, T, F: AsyncFnOnce(&LockGuard) -> T>(
+        &self,
+        key: K,
+        work: F,
+    ) -> impl Future<Output = Result<Option<T>>> + use<K, T, F> {
+        let tried = self.try_lock(key);
+        async move {
+            match tried.await? {
+                Some(guard) => run_under(guard, work).await.map(Some),
+                None => Ok(None),
+            }
+        }
     }
 
     /// Asks the server whether anybody holds the key; see [`Lock::is_locked`].

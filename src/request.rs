@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::acquire::Acquisition;
 use crate::arbiter::Terms;
-use crate::engine::{Core, Entry, Life};
-use crate::guard::LockGuard;
+use crate::engine::{Core, Life};
+use crate::guard::{LockGuard, Run};
+use crate::guards::Guards;
 use crate::owner::Owner;
 use crate::pending::Pending;
 use crate::settings;
 use crate::{LockError, Mode, Result, blocking};
 
 /// A lock to be acquired, with the options for it. `.await` it, or [`wait`](Self::wait) for it on a plain thread.
+///
+/// Of [`lock_all`](crate::LockManager::lock_all), several locks; then all options are for all of them.
 ///
 /// Nothing happens before the first poll; a place in the queue dates from then. It is an [`IntoFuture`]: `select!`, `join!` and
 /// `timeout` of tokio take it as it is, `spawn` and `block_on` want `.into_future()`.
@@ -40,9 +42,9 @@ use crate::{LockError, Mode, Result, blocking};
 /// # Ok(()) });
 /// ```
 #[must_use = "a request does nothing unless awaited or waited for"]
-pub struct LockRequest {
+pub struct LockRequest<G: Guards = LockGuard> {
     life: Arc<Life>,
-    entry: Result<Arc<Entry>>,
+    keys: Result<G::Keys>,
     options: Options,
 }
 
@@ -84,17 +86,24 @@ impl Options {
         Ok(())
     }
 
-    /// How long to wait at most.
-    pub(crate) fn limit(&self) -> Option<Duration> {
+    /// The same, with nothing but `limit` to bound the wait.
+    pub(crate) fn within(mut self, limit: Option<Duration>) -> Self {
+        (self.timeout, self.max_retries) = (limit, 0);
+        self
+    }
+
+    /// How long to wait at most: for the lock, or for an answer.
+    pub(crate) fn limit(&self, core: &Core, wait: bool) -> Option<Duration> {
         let retries = (self.max_retries > 0).then(|| self.retry_interval.saturating_mul(self.max_retries));
-        self.timeout.into_iter().chain(retries).min()
+        let answer = (!wait).then_some(core.defaults.timeout);
+        [self.timeout, retries, answer].into_iter().flatten().min()
     }
 }
 
-impl LockRequest {
-    pub(crate) fn new(life: Arc<Life>, entry: Result<Arc<Entry>>) -> Self {
+impl<G: Guards> LockRequest<G> {
+    pub(crate) fn new(life: Arc<Life>, keys: Result<G::Keys>) -> Self {
         let options = Options::new(&life);
-        Self { life, entry, options }
+        Self { life, keys, options }
     }
 
     /// Asks for a shared hold: together with others, but with no exclusive one.
@@ -158,7 +167,7 @@ impl LockRequest {
     /// # Errors
     ///
     /// Those of the acquire, and [`LockError::Unsupported`] where blocking would stop an async runtime.
-    pub fn wait(self) -> Result<LockGuard> {
+    pub fn wait(self) -> Result<G> {
         blocking::wait(self.into_future())
     }
 
@@ -166,42 +175,104 @@ impl LockRequest {
     ///
     /// # Errors
     ///
-    /// Those of the acquire; a server that cannot be reached is an error after the manager's timeout.
-    pub fn try_once(self) -> Pending<Option<LockGuard>> {
-        Pending::new(self.acquisition(false))
+    /// Those of the acquire; a server that cannot be reached is an error after the manager's timeout, or this request's if
+    /// that is shorter.
+    pub fn try_once(self) -> Pending<Option<G>> {
+        Pending::new(self.acquire(false))
     }
 
-    fn acquisition(self, wait: bool) -> Acquisition {
-        let checked = self.entry.and_then(|entry| self.options.check(&self.life).map(|()| entry));
-        Acquisition::new(self.life, checked, self.options, wait)
+    /// Runs `work` under the lock and returns what it returns. The lock is renewed for as long as that takes, and released
+    /// before this returns.
+    ///
+    /// `work` is an async closure, `async |guard| …`, which may borrow from around it; what it returns cannot borrow from the
+    /// guard. If the lock is lost, `work` is dropped where it awaits. A panic in it releases the lock.
+    ///
+    /// # Errors
+    ///
+    /// Those of the acquire, then `work` has not begun; [`LockError::Expired`] with key and cause if the lock was lost before
+    /// `work` was done; those of [`LockGuard::unlock`], then `work` is done, and what it returned is lost.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops `work` where it awaits, and releases.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// let manager = leasehold::LockManager::memory();
+    /// let mut log = Vec::new();
+    /// let lines = manager.lock("log").timeout(Duration::from_secs(1)).with(async |guard| {
+    ///     log.push(format!("{} by token {}", guard.key(), guard.token()));
+    ///     log.len()
+    /// });
+    /// assert_eq!(lines.await?, 1);
+    /// # Ok(()) });
+    /// ```
+    pub async fn with<T, F: AsyncFnOnce(&G) -> T>(self, work: F) -> Result<T> {
+        run_under(self.await?, work).await
+    }
+
+    /// Runs `work` under the lock on this plain thread; see [`with`](Self::with).
+    ///
+    /// A loss cannot stop it: look at [`LockGuard::is_lost`] in between. It is reported afterwards.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`](Self::wait), then `work` has not begun; those of [`LockGuard::unlock`], then `work` is done, and what
+    /// it returned is lost: [`LockError::Expired`] with key and cause if the lock was lost meanwhile.
+    ///
+    /// ```
+    /// # fn main() -> leasehold::Result<()> {
+    /// let manager = leasehold::LockManager::memory();
+    /// let token = manager.lock("k").wait_with(|guard| guard.token())?;
+    /// assert!(token.get() > 0);
+    /// # Ok(()) }
+    /// ```
+    pub fn wait_with<T>(self, work: impl FnOnce(&G) -> T) -> Result<T> {
+        let guards = self.wait()?;
+        let output = work(&guards);
+        guards.unlock().wait()?;
+        Ok(output)
+    }
+
+    fn acquire(self, wait: bool) -> G::Acquisition {
+        let checked = self.keys.and_then(|keys| self.options.check(&self.life).map(|()| keys));
+        G::acquire(self.life, checked, self.options, wait)
     }
 }
 
-impl IntoFuture for LockRequest {
-    type Output = Result<LockGuard>;
-    type IntoFuture = Acquire;
+/// Runs `work` until it is done or the lock is lost.
+pub(crate) async fn run_under<G: Guards, T, F: AsyncFnOnce(&G) -> T>(guards: G, work: F) -> Result<T> {
+    let output = Run::new(guards.lost(), work(&guards)).await?;
+    guards.unlock().await?;
+    Ok(output)
+}
 
-    fn into_future(self) -> Acquire {
-        Acquire(self.acquisition(true))
+impl<G: Guards> IntoFuture for LockRequest<G> {
+    type Output = Result<G>;
+    type IntoFuture = Acquire<G>;
+
+    fn into_future(self) -> Acquire<G> {
+        Acquire(self.acquire(true))
     }
 }
 
-impl fmt::Debug for LockRequest {
+impl<G: Guards> fmt::Debug for LockRequest<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = self.entry.as_ref().map(|entry| entry.key.clone());
-        f.debug_struct("LockRequest").field("key", &key).field("options", &self.options).finish_non_exhaustive()
+        let keys = self.keys.as_ref().map(G::names);
+        f.debug_struct("LockRequest").field("keys", &keys).field("options", &self.options).finish_non_exhaustive()
     }
 }
 
 /// The future of a [`LockRequest`].
 #[must_use = "futures do nothing unless polled"]
-pub struct Acquire(Acquisition);
+pub struct Acquire<G: Guards = LockGuard>(G::Acquisition);
 
-impl Future for Acquire {
-    type Output = Result<LockGuard>;
+impl<G: Guards> Future for Acquire<G> {
+    type Output = Result<G>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.get_mut().0.poll_acquire(cx).map(|acquired| {
+        Pin::new(&mut self.get_mut().0).poll(cx).map(|acquired| {
             acquired.and_then(|guard| {
                 guard.ok_or_else(|| LockError::Unsupported { what: "a backend that will not wait".into() })
             })
@@ -209,7 +280,7 @@ impl Future for Acquire {
     }
 }
 
-impl fmt::Debug for Acquire {
+impl<G: Guards> fmt::Debug for Acquire<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acquire").finish_non_exhaustive()
     }

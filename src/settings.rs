@@ -6,6 +6,10 @@ mod url;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "config")]
+pub(crate) use self::duration::parse as parse_duration;
+#[cfg(feature = "config")]
+pub(crate) use self::url::endpoint;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -230,10 +234,15 @@ impl Settings {
     }
 
     fn check_tls(&self) -> Result<()> {
+        if self.tls && (self.unix_path.is_some() || matches!(self.backend, BackendKind::Memory { .. })) {
+            return Err(LockError::config("tls: only over a network"));
+        }
         for (option, file) in [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)] {
             if let Some(file) = file {
                 if !self.tls {
-                    return Err(LockError::config(format!("{option}: only with TLS (etcds:// or rediss://)")));
+                    return Err(LockError::config(format!(
+                        "{option}: only with TLS (etcds://, rediss://, or tls in a Config)"
+                    )));
                 }
                 if file.as_os_str().is_empty() {
                     return Err(LockError::config(format!("{option}: it is empty")));

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 use leasehold::backend::{Backend, BackendError, BoxFuture, Claim, Event, Grant, Lease};
 use leasehold::testing::MemoryStore;
 use leasehold::{
-    Acquire, Eviction, FencingToken, ForceUnlock, Holder, Lock, LockError, LockGuard, LockInfo, LockManager,
-    LockManagerBuilder, LockRequest, Loss, Lost, Mode, Owner, Pending, Result, Stats,
+    Acquire, Eviction, FencingToken, ForceUnlock, Guards, Holder, Lock, LockError, LockGuard, LockGuards, LockInfo,
+    LockManager, LockManagerBuilder, LockRequest, Loss, Lost, Mode, Owner, Pending, Result, Stats,
 };
 use tokio::time::timeout;
 
@@ -32,6 +32,7 @@ mod shapes {
         fn(&LockManager, &str) -> Result<Lock>,
         fn(&LockManager, &str) -> LockRequest,
         fn(&LockManager, &str) -> Pending<Option<LockGuard>>,
+        fn(&LockManager, &[&str]) -> LockRequest<LockGuards>,
         fn(&LockManager, &str) -> Pending<bool>,
         fn(&LockManager, &str) -> Pending<Option<LockInfo>>,
         fn(&LockManager, &str) -> Pending<Vec<LockInfo>>,
@@ -47,6 +48,7 @@ mod shapes {
         |manager, key| manager.handle(key),
         |manager, key| manager.lock(key),
         |manager, key| manager.try_lock(key),
+        |manager, keys| manager.lock_all(keys),
         |manager, key| manager.is_locked(key),
         |manager, key| manager.info(key),
         |manager, prefix| manager.list(prefix),
@@ -132,6 +134,34 @@ mod shapes {
         LockGuard::unlock,
     );
 
+    const GUARDS: (
+        fn(&LockGuards) -> bool,
+        fn(&LockGuards) -> Lost,
+        fn(LockGuards) -> Pending<()>,
+        fn(&LockGuards) -> &[LockGuard],
+        fn(LockGuards) -> std::vec::IntoIter<LockGuard>,
+        fn(LockRequest<LockGuards>) -> Result<LockGuards>,
+        fn(LockRequest<LockGuards>) -> Pending<Option<LockGuards>>,
+        fn(LockRequest<LockGuards>) -> Acquire<LockGuards>,
+    ) = (
+        LockGuards::is_lost,
+        LockGuards::lost,
+        LockGuards::unlock,
+        |guards| guards,
+        LockGuards::into_iter,
+        LockRequest::wait,
+        LockRequest::try_once,
+        LockRequest::into_future,
+    );
+
+    /// What these return outlives the manager's borrow, and can be spawned.
+    fn closures<G: Guards>(manager: &LockManager, key: String, request: LockRequest<G>) -> Result<usize> {
+        tokio::spawn(manager.with_lock(key.clone(), async |guard| guard.depth()));
+        tokio::spawn(manager.try_with_lock(key.clone(), async move |_guard| key));
+        tokio::spawn(manager.lock_all(["a", "b"]).with(async |guards| guards.len()));
+        request.wait_with(|_guards| 1)
+    }
+
     const OTHERS: (
         fn(Pending<u8>) -> Result<u8>,
         fn(ForceUnlock) -> ForceUnlock,
@@ -204,7 +234,9 @@ fn types_can_be_sent_shared_and_kept() {
     is_future::<Pending<LockManager>>();
     is_future::<Pending<Option<LockGuard>>>();
     is_future::<Acquire>();
+    is_future::<Acquire<LockGuards>>();
     is_future::<Lost>();
+    is_object::<LockGuards>();
     is_value::<Mode>();
     is_value::<Loss>();
     is_value::<LockInfo>();

@@ -9,6 +9,8 @@
 //!   each owner.
 //! - A grant is handed to the next waiter without asking the backend, for a bounded time and number of times.
 
+#[cfg(test)]
+mod model;
 mod queue;
 mod tenure;
 #[cfg(test)]
@@ -62,7 +64,7 @@ pub(crate) struct HoldId(u64);
 #[derive(Debug)]
 pub(crate) enum Decision<H> {
     /// A share of a hold, at this depth.
-    Entered(H, #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))] u32),
+    Entered(H, u32),
     /// The owner would wait for itself.
     Refused(&'static str),
     /// Not free now; only said to those who do not wait.
@@ -78,7 +80,7 @@ pub(crate) enum Decision<H> {
 pub(crate) enum Turn<H> {
     Wait,
     Claim,
-    Entered(H, #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))] u32),
+    Entered(H, u32),
     Refused(&'static str),
 }
 
@@ -215,6 +217,16 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         (decision, effects)
     }
 
+    /// One more share for an owner that holds the key. `None` if it does not.
+    pub(crate) fn enter(
+        &mut self,
+        owner: &Owner,
+        mode: Mode,
+        now: Timestamp,
+    ) -> Option<Result<(G::Hold, u32), &'static str>> {
+        enter(&mut self.tenures, owner, mode, now)
+    }
+
     /// Tells a waiter what to do, and remembers whom to wake next.
     pub(crate) fn turn(&mut self, ticket: Ticket, waker: impl FnOnce() -> W) -> Turn<G::Hold> {
         match self.queue.take_delivery(ticket) {
@@ -292,12 +304,13 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         (Cancelled::Nothing, effects)
     }
 
-    /// A waiter that was given a hold found it lost: back to its place.
-    pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> Ticket {
+    /// A waiter that was given a hold found it lost: back to its place. Its owner may hold the key again by another way.
+    pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> (Ticket, Effects<G, W>) {
+        let mut effects = Effects::default();
         let place = usize::from(matches!(self.claimant, Claimant::Waiter(_)));
         let ticket = self.queue.insert(place, owner.clone(), terms, now);
-        self.promote(now);
-        ticket
+        self.admit(now, &mut effects);
+        (ticket, effects)
     }
 
     /// One more share of a hold. `None` if the hold is over.

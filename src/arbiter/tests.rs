@@ -1,40 +1,37 @@
-//! The arbiter against tables, and against a model that plays the backend.
+//! The arbiter against tables.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::rc::Rc;
-
-use proptest::prelude::*;
 
 use super::*;
 
 const TTL: Duration = Duration::from_secs(30);
 const HAND_OVER: HandOver = HandOver { time: Duration::from_millis(10), times: 1023 };
 
-fn at(millis: u64) -> Timestamp {
+pub(super) fn at(millis: u64) -> Timestamp {
     Timestamp::from_nanos(0) + Duration::from_millis(millis)
 }
 
-fn terms(mode: Mode) -> Terms {
+pub(super) fn terms(mode: Mode) -> Terms {
     Terms { mode, ttl: TTL, isolated: false, auto_renew: true, max_hold: None }
 }
 
 /// A grant that dies when it is told to.
 #[derive(Clone, Debug)]
-struct Fake {
-    id: u32,
-    lost: Rc<Cell<bool>>,
+pub(super) struct Fake {
+    pub(super) id: u32,
+    pub(super) lost: Rc<Cell<bool>>,
 }
 
-#[derive(Clone, Debug)]
-struct FakeHold {
-    id: HoldId,
-    grant: u32,
-    handovers: u16,
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FakeHold {
+    pub(super) id: HoldId,
+    pub(super) grant: u32,
+    pub(super) handovers: u16,
 }
 
 impl Fake {
-    fn new(id: u32) -> Self {
+    pub(super) fn new(id: u32) -> Self {
         Self { id, lost: Rc::default() }
     }
 }
@@ -52,9 +49,9 @@ impl Granted for Fake {
     }
 }
 
-type Fakes = Arbiter<Fake, u32>;
+pub(super) type Fakes = Arbiter<Fake, u32>;
 
-fn arbiter() -> Fakes {
+pub(super) fn arbiter() -> Fakes {
     Arbiter::new(HAND_OVER)
 }
 
@@ -256,214 +253,22 @@ fn long_holds_and_waits_are_told_of_once() {
     assert_eq!(arbiter.overdue(minute, at(80_000)), (false, false));
 }
 
-/// What one of the model's actors is doing.
-#[derive(Debug, Default)]
-enum Actor {
-    #[default]
-    Idle,
-    Waiting(Ticket, Mode),
-    Holding(FakeHold, Mode, u32),
-}
-
-/// A world of actors, each an owner of its own, around one arbiter and a backend that grants at random times.
-struct World {
-    arbiter: Fakes,
-    owners: Vec<Owner>,
-    actors: Vec<Actor>,
-    /// The attempt at the backend, and grants that are out.
-    attempt: Option<(usize, Ticket)>,
-    settling: bool,
-    granted: Vec<Fake>,
-    now: u64,
-    last_grant: u32,
-    woken: HashSet<u32>,
-}
-
-impl World {
-    fn new(actors: usize) -> Self {
-        Self {
-            arbiter: arbiter(),
-            owners: (0..actors).map(|_| Owner::new()).collect(),
-            actors: (0..actors).map(|_| Actor::Idle).collect(),
-            attempt: None,
-            settling: false,
-            granted: Vec::new(),
-            now: 0,
-            last_grant: 0,
-            woken: HashSet::new(),
-        }
-    }
-
-    fn carry_out(&mut self, effects: Effects<Fake, u32>) {
-        if let Some(released) = effects.release {
-            let before = self.granted.len();
-            self.granted.retain(|grant| grant.id != released.id);
-            assert!(self.granted.len() < before || released.lost.get(), "released twice");
-        }
-        self.woken.extend(effects.wake);
-    }
-
-    fn now(&self) -> Timestamp {
-        at(self.now)
-    }
-
-    fn claim(&mut self, actor: usize, ticket: Ticket) {
-        assert!(self.attempt.is_none() && !self.settling, "two attempts at a time");
-        self.attempt = Some((actor, ticket));
-    }
-
-    fn request(&mut self, actor: usize, mode: Mode, wait: bool) {
-        if matches!(self.actors[actor], Actor::Waiting(..)) {
-            return;
-        }
-        let (owner, now) = (self.owners[actor].clone(), self.now());
-        let (decision, effects) = self.arbiter.request(&owner, terms(mode), wait, now, || actor as u32);
-        self.carry_out(effects);
-        match decision {
-            Decision::Entered(hold, depth) => self.enter(actor, hold, depth, mode),
-            Decision::Refused(_) => {
-                assert!(matches!(&self.actors[actor], Actor::Holding(_, Mode::Shared, _)) && mode == Mode::Exclusive);
-            }
-            Decision::Busy => assert!(!wait),
-            Decision::Queued(ticket) => self.actors[actor] = Actor::Waiting(ticket, mode),
-            Decision::Claim(ticket) => {
-                self.actors[actor] = Actor::Waiting(ticket, mode);
-                self.claim(actor, ticket);
-            }
-        }
-    }
-
-    fn enter(&mut self, actor: usize, hold: FakeHold, depth: u32, mode: Mode) {
-        let kept = match &self.actors[actor] {
-            Actor::Holding(_, kept, _) => *kept,
-            _ => mode,
-        };
-        assert!(self.granted.iter().any(|grant| grant.id == hold.grant), "a hold of no grant");
-        self.actors[actor] = Actor::Holding(hold, kept, depth);
-        let holding: Vec<_> = self
-            .actors
-            .iter()
-            .filter_map(|actor| match actor {
-                Actor::Holding(_, mode, _) => Some(*mode),
-                _ => None,
-            })
-            .collect();
-        assert!(holding.len() == 1 || holding.iter().all(|mode| *mode == Mode::Shared), "not alone: {holding:?}");
-    }
-
-    /// Those who were woken look what there is for them.
-    fn turns(&mut self) {
-        while let Some(actor) = self.woken.iter().next().copied() {
-            self.woken.remove(&actor);
-            let actor = actor as usize;
-            let Actor::Waiting(ticket, mode) = self.actors[actor] else { continue };
-            match self.arbiter.turn(ticket, || actor as u32) {
-                Turn::Wait => {}
-                Turn::Claim if self.attempt.is_none_or(|attempt| attempt != (actor, ticket)) => {
-                    self.claim(actor, ticket)
-                }
-                Turn::Claim => {}
-                Turn::Entered(hold, depth) => self.enter(actor, hold, depth, mode),
-                Turn::Refused(reason) => panic!("each owner waits once: {reason}"),
-            }
-        }
-    }
-
-    fn answer(&mut self) {
-        let Some((actor, ticket)) = self.attempt else { return };
-        let Actor::Waiting(_, mode) = self.actors[actor] else { panic!("an attempt of nobody") };
-        // What a backend would do: wait for the grants that are out.
-        let fits = |grant: &Fake| mode == Mode::Shared && grant.id % 2 == 1;
-        if !self.granted.iter().all(fits) {
-            return;
-        }
-        self.attempt = None;
-        self.last_grant += 2;
-        let fake = Fake::new(self.last_grant + u32::from(mode == Mode::Shared));
-        self.granted.push(fake.clone());
-        let now = self.now();
-        let (hold, effects) = self.arbiter.granted(ticket, fake, now).unwrap();
-        self.carry_out(effects);
-        self.enter(actor, hold, 1, mode);
-    }
-
-    fn leave(&mut self, actor: usize) {
-        let Actor::Holding(hold, mode, depth) = &self.actors[actor] else { return };
-        let (hold, mode, depth, now) = (hold.clone(), *mode, *depth, self.now());
-        self.actors[actor] = Actor::Idle;
-        let (left, effects) = self.arbiter.leave(hold.id, || now);
-        assert_eq!(left, Some(depth - 1));
-        if depth > 1 {
-            self.actors[actor] = Actor::Holding(hold, mode, depth - 1);
-        }
-        self.carry_out(effects);
-    }
-
-    fn cancel(&mut self, actor: usize) {
-        let Actor::Waiting(ticket, _) = self.actors[actor] else { return };
-        let (now, sent) = (self.now(), self.attempt == Some((actor, ticket)));
-        let (cancelled, effects) = self.arbiter.cancel(ticket, sent, now);
-        self.actors[actor] = Actor::Idle;
-        self.carry_out(effects);
-        match cancelled {
-            Cancelled::Nothing => assert!(!sent),
-            Cancelled::Attempt => {
-                self.attempt = None;
-                self.settling = true;
-            }
-            Cancelled::Hold(hold) => {
-                let (_, effects) = self.arbiter.leave(hold.id, || now);
-                self.carry_out(effects);
-            }
-        }
-    }
-
-    fn settle(&mut self) {
-        if std::mem::take(&mut self.settling) {
-            let effects = self.arbiter.settled(self.now());
-            self.carry_out(effects);
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
-
-    /// Whatever happens in whatever order: exclusive holds are alone, there is one attempt at a time, and when all have left,
-    /// nothing is left and all who waited got in.
-    #[test]
-    fn any_history_is_exclusive_and_ends_empty(steps in prop::collection::vec((0u8..9, 0usize..5, 0u64..8), 1..120)) {
-        let mut world = World::new(5);
-        for (step, actor, pause) in steps {
-            world.now += pause;
-            match step {
-                0 | 1 => world.request(actor, Mode::Exclusive, true),
-                2 => world.request(actor, Mode::Shared, true),
-                3 => world.request(actor, Mode::Exclusive, false),
-                4 => world.cancel(actor),
-                5 => world.settle(),
-                6 => world.answer(),
-                _ => world.leave(actor),
-            }
-            world.turns();
-        }
-        for round in 0.. {
-            prop_assert!(round < 1000, "somebody waits for ever");
-            world.now += 20;
-            world.settle();
-            let now = world.now();
-            let effects = world.arbiter.nudge(now);
-            world.carry_out(effects);
-            world.turns();
-            world.answer();
-            (0..world.actors.len()).for_each(|actor| world.leave(actor));
-            world.turns();
-            if world.actors.iter().all(|actor| matches!(actor, Actor::Idle)) {
-                break;
-            }
-        }
-        prop_assert_eq!(world.granted.len(), 0);
-        prop_assert_eq!(world.arbiter.waiting(), 0);
-        prop_assert!(world.arbiter.owners().next().is_none());
-    }
+#[test]
+fn a_waiter_that_queues_again_enters_what_its_owner_holds_by_then() {
+    let (mut arbiter, owners) = (arbiter(), [Owner::new(), Owner::new()]);
+    let ticket = claim(&mut arbiter, &owners[0], Mode::Exclusive, 0);
+    let lost = Fake::new(1);
+    let (first, _) = arbiter.granted(ticket, lost.clone(), at(0)).unwrap();
+    let slow = queue(&mut arbiter, &owners[1], Mode::Exclusive, 0, 1);
+    arbiter.leave(first.id, || at(1));
+    lost.lost.set(true);
+    // Another branch of the same owner is quicker.
+    let ticket = claim(&mut arbiter, &owners[1], Mode::Exclusive, 2);
+    let held = grant(&mut arbiter, ticket, 2, 2);
+    let (given, _) = entered(arbiter.turn(slow, || 1));
+    arbiter.leave(given.id, || at(3));
+    arbiter.purge(at(3));
+    let (again, effects) = arbiter.requeue(&owners[1], terms(Mode::Exclusive), at(3));
+    assert!(effects.wake.is_empty() && effects.release.is_none());
+    assert_eq!(entered(arbiter.turn(again, || 1)), (held, 2));
 }

@@ -99,6 +99,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// If the lease is not a [session](Lease::session), it ends too. Called until it succeeds or the lease is over.
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>>;
 
+    /// Returns under which name the store has the claim of a grant, where its users can make conditions of it;
+    /// `None` where they cannot, and if it is gone.
+    fn claim_name(&self, _grant: &Grant) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Waits for the next loss that the store tells of by itself. Never ends where it tells of none.
     ///
     /// Called by one task, again and again. An error is logged, and asked again after a while.
@@ -147,6 +153,9 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     }
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         (**self).release(grant)
+    }
+    fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
+        (**self).claim_name(grant)
     }
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
         (**self).next_event()

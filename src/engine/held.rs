@@ -69,6 +69,7 @@ impl Granted for Arc<HeldGrant> {
             held: self.clone(),
             owner: owner.clone(),
             token: FencingToken::of_grant(self.grant.epoch, handovers),
+            since: now,
             depth: AtomicU32::new(1),
             ended: AtomicBool::new(false),
             lost: LossFlag::default(),
@@ -95,6 +96,7 @@ pub(crate) struct Hold {
     pub(crate) held: Arc<HeldGrant>,
     pub(crate) owner: Owner,
     pub(crate) token: FencingToken,
+    since: Timestamp,
     /// The arbiter's count, for reading; changed under the arbiter's lock only.
     depth: AtomicU32,
     /// Set with the last guard's end; the grant may go to others then, and their loss is none of ours.
@@ -116,6 +118,10 @@ impl Hold {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn age(&self, now: Timestamp) -> Duration {
+        now.since(self.since)
     }
 
     /// The last guard goes.

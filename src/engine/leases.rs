@@ -13,7 +13,6 @@ use log::{debug, info, warn};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::stats::count;
 use super::{Backoff, Core, HeldGrant, no_answer, overdue};
 use crate::Loss;
 use crate::arbiter::Terms;
@@ -211,12 +210,12 @@ impl Core {
         let now = self.now();
         let outcome = |(cell, answer): (&Arc<LeaseCell>, Result<Lease, BackendError>)| match answer {
             Ok(proof) => {
-                count(&self.counters.renewals);
+                self.counters.renewed();
                 cell.update(now, |renewal| renewal.renewed(proof, now));
                 Ok(())
             }
             Err(error) => {
-                count(&self.counters.failed_renewals);
+                self.counters.renewal_failed();
                 let name = self.defaults.name.as_ref();
                 debug!(target: "leasehold", name = name, lease:% = cell.id(); "renewal failed: {error}");
                 cell.update(now, |renewal| renewal.failed(error.kind(), now));
@@ -259,14 +258,17 @@ impl Core {
     fn purge(self: &Arc<Self>, now: Timestamp) {
         for entry in self.entries_in_use() {
             for held in entry.purge(self, now) {
-                self.report(&held, now);
+                self.report(&held, held.loss(now).unwrap_or(Loss::Expired));
             }
         }
     }
 
-    fn report(&self, held: &HeldGrant, now: Timestamp) {
-        count(&self.counters.lost);
-        let cause = held.loss(now).unwrap_or(Loss::Expired);
+    /// Counts and logs a grant that is lost. Closing the manager is no news.
+    pub(super) fn report(&self, held: &HeldGrant, cause: Loss) {
+        if cause == Loss::Closed {
+            return;
+        }
+        self.counters.lost(cause);
         let (name, key, token) = (self.defaults.name.as_ref(), held.entry.key.as_ref(), held.grant.epoch);
         warn!(target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id(); "lock lost: {cause}");
     }

@@ -2,6 +2,7 @@
 
 mod entries;
 mod held;
+mod histogram;
 mod leases;
 mod overdue;
 mod release;
@@ -18,10 +19,11 @@ use tokio::sync::{Notify, watch};
 
 pub(crate) use self::entries::Entry;
 pub(crate) use self::held::{HeldGrant, Hold};
+pub use self::histogram::Histogram;
 pub(crate) use self::leases::LeaseFor;
 pub(crate) use self::release::Release;
-pub use self::stats::Stats;
-pub(crate) use self::stats::{Counters, count};
+pub(crate) use self::stats::Counters;
+pub use self::stats::{Losses, Stats};
 use crate::arbiter::HandOver;
 use crate::backend::{AttemptId, Backend, BackendError, ErrorKind};
 use crate::clock::{Clock, Timestamp};
@@ -103,9 +105,9 @@ impl Core {
             keeper,
             holder: Arc::new(Holder::this_process(&defaults.name)),
             entries: entries::Entries::new(defaults.hand_over),
+            counters: Counters::new(defaults.name.clone()),
             defaults,
             injected,
-            counters: Counters::default(),
             leases: Mutex::default(),
             leases_changed: Notify::new(),
             contended: Mutex::default(),

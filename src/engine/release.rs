@@ -8,7 +8,6 @@ use futures::future::{BoxFuture, Either, select};
 use log::{debug, warn};
 
 use super::entries::KeyEffects;
-use super::stats::count;
 use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, no_answer};
 use crate::backend::{BackendError, Claim, ErrorKind};
 use crate::clock::Timestamp;
@@ -81,7 +80,6 @@ impl Core {
 
     /// Gives a grant back, trying again until the server has confirmed or the lease is over.
     pub(crate) fn release(self: &Arc<Self>, held: Arc<HeldGrant>, now: Timestamp) -> Release {
-        count(&self.counters.released);
         if !held.cell.is_session() {
             self.forget_lease(&held.cell);
         }
@@ -90,15 +88,20 @@ impl Core {
             let (mut backoff, mut now) = (Backoff::new(), Some(now));
             loop {
                 if let Some(cause) = held.loss(now.take().unwrap_or_else(|| core.now())) {
+                    core.report(&held, cause);
                     return Err(held.expired(cause));
                 }
                 let answer = within(&core, &held.cell, core.backend.release(&held.grant)).await;
                 match answer.unwrap_or_else(|| Err(no_answer(core.defaults.timeout))) {
                     Ok(()) => {
+                        core.counters.released();
                         debug!(target: "leasehold", name = core.defaults.name.as_ref(), key = held.entry.key.as_ref(); "released");
                         return Ok(());
                     }
-                    Err(error) if error.kind() == ErrorKind::LeaseLost => return Err(held.expired(Loss::Revoked)),
+                    Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                        core.report(&held, Loss::Revoked);
+                        return Err(held.expired(Loss::Revoked));
+                    }
                     Err(error) if error.kind() == ErrorKind::Unreachable => {
                         within(&core, &held.cell, backoff.pause()).await;
                     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `30s`, `100ms`, `1m 30s` and the like, and also `1.5s`, which humantime does not take.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     if text.contains('.') { fraction(text) } else { humantime::parse_duration(text).ok() }
 }
 

@@ -124,7 +124,7 @@ fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str)
 }
 
 /// A host with or without a port, as `host:port`.
-fn endpoint(text: &str, default_port: u16, show: bool) -> Result<String> {
+pub(crate) fn endpoint(text: &str, default_port: u16, show: bool) -> Result<String> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let bracketed = bracketed.split_once(']').filter(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
         let Some((address, rest)) = bracketed else {

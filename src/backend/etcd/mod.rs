@@ -262,6 +262,10 @@ impl Backend for Etcd {
         async move { self.open_shared()?.release(grant).await }.boxed()
     }
 
+    fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
+        self.shared.claim_name(grant)
+    }
+
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
         async move {
             match self.events.lock().await.recv().await {

@@ -302,6 +302,11 @@ impl Shared {
         }
     }
 
+    /// The name of a grant's claim, if its lease is not over.
+    pub(super) fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
+        self.born(&self.names.directory(&grant.key), grant).map(|claim| claim.name)
+    }
+
     /// The claim of a grant, if its lease is not over.
     fn born(&self, directory: &Directory, grant: &Grant) -> Option<Born> {
         let name = directory.claim(grant.mode, grant.lease.id, self.claims.number(grant.attempt)?);

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::support::{SOON, done, eventually, has_waiters, is_free, key, queue_up, soon, stranger};
+use tokio::time::sleep;
+
+use super::support::{A_WHILE, SOON, done, eventually, has_waiters, is_free, key, queue_up, soon, stranger, within};
 use crate::{LockManager, Mode};
 
 /// Who, how, since when, for how long still, and how many wait.
@@ -175,6 +177,44 @@ pub async fn stats_count(a: LockManager, b: LockManager) {
     })
     .await;
     assert_eq!(a.stats().lost, before.lost);
+}
+
+/// From the first poll to the hold, and from that to the end of its last guard; nested guards are not counted.
+pub async fn stats_time_waits_and_holds(a: LockManager, b: LockManager) {
+    let key = key("stats-times");
+    let busy = soon(b.lock(&key)).await;
+    let waiting = queue_up(a.lock(&key));
+    sleep(A_WHILE).await;
+    drop(busy);
+    let guard = within(SOON, "the lock", waiting).await.expect("free by now");
+    let nested = guard.reenter().expect("held");
+    sleep(A_WHILE).await;
+    drop(guard);
+    assert_eq!((a.stats().wait_times.count(), a.stats().hold_times.count()), (1, 0));
+    drop(nested);
+    let stats = a.stats();
+    assert_eq!((stats.wait_times.count(), stats.hold_times.count()), (1, 1));
+    for times in [stats.wait_times, stats.hold_times] {
+        assert!(times.mean() >= A_WHILE && times.quantile(0.5) > times.mean(), "{times:?}");
+    }
+}
+
+/// Whether or not its guards were there when it was found.
+pub async fn stats_tell_why_locks_were_lost(a: LockManager, b: LockManager) {
+    let (one, two) = (key("stats-revoked"), key("stats-max-hold"));
+    let revoked = soon(a.lock(&one)).await;
+    b.force_unlock(&one).key_only().await.expect("evicted");
+    within(SOON, "the loss", revoked.lost()).await;
+    drop(revoked);
+    let stuck = soon(a.lock(&two).max_hold(A_WHILE)).await;
+    within(SOON, "the loss", stuck.lost()).await;
+    drop(stuck);
+    eventually(SOON, "both are counted", || {
+        let stats = a.stats();
+        std::future::ready((stats.lost, stats.losses.revoked, stats.losses.max_hold) == (2, 1, 1))
+    })
+    .await;
+    assert_eq!((a.stats().released, a.stats().hold_times.count()), (0, 2));
 }
 
 /// A health check.

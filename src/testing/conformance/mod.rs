@@ -43,6 +43,7 @@
 pub mod attempts;
 pub mod cancellation;
 pub mod closing;
+pub mod closures;
 pub mod dropping;
 pub mod eviction;
 pub mod exclusion;
@@ -52,6 +53,7 @@ pub mod loss;
 pub mod order;
 pub mod owners;
 pub mod reentrancy;
+pub mod several;
 pub mod shared;
 mod support;
 pub mod tokens;
@@ -109,9 +111,17 @@ macro_rules! __conformance_cases {
                 a_renewal_by_hand_prolongs_the_hold, a_hold_outlives_its_ttl, remaining_is_within_the_ttl,
                 only_what_is_held_can_be_renewed;
             inspection: info_tells_who_holds_and_who_waits, info_tells_of_all_readers, list_has_exactly_the_keys_of_a_prefix,
-                keys_that_look_alike_are_different_locks, is_held_and_is_locked, stats_count, the_server_answers_a_ping;
+                keys_that_look_alike_are_different_locks, is_held_and_is_locked, stats_count, stats_time_waits_and_holds,
+                stats_tell_why_locks_were_lost, the_server_answers_a_ping;
             closing: close_releases_and_tells, close_fails_waiters_and_later_calls, close_may_be_called_again,
                 a_closed_manager_leaves_others_alone;
+            several: guards_come_in_the_order_asked, a_key_that_is_named_twice_has_depth, what_the_owner_holds_is_taken_at_once,
+                all_or_none_within_the_timeout, trying_several_takes_all_or_none, several_may_be_dropped_while_they_wait,
+                any_order_is_free_of_deadlock, the_loss_of_one_is_the_loss_of_all,
+                what_is_lost_while_waiting_is_locked_again, several_take_options_and_refuse_nothing;
+            closures: with_lock_returns_what_the_work_returns, closures_work_inside_of_tasks,
+                try_with_lock_says_whether_the_lock_is_free, a_panic_in_the_work_releases, a_loss_drops_the_work,
+                a_loss_wins_over_the_result, wait_with_reports_a_loss, a_closure_may_be_dropped_halfway;
             input: bad_keys_are_refused_at_once, bad_durations_are_refused_at_once, the_longest_key_works,
                 handles_are_one_object_for_each_key, unused_keys_are_forgotten;
         }

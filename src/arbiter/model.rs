@@ -1,0 +1,386 @@
+//! The arbiter against a model: actors, some of one owner, and a backend that grants, refuses, loses and forgets at random times.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::tests::{Fake, FakeHold, Fakes, arbiter, at, terms};
+use super::*;
+
+const ACTORS: usize = 6;
+/// Fewer than actors: some of them are branches of one task.
+const OWNERS: usize = 4;
+
+/// What an actor is doing.
+#[derive(Clone, Debug, Default)]
+enum Actor {
+    #[default]
+    Idle,
+    Waiting(Waiting),
+    Holding(FakeHold, Terms),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    ticket: Ticket,
+    terms: Terms,
+    wait: bool,
+    /// When it asked; none once it had to queue again.
+    place: Option<u64>,
+}
+
+/// One arbiter and all that is around it.
+struct World {
+    arbiter: Fakes,
+    owners: Vec<Owner>,
+    actors: Vec<Actor>,
+    /// The attempt at the backend.
+    attempt: Option<(usize, Ticket)>,
+    settling: bool,
+    /// What the backend has granted and has not got back.
+    granted: Vec<(Fake, Mode)>,
+    now: u64,
+    last_grant: u32,
+    last_place: u64,
+    /// Those who look the next time they are asked to.
+    woken: BTreeSet<usize>,
+    /// Whether somebody will nudge.
+    watched: bool,
+    /// Of each hold: when it was asked for, and its number.
+    order: Vec<(u64, HoldId)>,
+    /// The greatest exclusive token.
+    token: (u32, u16),
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            arbiter: arbiter(),
+            owners: (0..OWNERS).map(|_| Owner::new()).collect(),
+            actors: vec![Actor::Idle; ACTORS],
+            attempt: None,
+            settling: false,
+            granted: Vec::new(),
+            now: 0,
+            last_grant: 0,
+            last_place: 0,
+            woken: BTreeSet::new(),
+            watched: false,
+            order: Vec::new(),
+            token: (0, 0),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        at(self.now)
+    }
+
+    fn owner(&self, actor: usize) -> Owner {
+        self.owners[actor % OWNERS].clone()
+    }
+
+    fn carry_out(&mut self, effects: Effects<Fake, u32>) {
+        if let Some(released) = effects.release {
+            let before = self.granted.len();
+            self.granted.retain(|(grant, _)| grant.id != released.id);
+            assert!(self.granted.len() < before || released.lost.get(), "released twice");
+        }
+        self.watched |= effects.watch;
+        self.woken.extend(effects.wake.into_iter().map(|actor| actor as usize));
+    }
+
+    fn claim(&mut self, actor: usize, ticket: Ticket) {
+        assert!(self.attempt.is_none() && !self.settling, "two attempts at a time");
+        self.attempt = Some((actor, ticket));
+    }
+
+    fn request(&mut self, actor: usize, terms: Terms, wait: bool) {
+        if !matches!(self.actors[actor], Actor::Idle) {
+            return;
+        }
+        self.last_place += 1;
+        let place = Some(self.last_place);
+        let (decision, effects) = self.arbiter.request(&self.owner(actor), terms, wait, self.now(), || actor as u32);
+        self.carry_out(effects);
+        match decision {
+            Decision::Entered(hold, depth) => self.enter(actor, hold, depth, terms, place),
+            Decision::Refused(_) => self.refused(actor, terms),
+            Decision::Busy => assert!(!wait && !self.is_free(actor), "a free lock was refused"),
+            Decision::Queued(ticket) => {
+                self.watched |= self.arbiter.wants_nudge();
+                self.actors[actor] = Actor::Waiting(Waiting { ticket, terms, wait, place });
+            }
+            Decision::Claim(ticket) => {
+                self.actors[actor] = Actor::Waiting(Waiting { ticket, terms, wait, place });
+                self.claim(actor, ticket);
+            }
+        }
+    }
+
+    /// Whether nobody else holds or waits.
+    fn is_free(&self, actor: usize) -> bool {
+        let idle = |other: usize| other == actor || matches!(self.actors[other], Actor::Idle);
+        (0..ACTORS).all(idle)
+    }
+
+    fn refused(&self, actor: usize, terms: Terms) {
+        let shared = |other: usize| {
+            other % OWNERS == actor % OWNERS
+                && matches!(&self.actors[other], Actor::Holding(_, terms) if terms.mode == Mode::Shared)
+        };
+        let fetched = (0..ACTORS).any(shared);
+        let given = (0..ACTORS).any(|other| other % OWNERS == actor % OWNERS && other != actor);
+        assert!(terms.mode == Mode::Exclusive && (fetched || given), "refused for nothing");
+    }
+
+    fn is_lost(&self, hold: &FakeHold) -> bool {
+        !self.granted.iter().any(|(grant, _)| grant.id == hold.grant)
+    }
+
+    fn enter(&mut self, actor: usize, hold: FakeHold, depth: u32, asked: Terms, place: Option<u64>) {
+        let mode = self.granted.iter().find(|(grant, _)| grant.id == hold.grant).map(|(_, mode)| *mode);
+        let Some(mode) = mode else {
+            // As whoever is given a hold that is lost by then: leave it, queue again.
+            let (_, effects) = self.arbiter.leave(hold.id, || at(self.now));
+            self.carry_out(effects);
+            return self.requeue(actor, asked);
+        };
+        assert!(mode == Mode::Exclusive || asked.mode == Mode::Shared, "less than asked for");
+        if depth == 1
+            && let Some(place) = place
+        {
+            for (other, id) in &self.order {
+                assert_eq!(*other < place, id.0 < hold.id.0, "overtaken");
+            }
+            self.order.push((place, hold.id));
+        }
+        if depth == 1 && mode == Mode::Exclusive {
+            let token = (hold.grant, hold.handovers);
+            assert!(token > self.token, "{token:?} after {:?}", self.token);
+            self.token = token;
+        }
+        self.actors[actor] = Actor::Holding(hold, Terms { mode, ..asked });
+        let alive: Vec<_> = (0..ACTORS)
+            .filter_map(|other| match &self.actors[other] {
+                Actor::Holding(hold, terms) if !self.is_lost(hold) => Some((other % OWNERS, terms.mode)),
+                _ => None,
+            })
+            .collect();
+        let alone = alive.iter().all(|(owner, _)| *owner == actor % OWNERS);
+        assert!(alone || alive.iter().all(|(_, mode)| *mode == Mode::Shared), "not alone: {alive:?}");
+    }
+
+    fn requeue(&mut self, actor: usize, terms: Terms) {
+        self.purge();
+        let (ticket, effects) = self.arbiter.requeue(&self.owner(actor), terms, self.now());
+        self.carry_out(effects);
+        self.actors[actor] = Actor::Waiting(Waiting { ticket, terms, wait: true, place: None });
+        self.woken.insert(actor);
+    }
+
+    /// One of those who were woken looks what there is for it.
+    fn look(&mut self, actor: usize) {
+        if !self.woken.remove(&actor) {
+            return;
+        }
+        let Actor::Waiting(waiting) = self.actors[actor] else { return };
+        match self.arbiter.turn(waiting.ticket, || actor as u32) {
+            Turn::Wait => {}
+            Turn::Claim if self.attempt == Some((actor, waiting.ticket)) => {}
+            Turn::Claim => self.claim(actor, waiting.ticket),
+            Turn::Entered(hold, depth) => self.enter(actor, hold, depth, waiting.terms, waiting.place),
+            Turn::Refused(_) => {
+                self.refused(actor, waiting.terms);
+                self.actors[actor] = Actor::Idle;
+            }
+        }
+    }
+
+    /// The backend answers, once the grants that are out allow it.
+    fn answer(&mut self) {
+        let Some((actor, ticket)) = self.attempt else { return };
+        let Actor::Waiting(waiting) = self.actors[actor] else { panic!("an attempt of nobody") };
+        let mode = waiting.terms.mode;
+        if !self.granted.iter().all(|(_, other)| mode == Mode::Shared && *other == Mode::Shared) {
+            if !waiting.wait {
+                self.give_up();
+            }
+            return;
+        }
+        self.attempt = None;
+        self.last_grant += 1;
+        let fake = Fake::new(self.last_grant);
+        self.granted.push((fake.clone(), mode));
+        let (hold, effects) = self.arbiter.granted(ticket, fake, self.now()).unwrap();
+        self.carry_out(effects);
+        self.enter(actor, hold, 1, waiting.terms, waiting.place);
+    }
+
+    /// The attempt ends without a grant.
+    fn give_up(&mut self) {
+        let Some((actor, ticket)) = self.attempt.take() else { return };
+        self.actors[actor] = Actor::Idle;
+        let effects = self.arbiter.gave_up(ticket, self.now());
+        self.carry_out(effects);
+    }
+
+    /// Nobody knows what has become of the attempt; whoever made it looks again some time.
+    fn forget_attempt(&mut self) {
+        let Some((actor, ticket)) = self.attempt.take() else { return };
+        self.arbiter.unsettled(ticket);
+        self.settling = true;
+        self.woken.insert(actor);
+    }
+
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.settling) {
+            let effects = self.arbiter.settled(self.now());
+            self.carry_out(effects);
+            // Whoever was pausing has not been told to wait, so nobody may have a waker of it.
+            self.woken.extend(0..ACTORS);
+        }
+    }
+
+    fn lose(&mut self, number: usize) {
+        if !self.granted.is_empty() {
+            self.granted.remove(number % self.granted.len()).0.lost.set(true);
+        }
+    }
+
+    fn purge(&mut self) {
+        let (_, effects) = self.arbiter.purge(self.now());
+        self.carry_out(effects);
+    }
+
+    fn nudge(&mut self) {
+        if std::mem::take(&mut self.watched) {
+            let effects = self.arbiter.nudge(self.now());
+            self.carry_out(effects);
+        }
+    }
+
+    fn leave(&mut self, actor: usize) {
+        let Actor::Holding(hold, _) = self.actors[actor].clone() else { return };
+        self.actors[actor] = Actor::Idle;
+        let (left, effects) = self.arbiter.leave(hold.id, || at(self.now));
+        assert!(left.is_some() || self.is_lost(&hold), "a hold was forgotten");
+        self.carry_out(effects);
+    }
+
+    fn cancel(&mut self, actor: usize) {
+        let Actor::Waiting(Waiting { ticket, .. }) = self.actors[actor] else { return };
+        let sent = self.attempt == Some((actor, ticket));
+        let (cancelled, effects) = self.arbiter.cancel(ticket, sent, self.now());
+        self.actors[actor] = Actor::Idle;
+        self.carry_out(effects);
+        match cancelled {
+            Cancelled::Nothing => assert!(!sent),
+            Cancelled::Attempt => {
+                self.attempt = None;
+                self.settling = true;
+            }
+            Cancelled::Hold(hold) => {
+                let (_, effects) = self.arbiter.leave(hold.id, || at(self.now));
+                self.carry_out(effects);
+            }
+        }
+    }
+
+    /// What is true between any two steps.
+    fn check(&self) {
+        let queue = || (0..).map_while(|place| self.arbiter.queue.get(place));
+        if let Claimant::Waiter(ticket) = self.arbiter.claimant {
+            assert_eq!(queue().next().map(|first| first.ticket), Some(ticket), "the claimant is not the first");
+        }
+        let idle = self.arbiter.claimant == Claimant::Nobody && queue().next().is_some();
+        assert!(!idle || self.watched, "nobody claims, and nobody will nudge");
+        for waiter in queue() {
+            let holds =
+                self.arbiter.tenures.iter().filter(|tenure| !tenure.grant.lost.get()).flat_map(|tenure| &tenure.holds);
+            assert!(!holds.clone().any(|entry| entry.owner == waiter.owner), "an owner waits for itself");
+        }
+        assert!(self.arbiter.tenures.iter().all(|tenure| !tenure.holds.is_empty()), "a grant without a hold");
+    }
+}
+
+fn any_terms() -> impl Strategy<Value = Terms> {
+    let mode = prop_oneof![3 => Just(Mode::Exclusive), 2 => Just(Mode::Shared)];
+    (mode, prop::bool::weighted(0.2)).prop_map(|(mode, isolated)| Terms { isolated, ..terms(mode) })
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Request(usize, Terms, bool),
+    Cancel(usize),
+    Look(usize),
+    Leave(usize),
+    Lose(usize),
+    Answer,
+    GiveUp,
+    Forget,
+    Settle,
+    Purge,
+    Nudge,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let actor = 0..ACTORS;
+    prop_oneof![
+        8 => (actor.clone(), any_terms(), prop::bool::weighted(0.8)).prop_map(|(actor, terms, wait)| Step::Request(actor, terms, wait)),
+        2 => actor.clone().prop_map(Step::Cancel),
+        6 => actor.clone().prop_map(Step::Look),
+        5 => actor.prop_map(Step::Leave),
+        1 => (0usize..4).prop_map(Step::Lose),
+        5 => Just(Step::Answer),
+        1 => Just(Step::GiveUp),
+        1 => Just(Step::Forget),
+        2 => Just(Step::Settle),
+        1 => Just(Step::Purge),
+        1 => Just(Step::Nudge),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(2000), ..ProptestConfig::default() })]
+
+    /// Whatever happens in whatever order: exclusive holds are alone and in order, no owner waits for itself, there is one
+    /// attempt at a time, and when all have left, nothing is left and all who waited got in.
+    #[test]
+    fn any_history_is_exclusive_and_ends_empty(steps in prop::collection::vec((any_step(), 0u64..6), 1..150)) {
+        let mut world = World::new();
+        for (step, pause) in steps {
+            world.now += pause;
+            match step {
+                Step::Request(actor, terms, wait) => world.request(actor, terms, wait),
+                Step::Cancel(actor) => world.cancel(actor),
+                Step::Look(actor) => world.look(actor),
+                Step::Leave(actor) => world.leave(actor),
+                Step::Lose(number) => world.lose(number),
+                Step::Answer => world.answer(),
+                Step::GiveUp => world.give_up(),
+                Step::Forget => world.forget_attempt(),
+                Step::Settle => world.settle(),
+                Step::Purge => world.purge(),
+                Step::Nudge => world.nudge(),
+            }
+            world.check();
+        }
+        for round in 0.. {
+            prop_assert!(round < 1000, "somebody waits for ever");
+            world.now += 20;
+            world.purge();
+            world.settle();
+            world.nudge();
+            (0..ACTORS).for_each(|actor| world.look(actor));
+            world.answer();
+            (0..ACTORS).for_each(|actor| world.leave(actor));
+            world.check();
+            if world.actors.iter().all(|actor| matches!(actor, Actor::Idle)) && !world.settling {
+                break;
+            }
+        }
+        prop_assert!(world.granted.is_empty());
+        prop_assert_eq!(world.arbiter.waiting(), 0);
+        prop_assert!(world.arbiter.owners().next().is_none());
+    }
+}
