@@ -6,16 +6,20 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 use super::folder::Folder;
+use super::peers::{Peers, ProcessId};
 use super::process::Process;
 
 /// One member of a cluster, most often the only one. It is killed, and its data removed, when this is dropped.
 #[derive(Debug)]
 pub struct Etcd {
     process: Process,
+    /// The same process, for who looks from elsewhere.
+    id: ProcessId,
     folder: Folder,
     arguments: Vec<String>,
     client: SocketAddr,
@@ -35,11 +39,11 @@ impl Etcd {
     pub fn start_with(arguments: &[&str]) -> Self {
         // Another process may take a port between our look and etcd's.
         for _ in 0..4 {
-            if let Ok([member]) = Self::members::<1>(arguments) {
-                return member;
+            if let Ok(server) = Self::alone(arguments) {
+                return server;
             }
         }
-        Self::members::<1>(arguments).map(|[member]| member).unwrap_or_else(|log| panic!("etcd does not start:\n{log}"))
+        Self::alone(arguments).unwrap_or_else(|log| panic!("etcd does not start:\n{log}"))
     }
 
     /// Returns the server that all tests of this process share. Each uses keys of its own, and nobody stops it.
@@ -48,35 +52,31 @@ impl Etcd {
         SHARED.get_or_init(Self::start)
     }
 
-    fn members<const N: usize>(more: &[&str]) -> Result<[Self; N], String> {
-        let ports: [(u16, u16); N] = std::array::from_fn(|_| (free_port(), free_port()));
-        let cluster: Vec<_> =
-            ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
-        let cluster = cluster.join(",");
-        let mut number = 0;
-        let mut members = ports.map(|(client, peer)| {
-            let folder = Folder::new();
-            let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-            let own = [
-                ("--name", format!("m{number}")),
-                ("--data-dir", folder.path().join("data").display().to_string()),
-                ("--listen-client-urls", client_url.clone()),
-                ("--advertise-client-urls", client_url),
-                ("--listen-peer-urls", peer_url.clone()),
-                ("--initial-advertise-peer-urls", peer_url),
-                ("--initial-cluster", cluster.clone()),
-                ("--initial-cluster-state", "new".to_owned()),
-            ];
-            number += 1;
-            let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
-            let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
-            let process = launch(&arguments, &folder);
-            Self { process, folder, arguments, client: SocketAddr::from(([127, 0, 0, 1], client)) }
-        });
-        for member in &mut members {
-            member.wait_until_up()?;
-        }
-        Ok(members)
+    /// Starts a server that is alone, or the error is its log.
+    fn alone(arguments: &[&str]) -> Result<Self, String> {
+        let peer = loopback(free_port());
+        let mut member = Self::launch(0, &ProcessId::default(), peer, &[peer], arguments);
+        member.wait_until_up().map(|()| member)
+    }
+
+    /// Launches a member, given where it listens for the others, and where all find one another.
+    fn launch(number: usize, id: &ProcessId, peer: SocketAddr, fronts: &[SocketAddr], more: &[&str]) -> Self {
+        let (folder, client) = (Folder::new(), loopback(free_port()));
+        let cluster: Vec<_> = fronts.iter().enumerate().map(|(n, front)| format!("m{n}=http://{front}")).collect();
+        let own = [
+            ("--name", format!("m{number}")),
+            ("--data-dir", folder.path().join("data").display().to_string()),
+            ("--listen-client-urls", format!("http://{client}")),
+            ("--advertise-client-urls", format!("http://{client}")),
+            ("--listen-peer-urls", format!("http://{peer}")),
+            ("--initial-advertise-peer-urls", format!("http://{}", fronts[number])),
+            ("--initial-cluster", cluster.join(",")),
+            ("--initial-cluster-state", "new".to_owned()),
+        ];
+        let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+        let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
+        let process = run(&arguments, &folder, id);
+        Self { process, id: id.clone(), folder, arguments, client }
     }
 
     /// The address for clients.
@@ -113,7 +113,7 @@ impl Etcd {
         let deadline = Instant::now() + patience;
         loop {
             self.process.kill();
-            self.process = launch(&self.arguments, &self.folder);
+            self.process = run(&self.arguments, &self.folder, &self.id);
             match self.wait_until_up() {
                 Ok(()) => return,
                 // Its port may be in use for a moment, by a connection from there for example.
@@ -192,6 +192,8 @@ impl Etcd {
 #[derive(Debug)]
 pub struct Cluster<const N: usize> {
     pub members: [Etcd; N],
+    /// The network between them.
+    pub peers: Peers,
 }
 
 impl<const N: usize> Cluster<N> {
@@ -199,8 +201,14 @@ impl<const N: usize> Cluster<N> {
     pub fn start() -> Self {
         let mut log = String::new();
         for _ in 0..4 {
-            match Etcd::members(&[]) {
-                Ok(members) => return Self { members },
+            let listening: [_; N] = std::array::from_fn(|_| loopback(free_port()));
+            let ids: [ProcessId; N] = std::array::from_fn(|_| ProcessId::default());
+            let peers = Peers::start(listening.into_iter().zip(ids.iter().cloned()).collect());
+            let fronts: [_; N] = std::array::from_fn(|number| peers.front(number));
+            let mut members =
+                std::array::from_fn(|number| Etcd::launch(number, &ids[number], listening[number], &fronts, &[]));
+            match members.iter_mut().try_for_each(Etcd::wait_until_up) {
+                Ok(()) => return Self { members, peers },
                 Err(error) => log = error,
             }
         }
@@ -209,7 +217,12 @@ impl<const N: usize> Cluster<N> {
 
     /// The URL that names all members.
     pub fn url(&self) -> String {
-        let endpoints: Vec<_> = self.members.iter().map(Etcd::endpoint).collect();
+        self.url_from(0)
+    }
+
+    /// The same, with this member first: it is the one in use until it fails.
+    pub fn url_from(&self, first: usize) -> String {
+        let endpoints: Vec<_> = (0..N).map(|number| self.members[(first + number) % N].endpoint()).collect();
         format!("etcd://{}", endpoints.join(","))
     }
 
@@ -229,11 +242,17 @@ fn log_path(folder: &Folder) -> PathBuf {
     folder.path().join("log")
 }
 
-fn launch(arguments: &[String], folder: &Folder) -> Process {
+fn run(arguments: &[String], folder: &Folder, id: &ProcessId) -> Process {
     let log = File::options().create(true).append(true).open(log_path(folder)).unwrap();
-    Process::spawn("etcd", |command| {
+    let process = Process::spawn("etcd", |command| {
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    })
+    });
+    id.store(process.id(), Ordering::SeqCst);
+    process
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// Whether the server answers that it is well: it has a leader and its disk works.

@@ -10,6 +10,8 @@ pub mod drivers;
 pub mod etcd;
 pub mod folder;
 pub mod history;
+#[cfg(feature = "etcd")]
+pub mod peers;
 pub mod process;
 pub mod proxy;
 
