@@ -6,22 +6,21 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 use super::folder::Folder;
-use super::peers::{Peers, ProcessId};
+use super::peers::Peers;
 use super::process::Process;
 
 /// One member of a cluster, most often the only one. It is killed, and its data removed, when this is dropped.
 #[derive(Debug)]
 pub struct Etcd {
     process: Process,
-    /// The same process, for who looks from elsewhere.
-    id: ProcessId,
     folder: Folder,
     arguments: Vec<String>,
+    /// The HTTP proxy by which it calls other members.
+    front: Option<SocketAddr>,
     client: SocketAddr,
 }
 
@@ -54,29 +53,38 @@ impl Etcd {
 
     /// Starts a server that is alone, or the error is its log.
     fn alone(arguments: &[&str]) -> Result<Self, String> {
-        let peer = loopback(free_port());
-        let mut member = Self::launch(0, &ProcessId::default(), peer, &[peer], arguments);
-        member.wait_until_up().map(|()| member)
+        let peer = format!("http://127.0.0.1:{}", free_port());
+        let cluster = format!("m0={peer}");
+        let more = ["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &cluster];
+        let mut server = Self::launch(0, Folder::new(), None, &[&more, arguments].concat());
+        server.wait_until_up().map(|()| server)
     }
 
-    /// Launches a member, given where it listens for the others, and where all find one another.
-    fn launch(number: usize, id: &ProcessId, peer: SocketAddr, fronts: &[SocketAddr], more: &[&str]) -> Self {
-        let (folder, client) = (Folder::new(), loopback(free_port()));
-        let cluster: Vec<_> = fronts.iter().enumerate().map(|(n, front)| format!("m{n}=http://{front}")).collect();
+    /// Launches a member of a cluster whose members listen for one another on these ports.
+    fn member(number: usize, ports: &[u16], peers: &Peers) -> Self {
+        // Go calls no loopback address by way of a proxy, and only TLS makes it name its target.
+        let urls: Vec<_> = ports.iter().map(|port| format!("https://0.0.0.0:{port}")).collect();
+        let cluster: Vec<_> = urls.iter().enumerate().map(|(n, url)| format!("m{n}={url}")).collect();
+        let cluster = cluster.join(",");
+        let listen = format!("https://127.0.0.1:{}", ports[number]);
+        let more = ["--peer-auto-tls", "--listen-peer-urls", &listen, "--initial-advertise-peer-urls", &urls[number]];
+        let front = Some(peers.front(number));
+        Self::launch(number, Folder::in_memory(), front, &[&more[..], &["--initial-cluster", &cluster]].concat())
+    }
+
+    fn launch(number: usize, folder: Folder, front: Option<SocketAddr>, more: &[&str]) -> Self {
+        let client = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let own = [
             ("--name", format!("m{number}")),
             ("--data-dir", folder.path().join("data").display().to_string()),
             ("--listen-client-urls", format!("http://{client}")),
             ("--advertise-client-urls", format!("http://{client}")),
-            ("--listen-peer-urls", format!("http://{peer}")),
-            ("--initial-advertise-peer-urls", format!("http://{}", fronts[number])),
-            ("--initial-cluster", cluster.join(",")),
             ("--initial-cluster-state", "new".to_owned()),
         ];
         let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
         let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
-        let process = run(&arguments, &folder, id);
-        Self { process, id: id.clone(), folder, arguments, client }
+        let process = run(&arguments, &folder, front);
+        Self { process, folder, arguments, front, client }
     }
 
     /// The address for clients.
@@ -113,7 +121,7 @@ impl Etcd {
         let deadline = Instant::now() + patience;
         loop {
             self.process.kill();
-            self.process = run(&self.arguments, &self.folder, &self.id);
+            self.process = run(&self.arguments, &self.folder, self.front);
             match self.wait_until_up() {
                 Ok(()) => return,
                 // Its port may be in use for a moment, by a connection from there for example.
@@ -201,12 +209,9 @@ impl<const N: usize> Cluster<N> {
     pub fn start() -> Self {
         let mut log = String::new();
         for _ in 0..4 {
-            let listening: [_; N] = std::array::from_fn(|_| loopback(free_port()));
-            let ids: [ProcessId; N] = std::array::from_fn(|_| ProcessId::default());
-            let peers = Peers::start(listening.into_iter().zip(ids.iter().cloned()).collect());
-            let fronts: [_; N] = std::array::from_fn(|number| peers.front(number));
-            let mut members =
-                std::array::from_fn(|number| Etcd::launch(number, &ids[number], listening[number], &fronts, &[]));
+            let ports: [_; N] = std::array::from_fn(|_| free_port());
+            let peers = Peers::start(&ports);
+            let mut members = std::array::from_fn(|number| Etcd::member(number, &ports, &peers));
             match members.iter_mut().try_for_each(Etcd::wait_until_up) {
                 Ok(()) => return Self { members, peers },
                 Err(error) => log = error,
@@ -242,17 +247,13 @@ fn log_path(folder: &Folder) -> PathBuf {
     folder.path().join("log")
 }
 
-fn run(arguments: &[String], folder: &Folder, id: &ProcessId) -> Process {
+fn run(arguments: &[String], folder: &Folder, front: Option<SocketAddr>) -> Process {
     let log = File::options().create(true).append(true).open(log_path(folder)).unwrap();
-    let process = Process::spawn("etcd", |command| {
+    Process::spawn("etcd", |command| {
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    });
-    id.store(process.id(), Ordering::SeqCst);
-    process
-}
-
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        command.envs(front.map(|front| ("HTTPS_PROXY", format!("http://{front}"))));
+    })
 }
 
 /// Whether the server answers that it is well: it has a leader and its disk works.
