@@ -176,6 +176,14 @@ impl Etcd {
         printed.lines().skip(1).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
     }
 
+    /// How many calls of a method, "Txn" for example, this member has handled since its start.
+    pub fn handled(&self, method: &str) -> u64 {
+        let (metrics, method) = (http_get(self.client, "/metrics").unwrap(), format!("grpc_method=\"{method}\""));
+        let lines =
+            metrics.lines().filter(|line| line.starts_with("grpc_server_handled_total") && line.contains(&method));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(log_path(&self.folder)).unwrap_or_default()
@@ -258,15 +266,16 @@ fn run(arguments: &[String], folder: &Folder, front: Option<SocketAddr>) -> Proc
 
 /// Whether the server answers that it is well: it has a leader and its disk works.
 fn is_healthy(address: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains("\"true\""))
+    http_get(address, "/health").is_ok_and(|answer| answer.contains("\"true\""))
+}
+
+fn http_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: etcd\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A port that nobody listens on now, from below the range that the kernel takes for outgoing connections: a server that is
