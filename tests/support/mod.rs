@@ -9,6 +9,8 @@ pub mod drivers;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod folder;
+#[cfg(feature = "etcd")]
+pub mod grpc;
 pub mod history;
 #[cfg(feature = "etcd")]
 pub mod peers;
