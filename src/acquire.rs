@@ -200,7 +200,7 @@ impl Waiter {
     }
 
     async fn acquire(mut self, mut attempt: Option<Attempt>) -> Acquired {
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut paused) = (Backoff::new(), self.life.now());
         loop {
             let current = match attempt.take() {
                 Some(begun) => begun,
@@ -223,7 +223,7 @@ impl Waiter {
                         Err(error)
                             if self.wait && matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::LeaseLost) =>
                         {
-                            backoff.pause().await;
+                            backoff.pause(&self.life).await;
                             continue;
                         }
                         Err(error) => return Err(LockError::backend(Some(&self.entry.key), "lock", error)),
@@ -264,7 +264,12 @@ impl Waiter {
                         // Was it the claim, or the whole session? Nobody may have told, and its next renewal may be far.
                         let _ = self.life.renew(&cell).await;
                     }
-                    backoff.pause().await;
+                    if cell.lease().proven > paused {
+                        // The server has answered since then.
+                        backoff = Backoff::new();
+                    }
+                    backoff.pause(&self.life).await;
+                    paused = self.life.now();
                 }
             }
         }

@@ -1,6 +1,5 @@
 //! How managers take the faults of a memory store, and how tests of users' own code can cause them.
 #![cfg(feature = "testing")]
-#![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::time::{Duration, Instant};
@@ -198,4 +197,30 @@ async fn an_acquire_over_a_cut_link_keeps_its_timeout_and_leaves_nothing() {
     assert!(b.try_lock("k").await.unwrap().is_none(), "its claim is granted at the store");
     link.heal();
     is_free(&b, "k").await;
+}
+
+#[tokio::test]
+async fn all_come_back_as_soon_as_the_server_does() {
+    let store = MemoryStore::new();
+    let link = store.link();
+    let limit = Duration::from_millis(100);
+    let a = LockManager::builder().backend(link.clone()).ttl(TTL).timeout(limit).build().await.unwrap();
+    let b = manager(&store.link()).await;
+    let kept = a.lock("kept").ttl(Duration::from_secs(60)).await.unwrap();
+    link.partition();
+    // A release, and waiters that began at different times, each of which has failed often enough to pause for seconds.
+    drop(kept);
+    let mut waiting = Vec::new();
+    for key in ["k", "l", "m", "n"] {
+        waiting.push(tokio::spawn(a.lock(key).into_future()));
+        sleep(Duration::from_millis(500)).await;
+    }
+    sleep(Duration::from_millis(4500)).await;
+    link.heal();
+    let start = Instant::now();
+    for guard in waiting {
+        drop(timeout(SOON, guard).await.expect("comes back").unwrap().unwrap());
+    }
+    is_free(&b, "kept").await;
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
 }

@@ -165,6 +165,7 @@ mod etcd {
 
     use super::*;
     use support::etcd::{Cluster, Etcd};
+    use support::eventually;
 
     #[test]
     fn a_server_stops_and_comes_back_with_and_without_its_data() {
@@ -193,6 +194,19 @@ mod etcd {
         assert_ne!(first, second);
         cluster.members[first].restart();
         assert_eq!(cluster.url().split(',').count(), 3);
+    }
+
+    #[test]
+    fn a_member_is_cut_off_in_both_directions() {
+        let cluster = Cluster::<3>::start();
+        let first = cluster.leader();
+        let reads = |member: usize| cluster.members[member].try_etcdctl(&["get", "k", "--command-timeout=3s"]).is_ok();
+        cluster.peers.isolate(first);
+        eventually("the others have another leader", || reads((first + 1) % 3).then_some(()));
+        eventually("who is alone leads nobody", || (!reads(first)).then_some(()));
+        assert!(cluster.members[first].try_etcdctl(&["get", "k", "--consistency=s"]).is_ok());
+        cluster.peers.heal();
+        eventually("all are together again", || reads(first).then_some(()));
     }
 
     #[tokio::test]

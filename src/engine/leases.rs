@@ -397,7 +397,7 @@ pub(super) async fn listen(core: Arc<Core>) {
             }
             Either::Left((Err(error), _)) => {
                 debug!(target: "leasehold", name = core.defaults.name.as_ref(); "no events: {error}");
-                let pause = std::pin::pin!(backoff.pause());
+                let pause = std::pin::pin!(backoff.pause(&core));
                 if let Either::Right(_) = select(pause, &mut ended).await {
                     return;
                 }

@@ -1,5 +1,6 @@
 //! What all objects of one manager share, and what the keeper does for them.
 
+mod backoff;
 mod entries;
 mod held;
 mod histogram;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+pub(crate) use self::backoff::Backoff;
 pub(crate) use self::entries::Entry;
 pub(crate) use self::held::{HeldGrant, Hold};
 pub use self::histogram::Histogram;
@@ -83,6 +85,7 @@ pub(crate) struct Core {
     leases_changed: Notify,
     contended: Mutex<Vec<std::sync::Weak<Entry>>>,
     strays: leases::Strays,
+    outage: backoff::Outage,
     closed: AtomicBool,
     ended: watch::Sender<bool>,
     /// Releases and the like that the server has not confirmed.
@@ -112,6 +115,7 @@ impl Core {
             leases_changed: Notify::new(),
             contended: Mutex::default(),
             strays: leases::Strays::default(),
+            outage: backoff::Outage::default(),
             closed: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             unconfirmed: AtomicUsize::new(0),
@@ -304,20 +308,5 @@ impl<F: Future> Future for WithinKeeper<F> {
         let keeper = self.keeper.clone();
         let _within = keeper.enter();
         self.future.as_mut().poll(cx)
-    }
-}
-
-/// How long to wait before the next try: 0.1 s, doubling to 5 s.
-#[derive(Debug)]
-pub(crate) struct Backoff(Duration);
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self(Duration::from_millis(100))
-    }
-
-    pub(crate) async fn pause(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(Duration::from_secs(5));
     }
 }

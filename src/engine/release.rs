@@ -103,7 +103,7 @@ impl Core {
                         return Err(held.expired(Loss::Revoked));
                     }
                     Err(error) if error.kind() == ErrorKind::Unreachable => {
-                        within(&core, &held.cell, backoff.pause()).await;
+                        within(&core, &held.cell, backoff.pause(&core)).await;
                     }
                     Err(error) => {
                         let key = held.entry.key.as_ref();
@@ -172,7 +172,7 @@ impl Core {
 
     /// Repeats a clean-up until it succeeds, or the lease is over on the server as well.
     async fn persist<'a>(
-        &self,
+        self: &Arc<Self>,
         cell: &LeaseCell,
         clean_up: impl Fn() -> BoxFuture<'a, std::result::Result<(), BackendError>>,
     ) {
@@ -191,7 +191,7 @@ impl Core {
             if self.now() > cell.deadline() + cell.lease().ttl.saturating_mul(2) {
                 return;
             }
-            backoff.pause().await;
+            backoff.pause(self).await;
         }
     }
 }

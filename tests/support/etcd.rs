@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 use super::folder::Folder;
+use super::peers::Peers;
 use super::process::Process;
 
 /// One member of a cluster, most often the only one. It is killed, and its data removed, when this is dropped.
@@ -18,6 +19,8 @@ pub struct Etcd {
     process: Process,
     folder: Folder,
     arguments: Vec<String>,
+    /// The HTTP proxy by which it calls other members.
+    front: Option<SocketAddr>,
     client: SocketAddr,
 }
 
@@ -35,11 +38,11 @@ impl Etcd {
     pub fn start_with(arguments: &[&str]) -> Self {
         // Another process may take a port between our look and etcd's.
         for _ in 0..4 {
-            if let Ok([member]) = Self::members::<1>(arguments) {
-                return member;
+            if let Ok(server) = Self::alone(arguments) {
+                return server;
             }
         }
-        Self::members::<1>(arguments).map(|[member]| member).unwrap_or_else(|log| panic!("etcd does not start:\n{log}"))
+        Self::alone(arguments).unwrap_or_else(|log| panic!("etcd does not start:\n{log}"))
     }
 
     /// Returns the server that all tests of this process share. Each uses keys of its own, and nobody stops it.
@@ -48,35 +51,40 @@ impl Etcd {
         SHARED.get_or_init(Self::start)
     }
 
-    fn members<const N: usize>(more: &[&str]) -> Result<[Self; N], String> {
-        let ports: [(u16, u16); N] = std::array::from_fn(|_| (free_port(), free_port()));
-        let cluster: Vec<_> =
-            ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
+    /// Starts a server that is alone, or the error is its log.
+    fn alone(arguments: &[&str]) -> Result<Self, String> {
+        let peer = format!("http://127.0.0.1:{}", free_port());
+        let cluster = format!("m0={peer}");
+        let more = ["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &cluster];
+        let mut server = Self::launch(0, Folder::new(), None, &[&more, arguments].concat());
+        server.wait_until_up().map(|()| server)
+    }
+
+    /// Launches a member of a cluster whose members listen for one another on these ports.
+    fn member(number: usize, ports: &[u16], peers: &Peers) -> Self {
+        // Go calls no loopback address by way of a proxy, and only TLS makes it name its target.
+        let urls: Vec<_> = ports.iter().map(|port| format!("https://0.0.0.0:{port}")).collect();
+        let cluster: Vec<_> = urls.iter().enumerate().map(|(n, url)| format!("m{n}={url}")).collect();
         let cluster = cluster.join(",");
-        let mut number = 0;
-        let mut members = ports.map(|(client, peer)| {
-            let folder = Folder::new();
-            let (client_url, peer_url) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-            let own = [
-                ("--name", format!("m{number}")),
-                ("--data-dir", folder.path().join("data").display().to_string()),
-                ("--listen-client-urls", client_url.clone()),
-                ("--advertise-client-urls", client_url),
-                ("--listen-peer-urls", peer_url.clone()),
-                ("--initial-advertise-peer-urls", peer_url),
-                ("--initial-cluster", cluster.clone()),
-                ("--initial-cluster-state", "new".to_owned()),
-            ];
-            number += 1;
-            let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
-            let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
-            let process = launch(&arguments, &folder);
-            Self { process, folder, arguments, client: SocketAddr::from(([127, 0, 0, 1], client)) }
-        });
-        for member in &mut members {
-            member.wait_until_up()?;
-        }
-        Ok(members)
+        let listen = format!("https://127.0.0.1:{}", ports[number]);
+        let more = ["--peer-auto-tls", "--listen-peer-urls", &listen, "--initial-advertise-peer-urls", &urls[number]];
+        let front = Some(peers.front(number));
+        Self::launch(number, Folder::in_memory(), front, &[&more[..], &["--initial-cluster", &cluster]].concat())
+    }
+
+    fn launch(number: usize, folder: Folder, front: Option<SocketAddr>, more: &[&str]) -> Self {
+        let client = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let own = [
+            ("--name", format!("m{number}")),
+            ("--data-dir", folder.path().join("data").display().to_string()),
+            ("--listen-client-urls", format!("http://{client}")),
+            ("--advertise-client-urls", format!("http://{client}")),
+            ("--initial-cluster-state", "new".to_owned()),
+        ];
+        let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+        let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
+        let process = run(&arguments, &folder, front);
+        Self { process, folder, arguments, front, client }
     }
 
     /// The address for clients.
@@ -113,7 +121,7 @@ impl Etcd {
         let deadline = Instant::now() + patience;
         loop {
             self.process.kill();
-            self.process = launch(&self.arguments, &self.folder);
+            self.process = run(&self.arguments, &self.folder, self.front);
             match self.wait_until_up() {
                 Ok(()) => return,
                 // Its port may be in use for a moment, by a connection from there for example.
@@ -168,6 +176,14 @@ impl Etcd {
         printed.lines().skip(1).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
     }
 
+    /// How many calls of a method, "Txn" for example, this member has handled since its start.
+    pub fn handled(&self, method: &str) -> u64 {
+        let (metrics, method) = (http_get(self.client, "/metrics").unwrap(), format!("grpc_method=\"{method}\""));
+        let lines =
+            metrics.lines().filter(|line| line.starts_with("grpc_server_handled_total") && line.contains(&method));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(log_path(&self.folder)).unwrap_or_default()
@@ -192,6 +208,8 @@ impl Etcd {
 #[derive(Debug)]
 pub struct Cluster<const N: usize> {
     pub members: [Etcd; N],
+    /// The network between them.
+    pub peers: Peers,
 }
 
 impl<const N: usize> Cluster<N> {
@@ -199,8 +217,11 @@ impl<const N: usize> Cluster<N> {
     pub fn start() -> Self {
         let mut log = String::new();
         for _ in 0..4 {
-            match Etcd::members(&[]) {
-                Ok(members) => return Self { members },
+            let ports: [_; N] = std::array::from_fn(|_| free_port());
+            let peers = Peers::start(&ports);
+            let mut members = std::array::from_fn(|number| Etcd::member(number, &ports, &peers));
+            match members.iter_mut().try_for_each(Etcd::wait_until_up) {
+                Ok(()) => return Self { members, peers },
                 Err(error) => log = error,
             }
         }
@@ -209,7 +230,12 @@ impl<const N: usize> Cluster<N> {
 
     /// The URL that names all members.
     pub fn url(&self) -> String {
-        let endpoints: Vec<_> = self.members.iter().map(Etcd::endpoint).collect();
+        self.url_from(0)
+    }
+
+    /// The same, with this member first: it is the one in use until it fails.
+    pub fn url_from(&self, first: usize) -> String {
+        let endpoints: Vec<_> = (0..N).map(|number| self.members[(first + number) % N].endpoint()).collect();
         format!("etcd://{}", endpoints.join(","))
     }
 
@@ -229,24 +255,27 @@ fn log_path(folder: &Folder) -> PathBuf {
     folder.path().join("log")
 }
 
-fn launch(arguments: &[String], folder: &Folder) -> Process {
+fn run(arguments: &[String], folder: &Folder, front: Option<SocketAddr>) -> Process {
     let log = File::options().create(true).append(true).open(log_path(folder)).unwrap();
     Process::spawn("etcd", |command| {
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        command.envs(front.map(|front| ("HTTPS_PROXY", format!("http://{front}"))));
     })
 }
 
 /// Whether the server answers that it is well: it has a leader and its disk works.
 fn is_healthy(address: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains("\"true\""))
+    http_get(address, "/health").is_ok_and(|answer| answer.contains("\"true\""))
+}
+
+fn http_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: etcd\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A port that nobody listens on now, from below the range that the kernel takes for outgoing connections: a server that is

@@ -24,7 +24,18 @@ impl Folder {
     ///
     /// If it cannot.
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap())
+    }
+
+    /// Makes one in memory, if there is room for what a server wants: a disk that is busy with builds keeps a cluster from electing a
+    /// leader for many seconds.
+    pub fn in_memory() -> Self {
+        const MEMORY: &str = "/dev/shm";
+        let has_room = rustix::fs::statvfs(MEMORY).is_ok_and(|state| state.f_bavail * state.f_frsize > 1 << 30);
+        if has_room && let Ok(folder) = tempfile::tempdir_in(MEMORY) { Self::within(folder) } else { Self::new() }
+    }
+
+    fn within(folder: TempDir) -> Self {
         let mut command = Command::new("sh");
         // A server in it may live a moment longer than the test.
         command.args(["-c", "cat; sleep 1; rm -rf -- \"$0\""]).arg(folder.path());

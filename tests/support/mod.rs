@@ -9,7 +9,11 @@ pub mod drivers;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod folder;
+#[cfg(feature = "etcd")]
+pub mod grpc;
 pub mod history;
+#[cfg(feature = "etcd")]
+pub mod peers;
 pub mod process;
 pub mod proxy;
 

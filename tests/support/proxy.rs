@@ -24,6 +24,8 @@ pub struct Proxy {
 struct Counts {
     connections: AtomicUsize,
     accepted: AtomicU64,
+    requests: AtomicU64,
+    answers: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -138,6 +140,16 @@ impl Proxy {
         self.counts.accepted.load(Ordering::SeqCst)
     }
 
+    /// How many bytes of requests have gone on to the server.
+    pub fn requested(&self) -> u64 {
+        self.counts.requests.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes of answers have gone on to clients.
+    pub fn answered(&self) -> u64 {
+        self.counts.answers.load(Ordering::SeqCst)
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         self.state.send_modify(change);
     }
@@ -165,13 +177,19 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Sender<
         let counts = counts.clone();
         tokio::spawn(async move {
             counts.connections.fetch_add(1, Ordering::SeqCst);
-            connection(client, server, watched, now).await;
+            connection(client, server, watched, now, &counts).await;
             counts.connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }
 
-async fn connection(mut client: TcpStream, server: SocketAddr, mut watched: watch::Receiver<State>, born: State) {
+async fn connection(
+    mut client: TcpStream,
+    server: SocketAddr,
+    mut watched: watch::Receiver<State>,
+    born: State,
+    counts: &Counts,
+) {
     let Ok(mut upstream) = TcpStream::connect(server).await else { return reset(client) };
     // The proxy adds nothing of its own to the time that a byte takes.
     let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
@@ -179,8 +197,9 @@ async fn connection(mut client: TcpStream, server: SocketAddr, mut watched: watc
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = upstream.split();
         let (requests, answers) = (watched.clone(), watched.clone());
-        let requests = forward(from_client, to_server, requests, |state| state.requests, None);
-        let answers = forward(from_server, to_client, answers, |state| state.answers, born.reset_after);
+        let requests = forward(from_client, to_server, requests, |state| state.requests, None, &counts.requests);
+        let answers =
+            forward(from_server, to_client, answers, |state| state.answers, born.reset_after, &counts.answers);
         // Both ways go on until they end, unless the limit is reached.
         let both = async {
             let requests = async { Ok(requests.await) };
@@ -211,6 +230,7 @@ async fn forward(
     mut watched: watch::Receiver<State>,
     way: fn(&State) -> Way,
     limit: Option<u64>,
+    count: &AtomicU64,
 ) -> bool {
     let (sender, mut queue) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let lengths = watched.clone();
@@ -234,12 +254,13 @@ async fn forward(
             if now.dropped {
                 continue;
             }
-            let count = left.map_or(bytes.len(), |left| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-            if to.write_all(&bytes[..count]).await.is_err() {
+            let length = left.map_or(bytes.len(), |left| bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+            if to.write_all(&bytes[..length]).await.is_err() {
                 return false;
             }
+            count.fetch_add(length as u64, Ordering::SeqCst);
             if let Some(left) = &mut left {
-                *left -= count as u64;
+                *left -= length as u64;
                 if *left == 0 {
                     return true;
                 }

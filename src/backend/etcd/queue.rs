@@ -15,8 +15,8 @@ use super::watch::Notice;
 use super::{Shared, failure};
 use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
 
-/// How often a waiter looks by itself while its watch seems to work.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often a waiter looks by itself while its watch seems to work: with the jitter at least every 5 s.
+const LOOK: Duration = Duration::from_secs(4);
 
 /// A claim on its way: what all steps of an acquire need.
 struct Attempt<'a> {

@@ -1,0 +1,286 @@
+//! Clusters of which a member is killed, stopped or cut off: nobody believes in a lock that another has, and work goes on.
+//!
+//! `LEASEHOLD_SOAK=60` repeats what is repeated for so many seconds instead of a few rounds.
+#![cfg(feature = "etcd")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use leasehold::{LockGuard, LockManager, Loss};
+use support::etcd::{Cluster, Etcd};
+use support::history::{History, Hold};
+use support::proxy::Proxy;
+use support::{PATIENCE, eventually};
+
+/// etcd's default.
+const ELECTION: Duration = Duration::from_secs(1);
+const PREFIX: &str = "cluster/";
+
+fn manager(url: &str, ttl: Duration) -> LockManager {
+    LockManager::builder().url(url).prefix(PREFIX).ttl(ttl).build().wait().unwrap()
+}
+
+/// How often to do what can be done again and again.
+fn rounds(few: usize) -> impl Iterator<Item = usize> {
+    let soak = std::env::var("LEASEHOLD_SOAK").ok().map(|seconds| Duration::from_secs(seconds.parse().unwrap()));
+    let start = Instant::now();
+    (0..).take_while(move |round| soak.map_or(*round < few, |soak| start.elapsed() < soak))
+}
+
+/// Clients that take turns on one key, each with a manager and a thread of its own.
+struct Crowd {
+    history: History,
+    _folder: tempfile::TempDir,
+    turns: Arc<AtomicUsize>,
+    enough: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// Starts clients, each of which uses another member first.
+    fn start(cluster: &Cluster<3>, clients: usize, ttl: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let history = History::open(folder.path().join("history"));
+        let (turns, enough) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let clients = (0..clients).map(|number| {
+            let (manager, history) = (manager(&cluster.url_from(number % 3), ttl), history.clone());
+            let (turns, enough) = (turns.clone(), enough.clone());
+            std::thread::spawn(move || {
+                while !enough.load(Ordering::SeqCst) {
+                    let guard = manager.lock("k").wait().unwrap();
+                    let hold = history.acquired(&guard);
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    // A moment of belief.
+                    for _ in 0..5 {
+                        std::thread::sleep(Duration::from_millis(1));
+                        if hold.is_lost(&guard) {
+                            break;
+                        }
+                    }
+                    hold.released();
+                    drop(guard);
+                }
+                manager.close().wait().unwrap();
+            })
+        });
+        let clients = clients.collect();
+        Self { history, _folder: folder, turns, enough, clients }
+    }
+
+    /// How long it takes until somebody has had the lock since now.
+    fn progress(&self) -> Duration {
+        let (start, turns) = (Instant::now(), self.turns.load(Ordering::SeqCst));
+        eventually("progress", || (self.turns.load(Ordering::SeqCst) > turns).then_some(()));
+        start.elapsed()
+    }
+
+    /// Ends it, and demands that all was well and that nothing is left on the server.
+    fn finish(self, cluster: &Cluster<3>) {
+        self.enough.store(true, Ordering::SeqCst);
+        for client in self.clients {
+            eventually("each client has had its turn", || client.is_finished().then_some(()));
+            client.join().unwrap();
+        }
+        println!("{} turns", self.turns.load(Ordering::SeqCst));
+        self.history.demand(8);
+        eventually("nothing is left", || cluster.members[0].keys(PREFIX).is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn when_the_leader_is_killed_work_goes_on() {
+    let mut cluster = Cluster::<3>::start();
+    let crowd = Crowd::start(&cluster, 8, Duration::from_secs(5));
+    for _ in rounds(3) {
+        crowd.progress();
+        let leader = cluster.leader();
+        cluster.members[leader].kill();
+        let took = crowd.progress();
+        println!("progress {took:?} after the leader was killed");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        cluster.members[leader].restart();
+    }
+    crowd.finish(&cluster);
+}
+
+#[test]
+fn a_stopped_leader_that_comes_back_confuses_nobody() {
+    let cluster = Cluster::<3>::start();
+    let crowd = Crowd::start(&cluster, 8, Duration::from_secs(5));
+    for _ in rounds(2) {
+        crowd.progress();
+        let leader = cluster.leader();
+        let process = cluster.members[leader].process();
+        process.stop();
+        let stopped = Instant::now();
+        let took = crowd.progress();
+        println!("progress {took:?} after the leader was stopped");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        // A time to pass: what the fault says.
+        std::thread::sleep((3 * ELECTION).saturating_sub(stopped.elapsed()));
+        process.resume();
+        crowd.progress();
+    }
+    crowd.finish(&cluster);
+}
+
+/// What two managers do with one key, each at its own members.
+struct Pair {
+    history: History,
+    _folder: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { history: History::open(folder.path().join("history")), _folder: folder }
+    }
+
+    fn hold(&self, manager: &LockManager) -> (LockGuard, Hold) {
+        let guard = manager.lock("k").timeout(PATIENCE).wait().unwrap();
+        let hold = self.history.acquired(&guard);
+        (guard, hold)
+    }
+
+    /// Waits for the lock on a thread of its own, and is in the queue when this returns.
+    fn wait_for(&self, manager: &LockManager, member: &Etcd) -> Receiver<(LockGuard, Hold, Instant)> {
+        let (request, history, (got, guards)) = (manager.lock("k"), self.history.clone(), channel());
+        std::thread::spawn(move || {
+            let guard = request.wait().unwrap();
+            let hold = history.acquired(&guard);
+            let _ = got.send((guard, hold, Instant::now()));
+        });
+        eventually("the other one waits", || (claims(member, "k") == 2).then_some(()));
+        guards
+    }
+}
+
+/// How many claims of a key there are.
+fn claims(member: &Etcd, key: &str) -> usize {
+    member
+        .try_etcdctl(&["get", &format!("{PREFIX}{key}/"), "--prefix", "--keys-only"])
+        .map_or(0, |names| names.lines().filter(|name| !name.is_empty()).count())
+}
+
+/// Waits for the loss on this thread, and records it.
+fn lost(guard: &LockGuard, hold: &Hold) -> (Loss, Instant) {
+    let (lost, (tell, told)) = (guard.lost(), channel());
+    std::thread::spawn(move || tell.send((futures::executor::block_on(lost), Instant::now())));
+    let lost = told.recv_timeout(PATIENCE).expect("told of the loss");
+    hold.lost();
+    lost
+}
+
+/// Ends the second one's hold well.
+fn release(guard: LockGuard, hold: &Hold) {
+    assert!(!guard.is_lost());
+    hold.released();
+    guard.unlock().wait().unwrap();
+}
+
+#[test]
+fn what_a_deposed_leader_confirms_is_not_believed() {
+    const TTL: Duration = Duration::from_secs(10);
+    let cluster = Cluster::<3>::start();
+    let leader = cluster.leader();
+    let (old, other) = (&cluster.members[leader], &cluster.members[(leader + 1) % 3]);
+    let proxy = Proxy::start(old.address());
+    let (holder, rival) = (manager(&format!("etcd://{}", proxy.address()), TTL), manager(&other.url(), TTL));
+    let pair = Pair::new();
+    let (guard, hold) = pair.hold(&holder);
+    let waiting = pair.wait_for(&rival, other);
+    let renewed = holder.stats().renewals;
+    eventually("a renewal", || (holder.stats().renewals > renewed).then_some(()));
+    old.process().stop();
+    let stopped = Instant::now();
+    cluster.peers.isolate(leader);
+    // The next renewals go into the stop, which is as long as the fault says.
+    std::thread::sleep(Duration::from_secs(6));
+    let answered = proxy.answered();
+    old.process().resume();
+    eventually("the old leader answers", || (proxy.answered() > answered).then_some(()));
+    proxy.cut();
+    let (cause, at) = lost(&guard, &hold);
+    println!("lost {:?} after the stop, since {cause}", at - stopped);
+    assert_eq!(cause, Loss::Unreachable);
+    let (guard, hold, got) = waiting.recv_timeout(PATIENCE).unwrap();
+    println!("the next one in {:?} after the stop", got - stopped);
+    assert!(at < got);
+    release(guard, &hold);
+    pair.history.demand(2);
+}
+
+#[test]
+fn a_holder_moves_on_from_a_stopped_member() {
+    const TTL: Duration = Duration::from_secs(6);
+    let cluster = Cluster::<3>::start();
+    let stopped = (cluster.leader() + 1) % 3;
+    let well = &cluster.members[(stopped + 1) % 3];
+    let (manager, rival) = (manager(&cluster.url_from(stopped), TTL), manager(&cluster.url_from(stopped), TTL));
+    let pair = Pair::new();
+    let (guard, hold) = pair.hold(&manager);
+    let waiting = pair.wait_for(&rival, well);
+    let renewed = manager.stats().renewals;
+    eventually("a renewal", || (manager.stats().renewals > renewed).then_some(()));
+    cluster.members[stopped].process().stop();
+    let start = Instant::now();
+    let renewed = manager.stats().renewals;
+    eventually("a renewal elsewhere", || (manager.stats().renewals > renewed).then_some(()));
+    println!("renewed {:?} after the stop", start.elapsed());
+    assert!(start.elapsed() < TTL, "{:?}", start.elapsed());
+    eventually("the first renewals' time has passed", || (start.elapsed() > 2 * TTL).then_some(()));
+    assert!(!guard.is_lost() && waiting.try_recv().is_err());
+    let released = Instant::now();
+    release(guard, &hold);
+    let (guard, hold, got) = waiting.recv_timeout(PATIENCE).unwrap();
+    println!("the waiter of the same member in {:?} after the release", got - released);
+    release(guard, &hold);
+    cluster.members[stopped].process().resume();
+    pair.history.demand(2);
+}
+
+/// A member is cut off together with a holder that knows only this one.
+fn a_holder_with_the_minority(member_is_leader: bool) {
+    const TTL: Duration = Duration::from_secs(5);
+    let cluster = Cluster::<3>::start();
+    let alone = if member_is_leader { cluster.leader() } else { (cluster.leader() + 1) % 3 };
+    let other = &cluster.members[(alone + 1) % 3];
+    let (holder, rival) = (manager(&cluster.members[alone].url(), TTL), manager(&other.url(), TTL));
+    let pair = Pair::new();
+    let (guard, hold) = pair.hold(&holder);
+    let waiting = pair.wait_for(&rival, other);
+    cluster.peers.isolate(alone);
+    let start = Instant::now();
+    let (cause, at) = lost(&guard, &hold);
+    println!("lost {:?} after the cut, since {cause}", at - start);
+    // The leader may have answered one more renewal before it learnt that it is alone, never one that counts.
+    assert!(at - start < TTL, "{:?}", at - start);
+    let (next, next_hold, got) = waiting.recv_timeout(PATIENCE).unwrap();
+    println!("the majority's in {:?} later", got - at);
+    assert!(at < got);
+    cluster.peers.heal();
+    // Whoever was cut off is back in the queue, and what it sends late touches nobody.
+    drop(guard);
+    let back = pair.wait_for(&holder, other);
+    assert!(!next.is_lost());
+    release(next, &next_hold);
+    let (guard, hold, _) = back.recv_timeout(PATIENCE).unwrap();
+    release(guard, &hold);
+    pair.history.demand(3);
+}
+
+#[test]
+fn who_is_cut_off_with_a_follower_knows_before_the_majority_moves_on() {
+    a_holder_with_the_minority(false);
+}
+
+#[test]
+fn who_is_cut_off_with_the_leader_knows_before_the_majority_moves_on() {
+    a_holder_with_the_minority(true);
+}

@@ -1,0 +1,108 @@
+//! A gRPC proxy, which sees the calls in a connection and can silence those of one method while all others go on.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// Stands in front of a server, on a port of its own.
+#[derive(Debug)]
+pub struct Grpc {
+    address: SocketAddr,
+    silenced: watch::Sender<Option<&'static str>>,
+    ended: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Silenced = watch::Receiver<Option<&'static str>>;
+
+impl Grpc {
+    /// Starts a proxy in front of a server.
+    pub fn start(server: SocketAddr) -> Self {
+        let ((silenced, is_silenced), (ended, mut is_ended)) = (watch::channel(None), watch::channel(false));
+        let (ready, address) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+                ready.send(listener.local_addr().unwrap()).unwrap();
+                tokio::spawn(async move {
+                    while let Ok((client, _)) = listener.accept().await {
+                        tokio::spawn(connection(client, server, is_silenced.clone()));
+                    }
+                });
+                let _ = is_ended.wait_for(|ended| *ended).await;
+            });
+        });
+        Self { address: address.recv().unwrap(), silenced, ended, thread: Some(thread) }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Loses all messages that the server sends in calls of this method from now on, on streams that are open and on new ones.
+    pub fn silence(&self, path: &'static str) {
+        self.silenced.send_replace(Some(path));
+    }
+}
+
+impl Drop for Grpc {
+    fn drop(&mut self) {
+        self.ended.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Forwards the calls of a connection. Its end, and that of any call, is no error.
+async fn connection(client: TcpStream, server: SocketAddr, silenced: Silenced) -> Option<()> {
+    let upstream = TcpStream::connect(server).await.ok()?;
+    let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
+    let mut calls = h2::server::handshake(client).await.ok()?;
+    let (sender, wire) = h2::client::handshake(upstream).await.ok()?;
+    tokio::spawn(wire);
+    while let Some(Ok((request, mut answer))) = calls.accept().await {
+        let (sender, silenced) = (sender.clone(), silenced.clone());
+        tokio::spawn(async move {
+            let path = request.uri().path().to_owned();
+            let mut body = None;
+            let request = request.map(|sent| body = Some(sent));
+            let (answered, to_server) = sender.ready().await.ok()?.send_request(request, false).ok()?;
+            tokio::spawn(forward(body?, to_server, || false));
+            let mut body = None;
+            let head = answered.await.ok()?.map(|sent| body = Some(sent));
+            let body = body?;
+            let to_client = answer.send_response(head, body.is_end_stream()).ok()?;
+            if !body.is_end_stream() {
+                forward(body, to_client, || *silenced.borrow() == Some(&*path)).await;
+            }
+            Some(())
+        });
+    }
+    Some(())
+}
+
+/// Forwards one direction of a call to its end, but for what is lost. An error on one side is one for the other.
+async fn forward(mut from: RecvStream, mut to: SendStream<Bytes>, is_lost: impl Fn() -> bool) {
+    let whole = async {
+        while let Some(data) = from.data().await {
+            let data = data?;
+            from.flow_control().release_capacity(data.len())?;
+            if !is_lost() {
+                to.send_data(data, false)?;
+            }
+        }
+        match from.trailers().await? {
+            Some(trailers) => to.send_trailers(trailers),
+            None => to.send_data(Bytes::new(), true),
+        }
+    };
+    if whole.await.is_err() {
+        to.send_reset(h2::Reason::CANCEL);
+    }
+}
