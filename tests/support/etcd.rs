@@ -237,7 +237,7 @@ fn launch(arguments: &[String], folder: &Folder) -> Process {
 }
 
 /// Whether the server answers that it is well: it has a leader and its disk works.
-fn is_healthy(address: SocketAddr) -> bool {
+pub fn is_healthy(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
