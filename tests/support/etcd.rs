@@ -238,15 +238,25 @@ fn launch(arguments: &[String], folder: &Folder) -> Process {
 
 /// Whether the server answers that it is well: it has a leader and its disk works.
 pub fn is_healthy(address: SocketAddr) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET /health HTTP/1.0\r\nHost: etcd\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains("\"true\""))
+    http_get(address, "/health").is_ok_and(|answer| answer.contains("\"true\""))
+}
+
+/// The sum of a metric's samples that have all of these labels.
+pub fn metric(address: SocketAddr, name: &str, labels: &[&str]) -> u64 {
+    let answer = http_get(address, "/metrics").unwrap();
+    let samples =
+        answer.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    let samples = samples.filter(|line| labels.iter().all(|label| line.contains(label)));
+    samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+}
+
+fn http_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: etcd\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// A port that nobody listens on now, from below the range that the kernel takes for outgoing connections: a server that is
