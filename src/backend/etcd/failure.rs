@@ -15,8 +15,11 @@ const NOT_FOUND: i32 = 5;
 const PERMISSION_DENIED: i32 = 7;
 const RESOURCE_EXHAUSTED: i32 = 8;
 const FAILED_PRECONDITION: i32 = 9;
+const OUT_OF_RANGE: i32 = 11;
 const UNIMPLEMENTED: i32 = 12;
 const UNAUTHENTICATED: i32 = 16;
+
+const COMPACTED: &str = "required revision has been compacted";
 
 /// Maps an error of the client.
 pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
@@ -112,6 +115,7 @@ fn kind(error: &Error) -> ErrorKind {
         FAILED_PRECONDITION if message.contains("authentication is not enabled") => ErrorKind::Denied,
         // "too many requests" has the same code and passes.
         RESOURCE_EXHAUSTED if message.contains("space exceeded") => ErrorKind::Refused,
+        OUT_OF_RANGE if message.contains(COMPACTED) => ErrorKind::Refused,
         INVALID_ARGUMENT | FAILED_PRECONDITION | UNIMPLEMENTED => ErrorKind::Refused,
         _ => ErrorKind::Unreachable,
     }
@@ -120,6 +124,12 @@ fn kind(error: &Error) -> ErrorKind {
 /// Returns whether a new token would help. etcd-client renews it only for the first of these.
 pub(super) fn is_stale_token(error: &Error) -> bool {
     says(error, "invalid auth token") || says(error, "revision of auth store is old")
+}
+
+/// Returns whether the server has forgotten the revision that was asked for.
+pub(super) fn is_compacted(error: &BackendError) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<Error>());
+    cause.is_some_and(|cause| says(cause, COMPACTED))
 }
 
 /// Returns whether the lease was granted by an earlier copy of the request.
