@@ -231,7 +231,7 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
         }
         #[cfg(feature = "etcd")]
         BackendKind::Etcd => {
-            use crate::backend::etcd::{Etcd, MIN_TTL, Options, Tls};
+            use crate::backend::etcd::{Etcd, MIN_TTL, Options};
             settings.validate(MIN_TTL)?;
             if settings.tls && cfg!(not(feature = "etcd-tls")) {
                 return Err(LockError::Unsupported {
@@ -245,7 +245,8 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
                 prefix: settings.prefix().to_owned(),
                 timeout: settings.timeout,
                 retry_interval: settings.retry_interval,
-                tls: settings.tls.then(|| Tls {
+                #[cfg(feature = "etcd-tls")]
+                tls: settings.tls.then(|| crate::backend::etcd::Tls {
                     ca: settings.ca.clone(),
                     cert: settings.cert.clone(),
                     key: settings.key.clone(),

@@ -155,6 +155,7 @@ impl LockError {
     pub(crate) fn backend(key: Option<&str>, operation: &'static str, error: BackendError) -> Self {
         match error.kind() {
             ErrorKind::Closed => Self::closed(key, operation),
+            ErrorKind::Misconfigured => Self::config(error.to_string()),
             ErrorKind::Unsupported => Self::Unsupported { what: error.to_string() },
             kind => Self::Backend {
                 key: key.map(Into::into),

@@ -84,6 +84,9 @@ start_etcd() {
 say "tests, all features"
 cargo test --all-features --no-fail-fast
 
+say "tests over TLS"
+(cd tests/tls && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
+
 say "tests without features"
 cargo test --no-fail-fast --lib --tests --quiet
 

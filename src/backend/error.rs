@@ -14,6 +14,8 @@ pub enum ErrorKind {
     LeaseLost,
     /// Wrong password, no permission, bad certificate. Final.
     Denied,
+    /// What it was told cannot be used: a file that is not there, for example. Final.
+    Misconfigured,
     /// The key is in use by something that is no lock of ours. Final.
     Incompatible,
     /// The server refuses for a reason of its own: no space, a limit. Final.

@@ -1,6 +1,6 @@
 //! The keys in use, one entry each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -48,8 +48,9 @@ impl Entry {
         core.carry_out(self, effects);
     }
 
-    pub(super) fn find(&self, attempt: AttemptId) -> Option<Arc<HeldGrant>> {
-        self.arbiter().grants().find(|held| held.grant.attempt == attempt).cloned()
+    /// Returns the grants of these attempts.
+    pub(super) fn find(&self, attempts: &HashSet<AttemptId>) -> Vec<Arc<HeldGrant>> {
+        self.arbiter().grants().filter(|held| attempts.contains(&held.grant.attempt)).cloned().collect()
     }
 }
 

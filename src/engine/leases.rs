@@ -1,6 +1,6 @@
 //! The leases of a manager: sessions, renewal, loss.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -273,25 +273,37 @@ impl Core {
         warn!(target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id(); "lock lost: {cause}");
     }
 
-    fn on_event(self: &Arc<Self>, event: Event) {
+    fn on_events(self: &Arc<Self>, events: &[Event]) {
         let now = self.now();
-        match event {
-            Event::LeaseLost(id) => {
-                let cell = self.leases.lock().cells.get(&id).cloned();
-                if let Some(cell) = cell {
-                    let cause = cell.lose(Loss::Revoked, now).unwrap_or(Loss::Revoked);
-                    self.lease_is_over(&cell, cause, now);
+        let mut claims = HashSet::new();
+        for event in events {
+            match event {
+                Event::LeaseLost(id) => {
+                    let cell = self.leases.lock().cells.get(id).cloned();
+                    if let Some(cell) = cell {
+                        let cause = cell.lose(Loss::Revoked, now).unwrap_or(Loss::Revoked);
+                        self.lease_is_over(&cell, cause, now);
+                    }
+                }
+                Event::ClaimLost(attempt) => {
+                    // Noted before the look: whoever is about to take the grant looks here after having taken it.
+                    self.strays.add(*attempt);
+                    claims.insert(*attempt);
                 }
             }
-            Event::ClaimLost(attempt) => {
-                // Noted before the look: whoever is about to take the grant looks here after having taken it.
-                self.strays.add(attempt);
-                if let Some(held) = self.entries_in_use().iter().find_map(|entry| entry.find(attempt))
-                    && held.lose(Loss::Revoked)
-                {
-                    self.purge(now);
-                }
+        }
+        if claims.is_empty() {
+            return;
+        }
+        // One look at all keys for all of them: a lease that ends may take ten thousand claims along.
+        let mut lost = false;
+        for entry in self.entries_in_use() {
+            for held in entry.find(&claims) {
+                lost |= held.lose(Loss::Revoked);
             }
+        }
+        if lost {
+            self.purge(now);
         }
     }
 
@@ -392,7 +404,13 @@ pub(super) async fn listen(core: Arc<Core>) {
     loop {
         match select(core.backend.next_event(), &mut ended).await {
             Either::Left((Ok(event), _)) => {
-                core.on_event(event);
+                let mut events = vec![event];
+                while events.len() < Strays::MOST
+                    && let Some(Ok(event)) = core.backend.next_event().now_or_never()
+                {
+                    events.push(event);
+                }
+                core.on_events(&events);
                 backoff = Backoff::new();
             }
             Either::Left((Err(error), _)) => {

@@ -265,8 +265,17 @@ fn run(arguments: &[String], folder: &Folder, front: Option<SocketAddr>) -> Proc
 }
 
 /// Whether the server answers that it is well: it has a leader and its disk works.
-fn is_healthy(address: SocketAddr) -> bool {
+pub fn is_healthy(address: SocketAddr) -> bool {
     http_get(address, "/health").is_ok_and(|answer| answer.contains("\"true\""))
+}
+
+/// The sum of a metric's samples that have all of these labels.
+pub fn metric(address: SocketAddr, name: &str, labels: &[&str]) -> u64 {
+    let answer = http_get(address, "/metrics").unwrap();
+    let samples =
+        answer.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    let samples = samples.filter(|line| labels.iter().all(|label| line.contains(label)));
+    samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
 }
 
 fn http_get(address: SocketAddr, path: &str) -> std::io::Result<String> {

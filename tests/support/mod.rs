@@ -12,6 +12,7 @@ pub mod folder;
 #[cfg(feature = "etcd")]
 pub mod grpc;
 pub mod history;
+pub mod network;
 #[cfg(feature = "etcd")]
 pub mod peers;
 pub mod process;
@@ -21,6 +22,12 @@ use std::time::{Duration, Instant};
 
 /// The time within which what has to happen happens, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long the tests that can go on and on may do so each, if somebody wants them to: `LEASEHOLD_SOAK`, in seconds.
+pub fn soak() -> Option<Duration> {
+    let seconds = std::env::var("LEASEHOLD_SOAK").ok()?;
+    Some(Duration::from_secs(seconds.parse().unwrap_or_else(|_| panic!("LEASEHOLD_SOAK: {seconds:?} is no number"))))
+}
 
 /// Waits until `probe` gives something.
 ///

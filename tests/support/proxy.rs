@@ -36,6 +36,8 @@ struct State {
     reset_after: Option<u64>,
     /// Counts up: connections made before are reset.
     generation: u64,
+    /// Requests of the first so many connections wait, and arrive later.
+    frozen: u64,
     refuse: bool,
     ended: bool,
 }
@@ -86,13 +88,20 @@ impl Proxy {
         self.drop_answers(false);
         self.change(|state| {
             (state.requests.held, state.answers.held) = (false, false);
-            (state.reset_after, state.refuse) = (None, false);
+            (state.reset_after, state.refuse, state.frozen) = (None, false, 0);
         });
     }
 
     /// Holds requests back, until [`heal`](Self::heal): they arrive then, even if their connection has been closed meanwhile.
     pub fn hold_requests(&self) {
         self.change(|state| state.requests.held = true);
+    }
+
+    /// Holds back the requests of the connections that there are now, until [`heal`](Self::heal); later ones are not touched. So
+    /// what is sent again on a new connection overtakes them.
+    pub fn freeze(&self) {
+        let frozen = self.accepted();
+        self.change(|state| state.frozen = frozen);
     }
 
     /// Holds answers back, until [`heal`](Self::heal).
@@ -169,7 +178,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Sender<
         let Ok((client, _)) = listener.accept().await else { continue };
         let mut watched = state.subscribe();
         let now = *watched.borrow_and_update();
-        counts.accepted.fetch_add(1, Ordering::SeqCst);
+        let number = counts.accepted.fetch_add(1, Ordering::SeqCst) + 1;
         if now.refuse {
             reset(client);
             continue;
@@ -177,7 +186,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Sender<
         let counts = counts.clone();
         tokio::spawn(async move {
             counts.connections.fetch_add(1, Ordering::SeqCst);
-            connection(client, server, watched, now, &counts).await;
+            connection(client, server, watched, now, number, &counts).await;
             counts.connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
@@ -188,6 +197,7 @@ async fn connection(
     server: SocketAddr,
     mut watched: watch::Receiver<State>,
     born: State,
+    number: u64,
     counts: &Counts,
 ) {
     let Ok(mut upstream) = TcpStream::connect(server).await else { return reset(client) };
@@ -197,7 +207,9 @@ async fn connection(
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = upstream.split();
         let (requests, answers) = (watched.clone(), watched.clone());
-        let requests = forward(from_client, to_server, requests, |state| state.requests, None, &counts.requests);
+        let of_requests =
+            move |state: &State| Way { held: state.requests.held || number <= state.frozen, ..state.requests };
+        let requests = forward(from_client, to_server, requests, of_requests, None, &counts.requests);
         let answers =
             forward(from_server, to_client, answers, |state| state.answers, born.reset_after, &counts.answers);
         // Both ways go on until they end, unless the limit is reached.
@@ -228,7 +240,7 @@ async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut watched: watch::Receiver<State>,
-    way: fn(&State) -> Way,
+    way: impl Fn(&State) -> Way + Copy,
     limit: Option<u64>,
     count: &AtomicU64,
 ) -> bool {

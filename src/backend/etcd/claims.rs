@@ -74,10 +74,11 @@ impl Claims {
         self.0.lock().get(&attempt).filter(|attempt| attempt.sent).map(|attempt| attempt.unknown)
     }
 
-    /// Returns the grant whose claim has this name.
-    pub(super) fn held_as(&self, name: &[u8]) -> Option<Held> {
+    /// Returns the claims that hold their keys, each with its epoch.
+    pub(super) fn proofs(&self) -> HashMap<Born, i64> {
         let attempts = self.0.lock();
-        attempts.values().filter_map(|attempt| attempt.held.as_ref()).find(|held| held.claim.name == name).cloned()
+        let held = attempts.values().filter_map(|attempt| attempt.held.as_ref());
+        held.map(|held| (held.claim.clone(), held.proof)).collect()
     }
 
     /// Returns the grant of an attempt.

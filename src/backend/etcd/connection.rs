@@ -2,10 +2,12 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, Error, GetOptions, GetResponse, KvClient, LeaseClient, Txn, TxnResponse, WatchClient};
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::route::Route;
@@ -46,6 +48,9 @@ pub(super) struct Connection {
     /// Whether there may be another endpoint to try while one is silent.
     many: bool,
     timeout: Duration,
+    /// How many times the token was renewed here.
+    tokens: AtomicU64,
+    renewing_token: Mutex<()>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -58,13 +63,21 @@ impl Connection {
     /// Wraps a client that the user has made.
     pub(super) fn injected(client: Client, timeout: Duration) -> Self {
         let endpoints = String::from("the given client's endpoints");
-        Self { route: Route::injected(client), endpoints, many: true, timeout }
+        Self {
+            route: Route::injected(client),
+            endpoints,
+            many: true,
+            timeout,
+            tokens: AtomicU64::new(0),
+            renewing_token: Mutex::default(),
+        }
     }
 
     /// Connects to a server that answers.
     pub(super) async fn open(options: Options, handle: &Handle) -> Result<Self> {
         let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
-        Ok(Self { route: Route::open(options, handle.clone()).await?, endpoints, many, timeout })
+        let route = Route::open(options, handle.clone()).await?;
+        Ok(Self { route, endpoints, many, timeout, tokens: AtomicU64::new(0), renewing_token: Mutex::default() })
     }
 
     /// Tells when another endpoint is used: what goes to the old one may hang.
@@ -110,14 +123,13 @@ impl Connection {
         limit: Duration,
         request: impl Future<Output = std::result::Result<T, Error>>,
     ) -> Result<T> {
-        let turn = self.route.turn();
+        let (turn, token) = (self.route.turn(), self.tokens.load(Ordering::Acquire));
         match tokio::time::timeout(limit, request).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if failure::is_stale_token(&error) {
-                    let client = self.route.clients().whole;
                     // If this fails, then so does the next request, which says why.
-                    let _ = tokio::time::timeout(limit, client.refresh_token()).await;
+                    let _ = tokio::time::timeout(limit, self.renew_token(token)).await;
                     return Err(failure::of(&self.endpoints, error));
                 }
                 let error = failure::of(&self.endpoints, error);
@@ -130,6 +142,15 @@ impl Connection {
                 self.route.failed(turn);
                 Err(failure::no_answer(&self.endpoints, limit))
             }
+        }
+    }
+
+    /// Gets another token than the one that was in use after `token` renewals, once for all who find it too old: the server takes
+    /// a tenth of a second for each.
+    async fn renew_token(&self, token: u64) {
+        let _alone = self.renewing_token.lock().await;
+        if self.tokens.load(Ordering::Acquire) == token && self.route.clients().whole.refresh_token().await.is_ok() {
+            self.tokens.fetch_add(1, Ordering::AcqRel);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What etcd's errors mean: the one place where they are mapped.
 
+use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
 use etcd_client::Error;
@@ -7,13 +9,17 @@ use etcd_client::Error;
 use crate::backend::{BackendError, ErrorKind};
 
 // gRPC's status codes, https://grpc.github.io/grpc/core/md_doc_statuscodes.html
+const CANCELLED: i32 = 1;
 const INVALID_ARGUMENT: i32 = 3;
 const NOT_FOUND: i32 = 5;
 const PERMISSION_DENIED: i32 = 7;
 const RESOURCE_EXHAUSTED: i32 = 8;
 const FAILED_PRECONDITION: i32 = 9;
+const OUT_OF_RANGE: i32 = 11;
 const UNIMPLEMENTED: i32 = 12;
 const UNAUTHENTICATED: i32 = 16;
+
+const COMPACTED: &str = "required revision has been compacted";
 
 /// Maps an error of the client.
 pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
@@ -28,10 +34,41 @@ pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
             format!("etcd at {endpoints} refused: {}", plain(status.message()))
         }
         (_, ErrorKind::Denied | ErrorKind::Refused) => format!("etcd at {endpoints} cannot be used: {error}"),
-        (Error::GRpcStatus(status), _) => format!("etcd at {endpoints} is unreachable: {}", plain(status.message())),
+        (Error::GRpcStatus(status), _) => match sources(status).last() {
+            // The client says no more than "transport error".
+            Some(cause) => format!("etcd at {endpoints} is unreachable: {cause}"),
+            None => format!("etcd at {endpoints} is unreachable: {}", plain(status.message())),
+        },
         _ => format!("etcd at {endpoints} is unreachable"),
     };
     BackendError::new(kind, reason).because(error)
+}
+
+/// Maps the error of the first request on a connection.
+pub(super) fn at_first(endpoints: &str, tls: bool, error: Error) -> BackendError {
+    if !is_closed(&error) {
+        return of(endpoints, error);
+    }
+    let hint = if tls { "it may speak no TLS (etcd://)" } else { "it may speak nothing but TLS (etcds://)" };
+    let reason = format!("etcd at {endpoints} has closed the connection without an answer: {hint}");
+    BackendError::new(ErrorKind::Unreachable, reason).because(error)
+}
+
+/// Returns whether the server has closed the connection.
+fn is_closed(error: &Error) -> bool {
+    let Error::GRpcStatus(status) = error else { return false };
+    let io = sources(status).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+    match io {
+        Some(kind) => {
+            matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+        }
+        // hyper's word for a connection that ended before the request was sent.
+        None => status.code() as i32 == CANCELLED && sources(status).next().is_some(),
+    }
+}
+
+fn sources<'a>(status: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(status.source(), |&error| error.source())
 }
 
 /// Returns the error of a request that was not answered in time.
@@ -78,6 +115,7 @@ fn kind(error: &Error) -> ErrorKind {
         FAILED_PRECONDITION if message.contains("authentication is not enabled") => ErrorKind::Denied,
         // "too many requests" has the same code and passes.
         RESOURCE_EXHAUSTED if message.contains("space exceeded") => ErrorKind::Refused,
+        OUT_OF_RANGE if message.contains(COMPACTED) => ErrorKind::Refused,
         INVALID_ARGUMENT | FAILED_PRECONDITION | UNIMPLEMENTED => ErrorKind::Refused,
         _ => ErrorKind::Unreachable,
     }
@@ -86,6 +124,12 @@ fn kind(error: &Error) -> ErrorKind {
 /// Returns whether a new token would help. etcd-client renews it only for the first of these.
 pub(super) fn is_stale_token(error: &Error) -> bool {
     says(error, "invalid auth token") || says(error, "revision of auth store is old")
+}
+
+/// Returns whether the server has forgotten the revision that was asked for.
+pub(super) fn is_compacted(error: &BackendError) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<Error>());
+    cause.is_some_and(|cause| says(cause, COMPACTED))
 }
 
 /// Returns whether the lease was granted by an earlier copy of the request.

@@ -4,17 +4,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp,
+    Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, LeaseTimeToLiveOptions, SortOrder,
+    SortTarget, Txn, TxnOp, TxnOpResponse,
 };
 use futures::future::join_all;
 
-use super::codec::{self, Author};
+use super::codec::{self, Author, Directory};
+use super::txn::Born;
 use super::{Shared, failure};
 use crate::backend::{ErrorKind, Result};
 use crate::{Eviction, FencingToken, Holder, LockInfo, Mode};
 
 /// How many keys one answer may have.
 const PAGE: i64 = 1000;
+
+/// How many directories one request reads; etcd takes 128 operations in a transaction by default.
+const BATCH: usize = 100;
 
 /// How many requests may be on their way at once.
 const PARALLEL: usize = 32;
@@ -65,29 +70,71 @@ fn holding(entries: &[Entry]) -> &[Entry] {
     &entries[..shared.max(1).min(entries.len())]
 }
 
+/// How to read all claims of a directory, oldest first.
+fn all_of(directory: &Directory) -> GetOptions {
+    GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend)
+}
+
+fn entries_of(directory: &Directory, found: &GetResponse) -> Vec<Entry> {
+    let start = directory.start().len();
+    found.kvs().iter().map(|found| Entry::new(found, &found.key()[start..])).collect()
+}
+
+fn info(key: &str, entries: &[Entry], left: &HashMap<i64, Duration>, proofs: &HashMap<Born, i64>) -> Option<LockInfo> {
+    let head = entries.first()?;
+    let holders = holding(entries);
+    let mut info = LockInfo::new(key, head.mode());
+    // Only a claim's own process knows its token: it is not the claim's revision, but that of its proof.
+    let born = Born { name: head.name.clone(), create: head.create };
+    info.token =
+        proofs.get(&born).and_then(|&proof| u64::try_from(proof).ok()).map(|epoch| FencingToken::of_grant(epoch, 0));
+    info.since = head.since();
+    // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
+    info.remaining = holders
+        .iter()
+        .map(|holder| left.get(&holder.lease).copied())
+        .max_by_key(|left| left.unwrap_or(Duration::MAX))?;
+    info.holders = holders.iter().filter_map(Entry::holder).cloned().collect();
+    info.waiters = entries.len() - holders.len();
+    info.foreign = head.author == Author::Foreign;
+    Some(info)
+}
+
 impl Shared {
     /// Tells who holds a key.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
         let entries = self.entries(key).await?;
         let left = self.time_left(holding(&entries)).await?;
-        Ok(self.info(key, &entries, &left))
+        Ok(info(key, &entries, &left, &self.claims.proofs()))
     }
 
     /// Tells who holds all the keys that begin with `prefix`.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
         let mut locks: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         let (mut start, end) = self.names.range(prefix);
-        let mut revision = 0;
+        let (mut revision, mut last) = (0, None::<String>);
         loop {
-            // All pages show the store at the same time.
+            // All pages show the store at the same time, unless that is forgotten meanwhile.
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let page = self.connection.get(&start, Some(options)).await?;
+            let page = match self.connection.get(&start, Some(options)).await {
+                Err(error) if revision != 0 && failure::is_compacted(&error) => {
+                    revision = 0;
+                    // The last lock may have been seen in part.
+                    if let Some(key) = last.take() {
+                        locks.remove(&key);
+                        start = self.names.directory(&key).start();
+                    }
+                    continue;
+                }
+                page => page?,
+            };
             if revision == 0 {
                 revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
             }
             for found in page.kvs() {
                 let decoded = self.names.decode(found.key()).filter(|(key, _)| key.starts_with(prefix));
                 if let Some((key, child)) = decoded {
+                    last = Some(key.clone());
                     locks.entry(key).or_default().push(Entry::new(found, child));
                 }
             }
@@ -101,7 +148,8 @@ impl Shared {
         }
         let holders: Vec<_> = locks.values().flat_map(|entries| holding(entries)).cloned().collect();
         let left = self.time_left(&holders).await?;
-        Ok(locks.iter().filter_map(|(key, entries)| self.info(key, entries, &left)).collect())
+        let proofs = self.claims.proofs();
+        Ok(locks.iter().filter_map(|(key, entries)| info(key, entries, &left, &proofs)).collect())
     }
 
     /// Takes a key away from whoever holds it.
@@ -142,9 +190,19 @@ impl Shared {
         let keys: BTreeSet<_> = names.iter().filter_map(|name| self.names.decode(name)).map(|(key, _)| key).collect();
         let keys: Vec<_> = keys.into_iter().collect();
         let mut held = Vec::new();
-        for keys in keys.chunks(PARALLEL) {
-            for (key, entries) in keys.iter().zip(join_all(keys.iter().map(|key| self.entries(key))).await) {
-                if holding(&entries?).iter().any(|entry| names.contains(&entry.name)) {
+        // An administrator waits for this, and the lease may have ten thousand keys: not a request for each.
+        for keys in keys.chunks(BATCH) {
+            let gets = keys.iter().map(|key| {
+                let directory = self.names.directory(key);
+                TxnOp::get(directory.start(), Some(all_of(&directory)))
+            });
+            let answer = self.connection.txn(Txn::new().and_then(gets.collect::<Vec<_>>())).await?;
+            for (key, answer) in keys.iter().zip(answer.op_responses()) {
+                let TxnOpResponse::Get(found) = answer else { continue };
+                if holding(&entries_of(&self.names.directory(key), &found))
+                    .iter()
+                    .any(|entry| names.contains(&entry.name))
+                {
                     held.push(key.clone());
                 }
             }
@@ -155,33 +213,8 @@ impl Shared {
     /// Returns all claims of a key, oldest first.
     async fn entries(&self, key: &str) -> Result<Vec<Entry>> {
         let directory = self.names.directory(key);
-        let start = directory.start();
-        let options = GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend);
-        let found = self.connection.get(&start, Some(options)).await?;
-        Ok(found.kvs().iter().map(|found| Entry::new(found, &found.key()[start.len()..])).collect())
-    }
-
-    fn info(&self, key: &str, entries: &[Entry], left: &HashMap<i64, Duration>) -> Option<LockInfo> {
-        let head = entries.first()?;
-        let holders = holding(entries);
-        let mut info = LockInfo::new(key, head.mode());
-        info.token = self.token(head);
-        info.since = head.since();
-        // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
-        info.remaining = holders
-            .iter()
-            .map(|holder| left.get(&holder.lease).copied())
-            .max_by_key(|left| left.unwrap_or(Duration::MAX))?;
-        info.holders = holders.iter().filter_map(Entry::holder).cloned().collect();
-        info.waiters = entries.len() - holders.len();
-        info.foreign = head.author == Author::Foreign;
-        Some(info)
-    }
-
-    /// Returns the token of a claim, which only its own process knows: it is not the claim's revision, but that of its proof.
-    fn token(&self, entry: &Entry) -> Option<FencingToken> {
-        let held = self.claims.held_as(&entry.name).filter(|held| held.claim.create == entry.create)?;
-        Some(FencingToken::of_grant(u64::try_from(held.proof).ok()?, 0))
+        let found = self.connection.get(&directory.start(), Some(all_of(&directory))).await?;
+        Ok(entries_of(&directory, &found))
     }
 
     /// Asks how long the leases of these claims will live.

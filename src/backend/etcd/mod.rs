@@ -16,11 +16,12 @@ mod route;
 mod session;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "etcd-tls")]
+mod tls;
 mod txn;
 mod watch;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,6 +38,8 @@ use self::connection::Connection;
 use self::group::Group;
 use self::losses::Losses;
 use self::session::Sessions;
+#[cfg(feature = "etcd-tls")]
+pub(crate) use self::tls::Tls;
 use self::watch::Hub;
 use super::{Backend, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
@@ -62,6 +65,7 @@ pub(crate) struct Options {
     /// How often a waiter looks by itself while its watch is down.
     pub(crate) retry_interval: Duration,
     /// The files for TLS. `None` is plain HTTP.
+    #[cfg(feature = "etcd-tls")]
     pub(crate) tls: Option<Tls>,
 }
 
@@ -72,34 +76,6 @@ impl fmt::Debug for Options {
             .field("endpoints", &self.endpoints)
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
-    }
-}
-
-/// The files for TLS, all of them optional and in PEM.
-#[derive(Clone, Debug, Default)]
-#[cfg_attr(not(feature = "etcd-tls"), allow(dead_code))]
-pub(crate) struct Tls {
-    /// The certificates of who may sign the server's; without, the system's.
-    pub(crate) ca: Option<PathBuf>,
-    /// The client's certificate.
-    pub(crate) cert: Option<PathBuf>,
-    /// The key of the client's certificate.
-    pub(crate) key: Option<PathBuf>,
-}
-
-#[cfg(feature = "etcd-tls")]
-impl Tls {
-    /// Reads the files.
-    fn load(&self) -> std::result::Result<etcd_client::TlsOptions, etcd_client::Error> {
-        let mut tls = etcd_client::TlsOptions::new();
-        tls = match &self.ca {
-            Some(ca) => tls.ca_certificate(etcd_client::Certificate::from_pem(std::fs::read(ca)?)),
-            None => tls.with_enabled_roots(),
-        };
-        if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
-            tls = tls.identity(etcd_client::Identity::from_pem(std::fs::read(cert)?, std::fs::read(key)?));
-        }
-        Ok(tls)
     }
 }
 

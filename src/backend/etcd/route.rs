@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, Error, GetOptions, KvClient, LeaseClient, WatchClient};
+use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, LeaseClient, WatchClient};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -16,8 +16,10 @@ use tokio::time::Instant;
 
 use super::codec::Names;
 use super::connection::Backoff;
+#[cfg(feature = "etcd-tls")]
+use super::tls::Tls;
 use super::{Options, failure};
-use crate::backend::{ErrorKind, LeaseId, Result};
+use crate::backend::{BackendError, ErrorKind, LeaseId, Result};
 
 /// The server closes a connection that pings more often than each 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
@@ -107,9 +109,12 @@ impl Route {
             if let Some((options, handle)) = &route.others {
                 let deadline = Instant::now() + options.timeout;
                 // If none answers, the next request that fails starts the next search.
-                if let Ok(client) = find(options, handle, turn + 1, deadline).await {
-                    *route.clients.write() = Clients::new(client);
-                    route.turns.send_modify(|turns| *turns += 1);
+                match find(options, handle, turn + 1, deadline).await {
+                    Ok(client) => {
+                        *route.clients.write() = Clients::new(client);
+                        route.turns.send_modify(|turns| *turns += 1);
+                    }
+                    Err(error) => log::debug!(target: "leasehold::etcd", "not connected again: {error}"),
                 }
             }
             route.searching.store(false, Ordering::Release);
@@ -120,7 +125,8 @@ impl Route {
 /// Returns a client for an endpoint that answers, beginning the search at `first`.
 async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instant) -> Result<Client> {
     let count = options.endpoints.len();
-    let mut last = failure::no_answer(&options.endpoints.join(", "), options.timeout);
+    let mut last = no_answer(options);
+    let mut refused = None;
     for index in 0..count {
         let Some(endpoint) = options.endpoints.get((first + index) % count) else { continue };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -128,40 +134,56 @@ async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instan
         let limit = left / u32::try_from(count - index).unwrap_or(1);
         match dial(options, endpoint, handle, limit).await {
             Ok(client) => return Ok(client),
-            Err(None) => last = failure::no_answer(&options.endpoints.join(", "), options.timeout),
-            Err(Some(error)) => {
-                let error = failure::of(&options.endpoints.join(", "), error);
-                if error.kind() != ErrorKind::Unreachable {
-                    return Err(error);
-                }
-                last = error;
-            }
+            Err(Failed::Everywhere(error)) => return Err(error),
+            Err(Failed::Refused(error)) => refused = Some(error),
+            Err(Failed::Here(error)) => last = error,
         }
     }
-    Err(last)
+    // What one endpoint has against us goes for all that did not answer, most likely.
+    Err(refused.unwrap_or(last))
 }
 
-/// Makes a client that has an answer, within `limit`. No error means no answer.
+/// Why an endpoint gave no client.
+enum Failed {
+    /// Another may answer, or the same one later.
+    Here(BackendError),
+    /// It wants nothing to do with us, or we with it; another may.
+    #[cfg_attr(not(feature = "etcd-tls"), expect(dead_code, reason = "only certificates differ among endpoints"))]
+    Refused(BackendError),
+    /// The cluster, or the configuration, is in the way.
+    Everywhere(BackendError),
+}
+
+/// Makes a client that has an answer, within `limit`.
 async fn dial(
     options: &Options,
     endpoint: &str,
     handle: &Handle,
     limit: Duration,
-) -> std::result::Result<Client, Option<Error>> {
-    let (anonymous, scheme) = settings(options)?;
+) -> std::result::Result<Client, Failed> {
+    let deadline = Instant::now() + limit;
+    #[cfg(feature = "etcd-tls")]
+    let tls = options.tls.as_ref().map(Tls::load).transpose().map_err(Failed::Everywhere)?;
+    #[cfg(feature = "etcd-tls")]
+    let (anonymous, scheme) = match &tls {
+        Some(tls) => (settings(options).with_tls(tls.options.clone()), "https://"),
+        None => (settings(options), "http://"),
+    };
+    #[cfg(not(feature = "etcd-tls"))]
+    let (anonymous, scheme) = (settings(options), "http://");
     let connect = match &options.username {
         Some(user) => anonymous.clone().with_user(user, options.password.as_deref().unwrap_or_default()),
         None => anonymous.clone(),
     };
-    let endpoint = [format!("{scheme}{endpoint}")];
+    let url = [format!("{scheme}{endpoint}")];
     // No lease has this name; whoever may lock may read it. Only a member of a working cluster can answer.
     let probe = Names::new(options.prefix.clone()).record(LeaseId(0));
     // On the keeper, so that the client's own tasks live there and not on a runtime that may end earlier.
     let dialing = handle.spawn(async move {
-        tokio::time::timeout(limit, async move {
-            let client = match Client::connect(&endpoint, Some(connect)).await {
+        tokio::time::timeout_at(deadline, async move {
+            let client = match Client::connect(&url, Some(connect)).await {
                 // As Go's client does: then anybody may do anything, and so may this user.
-                Err(error) if failure::is_auth_off(&error) => Client::connect(&endpoint, Some(anonymous)).await,
+                Err(error) if failure::is_auth_off(&error) => Client::connect(&url, Some(anonymous)).await,
                 client => client,
             }?;
             client.kv_client().get(probe, Some(GetOptions::new().with_keys_only())).await?;
@@ -169,28 +191,34 @@ async fn dial(
         })
         .await
     });
-    match dialing.await {
-        Ok(Ok(client)) => client.map_err(Some),
-        Ok(Err(_)) | Err(_) => Err(None),
+    let error = match dialing.await {
+        Ok(Ok(Ok(client))) => return Ok(client),
+        Ok(Ok(Err(error))) => failure::at_first(&options.endpoints.join(", "), scheme == "https://", error),
+        Ok(Err(_)) | Err(_) => return Err(Failed::Here(no_answer(options))),
+    };
+    if error.kind() != ErrorKind::Unreachable {
+        return Err(Failed::Everywhere(error));
     }
+    #[cfg(feature = "etcd-tls")]
+    if let Some(tls) = tls
+        && let Some(refusal) = tls.refusal(endpoint, deadline.saturating_duration_since(Instant::now())).await
+    {
+        return Err(Failed::Refused(refusal));
+    }
+    Err(Failed::Here(error))
 }
 
-fn settings(options: &Options) -> std::result::Result<(ConnectOptions, &'static str), Error> {
-    let connect = ConnectOptions::new()
+fn no_answer(options: &Options) -> BackendError {
+    failure::no_answer(&options.endpoints.join(", "), options.timeout)
+}
+
+fn settings(options: &Options) -> ConnectOptions {
+    ConnectOptions::new()
         .with_connect_timeout(options.timeout)
         .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
         .with_keep_alive_while_idle(true)
         .with_tcp_keepalive(PING_INTERVAL)
         // A member without a leader says so instead of keeping a watch silent.
         .with_require_leader(true)
-        .with_auto_token_refresh(true);
-    #[cfg(feature = "etcd-tls")]
-    if let Some(tls) = &options.tls {
-        return Ok((connect.with_tls(tls.load()?), "https://"));
-    }
-    #[cfg(not(feature = "etcd-tls"))]
-    if options.tls.is_some() {
-        return Err(Error::InvalidArgs("TLS needs the feature \"etcd-tls\"".into()));
-    }
-    Ok((connect, "http://"))
+        .with_auto_token_refresh(true)
 }

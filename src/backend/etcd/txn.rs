@@ -47,7 +47,7 @@ impl Record {
 }
 
 /// A claim on the server, by name and by birth.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Born {
     pub(super) name: Vec<u8>,
     pub(super) create: i64,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use etcd_client::{WatchRequestSender, WatchResponseStream};
+use etcd_client::{GetOptions, WatchRequestSender, WatchResponseStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
@@ -176,8 +176,12 @@ async fn open(connection: &Connection, board: &mut Board) -> Option<(WatchReques
             break (name, options);
         }
     };
-    let mut client = connection.watch();
     let limit = connection.patience(connection.timeout());
+    // The server judges all watches of a stream by the token that it was opened with, and refuses them without saying why: a
+    // request that can renew the token goes first.
+    let keys = GetOptions::new().with_keys_only();
+    connection.get_once(limit, &name, Some(keys)).await.ok()?;
+    let mut client = connection.watch();
     let stream = connection.once(limit, async move { client.watch(name, Some(options)).await }).await;
     stream.ok().map(etcd_client::WatchStream::split)
 }

@@ -115,6 +115,7 @@ fn options(endpoint: &str, prefix: &str) -> Options {
         prefix: prefix.into(),
         timeout: Duration::from_secs(5),
         retry_interval: Duration::from_millis(100),
+        #[cfg(feature = "etcd-tls")]
         tls: None,
     }
 }
