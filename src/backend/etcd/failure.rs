@@ -128,8 +128,7 @@ pub(super) fn is_stale_token(error: &Error) -> bool {
 
 /// Returns whether the server has forgotten the revision that was asked for.
 pub(super) fn is_compacted(error: &BackendError) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<Error>());
-    cause.is_some_and(|cause| says(cause, COMPACTED))
+    comes_from(error, COMPACTED)
 }
 
 /// Returns whether the lease was granted by an earlier copy of the request.
@@ -139,14 +138,17 @@ pub(super) fn is_lease_exists(error: &Error) -> bool {
 
 /// Returns whether the server takes fewer operations in one transaction.
 pub(super) fn is_too_many(error: &BackendError) -> bool {
-    std::error::Error::source(error)
-        .and_then(|cause| cause.downcast_ref())
-        .is_some_and(|error| says(error, "too many operations"))
+    comes_from(error, "too many operations")
 }
 
 /// Returns whether the server has no use for a password.
 pub(super) fn is_auth_off(error: &Error) -> bool {
     says(error, "authentication is not enabled")
+}
+
+fn comes_from(error: &BackendError, text: &str) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<Error>());
+    cause.is_some_and(|cause| says(cause, text))
 }
 
 fn says(error: &Error, text: &str) -> bool {

@@ -1,0 +1,48 @@
+//! `leasehold`: locks for shell scripts and cron jobs, and a look at who holds what.
+
+mod args;
+mod exit;
+mod force;
+mod run;
+mod show;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use leasehold::LockManager;
+
+use self::args::{Args, Command};
+use self::exit::{Ended, failed};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(error),
+    };
+    match runtime.block_on(command(args)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => failed(error),
+    }
+}
+
+async fn command(args: Args) -> Ended {
+    if let Command::Completions { shell } = args.command {
+        clap_complete::generate(shell, &mut Args::command(), "leasehold", &mut std::io::stdout());
+        return Ok(0);
+    }
+    let url = args.url.ok_or("where are the locks? Say so by --url or LEASEHOLD_URL")?;
+    let manager = LockManager::connect(&url).await?;
+    let ended = match args.command {
+        Command::Run(run) => run::run(&manager, run).await,
+        Command::Ls { prefix } => show::list(&manager, &prefix, args.json).await,
+        Command::Who { key } => show::who(&manager, &key, args.json).await,
+        Command::Watch { key, interval } => show::watch(&manager, &key, interval, args.json).await,
+        Command::ForceUnlock(force) => force::unlock(&manager, force, args.json).await,
+        Command::Completions { .. } => Ok(0),
+    };
+    // What could not be released now expires by itself.
+    let _ = manager.close().await;
+    ended
+}
