@@ -1,0 +1,1 @@
+//! Tests against a real Redis, which each test starts for itself.
