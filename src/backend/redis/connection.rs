@@ -1,8 +1,7 @@
 //! The connection: who speaks on it, when it is given up, and what goes together in one call.
 //!
 //! All of it is one task on the keeper. Whoever wants something puts a [`Job`] into the queue. What meets there while a call is
-//! under way goes together in the next one; a lone job goes at once. Jobs of a connection that breaks go again on the next one, in
-//! their order: each may be done twice, but for an eviction.
+//! under way goes together in the next one; a lone job goes at once. Jobs of a connection that breaks go again on the next one.
 //!
 //! The client's own timers and reconnection are not used: after a request that was not answered in time it would go on as if the
 //! connection were sound, and a timer for each request costs more than the request. Here one look at the oldest request is enough.
@@ -23,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::attempt::Attempt;
 use super::failure;
+use super::jobs::{Answer, Job, Jobs};
 use super::link::Target;
 use super::looks::Looks;
 use super::scripts::{self, By, Kind, Part, Placed};
@@ -36,35 +36,6 @@ const OTHERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the server is asked for a sign of life when nothing else is.
 const PULSE: Duration = Duration::from_secs(2);
-
-/// Something to be done for one lock.
-#[derive(Debug)]
-struct Job {
-    part: Part,
-    /// Who wants the answer. An attempt takes it itself.
-    reply: Option<oneshot::Sender<Result<Value>>>,
-}
-
-impl Job {
-    /// Whether anyone still wants it done.
-    fn is_wanted(&self) -> bool {
-        matches!(self.part, Part::Release(..)) || !self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
-    }
-
-    fn fail(self, error: BackendError) {
-        if let Part::Acquire(attempt) = &self.part {
-            attempt.refused(error.clone());
-        }
-        self.answer(Err(error));
-    }
-
-    fn answer(self, answer: Result<Value>) {
-        if let Some(reply) = self.reply {
-            // Nobody waits any more only if it does not matter.
-            let _ = reply.send(answer);
-        }
-    }
-}
 
 /// A call under way.
 struct Call {
@@ -125,7 +96,7 @@ pub(super) struct Connection {
     timeout: Duration,
     clock: Arc<dyn Clock>,
     looks: Arc<Looks>,
-    jobs: Mutex<[VecDeque<Job>; 5]>,
+    jobs: Jobs,
     commands: Mutex<VecDeque<(Cmd, oneshot::Sender<Result<Value>>)>>,
     bell: Notify,
     /// How long an answer may take, in nanoseconds.
@@ -154,7 +125,7 @@ impl Connection {
             timeout,
             clock,
             looks,
-            jobs: Mutex::default(),
+            jobs: Jobs::default(),
             commands: Mutex::default(),
             bell: Notify::new(),
             patience: AtomicU64::new(nanos(PATIENCE)),
@@ -173,7 +144,7 @@ impl Connection {
 
     /// Learns of a TTL in use: a dead connection has to be noticed early enough to renew on another one.
     pub(super) fn serve_ttl(&self, ttl: Duration) {
-        let patience = (ttl / 5).clamp(Duration::from_millis(50), PATIENCE);
+        let patience = (ttl / 4).clamp(Duration::from_millis(250), PATIENCE);
         self.patience.fetch_min(nanos(patience), Ordering::Relaxed);
     }
 
@@ -185,32 +156,26 @@ impl Connection {
     /// Asks for the lock of an attempt, unless that is under way already.
     pub(super) fn ask(&self, attempt: &Arc<Attempt>) {
         if attempt.ask() {
-            self.put([Job { part: Part::Acquire(attempt.clone()), reply: None }]);
+            self.put([Job::for_attempt(attempt.clone())]);
         }
     }
 
     /// Does something for each of these locks; the answers come in their order.
-    pub(super) fn request(&self, parts: Vec<Part>) -> impl Future<Output = Vec<Result<Value>>> + Send + use<> {
-        let mut answers = Vec::with_capacity(parts.len());
-        self.put(parts.into_iter().map(|part| {
-            let (reply, answer) = oneshot::channel();
-            answers.push(answer);
-            Job { part, reply: Some(reply) }
-        }));
-        async move {
-            let mut found = Vec::with_capacity(answers.len());
-            for answer in answers {
-                found.push(answer.await.unwrap_or_else(|_| Err(failure::closed())));
-            }
-            found
+    pub(super) async fn request(&self, parts: Vec<Part>) -> Vec<Result<Value>> {
+        let (jobs, answers): (Vec<_>, Vec<_>) = parts.into_iter().map(Job::with_answer).unzip();
+        self.put(jobs);
+        let mut found = Vec::with_capacity(answers.len());
+        for answer in answers {
+            found.push(answer.await);
         }
+        found
     }
 
-    /// The same for one lock, whose failure is the call's.
-    pub(super) fn request_one(&self, part: Part) -> impl Future<Output = Result<Value>> + Send + use<> {
-        let (reply, answer) = oneshot::channel();
-        self.put([Job { part, reply: Some(reply) }]);
-        async move { answer.await.unwrap_or_else(|_| Err(failure::closed())) }
+    /// The same for one lock.
+    pub(super) fn request_one(&self, part: Part) -> Answer {
+        let (job, answer) = Job::with_answer(part);
+        self.put([job]);
+        answer
     }
 
     /// Sends a plain command. If the connection breaks, its outcome is unknown.
@@ -222,12 +187,7 @@ impl Connection {
     }
 
     fn put(&self, new: impl IntoIterator<Item = Job>) {
-        {
-            let mut jobs = self.jobs.lock();
-            for job in new {
-                jobs[job.part.kind() as usize].push_back(job);
-            }
-        }
+        self.jobs.add(new);
         self.bell.notify_one();
     }
 
@@ -266,8 +226,7 @@ impl Connection {
                     debug!(target: "leasehold::redis", "{error}");
                     if error.kind() != ErrorKind::Unreachable {
                         // Nothing that passes while somebody waits for it.
-                        let jobs = std::mem::take(&mut *self.jobs.lock());
-                        jobs.into_iter().flatten().for_each(|job| job.fail(error.clone()));
+                        self.jobs.fail(&error);
                         let commands = std::mem::take(&mut *self.commands.lock());
                         commands.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
                     }
@@ -345,7 +304,7 @@ impl Connection {
             if !under_way.has_room(kind) {
                 continue;
             }
-            let jobs = self.take(kind);
+            let jobs = self.jobs.take(kind, self.clock.now());
             if jobs.is_empty() {
                 continue;
             }
@@ -358,30 +317,6 @@ impl Connection {
         let number = self.number();
         under_way.add(number, self.begin(About::Command(reply)));
         Some((number, command))
-    }
-
-    /// Takes the jobs for one call.
-    fn take(&self, kind: Kind) -> Vec<Job> {
-        let now = self.clock.now();
-        let mut taken = Vec::new();
-        let mut jobs = self.jobs.lock();
-        // What is taken must not overtake what is given back.
-        if kind == Kind::Acquire && !jobs[Kind::Release as usize].is_empty() {
-            return taken;
-        }
-        let queue = &mut jobs[kind as usize];
-        while taken.len() < kind.most()
-            && let Some(job) = queue.pop_front()
-        {
-            let wanted = match &job.part {
-                Part::Acquire(attempt) => attempt.sending(now),
-                _ => job.is_wanted(),
-            };
-            if wanted {
-                taken.push(job);
-            }
-        }
-        taken
     }
 
     /// Takes in the answer to a call. Returns the call to be made next if the server does not know the script; fails with what is
@@ -452,31 +387,12 @@ impl Connection {
 
     /// Puts back what was under way on a connection that broke.
     fn take_back(&self, under_way: UnderWay) {
-        let mut evictions = Vec::new();
-        let mut jobs = self.jobs.lock();
-        for (_, call) in under_way.calls.into_iter().rev() {
+        let again = under_way.calls.into_values().filter_map(|call| match call.about {
+            About::Script(.., jobs) => Some(jobs),
             // Who waits for a plain command hears that nobody answers any more.
-            let About::Script(.., again) = call.about else { continue };
-            for job in again.into_iter().rev() {
-                match &job.part {
-                    // The successor of who was evicted would be next.
-                    Part::Evict(_) => {
-                        evictions.push(job);
-                        continue;
-                    }
-                    Part::Acquire(attempt) => {
-                        attempt.unanswered();
-                        if !attempt.ask() {
-                            continue;
-                        }
-                    }
-                    _ => {}
-                }
-                jobs[job.part.kind() as usize].push_front(job);
-            }
-        }
-        drop(jobs);
-        evictions.into_iter().for_each(|job| job.fail(failure::broken(&self.server)));
+            About::Command(_) | About::Pulse => None,
+        });
+        self.jobs.take_back(again.flatten().collect(), &failure::broken(&self.server));
     }
 }
 

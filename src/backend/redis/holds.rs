@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -13,6 +15,7 @@ use tokio::time::Instant;
 
 use super::attempt::{Attempt, Outcome, Won};
 use super::claims::Renewing;
+use super::jobs::Answer;
 use super::looks::Looks;
 use super::scripts::{self, Part};
 use super::{Shared, failure, token};
@@ -21,8 +24,8 @@ use crate::backend::{AttemptId, Claim, ErrorKind, Event, Grant, Lease, LeaseId, 
 /// How long copies of a request may be under way at least.
 const GRAVE: Duration = Duration::from_secs(60);
 
-/// Looks that are this close to one another are one.
-const TOGETHER: Duration = Duration::from_millis(100);
+/// Looks that are this close to one another are one: as far apart as jitter takes those of a second.
+const TOGETHER: Duration = Duration::from_millis(200);
 
 /// Shorter holds are not worth being confirmed.
 const AGE: Duration = Duration::from_millis(50);
@@ -74,7 +77,7 @@ impl Shared {
     }
 
     /// Gives up an attempt, whatever it has or has not.
-    pub(super) async fn give_up(&self, id: AttemptId) -> Result<()> {
+    pub(super) async fn give_up(self: &Arc<Self>, id: AttemptId) -> Result<()> {
         match self.claims.get(id) {
             Some(attempt) => self.withdraw(&attempt).await,
             // Nothing was ever sent, or nothing is left.
@@ -82,10 +85,11 @@ impl Shared {
         }
     }
 
-    async fn withdraw(&self, attempt: &Arc<Attempt>) -> Result<()> {
+    async fn withdraw(self: &Arc<Self>, attempt: &Arc<Attempt>) -> Result<()> {
         if let Some(unknown) = attempt.give_up() {
             let grave = if unknown { attempt.ttl.max(GRAVE) } else { Duration::ZERO };
-            self.connection.request_one(Part::Release(attempt.clone(), grave)).await?;
+            let answer = self.connection.request_one(Part::Release(attempt.clone(), grave));
+            Leaving { shared: self.clone(), id: attempt.id, answer: Some(answer) }.await?;
         }
         self.claims.forget(attempt.id);
         Ok(())
@@ -139,10 +143,40 @@ impl Shared {
     }
 
     /// Ends a lease, with all that is on it.
-    pub(super) async fn revoke(&self, lease: LeaseId) -> Result<()> {
+    pub(super) async fn revoke(self: &Arc<Self>, lease: LeaseId) -> Result<()> {
         let attempts = self.claims.end(lease);
         let withdrawn = join_all(attempts.iter().map(|attempt| self.withdraw(attempt))).await;
         withdrawn.into_iter().collect()
+    }
+}
+
+/// A release on its way, which goes on when nobody waits for it any more.
+struct Leaving {
+    shared: Arc<Shared>,
+    id: AttemptId,
+    answer: Option<Answer>,
+}
+
+impl Future for Leaving {
+    type Output = Result<()>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let Some(answer) = &mut self.answer else { return Poll::Ready(Ok(())) };
+        let answered = ready!(Pin::new(answer).poll(cx));
+        self.answer = None;
+        Poll::Ready(answered.map(drop))
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            let (shared, id) = (self.shared.clone(), self.id);
+            self.shared.handle.spawn(async move {
+                if answer.await.is_ok() {
+                    shared.claims.forget(id);
+                }
+            });
+        }
     }
 }
 

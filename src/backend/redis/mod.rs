@@ -36,6 +36,7 @@ mod connection;
 mod failure;
 mod holds;
 mod inspect;
+mod jobs;
 mod link;
 mod looks;
 mod names;
@@ -54,7 +55,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use self::claims::Claims;
 use self::connection::Connection;
@@ -86,7 +87,27 @@ pub(crate) struct Options {
 pub(crate) struct Redis {
     shared: Arc<Shared>,
     events: tokio::sync::Mutex<UnboundedReceiver<Event>>,
-    tasks: Vec<AbortHandle>,
+    tasks: Tasks,
+}
+
+/// Background tasks, which end with this.
+#[derive(Default)]
+struct Tasks(Vec<AbortHandle>);
+
+impl Tasks {
+    fn add(&mut self, task: JoinHandle<()>) {
+        self.0.push(task.abort_handle());
+    }
+
+    fn end(&self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// What the tasks see too. They hold it weakly, so that it ends with the last user.
@@ -132,13 +153,13 @@ impl Redis {
         };
         let connection = connect(&looks);
         let link = connection.open().await?;
-        let mut tasks = Vec::new();
+        let mut tasks = Tasks::default();
         let replicas = match min_replicas {
             0 => None,
             wanted => {
                 let apart = connect(&Arc::default());
                 let link = apart.open().await?;
-                tasks.push(handle.spawn(apart.clone().run(link)).abort_handle());
+                tasks.add(handle.spawn(apart.clone().run(link)));
                 Some(Replicas::new(apart, wanted, timeout))
             }
         };
@@ -157,17 +178,13 @@ impl Redis {
             events,
             closed: AtomicBool::new(false),
         });
-        let subscription = wake::subscribe(&shared).await;
-        let mut backend = Self { shared, events: tokio::sync::Mutex::new(receiver), tasks };
-        let weak = || Arc::downgrade(&backend.shared);
-        let started = [
-            handle.spawn(wake::listen(weak(), subscription?)),
-            handle.spawn(backend.shared.connection.clone().run(link)),
-            handle.spawn(holds::look(weak(), backend.shared.looks.clone())),
-            handle.spawn(holds::confirm(weak(), backend.shared.young.grown())),
-        ];
-        backend.tasks.extend(started.iter().map(tokio::task::JoinHandle::abort_handle));
-        Ok(backend)
+        let subscription = wake::subscribe(&shared).await?;
+        let weak = || Arc::downgrade(&shared);
+        tasks.add(handle.spawn(wake::listen(weak(), subscription)));
+        tasks.add(handle.spawn(shared.connection.clone().run(link)));
+        tasks.add(handle.spawn(holds::look(weak(), shared.looks.clone())));
+        tasks.add(handle.spawn(holds::confirm(weak(), shared.young.grown())));
+        Ok(Self { shared, events: tokio::sync::Mutex::new(receiver), tasks })
     }
 
     /// Returns what all calls need, unless it was closed.
@@ -177,13 +194,7 @@ impl Redis {
 
     fn stop(&self) {
         self.shared.closed.store(true, Ordering::Release);
-        self.tasks.iter().for_each(AbortHandle::abort);
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        self.stop();
+        self.tasks.end();
     }
 }
 
