@@ -38,7 +38,7 @@ fn a_late_copy_of_a_place_in_the_queue_takes_nothing() {
             _ = waiting => panic!("held by another"),
             () = holder.queued("k", 1) => {}
         }
-        let attempt = waiter.redis.shared.claims.get(claim.attempt).unwrap();
+        let attempt = waiter.attempt_of(&claim);
         attempt.unanswered();
         waiter.redis.settle(&claim).await.unwrap();
         holder.queued("k", 0).await;

@@ -203,6 +203,10 @@ impl Client {
         self.redis.shared.claims.get(grant.attempt).unwrap()
     }
 
+    fn attempt_of(&self, claim: &Claim) -> Arc<Attempt> {
+        self.redis.shared.claims.get(claim.attempt).unwrap()
+    }
+
     /// Waits until this many wait for the key.
     async fn queued(&self, key: &str, count: usize) {
         for _ in 0..1000 {

@@ -145,6 +145,30 @@ fn who_died_in_the_queue_does_not_keep_the_others_waiting_for_long() {
 }
 
 #[test]
+fn a_place_that_nobody_asks_for_any_more_is_passed_over() {
+    run(async {
+        let server = Server::start();
+        let (holder, dead, waiter) =
+            (Client::new(&server).await, Client::new(&server).await, Client::new(&server).await);
+        let grant = holder.lock("k").await;
+        let claim = dead.claim("k", Mode::Exclusive);
+        drop(place!(dead, claim, 1));
+        drop(dead);
+        let claim = waiter.claim("k", Mode::Exclusive);
+        let waiting = waiter.redis.acquire(&claim, true);
+        let release = async {
+            holder.queued("k", 2).await;
+            // Until the dead one counts no more.
+            holder.queued("k", 1).await;
+            holder.release(&grant).await;
+            assert_eq!(server.run::<String>("GET lock:k"), waiter.attempt_of(&claim).token);
+        };
+        let (granted, ()) = tokio::join!(waiting, release);
+        assert!(granted.unwrap().unwrap().epoch > grant.epoch);
+    });
+}
+
+#[test]
 fn a_place_in_the_queue_is_kept_for_as_long_as_it_takes() {
     run(async {
         let server = Server::start();
