@@ -148,6 +148,11 @@ impl Target {
 
 #[cfg(feature = "redis-tls")]
 fn secured(info: ConnectionInfo, tls: &Tls) -> std::result::Result<Client, RedisError> {
+    use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+    // The client takes the process's provider, and panics where there is none. Whoever was faster than this has set one.
+    if CryptoProvider::get_default().is_none() {
+        let _ = ring::default_provider().install_default();
+    }
     let root_cert = tls.ca.as_ref().map(std::fs::read).transpose()?;
     let client_tls = match &tls.identity {
         Some((certificate, key)) => {

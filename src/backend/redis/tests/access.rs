@@ -186,6 +186,40 @@ fn who_may_not_is_told_so_at_once() {
 }
 
 #[test]
+fn what_an_account_needs_is_enough() {
+    run(async {
+        let server = Server::start();
+        // As the README has it, with what the scripts call.
+        let commands = "+eval +evalsha +info +scan +ping +subscribe +publish +time +get +mget +set +del +exists +type \
+            +pexpire +pttl +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zremrangebyscore +zrevrange +zscore";
+        let commands = commands.split_whitespace().collect::<Vec<_>>().join(" ");
+        server.run::<()>(&format!(
+            "ACL SETUSER small on >secret ~lock:* ~{{*}}%*:lock:* resetchannels &lock:%wake:* -@all {commands}"
+        ));
+        let account = || options(server.target(Some(("small", "secret")), 0));
+        let (holder, waiter) = (Client::with(account()).await, Client::with(account()).await);
+        for key in ["k", "{u}", "a}b"] {
+            let grant = holder.lock(key).await;
+            let release = async {
+                holder.queued(key, 1).await;
+                assert_eq!(holder.redis.list("").await.unwrap().len(), 1);
+                holder.attempt(&grant).unanswered();
+                holder.release(&grant).await;
+            };
+            let (handed, ()) = tokio::join!(waiter.lock(key), release);
+            assert!(handed.limit.is_some(), "by message");
+            assert!(waiter.renew().await.is_ok());
+            holder.redis.evict(key, false).await.unwrap();
+            assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));
+            let readers = (holder.share(key).await, waiter.share(key).await);
+            assert!(holder.renew().await.is_ok());
+            holder.release(&readers.0).await;
+            waiter.release(&readers.1).await;
+        }
+    });
+}
+
+#[test]
 fn who_may_not_send_messages_hands_over_all_the_same() {
     run(async {
         let server = Server::start();
