@@ -310,7 +310,9 @@ impl Waiter {
     fn attempt(&mut self, cell: Arc<LeaseCell>) -> Attempt {
         let core = &self.life;
         let (attempt, key, holder) = (core.next_attempt(), self.entry.key.clone(), core.holder.clone());
-        let claim = Arc::new(Claim::new(attempt, key, self.options.terms.mode, cell.lease(), holder));
+        let mut claim = Claim::new(attempt, key, self.options.terms.mode, cell.lease(), holder);
+        claim.retry_interval = self.options.retry_interval;
+        let claim = Arc::new(claim);
         self.sent = Some((claim.clone(), cell.clone()));
         let (backend, wait) = (core.backend.clone(), self.wait);
         Attempt { cell, answer: Box::pin(async move { backend.acquire(&claim, wait).await }) }

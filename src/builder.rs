@@ -65,6 +65,23 @@ enum Source {
     Backend(Arc<dyn Backend>),
     #[cfg(feature = "etcd")]
     EtcdClient(Box<etcd_client::Client>),
+    #[cfg(feature = "redis")]
+    RedisClient(Box<redis::Client>),
+}
+
+impl Source {
+    /// Whether the user's own runtime may drive its connections.
+    fn is_injected(&self) -> bool {
+        match self {
+            Self::Settings => false,
+            Self::Backend(_) => true,
+            #[cfg(feature = "etcd")]
+            Self::EtcdClient(_) => true,
+            // Only a description: its connections are ours.
+            #[cfg(feature = "redis")]
+            Self::RedisClient(_) => false,
+        }
+    }
 }
 
 impl LockManagerBuilder {
@@ -96,13 +113,21 @@ impl LockManagerBuilder {
         self
     }
 
+    /// Uses what a client of yours knows of the server, for connections of its own.
+    #[cfg(feature = "redis")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+    pub fn redis_client(mut self, client: redis::Client) -> Self {
+        self.source = Source::RedisClient(Box::new(client));
+        self
+    }
+
     fn set(mut self, change: impl FnOnce(&mut Settings) + Send + 'static) -> Self {
         self.changes.push(Box::new(change));
         self
     }
 
-    /// Sets what comes before all keys on the server: `leasehold/` by default on etcd. Empty means none. Prefixes that nest in
-    /// one another are not supported.
+    /// Sets what comes before all keys on the server: `leasehold/` by default on etcd, `lock:` on Redis, where it may not begin
+    /// with `{`. Empty means none. Prefixes that nest in one another are not supported.
     pub fn prefix(self, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
         self.set(|settings| settings.prefix = Some(prefix))
@@ -181,6 +206,17 @@ impl LockManagerBuilder {
         self.set(move |settings| settings.drop_wait = limit)
     }
 
+    /// Sets how many replicas of a Redis server have to have a lock before it is returned: none by default. With too few of them
+    /// in time it is released, and the request fails.
+    ///
+    /// Replication is asynchronous: a replica that takes the master's place may not know of a lock that was granted a moment
+    /// before, and this makes that less likely. It costs two round trips for each lock.
+    #[cfg(feature = "redis")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+    pub fn min_replicas(self, count: u32) -> Self {
+        self.set(move |settings| settings.min_replicas = count)
+    }
+
     /// Sets the clock, for tests of suspend and the like.
     #[cfg(feature = "testing")]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
@@ -203,7 +239,7 @@ impl LockManagerBuilder {
             let keeper = Keeper::shared().map_err(|error| LockError::Unsupported {
                 what: format!("a system that cannot start the background thread: {error}"),
             })?;
-            let injected = !matches!(self.source, Source::Settings);
+            let injected = self.source.is_injected();
             let backend: Arc<dyn Backend> = match self.source {
                 Source::Backend(backend) => backend,
                 Source::Settings => connect(&settings, &clock, &keeper).await?,
@@ -216,6 +252,11 @@ impl LockManagerBuilder {
                     clock.clone(),
                     keeper.runtime().clone(),
                 )),
+                #[cfg(feature = "redis")]
+                Source::RedisClient(client) => {
+                    let target = crate::backend::redis::Target::Client(client);
+                    connect_redis(target, &settings, &clock, &keeper).await?
+                }
             };
             settings.validate(backend.min_ttl())?;
             Ok(LockManager::start(backend, clock, keeper, &settings, injected))
@@ -261,8 +302,60 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
             let _ = keeper;
             Err(LockError::Unsupported { what: "etcd: this build has it not; turn on the feature `etcd`".into() })
         }
-        BackendKind::Redis => Err(LockError::Unsupported { what: "redis: this version has no such backend".into() }),
+        #[cfg(feature = "redis")]
+        BackendKind::Redis => {
+            if settings.tls && cfg!(not(feature = "redis-tls")) {
+                return Err(LockError::Unsupported {
+                    what: "rediss: this build has no TLS; turn on the feature `redis-tls`".into(),
+                });
+            }
+            connect_redis(redis_target(settings)?, settings, clock, keeper).await
+        }
+        #[cfg(not(feature = "redis"))]
+        BackendKind::Redis => {
+            Err(LockError::Unsupported { what: "redis: this build has it not; turn on the feature `redis`".into() })
+        }
     }
+}
+
+#[cfg(feature = "redis")]
+fn redis_target(settings: &Settings) -> Result<crate::backend::redis::Target> {
+    use crate::backend::redis::{Address, Target, Tls};
+    let address = match (&settings.unix_path, settings.endpoints.first()) {
+        (Some(path), _) => Address::Unix(path.clone()),
+        (None, endpoint) => {
+            let parts = endpoint.and_then(|endpoint| endpoint.rsplit_once(':'));
+            let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
+            let (host, port) = parts.ok_or_else(|| LockError::config("redis: takes one host or one socket"))?;
+            let identity = settings.cert.clone().zip(settings.key.clone());
+            let tls = settings.tls.then(|| Tls { ca: settings.ca.clone(), identity });
+            Address::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port, tls }
+        }
+    };
+    Ok(Target::Server {
+        address,
+        username: settings.username.clone(),
+        password: settings.password.as_ref().map(|password| password.expose().to_owned()),
+        database: settings.database.unwrap_or_default(),
+    })
+}
+
+#[cfg(feature = "redis")]
+async fn connect_redis(
+    target: crate::backend::redis::Target,
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    keeper: &Arc<Keeper>,
+) -> Result<Arc<dyn Backend>> {
+    let options = crate::backend::redis::Options {
+        target,
+        prefix: settings.prefix_for(&BackendKind::Redis)?.to_owned(),
+        timeout: settings.timeout,
+        min_replicas: settings.min_replicas,
+    };
+    let connecting = crate::backend::redis::Redis::connect(options, clock.clone(), keeper.runtime().clone());
+    let connected = crate::engine::WithinKeeper::new(keeper.clone(), connecting).await;
+    Ok(Arc::new(connected.map_err(|error| LockError::backend(None, "connect", error))?))
 }
 
 impl fmt::Debug for LockManagerBuilder {

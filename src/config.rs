@@ -81,6 +81,8 @@ pub struct Config {
     /// How long the drop of the last manager waits for releases under way.
     #[serde(deserialize_with = "duration")]
     pub drop_wait: Duration,
+    /// Of Redis: how many replicas must have a lock before it is held.
+    pub min_replicas: u32,
 }
 
 impl Default for Config {
@@ -109,6 +111,7 @@ impl Default for Config {
             hand_over_time: settings.handover.max_time,
             hand_over_times: settings.handover.max_count,
             drop_wait: settings.drop_wait,
+            min_replicas: settings.min_replicas,
         }
     }
 }
@@ -203,6 +206,7 @@ impl Config {
             max_hold: self.max_hold,
             handover: Handover { max_time: self.hand_over_time, max_count: self.hand_over_times },
             drop_wait: self.drop_wait,
+            min_replicas: self.min_replicas,
         })
     }
 }
@@ -211,7 +215,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, store, endpoints, socket, database, username, password, tls, ca, cert, key, .. } = self;
         let Self { prefix, name, ttl, timeout, retry_interval, max_retries, auto_renew, max_hold, .. } = self;
-        let Self { hand_over_time, hand_over_times, drop_wait, .. } = self;
+        let Self { hand_over_time, hand_over_times, drop_wait, min_replicas, .. } = self;
         f.debug_struct("Config")
             .field("backend", backend)
             .field("store", store)
@@ -235,6 +239,7 @@ impl fmt::Debug for Config {
             .field("hand_over_time", hand_over_time)
             .field("hand_over_times", hand_over_times)
             .field("drop_wait", drop_wait)
+            .field("min_replicas", min_replicas)
             .finish()
     }
 }

@@ -48,7 +48,7 @@ impl std::fmt::Display for Holder {
 
 /// Who holds a key, since when, and who waits for it: a snapshot, outdated as soon as it is read.
 ///
-/// A lock of a foreign client (`etcdctl lock`, Go's `concurrency.Mutex`) says less about itself: what it does not say is
+/// A lock of a foreign client (`etcdctl lock`, Go's `concurrency.Mutex`, redis-py's `Lock`) says less about itself: what it does not say is
 /// `None`, and [`foreign`](Self::foreign) is true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

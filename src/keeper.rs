@@ -66,7 +66,7 @@ impl Keeper {
         thread::current().id() == self.thread
     }
 
-    #[cfg(feature = "etcd")]
+    #[cfg(any(feature = "etcd", feature = "redis"))]
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
     }

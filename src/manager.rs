@@ -17,7 +17,7 @@ use crate::request::{LockRequest, run_under};
 use crate::settings::Settings;
 use crate::{LockError, LockInfo, Result, key};
 
-/// Makes locks on one store: etcd, or a store in memory.
+/// Makes locks on one store: etcd, Redis, or a store in memory.
 ///
 /// A manager is cheap to clone, and its clones are the same manager: reentrancy goes through any of them. It has one handle for
 /// each key, and one session (a lease on the server) for each TTL, which it renews in the background, and replaces when it is lost.
@@ -60,7 +60,8 @@ impl LockManager {
 
     /// Connects to the store that the URL names, and verifies that it answers.
     ///
-    /// `memory://name`, `etcd://[user:pass@]host:port[,host:port…]`, `etcds://…`; then options as a query:
+    /// `memory://name`, `etcd://[user:pass@]host:port[,host:port…]`, `etcds://…`, `redis://[user:pass@]host:port[/db]`,
+    /// `rediss://…`, `redis+unix:///path`; then options as a query:
     /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true`, and `ca`, `cert` and `key`
     /// files for TLS. All parts are percent-decoded. An empty `prefix=` means none.
     ///

@@ -53,7 +53,7 @@ pub(crate) struct Options {
     pub(crate) terms: Terms,
     pub(crate) timeout: Option<Duration>,
     pub(crate) owner: Option<Owner>,
-    retry_interval: Duration,
+    pub(crate) retry_interval: Duration,
     max_retries: u32,
 }
 

@@ -43,6 +43,23 @@ impl BackendKind {
             Self::Redis => "redis",
         }
     }
+
+    /// The prefix where none was given.
+    fn default_prefix(&self) -> &'static str {
+        match self {
+            Self::Memory { .. } => "",
+            Self::Etcd => "leasehold/",
+            Self::Redis => "lock:",
+        }
+    }
+
+    fn check_prefix(&self, prefix: &str) -> Result<()> {
+        // Our side keys begin with a hash tag; a prefix that does as well could not be told from them.
+        if *self == Self::Redis && prefix.starts_with('{') {
+            return Err(LockError::config("prefix: may not begin with { on redis"));
+        }
+        Ok(())
+    }
 }
 
 /// A text that no `Debug` shows.
@@ -54,7 +71,7 @@ impl Secret {
         Self(text.into())
     }
 
-    #[cfg(any(test, feature = "etcd"))]
+    #[cfg(any(test, feature = "etcd", feature = "redis"))]
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
@@ -111,6 +128,8 @@ pub(crate) struct Settings {
     pub(crate) handover: Handover,
     /// How long the drop of the last manager waits for its releases.
     pub(crate) drop_wait: Duration,
+    /// Redis only: how many replicas have to have a lock.
+    pub(crate) min_replicas: u32,
 }
 
 impl Default for Settings {
@@ -136,6 +155,7 @@ impl Default for Settings {
             max_hold: None,
             handover: Handover::default(),
             drop_wait: Duration::from_secs(1),
+            min_replicas: 0,
         }
     }
 }
@@ -156,16 +176,15 @@ impl Settings {
 
     /// The prefix in use.
     pub(crate) fn prefix(&self) -> &str {
-        self.prefix.as_deref().unwrap_or_else(|| self.default_prefix())
+        self.prefix.as_deref().unwrap_or_else(|| self.backend.default_prefix())
     }
 
-    /// The prefix where none was given.
-    pub(crate) fn default_prefix(&self) -> &'static str {
-        match self.backend {
-            BackendKind::Memory { .. } => "",
-            BackendKind::Etcd => "leasehold/",
-            BackendKind::Redis => "lock:",
-        }
+    /// The prefix in use where the backend does not come from here.
+    #[cfg(feature = "redis")]
+    pub(crate) fn prefix_for(&self, backend: &BackendKind) -> Result<&str> {
+        let prefix = self.prefix.as_deref().unwrap_or_else(|| backend.default_prefix());
+        backend.check_prefix(prefix)?;
+        Ok(prefix)
     }
 
     /// Checks everything, whoever set it.
@@ -216,11 +235,7 @@ impl Settings {
         if self.database.is_some() && self.backend != BackendKind::Redis {
             return Err(LockError::config(format!("database: {word} has none")));
         }
-        // Our side keys begin with a hash tag; a prefix that does as well could not be told from them.
-        if self.backend == BackendKind::Redis && self.prefix().starts_with('{') {
-            return Err(LockError::config("prefix: may not begin with { on redis"));
-        }
-        Ok(())
+        self.backend.check_prefix(self.prefix())
     }
 
     fn check_credentials(&self) -> Result<()> {

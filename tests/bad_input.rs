@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use leasehold::testing::MemoryStore;
 use leasehold::{LockManager, LockRequest, Result};
-use support::etcd::{Etcd, free_port};
+use support::etcd::Etcd;
+use support::ports::free_port;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

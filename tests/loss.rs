@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use leasehold::testing::{ManualClock, MemoryStore};
 use leasehold::{LockError, LockGuard, LockManager, LockManagerBuilder, Loss, Owner};
-use support::etcd::{Etcd, free_port};
+use support::etcd::Etcd;
 use support::history::History;
+use support::ports::free_port;
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually};
 

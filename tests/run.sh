@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs everything: unit and integration tests with all features, doc tests, the fuzz targets' drivers, and every example, in
-# memory and on a real etcd. The servers that the tests need are started by them, on free ports; what is missing on a Debian
+# memory and on a real etcd and Redis. The servers that the tests need are started by them, on free ports; what is missing on a Debian
 # machine is installed first. `--install-only` stops after that.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,7 +11,7 @@ fail() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
 # Server, its package, and so on.
 install_missing() {
     local missing=() pair
-    for pair in etcd:etcd-server etcdctl:etcd-client redis-server:redis-server protoc:protobuf-compiler cc:gcc setpriv:util-linux; do
+    for pair in etcd:etcd-server etcdctl:etcd-client redis-server:redis-server redis-cli:redis-tools protoc:protobuf-compiler cc:gcc setpriv:util-linux; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     [ ${#missing[@]} -eq 0 ] && return
@@ -42,8 +42,9 @@ export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 scratch=$(mktemp -d)
 etcd_pid=
+redis_pid=
 clean_up() {
-    if [ -n "$etcd_pid" ]; then kill -KILL "$etcd_pid" 2>/dev/null || true; fi
+    for pid in $etcd_pid $redis_pid; do kill -KILL "$pid" 2>/dev/null || true; done
     rm -rf "$scratch"
 }
 trap clean_up EXIT
@@ -121,5 +122,17 @@ done
 $ETCDCTL lease revoke "$lease" >/dev/null
 wait "$holder" || { cat "$scratch/lost_lock" >&2; fail "lost_lock failed"; }
 grep -q Revoked "$scratch/lost_lock" || { cat "$scratch/lost_lock" >&2; fail "lost_lock did not tell its loss"; }
+
+say "examples on Redis"
+redis-server --port 0 --unixsocket "$scratch/redis" --save "" >"$scratch/redis.log" 2>&1 &
+redis_pid=$!
+for _ in $(seq 100); do
+    [ "$(redis-cli -s "$scratch/redis" PING 2>/dev/null)" = PONG ] && break
+    sleep 0.1
+done
+for example in quickstart blocking force_unlock; do
+    printf '%s\n' "$example"
+    quietly timeout 60 "$target/debug/examples/$example" "redis+unix://$scratch/redis"
+done
 
 say "all passed"

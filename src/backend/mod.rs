@@ -11,13 +11,17 @@
 mod error;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
+mod limit;
 pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::error::{BackendError, ErrorKind};
+pub use self::limit::Limit;
 pub use crate::clock::{Clock, SystemClock, Timestamp};
 pub use futures::future::BoxFuture;
 
@@ -233,12 +237,14 @@ pub struct Claim {
     pub lease: Lease,
     /// Who asks.
     pub holder: Arc<Holder>,
+    /// How often a waiter looks by itself where nobody will tell it: 100 ms by default.
+    pub retry_interval: Duration,
 }
 
 impl Claim {
     /// Creates a claim.
     pub fn new(attempt: AttemptId, key: Arc<str>, mode: Mode, lease: Lease, holder: Arc<Holder>) -> Self {
-        Self { attempt, key, mode, lease, holder }
+        Self { attempt, key, mode, lease, holder, retry_interval: Duration::from_millis(100) }
     }
 }
 
@@ -258,12 +264,22 @@ pub struct Grant {
     pub lease: Lease,
     /// The backend's own note on the grant, for its release: etcd's create revision, for example.
     pub note: u64,
+    /// Up to when the grant itself is certain, where that may be sooner than its lease.
+    pub limit: Option<Limit>,
 }
 
 impl Grant {
     /// Creates the grant of a claim.
     pub fn new(claim: &Claim, epoch: u64) -> Self {
-        Self { attempt: claim.attempt, key: claim.key.clone(), mode: claim.mode, epoch, lease: claim.lease, note: 0 }
+        Self {
+            attempt: claim.attempt,
+            key: claim.key.clone(),
+            mode: claim.mode,
+            epoch,
+            lease: claim.lease,
+            note: 0,
+            limit: None,
+        }
     }
 }
 

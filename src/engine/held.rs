@@ -31,21 +31,32 @@ impl HeldGrant {
 
     /// Why it is lost, if it is by `now`.
     pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
-        self.lost.get().or_else(|| self.cell.loss(now))
+        self.own_loss(now).or_else(|| self.cell.loss(now))
     }
 
     /// The same under a mutex, see [`LeaseCell::quiet_loss`].
     fn quiet_loss(&self, now: Timestamp) -> Option<Loss> {
-        self.lost.get().or_else(|| self.cell.quiet_loss(now))
+        self.own_loss(now).or_else(|| self.cell.quiet_loss(now))
     }
 
-    /// The server removed the claim.
-    pub(super) fn lose(&self, cause: Loss) -> bool {
-        let first = self.lost.set(cause);
-        if first {
-            self.signal.fire();
+    /// The loss of the claim alone. Wakes nobody: the backend tells of it as well.
+    fn own_loss(&self, now: Timestamp) -> Option<Loss> {
+        if let Some(limit) = &self.grant.limit
+            && now >= limit.until()
+        {
+            // Once and for all: it may be lifted a moment later.
+            self.lost.set(Loss::Unreachable);
         }
-        first
+        self.lost.get()
+    }
+
+    /// The server removed the claim, or did not confirm it in time.
+    pub(super) fn lose(&self, cause: Loss, now: Timestamp) {
+        if self.own_loss(now).is_none() {
+            self.lost.set(cause);
+        }
+        // Perhaps not for the first time: who found the loss wakes nobody.
+        self.signal.fire();
     }
 
     pub(crate) fn expired(&self, cause: Loss) -> LockError {
@@ -53,7 +64,11 @@ impl HeldGrant {
     }
 
     pub(crate) fn remaining(&self, now: Timestamp) -> Duration {
-        if self.lost.get().is_some() { Duration::ZERO } else { self.cell.deadline().since(now) }
+        if self.own_loss(now).is_some() {
+            return Duration::ZERO;
+        }
+        let lease = self.cell.deadline();
+        self.grant.limit.as_ref().map_or(lease, |limit| limit.until().min(lease)).since(now)
     }
 }
 
@@ -85,7 +100,9 @@ impl Granted for Arc<HeldGrant> {
     }
 
     fn is_fresh(&self, now: Timestamp) -> bool {
-        self.is_alive(now) && self.cell.deadline().since(now) > self.grant.lease.ttl / 2
+        self.is_alive(now)
+            && self.cell.deadline().since(now) > self.grant.lease.ttl / 2
+            && self.grant.limit.as_ref().is_none_or(|limit| limit.is_fresh(now))
     }
 }
 

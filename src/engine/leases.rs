@@ -299,7 +299,8 @@ impl Core {
         let mut lost = false;
         for entry in self.entries_in_use() {
             for held in entry.find(&claims) {
-                lost |= held.lose(Loss::Revoked);
+                held.lose(Loss::Revoked, now);
+                lost = true;
             }
         }
         if lost {
@@ -314,7 +315,8 @@ impl Core {
 
     /// Ends a hold whose claim was lost between its grant and now.
     pub(crate) fn lose_if_stray(self: &Arc<Self>, held: &HeldGrant, now: Timestamp) {
-        if self.has_lost(held.grant.attempt) && held.lose(Loss::Revoked) {
+        if self.has_lost(held.grant.attempt) {
+            held.lose(Loss::Revoked, now);
             self.purge(now);
         }
     }

@@ -11,9 +11,14 @@ fn margin(ttl: Duration) -> Duration {
     ttl / 100 + Duration::from_millis(5)
 }
 
+/// How much of a TTL is certain, counted from when it was asked for.
+pub(crate) fn certain(ttl: Duration) -> Duration {
+    ttl.saturating_sub(margin(ttl))
+}
+
 /// Up to when a lease lives for certain, counted from when its last proven renewal was sent.
-pub(crate) fn deadline(lease: &Lease) -> Timestamp {
-    lease.proven + lease.ttl.saturating_sub(margin(lease.ttl))
+fn deadline(lease: &Lease) -> Timestamp {
+    lease.proven + certain(lease.ttl)
 }
 
 /// How a lease is kept.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::PATIENCE;
 use super::folder::Folder;
 use super::peers::Peers;
+use super::ports::free_port;
 use super::process::Process;
 
 /// One member of a cluster, most often the only one. It is killed, and its data removed, when this is dropped.
@@ -285,15 +286,4 @@ fn http_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
-}
-
-/// A port that nobody listens on now, from below the range that the kernel takes for outgoing connections: a server that is
-/// started again on it finds it free.
-pub fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(15_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }

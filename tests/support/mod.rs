@@ -15,8 +15,12 @@ pub mod history;
 pub mod network;
 #[cfg(feature = "etcd")]
 pub mod peers;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub mod ports;
 pub mod process;
 pub mod proxy;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 use std::time::{Duration, Instant};
 

@@ -3,18 +3,18 @@
 //! `cargo run --release --bin etcd [-- seconds [part…]]` with the parts `one`, `many`, `key`; the server is started here, on a free
 //! port.
 
-use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Compare, CompareOp, LockOptions, PutOptions, Txn, TxnOp};
 use leasehold::LockManager;
 
+#[path = "../measure.rs"]
+mod measure;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+use measure::{Result, Until, median, rate, timed};
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -174,49 +174,4 @@ async fn one_key(etcd: &support::etcd::Etcd, time: Duration, members: usize, the
     let ours = rate(time, managers).await?;
     println!("  {members:>2} managers               {ours:>8.0}   {:.1} times the RPC's", ours / theirs);
     Ok(())
-}
-
-struct Until {
-    stop: AtomicBool,
-    count: AtomicU64,
-}
-
-impl Until {
-    fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-
-    fn count(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// How many times a second all workers together get through, after a while to warm up.
-async fn rate<W, F>(time: Duration, workers: impl Iterator<Item = W>) -> Result<f64>
-where
-    W: FnOnce(Arc<Until>) -> F,
-    F: Future<Output = Result<()>> + Send + 'static,
-{
-    let until = Arc::new(Until { stop: AtomicBool::new(false), count: AtomicU64::new(0) });
-    let workers: Vec<_> = workers.map(|worker| tokio::spawn(worker(until.clone()))).collect();
-    tokio::time::sleep(time / 8).await;
-    let (before, start) = (until.count.load(Ordering::Relaxed), Instant::now());
-    tokio::time::sleep(time).await;
-    let rate = (until.count.load(Ordering::Relaxed) - before) as f64 / start.elapsed().as_secs_f64();
-    until.stop.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.await??;
-    }
-    Ok(rate)
-}
-
-async fn timed(work: impl Future<Output = Result<()>>) -> Result<Duration> {
-    let start = Instant::now();
-    work.await?;
-    Ok(start.elapsed())
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 
 use crate::authority::{Authority, Files, Identity};
-use crate::support::etcd::{free_port, is_healthy};
+use crate::support::etcd::is_healthy;
+use crate::support::ports::free_port;
 use crate::support::eventually;
 use crate::support::folder::Folder;
 use crate::support::process::Process;

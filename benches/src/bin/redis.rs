@@ -1,0 +1,176 @@
+//! Locks on a real Redis next to what a program would do with the bare client, in one run: only the ratios mean something.
+//!
+//! `cargo run --release --bin redis [-- seconds]`; the server is started here, on a free port.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use leasehold::LockManager;
+use redis::Script;
+use redis::aio::MultiplexedConnection;
+
+#[path = "../measure.rs"]
+mod measure;
+#[path = "../../../tests/support/mod.rs"]
+mod support;
+
+use measure::{Result, Until, median, rate, timed};
+use support::redis::Redis;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let seconds = std::env::args().nth(1).map_or(Ok(4.0), |argument| argument.parse())?;
+    let time = Duration::from_secs_f64(seconds);
+    let server = Redis::start();
+    println!("redis on {}, {seconds} s a measurement\n", server.address());
+    one_by_one(&server, time).await?;
+    many_keys(&server, time).await?;
+    one_key(&server, time).await?;
+    renewal(&server).await?;
+    Ok(())
+}
+
+/// The lock that everybody writes: set if absent, and delete if it is still ours.
+#[derive(Clone)]
+struct Raw {
+    connection: MultiplexedConnection,
+    release: Script,
+}
+
+impl Raw {
+    async fn connect(server: &Redis) -> Result<Self> {
+        let connection = redis::Client::open(server.url())?.get_multiplexed_async_connection().await?;
+        let text = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
+        Ok(Self { connection, release: Script::new(text) })
+    }
+
+    async fn pair(&mut self, key: &str) -> Result<()> {
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg("me").arg("NX").arg("PX").arg(30_000);
+        if set.query_async::<Option<String>>(&mut self.connection).await?.is_none() {
+            return Err("somebody else is at it".into());
+        }
+        self.release.key(key).arg("me").invoke_async::<i64>(&mut self.connection).await?;
+        Ok(())
+    }
+}
+
+/// One task: the three ways take turns, so that the machine's mood is the same for all.
+async fn one_by_one(server: &Redis, time: Duration) -> Result<()> {
+    let mut raw = Raw::connect(server).await?;
+    let manager = LockManager::connect(server.url()).await?;
+    let (mut pairs, mut unlocks, mut drops) = (Vec::new(), Vec::new(), Vec::new());
+    let start = Instant::now();
+    while start.elapsed() < time * 3 {
+        for _ in 0..50 {
+            pairs.push(timed(raw.pair("raw:k")).await?);
+        }
+        for _ in 0..50 {
+            unlocks.push(timed(async { Ok(manager.lock("unlocked").await?.unlock().await?) }).await?);
+        }
+        for _ in 0..50 {
+            let dropped = timed(async {
+                drop(manager.lock("dropped").await?);
+                Ok(())
+            });
+            drops.push(dropped.await?);
+        }
+    }
+    let raw = median(&mut pairs);
+    println!("One task, median of {}:", unlocks.len());
+    println!("  SET NX + EVALSHA, bare client  {:>8} µs", raw.as_micros());
+    for (name, times) in [("lock + unlock().await", &mut unlocks), ("lock + drop", &mut drops)] {
+        let median = median(times);
+        let ratio = median.as_secs_f64() / raw.as_secs_f64();
+        println!("  {name:29}  {:>8} µs   {ratio:.2} of the bare client's", median.as_micros());
+    }
+    println!();
+    Ok(())
+}
+
+/// 64 tasks of one process, each on a key of its own.
+async fn many_keys(server: &Redis, time: Duration) -> Result<()> {
+    const TASKS: usize = 64;
+    let raw = Raw::connect(server).await?;
+    let raws = (0..TASKS).map(|n| {
+        let mut raw = raw.clone();
+        let key = format!("raw:{n}");
+        move |until: Arc<Until>| async move {
+            while until.goes_on() {
+                raw.pair(&key).await?;
+                until.count();
+            }
+            Ok(())
+        }
+    });
+    let raw = rate(time, raws).await?;
+    let manager = LockManager::connect(server.url()).await?;
+    let ours = (0..TASKS).map(|n| {
+        let manager = manager.clone();
+        move |until: Arc<Until>| async move {
+            let handle = manager.handle(format!("many/{n}"))?;
+            while until.goes_on() {
+                handle.lock().await?.unlock().await?;
+                until.count();
+            }
+            Ok(())
+        }
+    });
+    let ours = rate(time, ours).await?;
+    println!("{TASKS} tasks of one process, a key each, pairs a second:");
+    println!("  SET NX + EVALSHA, bare client  {raw:>8.0}");
+    println!("  lock + unlock().await          {ours:>8.0}   {:.2} of the bare client's\n", ours / raw);
+    Ok(())
+}
+
+/// 8 managers, each with connections of its own, on one key; and one bare client that has it for itself.
+async fn one_key(server: &Redis, time: Duration) -> Result<()> {
+    const MEMBERS: usize = 8;
+    let mut raw = Raw::connect(server).await?;
+    let alone = move |until: Arc<Until>| async move {
+        while until.goes_on() {
+            raw.pair("raw:alone").await?;
+            until.count();
+        }
+        Ok(())
+    };
+    let bare = rate(time, std::iter::once(alone)).await?;
+    let mut managers = Vec::new();
+    for _ in 0..MEMBERS {
+        managers.push(LockManager::connect(server.url()).await?);
+    }
+    let managers = managers.into_iter().map(|manager| {
+        move |until: Arc<Until>| async move {
+            while until.goes_on() {
+                let guard = manager.lock("one").await?;
+                until.count();
+                guard.unlock().await?;
+            }
+            Ok(())
+        }
+    });
+    let ours = rate(time, managers).await?;
+    println!("{MEMBERS} processes' worth on one key, hand-overs a second:");
+    println!("  bare client, alone, in turn    {bare:>8.0}");
+    println!("  leasehold                      {ours:>8.0}   {:.2} of the bare client's\n", ours / bare);
+    Ok(())
+}
+
+/// 10,000 held locks: what one renewal of them costs the server.
+async fn renewal(server: &Redis) -> Result<()> {
+    const HOLDS: usize = 10_000;
+    let manager = LockManager::connect(server.url()).await?;
+    let handles =
+        (0..HOLDS).map(|n| manager.handle(format!("held/{n}"))).collect::<std::result::Result<Vec<_>, _>>()?;
+    let guards = futures::future::try_join_all(handles.iter().map(|handle| handle.lock().into_future())).await?;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let start = Instant::now();
+    guards[0].renew().await?;
+    let took = start.elapsed();
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let calls = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or("no calls").trim();
+    println!("{HOLDS} held locks renewed in {took:?}: {calls}");
+    drop(guards);
+    manager.close().await?;
+    Ok(())
+}

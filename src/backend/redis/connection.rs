@@ -1,0 +1,413 @@
+//! The connection: who speaks on it, when it is given up, and what goes together in one call.
+//!
+//! All of it is one task on the keeper. Whoever wants something puts a [`Job`] into the queue. What meets there while a call is
+//! under way goes together in the next one; a lone job goes at once. Jobs of a connection that breaks go again on the next one.
+//!
+//! The client's own timers and reconnection are not used: after a request that was not answered in time it would go on as if the
+//! connection were sound, and a timer for each request costs more than the request. Here one look at the oldest request is enough.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use log::{debug, info};
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisError, Value};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::attempt::Attempt;
+use super::failure;
+use super::jobs::{Answer, Job, Jobs};
+use super::link::Target;
+use super::looks::Looks;
+use super::scripts::{self, By, Kind, Part, Placed};
+use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp};
+
+/// How many calls that take and as many that give back may be under way. With two, what is given back never delays what is taken.
+const WINDOW: usize = 2;
+/// How many other calls.
+const OTHERS: usize = 4;
+/// The longest that an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often the server is asked for a sign of life when nothing else is.
+const PULSE: Duration = Duration::from_secs(2);
+
+/// A call under way.
+struct Call {
+    about: About,
+    sent: Timestamp,
+    since: Instant,
+}
+
+/// What a call is.
+enum About {
+    Script(Kind, By, Vec<Job>),
+    /// A plain command, which is not done again.
+    Command(oneshot::Sender<Result<Value>>),
+    /// Our own PING.
+    Pulse,
+}
+
+/// The calls under way on one connection.
+#[derive(Default)]
+struct UnderWay {
+    calls: BTreeMap<u64, Call>,
+    /// How many there are of each kind.
+    count: [usize; 5],
+}
+
+impl UnderWay {
+    fn add(&mut self, number: u64, call: Call) {
+        if let About::Script(kind, ..) = call.about {
+            self.count[kind as usize] += 1;
+        }
+        self.calls.insert(number, call);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Call> {
+        let call = self.calls.remove(&number)?;
+        if let About::Script(kind, ..) = call.about {
+            self.count[kind as usize] -= 1;
+        }
+        Some(call)
+    }
+
+    /// Whether there is room for another call of this kind.
+    fn has_room(&self, kind: Kind) -> bool {
+        let of = |kind: Kind| self.count[kind as usize];
+        match kind {
+            Kind::Release | Kind::Acquire => of(Kind::Release) < WINDOW && of(Kind::Acquire) < WINDOW,
+            Kind::Renew | Kind::Inspect | Kind::Evict => of(kind) < OTHERS,
+        }
+    }
+}
+
+/// The way to the server.
+pub(super) struct Connection {
+    target: Target,
+    server: String,
+    /// What the names of the managers' channels begin with.
+    channels: String,
+    timeout: Duration,
+    clock: Arc<dyn Clock>,
+    looks: Arc<Looks>,
+    jobs: Jobs,
+    commands: Mutex<VecDeque<(Cmd, oneshot::Sender<Result<Value>>)>>,
+    bell: Notify,
+    /// How long an answer may take, in nanoseconds.
+    patience: AtomicU64,
+    last_call: AtomicU64,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        target: Target,
+        channels: String,
+        timeout: Duration,
+        clock: Arc<dyn Clock>,
+        looks: Arc<Looks>,
+    ) -> Self {
+        Self {
+            server: target.to_string(),
+            target,
+            channels,
+            timeout,
+            clock,
+            looks,
+            jobs: Jobs::default(),
+            commands: Mutex::default(),
+            bell: Notify::new(),
+            patience: AtomicU64::new(nanos(PATIENCE)),
+            last_call: AtomicU64::new(0),
+        }
+    }
+
+    /// The server, for errors.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Learns of a TTL in use: a dead connection has to be noticed early enough to renew on another one.
+    pub(super) fn serve_ttl(&self, ttl: Duration) {
+        let patience = (ttl / 4).clamp(Duration::from_millis(250), PATIENCE);
+        self.patience.fetch_min(nanos(patience), Ordering::Relaxed);
+    }
+
+    /// How long an answer may take before the connection is taken for dead.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_nanos(self.patience.load(Ordering::Relaxed))
+    }
+
+    /// Asks for the lock of an attempt, unless that is under way already.
+    pub(super) fn ask(&self, attempt: &Arc<Attempt>) {
+        if attempt.ask() {
+            self.put([Job::for_attempt(attempt.clone())]);
+        }
+    }
+
+    /// Does something for each of these locks; the answers come in their order.
+    pub(super) async fn request(&self, parts: Vec<Part>) -> Vec<Result<Value>> {
+        let (jobs, answers): (Vec<_>, Vec<_>) = parts.into_iter().map(Job::with_answer).unzip();
+        self.put(jobs);
+        let mut found = Vec::with_capacity(answers.len());
+        for answer in answers {
+            found.push(answer.await);
+        }
+        found
+    }
+
+    /// The same for one lock.
+    pub(super) fn request_one(&self, part: Part) -> Answer {
+        let (job, answer) = Job::with_answer(part);
+        self.put([job]);
+        answer
+    }
+
+    /// Sends a plain command. If the connection breaks, its outcome is unknown.
+    pub(super) async fn command(&self, command: Cmd) -> Result<Value> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.lock().push_back((command, reply));
+        self.bell.notify_one();
+        answer.await.unwrap_or_else(|_| Err(failure::broken(&self.server)))
+    }
+
+    fn put(&self, new: impl IntoIterator<Item = Job>) {
+        self.jobs.add(new);
+        self.bell.notify_one();
+    }
+
+    /// Connects to a server that will do.
+    pub(super) async fn open(&self) -> Result<MultiplexedConnection> {
+        let mut link = self.target.connect().await?;
+        self.target.check(&mut link).await?;
+        Ok(link)
+    }
+
+    /// Serves the queue for ever, on one connection after another.
+    pub(super) async fn run(self: Arc<Self>, mut link: MultiplexedConnection) {
+        let mut backoff = Backoff::default();
+        loop {
+            let begun = Instant::now();
+            let (under_way, broken) = self.serve(link).await;
+            debug!(target: "leasehold::redis", "{broken}");
+            self.take_back(under_way);
+            if begun.elapsed() > PATIENCE {
+                backoff = Backoff::default();
+            }
+            link = self.reopen(&mut backoff).await;
+            info!(target: "leasehold::redis", "connected again to redis at {}", self.server);
+            self.looks.at_all();
+        }
+    }
+
+    async fn reopen(&self, backoff: &mut Backoff) -> MultiplexedConnection {
+        loop {
+            backoff.pause().await;
+            let limit = self.timeout.min(PATIENCE);
+            let opened = tokio::time::timeout(limit, self.open()).await;
+            match opened.unwrap_or_else(|_| Err(failure::no_answer(&self.server, limit))) {
+                Ok(link) => return link,
+                Err(error) => {
+                    debug!(target: "leasehold::redis", "{error}");
+                    if error.kind() != ErrorKind::Unreachable {
+                        // Nothing that passes while somebody waits for it.
+                        self.jobs.fail(&error);
+                        let commands = std::mem::take(&mut *self.commands.lock());
+                        commands.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Serves the queue until the connection is no good any more. Returns what was under way.
+    async fn serve(&self, link: MultiplexedConnection) -> (UnderWay, BackendError) {
+        let mut under_way = UnderWay::default();
+        let mut calls = FuturesUnordered::new();
+        let send = |number: u64, call: Cmd| {
+            let mut link = link.clone();
+            async move { (number, link.send_packed_command(&call).await.and_then(Value::extract_error)) }
+        };
+        let mut ticks = tokio::time::interval(self.patience() / 2);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        loop {
+            while let Some((number, call)) = self.next_call(&mut under_way) {
+                calls.push(send(number, call));
+            }
+            tokio::select! {
+                biased;
+                Some((number, answer)) = calls.next(), if !calls.is_empty() => {
+                    heard = Instant::now();
+                    let Some(call) = under_way.remove(number) else { continue };
+                    match self.take_in(number, call, answer) {
+                        Ok(None) => {}
+                        Ok(Some((number, call, text))) => {
+                            under_way.add(number, call);
+                            calls.push(send(number, text));
+                        }
+                        Err((call, error)) => {
+                            under_way.add(number, call);
+                            return (under_way, error);
+                        }
+                    }
+                }
+                () = self.bell.notified() => {}
+                _ = ticks.tick() => {
+                    let patience = self.patience();
+                    if ticks.period() > patience / 2 {
+                        ticks = tokio::time::interval(patience / 2);
+                        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                    }
+                    let oldest = under_way.calls.first_key_value().map(|(_, call)| call.since.elapsed());
+                    if oldest.is_some_and(|age| age > patience) {
+                        return (under_way, failure::no_answer(&self.server, patience));
+                    }
+                    if oldest.is_none() && heard.elapsed() >= PULSE {
+                        let number = self.number();
+                        under_way.add(number, self.begin(About::Pulse));
+                        let mut ping = redis::cmd("PING");
+                        ping.arg(number);
+                        calls.push(send(number, ping));
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&self, about: About) -> Call {
+        Call { about, sent: self.clock.now(), since: Instant::now() }
+    }
+
+    fn number(&self) -> u64 {
+        self.last_call.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes the next call from the queue.
+    fn next_call(&self, under_way: &mut UnderWay) -> Option<(u64, Cmd)> {
+        for kind in Kind::ALL {
+            if !under_way.has_room(kind) {
+                continue;
+            }
+            let jobs = self.jobs.take(kind, self.clock.now());
+            if jobs.is_empty() {
+                continue;
+            }
+            let number = self.number();
+            let call = scripts::call(kind, By::Hash, number, &self.channels, jobs.iter().map(|job| &job.part));
+            under_way.add(number, self.begin(About::Script(kind, By::Hash, jobs)));
+            return Some((number, call));
+        }
+        let (command, reply) = self.commands.lock().pop_front()?;
+        let number = self.number();
+        under_way.add(number, self.begin(About::Command(reply)));
+        Some((number, command))
+    }
+
+    /// Takes in the answer to a call. Returns the call to be made next if the server does not know the script; fails with what is
+    /// to be done again if the connection is no good.
+    #[expect(clippy::type_complexity, reason = "of one use")]
+    fn take_in(
+        &self,
+        number: u64,
+        call: Call,
+        answer: std::result::Result<Value, RedisError>,
+    ) -> std::result::Result<Option<(u64, Call, Cmd)>, (Call, BackendError)> {
+        let Call { about, sent, since } = call;
+        let (kind, by, jobs) = match about {
+            About::Script(kind, by, jobs) => (kind, by, jobs),
+            About::Command(reply) => {
+                // Nobody waits any more only if it does not matter.
+                let _ = reply.send(answer.map_err(|error| failure::of(&self.server, &error)));
+                return Ok(None);
+            }
+            About::Pulse if answer.is_ok_and(|answer| scripts::text(&answer) == Some(&*number.to_string())) => {
+                return Ok(None);
+            }
+            About::Pulse => return Err((Call { about, sent, since }, failure::nonsense(&self.server))),
+        };
+        let again = |jobs, error| Err((Call { about: About::Script(kind, by, jobs), sent, since }, error));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) if error.code() == Some("NOSCRIPT") && by == By::Hash => {
+                let number = self.number();
+                let text = scripts::call(kind, By::Text, number, &self.channels, jobs.iter().map(|job| &job.part));
+                return Ok(Some((number, self.begin(About::Script(kind, By::Text, jobs)), text)));
+            }
+            Err(error) => {
+                let error = failure::of(&self.server, &error);
+                if error.kind() == ErrorKind::Unreachable {
+                    return again(jobs, error);
+                }
+                jobs.into_iter().for_each(|job| job.fail(error.clone()));
+                return Ok(None);
+            }
+        };
+        let Some(answers) = scripts::answers(answer, number, jobs.len()) else {
+            return again(jobs, failure::nonsense(&self.server));
+        };
+        let (mut left, mut sick) = (Vec::new(), None);
+        for (job, answer) in jobs.into_iter().zip(answers) {
+            match scripts::failed(&self.server, &answer) {
+                // A replica, for example: the connection is to be made anew.
+                Some(error) if error.kind() == ErrorKind::Unreachable => {
+                    left.push(job);
+                    sick = Some(error);
+                }
+                failed => self.deliver(job, answer, failed, sent),
+            }
+        }
+        sick.map_or(Ok(None), |error| again(left, error))
+    }
+
+    fn deliver(&self, job: Job, answer: Value, failed: Option<BackendError>, sent: Timestamp) {
+        if let Part::Acquire(attempt) = &job.part {
+            let placed = Placed::read(&self.server, &answer);
+            if let Some(look) = attempt.answered(placed, sent, Instant::now()) {
+                self.looks.plan(look);
+            }
+        }
+        job.answer(failed.map_or(Ok(answer), Err));
+    }
+
+    /// Puts back what was under way on a connection that broke.
+    fn take_back(&self, under_way: UnderWay) {
+        let again = under_way.calls.into_values().filter_map(|call| match call.about {
+            About::Script(.., jobs) => Some(jobs),
+            // Who waits for a plain command hears that nobody answers any more.
+            About::Command(_) | About::Pulse => None,
+        });
+        self.jobs.take_back(again.flatten().collect(), &failure::broken(&self.server));
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Delays before connecting again: none at first, then doubling up to a second, with jitter.
+#[derive(Debug, Default)]
+pub(super) struct Backoff(Duration);
+
+impl Backoff {
+    pub(super) async fn pause(&mut self) {
+        let pause = self.0.mul_f64(rand::random_range(0.75..1.25));
+        self.0 = (self.0 * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,146 @@
+//! Who holds what, and how to take it away.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+
+use super::names::Name;
+use super::scripts::{self, Part};
+use super::{Shared, failure, token};
+use crate::backend::Result;
+use crate::{Eviction, FencingToken, Holder, LockInfo, Mode};
+
+/// How many names the server looks at in one step of a list.
+const PAGE: usize = 500;
+
+impl Shared {
+    /// Tells who holds a key.
+    pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
+        let answer = self.connection.request_one(Part::Inspect(self.names.of(key)?)).await?;
+        self.info(key, answer)
+    }
+
+    /// Tells who holds all the keys that begin with `prefix`.
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
+        let (mut cursor, pattern) = (String::from("0"), self.names.pattern(prefix));
+        // The server may show a name more than once.
+        let mut keys = BTreeSet::new();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
+            let page = self.connection.command(scan).await?;
+            let (next, names) = page_of(page).ok_or_else(|| failure::nonsense(self.connection.server()))?;
+            keys.extend(names.iter().filter_map(|name| self.names.key(name)).map(str::to_owned));
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        let names: Vec<(String, Arc<Name>)> =
+            keys.into_iter().filter_map(|key| self.names.of(&key).ok().map(|name| (key, name))).collect();
+        let mut locks = Vec::new();
+        for names in names.chunks(PAGE) {
+            let parts = names.iter().map(|(_, name)| Part::Inspect(name.clone())).collect();
+            let answers = self.connection.request(parts).await;
+            for ((key, _), answer) in names.iter().zip(answers) {
+                locks.extend(self.info(key, answer?)?);
+            }
+        }
+        Ok(locks)
+    }
+
+    fn info(&self, key: &str, answer: Value) -> Result<Option<LockInfo>> {
+        let read = Seen::read(answer).ok_or_else(|| failure::nonsense(self.connection.server()))?;
+        Ok(read.info(key))
+    }
+
+    /// Takes a key away from whoever holds it.
+    pub(super) async fn evict(&self, key: &str) -> Result<Eviction> {
+        let server = self.connection.server();
+        match self.connection.request_one(Part::Evict(self.names.of(key)?)).await? {
+            Value::Array(tokens) if tokens.is_empty() => Ok(Eviction::default()),
+            Value::Array(tokens) => {
+                let holders = tokens.iter().filter_map(bytes).filter_map(|word| holder(word).map(|(holder, _)| holder));
+                Ok(Eviction::new(holders.collect(), vec![key.to_owned()]))
+            }
+            answer if scripts::text(&answer) == Some("i") => Err(failure::incompatible(server)),
+            _ => Err(failure::nonsense(server)),
+        }
+    }
+}
+
+/// What the script tells of a lock.
+struct Seen {
+    /// Redis's type.
+    kind: String,
+    value: Vec<u8>,
+    left: Option<Duration>,
+    fence: Option<u64>,
+    waiters: usize,
+    readers: Vec<Vec<u8>>,
+}
+
+impl Seen {
+    fn read(answer: Value) -> Option<Self> {
+        let Value::Array(parts) = answer else { return None };
+        let mut parts = parts.into_iter();
+        let kind = scripts::text(&parts.next()?)?.to_owned();
+        let value = bytes(&parts.next()?)?.to_vec();
+        let Value::Int(left) = parts.next()? else { return None };
+        let fence = scripts::text(&parts.next()?)?.parse().ok();
+        let Value::Int(waiters) = parts.next()? else { return None };
+        let readers = parts.filter_map(|reader| bytes(&reader).map(<[u8]>::to_vec)).collect();
+        let left = u64::try_from(left).ok().map(Duration::from_millis);
+        Some(Self { kind, value, left, fence, waiters: usize::try_from(waiters).unwrap_or_default(), readers })
+    }
+
+    fn info(self, key: &str) -> Option<LockInfo> {
+        if self.kind == "none" {
+            return None;
+        }
+        let value = if self.kind == "string" { token::read(&self.value) } else { token::Value::Foreign };
+        // All who shared it are gone, and nobody has come since.
+        if value == token::Value::Shared && self.readers.is_empty() {
+            return None;
+        }
+        let mode = if value == token::Value::Shared { Mode::Shared } else { Mode::Exclusive };
+        let mut info = LockInfo::new(key, mode);
+        info.remaining = self.left;
+        info.waiters = self.waiters;
+        info.foreign = value == token::Value::Foreign;
+        if !info.foreign {
+            info.token = self.fence.map(|epoch| FencingToken::of_grant(epoch, 0));
+        }
+        let words = if mode == Mode::Shared { self.readers } else { vec![self.value] };
+        for (holder, since) in words.iter().filter_map(|word| holder(word)) {
+            info.holders.push(holder);
+            info.since = Some(info.since.map_or(since, |known| known.min(since)));
+        }
+        Some(info)
+    }
+}
+
+/// Who a word is of, if it says.
+fn holder(word: &[u8]) -> Option<(Holder, std::time::SystemTime)> {
+    match token::read(word) {
+        token::Value::Ours(known) => known,
+        token::Value::Shared | token::Value::Foreign => None,
+    }
+}
+
+fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
+/// The next cursor, and names. Names that are no text are none of ours.
+fn page_of(page: Value) -> Option<(String, Vec<String>)> {
+    let Value::Array(parts) = page else { return None };
+    let [next, Value::Array(names)] = &parts[..] else { return None };
+    Some((scripts::text(next)?.to_owned(), names.iter().filter_map(scripts::text).map(str::to_owned).collect()))
+}

@@ -1,0 +1,181 @@
+//! Names on the server.
+//!
+//! A lock's own key is the prefix and the user's key. What else belongs to it, its *side keys*, is named `{tag}%kind:` and then
+//! the lock's own name. All keys of a lock have to be in one slot of a cluster, and a slot is the hash of what stands between
+//! the first `{` of a name and the first `}` after it, if that is anything. So the tag is the one in the lock's own name, or else
+//! the smallest number that hashes to the same slot; simply to put braces around the name would not do for `a}b` or `{}x`.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::backend::{BackendError, ErrorKind, Result};
+
+const SLOTS: u16 = 16384;
+
+/// The names of one lock.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Name {
+    /// The lock's own key.
+    pub(super) lock: String,
+    /// What its side keys begin with: `{tag}%`.
+    pub(super) side: String,
+}
+
+/// Makes names.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub(super) fn new(prefix: String) -> Self {
+        Self { prefix }
+    }
+
+    /// Returns the names of a key's lock.
+    ///
+    /// # Errors
+    ///
+    /// Refused without a prefix if the key looks like a side key.
+    pub(super) fn of(&self, key: &str) -> Result<Arc<Name>> {
+        let lock = [&self.prefix, key].concat();
+        // With a prefix, which does not begin with a brace, no lock is named like this.
+        if is_side_key(&lock) {
+            let reason = format!("without a prefix, {key:?} would be a name that leasehold keeps for itself on redis");
+            return Err(BackendError::new(ErrorKind::Refused, reason));
+        }
+        let side = match tag(&lock) {
+            Some(tag) => format!("{{{tag}}}%"),
+            None => format!("{{{}}}%", smallest_tag(slot(lock.as_bytes()))),
+        };
+        Ok(Arc::new(Name { lock, side }))
+    }
+
+    /// What the names of the managers' channels begin with.
+    pub(super) fn channels(&self) -> String {
+        format!("{}%wake:", self.prefix)
+    }
+
+    /// The pattern of all names of locks whose keys begin with `start`.
+    pub(super) fn pattern(&self, start: &str) -> String {
+        let mut pattern = String::new();
+        for letter in self.prefix.chars().chain(start.chars()) {
+            if matches!(letter, '*' | '?' | '[' | ']' | '^' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(letter);
+        }
+        pattern.push('*');
+        pattern
+    }
+
+    /// The user's key, if this is the name of a lock.
+    pub(super) fn key<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_prefix(&self.prefix).filter(|key| !key.is_empty() && !is_side_key(name))
+    }
+}
+
+fn is_side_key(name: &str) -> bool {
+    name.starts_with('{') && name.split_once('}').is_some_and(|(_, rest)| rest.starts_with('%'))
+}
+
+/// The part of a name that alone is hashed, if there is one.
+fn tag(name: &str) -> Option<&str> {
+    let (_, rest) = name.split_once('{')?;
+    let (tag, _) = rest.split_once('}')?;
+    Some(tag).filter(|tag| !tag.is_empty())
+}
+
+fn slot(hashed: &[u8]) -> u16 {
+    crc16(hashed) % SLOTS
+}
+
+/// The smallest number whose digits are in this slot.
+fn smallest_tag(slot: u16) -> u32 {
+    static TAGS: OnceLock<Vec<u32>> = OnceLock::new();
+    let tags = TAGS.get_or_init(|| {
+        let mut tags = vec![u32::MAX; usize::from(SLOTS)];
+        let mut left = tags.len();
+        for number in 0.. {
+            let tag = &mut tags[usize::from(self::slot(number.to_string().as_bytes()))];
+            if *tag == u32::MAX {
+                *tag = number;
+                left -= 1;
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        tags
+    });
+    tags[usize::from(slot)]
+}
+
+/// CRC-16/XMODEM, as in Redis Cluster's specification.
+fn crc16(bytes: &[u8]) -> u16 {
+    const TABLE: [u16; 256] = {
+        let mut table = [0; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let (mut crc, mut bit) = ((byte as u16) << 8, 0);
+            while bit < 8 {
+                crc = if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+                bit += 1;
+            }
+            table[byte] = crc;
+            byte += 1;
+        }
+        table
+    };
+    bytes.iter().fold(0, |crc, byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the server hashes of a name.
+    fn hashed(name: &str) -> u16 {
+        slot(tag(name).unwrap_or(name).as_bytes())
+    }
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+        assert_eq!(hashed("{user1000}.following"), hashed("{user1000}.followers"));
+        assert_eq!(hashed("foo{}{bar}"), slot(b"foo{}{bar}"));
+        assert_eq!(hashed("foo{{bar}}zap"), slot(b"{bar"));
+    }
+
+    #[test]
+    fn side_keys_are_in_the_slot_of_their_lock_whatever_its_braces() {
+        for prefix in ["lock:", "", "a{b}c", "x}{", "p{"] {
+            let names = Names::new(prefix.into());
+            for key in ["k", "a}b", "{}x", "{}", "{", "}", "}{", "{u}:q", "{{u}}", "a{b}c{d}", "ä{鍵}", " ", "{%}"] {
+                let name = names.of(key).unwrap();
+                for kind in ["fence", "queue", "readers"] {
+                    let side = format!("{}{kind}:{}", name.side, name.lock);
+                    assert_eq!(hashed(&side), hashed(&name.lock), "{side}");
+                    assert!(is_side_key(&side) && names.key(&side).is_none(), "{side}");
+                }
+                assert_eq!(names.key(&name.lock), Some(key));
+            }
+        }
+    }
+
+    #[test]
+    fn no_key_is_a_side_key_of_another() {
+        let lock = Names::new("lock:".into()).of("{u}").unwrap();
+        let side = format!("{}queue:{}", lock.side, lock.lock);
+        assert_eq!(side, "{u}%queue:lock:{u}");
+        assert!(Names::new("lock:".into()).of(&side).is_ok(), "with a prefix it is another name");
+        let bare = Names::new(String::new());
+        assert_eq!(bare.of(&side).unwrap_err().kind(), ErrorKind::Refused);
+        assert_eq!(bare.of("{u}%").unwrap_err().kind(), ErrorKind::Refused);
+        assert!(bare.of("{u}:queue").is_ok() && bare.of("u}%queue:x").is_ok());
+    }
+
+    #[test]
+    fn patterns_mean_what_the_text_says() {
+        assert_eq!(Names::new("lock:".into()).pattern("a*[b]?\\^"), r"lock:a\*\[b\]\?\\\^*");
+    }
+}

@@ -1,0 +1,219 @@
+//! The five scripts, what they are called with, and what they answer.
+//!
+//! A call is about any number of locks, one [`Part`] each. Each part's outcome is its own.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use redis::{Cmd, Script, Value};
+
+use super::attempt::Attempt;
+use super::failure;
+use super::names::Name;
+use crate::Mode;
+use crate::backend::BackendError;
+
+/// Which script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Release,
+    Acquire,
+    Renew,
+    Inspect,
+    Evict,
+}
+
+impl Kind {
+    /// In the order in which they are sent: what is given up goes before what is asked for.
+    pub(super) const ALL: [Self; 5] = [Self::Release, Self::Acquire, Self::Renew, Self::Inspect, Self::Evict];
+
+    /// How many locks one call is about at most: it must not block the server for longer than some milliseconds.
+    pub(super) fn most(self) -> usize {
+        match self {
+            Self::Release | Self::Acquire | Self::Inspect | Self::Evict => 128,
+            Self::Renew => 500,
+        }
+    }
+
+    fn compiled(self) -> &'static Compiled {
+        static SCRIPTS: LazyLock<[Compiled; 5]> = LazyLock::new(|| {
+            Kind::ALL.map(|kind| {
+                let own = match kind {
+                    Kind::Release => include_str!("scripts/release.lua"),
+                    Kind::Acquire => include_str!("scripts/acquire.lua"),
+                    Kind::Renew => include_str!("scripts/renew.lua"),
+                    Kind::Inspect => include_str!("scripts/inspect.lua"),
+                    Kind::Evict => include_str!("scripts/evict.lua"),
+                };
+                let text = [include_str!("scripts/common.lua"), own].concat();
+                Compiled { hash: Script::new(&text).get_hash().to_owned(), text }
+            })
+        });
+        &SCRIPTS[self as usize]
+    }
+}
+
+struct Compiled {
+    text: String,
+    hash: String,
+}
+
+/// One lock's part in a call.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    /// Take it, or join its queue.
+    Acquire(Arc<Attempt>),
+    /// Give up whatever the attempt has; for this long, copies of its requests are refused.
+    Release(Arc<Attempt>, Duration),
+    /// Give a hold its TTL again, of this epoch.
+    Renew(Arc<Attempt>, u64),
+    Inspect(Arc<Name>),
+    Evict(Arc<Name>),
+}
+
+impl Part {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Acquire(_) => Kind::Acquire,
+            Self::Release(..) => Kind::Release,
+            Self::Renew(..) => Kind::Renew,
+            Self::Inspect(_) => Kind::Inspect,
+            Self::Evict(_) => Kind::Evict,
+        }
+    }
+
+    fn name(&self) -> &Name {
+        match self {
+            Self::Acquire(attempt) | Self::Release(attempt, _) | Self::Renew(attempt, _) => &attempt.name,
+            Self::Inspect(name) | Self::Evict(name) => name,
+        }
+    }
+
+    fn write(&self, call: &mut Cmd) {
+        call.arg(&self.name().side);
+        match self {
+            Self::Acquire(attempt) => {
+                call.arg(&attempt.token).arg(millis(attempt.ttl)).arg(u8::from(attempt.wait));
+            }
+            Self::Release(attempt, grave) => {
+                call.arg(&attempt.token).arg(millis(*grave));
+            }
+            Self::Renew(attempt, epoch) => {
+                call.arg(&attempt.token).arg(millis(attempt.ttl));
+                match attempt.mode {
+                    Mode::Exclusive => call.arg(""),
+                    Mode::Shared => call.arg(*epoch),
+                };
+            }
+            Self::Inspect(_) | Self::Evict(_) => {}
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How the script is named: by its hash, or by its text where the server does not know it yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Hash,
+    Text,
+}
+
+/// Writes a call about these parts, all of one kind. `number` comes back with the answer.
+pub(super) fn call<'a>(
+    kind: Kind,
+    by: By,
+    number: u64,
+    channels: &str,
+    parts: impl ExactSizeIterator<Item = &'a Part> + Clone,
+) -> Cmd {
+    let script = kind.compiled();
+    let mut call = match by {
+        By::Hash => redis::cmd("EVALSHA"),
+        By::Text => redis::cmd("EVAL"),
+    };
+    call.arg(if by == By::Hash { &script.hash } else { &script.text }).arg(parts.len());
+    for part in parts.clone() {
+        call.arg(&part.name().lock);
+    }
+    call.arg(number).arg(channels);
+    for part in parts {
+        part.write(&mut call);
+    }
+    call
+}
+
+/// Takes the answer apart: one value for each of `count` parts. `None` if it is not the answer to call `number`.
+pub(super) fn answers(answer: Value, number: u64, count: usize) -> Option<impl Iterator<Item = Value>> {
+    let Value::Array(values) = answer else { return None };
+    let mut values = values.into_iter();
+    let named = text(&values.next()?)?.parse() == Ok(number);
+    (named && values.len() == count).then_some(values)
+}
+
+/// A value as text.
+pub(super) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The error that a part's answer is, if it is one.
+pub(super) fn failed(server: &str, answer: &Value) -> Option<BackendError> {
+    let text = text(answer)?;
+    let error = text.strip_prefix('e')?;
+    Some(failure::in_script(server, error))
+}
+
+/// What an acquire has come to.
+#[derive(Clone, Debug)]
+pub(super) enum Placed {
+    Granted(u64),
+    Busy,
+    Queued {
+        /// When the holder's time may be over, if that is known.
+        left: Option<Duration>,
+        /// Whether nobody is ahead in the queue.
+        first: bool,
+        /// Whether the holder is no client of ours.
+        foreign: bool,
+        /// The last epoch that was granted to anybody.
+        fence: u64,
+    },
+    Failed(BackendError),
+}
+
+impl Placed {
+    pub(super) fn read(server: &str, answer: &Value) -> Self {
+        Self::try_read(server, answer).unwrap_or_else(|| Self::Failed(failure::nonsense(server)))
+    }
+
+    fn try_read(server: &str, answer: &Value) -> Option<Self> {
+        let text = text(answer)?;
+        let rest = text.get(1..)?;
+        Some(match text.as_bytes()[0] {
+            b'g' => Self::Granted(rest.parse().ok()?),
+            b'b' => Self::Busy,
+            b'q' => {
+                let mut parts = rest.splitn(3, ':');
+                let left: i64 = parts.next()?.parse().ok()?;
+                let fence = parts.next()?.parse().unwrap_or_default();
+                let flags = parts.next()?;
+                Self::Queued {
+                    left: u64::try_from(left).ok().map(Duration::from_millis),
+                    first: flags.contains('f'),
+                    foreign: flags.contains('o'),
+                    fence,
+                }
+            }
+            b'd' => Self::Failed(failure::lost(server)),
+            b'i' => Self::Failed(failure::incompatible(server)),
+            b'e' => Self::Failed(failure::in_script(server, rest)),
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,270 @@
+//! Who may, how to get there, and what else is on the server.
+
+use super::*;
+
+#[test]
+fn what_stands_at_the_key_that_is_no_lock_is_left_alone() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        server.run::<()>("HSET lock:k holder 1");
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            for wait in [false, true] {
+                let refused = client.redis.acquire(&client.claim("k", mode), wait).await;
+                assert_eq!(kind(refused), ErrorKind::Incompatible, "{mode:?} {wait}");
+            }
+        }
+        assert_eq!(kind(client.redis.evict("k", false).await), ErrorKind::Incompatible);
+        let info = client.redis.inspect("k").await.unwrap().unwrap();
+        assert!(info.foreign && info.holders.is_empty() && info.token.is_none() && info.remaining.is_none());
+        assert_eq!(server.run::<String>("TYPE lock:k"), "hash");
+        assert_eq!(client.redis.list("").await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn other_clients_exclude_and_are_excluded() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        assert!(server.run::<bool>("SET lock:k 5f0c6a2e8d NX"));
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            assert!(client.try_get("k", mode).await.is_none());
+        }
+        let info = client.redis.inspect("k").await.unwrap().unwrap();
+        assert!(info.foreign && info.remaining.is_none() && info.holders.is_empty(), "{info:?}");
+        // It has no end and tells nobody: looked at every 100 ms.
+        let free = async {
+            client.queued("k", 1).await;
+            server.run::<()>("DEL lock:k");
+            Instant::now()
+        };
+        let (grant, freed) = tokio::join!(client.lock("k"), free);
+        assert!(freed.elapsed() < Duration::from_millis(500), "{:?}", freed.elapsed());
+        assert!(!server.run::<bool>("SET lock:k 5f0c6a2e8d NX"));
+        client.release(&grant).await;
+        let reader = client.share("k").await;
+        assert!(!server.run::<bool>("SET lock:k 5f0c6a2e8d NX"), "readers exclude too");
+        client.release(&reader).await;
+        assert!(server.run::<bool>("SET lock:k 5f0c6a2e8d NX PX 400"));
+        let waited = Instant::now();
+        client.lock("k").await;
+        assert!(waited.elapsed() > Duration::from_millis(350));
+        server.run::<()>("SET lock:k other");
+        let eviction = client.redis.evict("k", false).await.unwrap();
+        assert!(eviction.holders.is_empty() && eviction.released == ["k"], "{eviction:?}");
+    });
+}
+
+#[test]
+fn an_interval_of_the_request_is_how_often_it_looks() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        server.run::<()>("SET lock:k other");
+        let mut claim = client.claim("k", Mode::Exclusive);
+        claim.retry_interval = Duration::from_millis(10);
+        let mut waiting = client.redis.acquire(&claim, true);
+        tokio::select! {
+            _ = &mut waiting => panic!("held by another"),
+            () = client.queued("k", 1) => {}
+        }
+        server.calls("evalsha");
+        let looking = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
+        assert!(looking.is_err());
+        let calls = server.calls("evalsha");
+        assert!(calls > 30, "{calls} looks in a second");
+    });
+}
+
+#[test]
+fn side_keys_are_where_the_server_has_the_lock() {
+    run(async {
+        let server = Server::start_with(&["--cluster-enabled", "yes"]);
+        let names = super::super::names::Names::new("lock:".into());
+        for key in ["k", "a}b", "{}x", "{u}:queue", "{", "}", "ä{鍵}", "{{a}}", "x{}{y}"] {
+            let name = names.of(key).unwrap();
+            let slot = |name: &str| server.run::<u16>(&format!("CLUSTER KEYSLOT {name}"));
+            for kind in ["fence", "queue", "lives", "readers", "gone"] {
+                let side = format!("{}{kind}:{}", name.side, name.lock);
+                assert_eq!(slot(&side), slot(&name.lock), "{side}");
+            }
+        }
+    });
+}
+
+#[test]
+fn without_a_prefix_keys_that_look_like_ours_are_refused() {
+    run(async {
+        let server = Server::start();
+        let bare = Client::with(Options { prefix: String::new(), ..options(server.target(None, 0)) }).await;
+        let held = bare.lock("{u}:queue").await;
+        let also = bare.lock("{u}").await;
+        let refused = bare.redis.acquire(&bare.claim("{u}%queue:{u}", Mode::Exclusive), true).await;
+        assert_eq!(kind(refused), ErrorKind::Refused);
+        let keys: Vec<_> = bare.redis.list("").await.unwrap().into_iter().map(|info| info.key).collect();
+        assert_eq!(keys, ["{u}", "{u}:queue"], "side keys are no locks");
+        bare.release(&held).await;
+        bare.release(&also).await;
+    });
+}
+
+#[test]
+fn the_scripts_are_sent_again_when_the_server_has_forgotten_them() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        for _ in 0..3 {
+            let grant = client.lock("k").await;
+            server.run::<()>("SCRIPT FLUSH");
+            assert!(client.renew().await.is_ok());
+            server.run::<()>("SCRIPT FLUSH");
+            assert!(client.redis.inspect("k").await.unwrap().is_some());
+            server.run::<()>("SCRIPT FLUSH");
+            client.release(&grant).await;
+            server.run::<()>("SCRIPT FLUSH");
+        }
+        client.no_event().await;
+    });
+}
+
+#[test]
+fn both_protocols_and_another_database() {
+    run(async {
+        let server = Server::start();
+        for url in ["?protocol=resp3", "?protocol=resp2", "?db=3", "?db=3&protocol=resp3"] {
+            let url = format!("redis+unix://{}{url}", server.folder.join("socket").display());
+            let raw = redis::Client::open(url.clone()).unwrap();
+            let target = || Target::Client(Box::new(raw.clone()));
+            let (holder, waiter) = (Client::with(options(target())).await, Client::with(options(target())).await);
+            let grant = holder.lock("k").await;
+            let released = async {
+                holder.queued("k", 1).await;
+                holder.redis.ping().await.unwrap();
+                assert_eq!(holder.redis.list("").await.unwrap().len(), 1);
+                holder.release(&grant).await;
+                Instant::now()
+            };
+            let (handed, released) = tokio::join!(waiter.lock("k"), released);
+            assert!(handed.limit.is_some() && released.elapsed() < Duration::from_millis(500), "{url}: by message");
+            assert!(waiter.renew().await.is_ok());
+            waiter.redis.evict("k", false).await.unwrap();
+            assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));
+        }
+        assert_eq!(server.run::<String>("INFO keyspace").matches("keys=").count(), 2);
+    });
+}
+
+#[test]
+fn who_may_not_is_told_so_at_once() {
+    run(async {
+        let server = Server::start();
+        server.run::<()>("ACL SETUSER reader on >secret ~* &* +@all -@scripting");
+        server.run::<()>("ACL SETUSER elsewhere on >secret ~else:* &* +@all");
+        server.run::<()>("ACL SETUSER deaf on >secret ~* resetchannels +@all");
+        let start = Instant::now();
+        for (user, password, database) in
+            [("nobody", "secret", 0), ("reader", "wrong-secret", 0), ("deaf", "secret", 0), ("deaf", "secret", 99)]
+        {
+            let error = connect(options(server.target(Some((user, password)), database))).await.unwrap_err();
+            let wanted = if database == 99 { ErrorKind::Refused } else { ErrorKind::Denied };
+            assert_eq!(error.kind(), wanted, "{user}: {error}");
+            let shown = format!("{error} {error:?} {:?}", std::error::Error::source(&error));
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+        for user in ["reader", "elsewhere"] {
+            let client = Client::with(options(server.target(Some((user, "secret")), 0))).await;
+            for wait in [false, true] {
+                let refused = client.redis.acquire(&client.claim("k", Mode::Exclusive), wait).await;
+                assert_eq!(kind(refused), ErrorKind::Denied, "{user}");
+            }
+            assert_eq!(kind(client.redis.inspect("k").await), ErrorKind::Denied);
+        }
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        assert!(!server.run::<bool>("EXISTS lock:k"));
+    });
+}
+
+#[test]
+fn what_an_account_needs_is_enough() {
+    run(async {
+        let server = Server::start();
+        // As the README has it, with what the scripts call.
+        let commands = "+eval +evalsha +info +scan +ping +subscribe +publish +time +get +mget +set +del +exists +type \
+            +pexpire +pttl +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zremrangebyscore +zrevrange +zscore";
+        let commands = commands.split_whitespace().collect::<Vec<_>>().join(" ");
+        server.run::<()>(&format!(
+            "ACL SETUSER small on >secret ~lock:* ~{{*}}%*:lock:* resetchannels &lock:%wake:* -@all {commands}"
+        ));
+        let account = || options(server.target(Some(("small", "secret")), 0));
+        let (holder, waiter) = (Client::with(account()).await, Client::with(account()).await);
+        for key in ["k", "{u}", "a}b"] {
+            let grant = holder.lock(key).await;
+            let release = async {
+                holder.queued(key, 1).await;
+                assert_eq!(holder.redis.list("").await.unwrap().len(), 1);
+                holder.attempt(&grant).unanswered();
+                holder.release(&grant).await;
+            };
+            let (handed, ()) = tokio::join!(waiter.lock(key), release);
+            assert!(handed.limit.is_some(), "by message");
+            assert!(waiter.renew().await.is_ok());
+            holder.redis.evict(key, false).await.unwrap();
+            assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));
+            let readers = (holder.share(key).await, waiter.share(key).await);
+            assert!(holder.renew().await.is_ok());
+            holder.release(&readers.0).await;
+            waiter.release(&readers.1).await;
+        }
+    });
+}
+
+#[test]
+fn who_may_not_send_messages_hands_over_all_the_same() {
+    run(async {
+        let server = Server::start();
+        server.run::<()>("ACL SETUSER mute on >secret ~* &* +@all -publish");
+        let holder = Client::with(options(server.target(Some(("mute", "secret")), 0))).await;
+        let waiter = Client::new(&server).await;
+        let grant = holder.lock("k").await;
+        let release = async {
+            holder.queued("k", 1).await;
+            holder.release(&grant).await;
+            Instant::now()
+        };
+        let (handed, released) = tokio::join!(waiter.lock("k"), release);
+        assert!(handed.epoch > grant.epoch && handed.limit.is_none(), "found by its own look");
+        assert!(released.elapsed() < Duration::from_secs(2), "{:?}", released.elapsed());
+        let evicted = holder.redis.evict("k", false).await.unwrap();
+        assert_eq!(evicted.released, ["k"]);
+        assert!(waiter.renew().await.is_ok());
+        assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));
+    });
+}
+
+#[test]
+fn a_lock_that_too_few_replicas_have_is_given_back() {
+    run(async {
+        let master = Server::start_with(&["--repl-diskless-sync-delay", "0"]);
+        // Replication goes by TCP.
+        let port =
+            (15_000..32_000).find(|port| master.try_run::<()>(&format!("CONFIG SET port {port}")).is_ok()).unwrap();
+        let wanted = || Options { min_replicas: 1, ..options(master.target(None, 0)) };
+        let lonely = Client::with(wanted()).await;
+        let claim = lonely.claim("k", Mode::Exclusive);
+        let refused = lonely.redis.acquire(&claim, true).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+        assert!(refused.to_string().contains("0 of 1 replicas"), "{refused}");
+        lonely.redis.settle(&claim).await.unwrap();
+        assert!(!master.run::<bool>("EXISTS lock:k"));
+
+        let replica = Server::start_with(&["--replicaof", "127.0.0.1", &port.to_string()]);
+        while !replica.run::<String>("INFO replication").contains("master_link_status:up") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let client = Client::with(wanted()).await;
+        let grant = client.lock("k").await;
+        assert_eq!(replica.run::<String>("GET lock:k"), client.attempt(&grant).token, "there when it is returned");
+        assert!(grant.limit.is_none());
+    });
+}

@@ -1,0 +1,274 @@
+//! Holding alone: epochs, ghosts, renewal, eviction.
+
+use super::*;
+
+#[test]
+fn a_late_copy_of_a_settled_attempt_takes_nothing() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        for settled in [false, true] {
+            let claim = client.claim("k", Mode::Exclusive);
+            let grant = client.redis.acquire(&claim, true).await.unwrap().unwrap();
+            let attempt = client.attempt(&grant);
+            // As if the answer to a first request had been lost with its connection.
+            attempt.unanswered();
+            match settled {
+                true => client.redis.settle(&claim).await.unwrap(),
+                false => client.release(&grant).await,
+            }
+            assert_eq!(text(&server.repeat(acquire(&attempt))), "d", "settled: {settled}");
+            assert!(!server.run::<bool>("EXISTS lock:k"));
+            let left: i64 = server.run(&format!("PTTL {}gone:lock:k", attempt.name.side));
+            assert!((50_000..=60_000).contains(&left), "{left}: it goes by itself");
+        }
+        assert!(client.try_get("k", Mode::Exclusive).await.is_some(), "others are not refused");
+    });
+}
+
+#[test]
+fn a_late_copy_of_a_place_in_the_queue_takes_nothing() {
+    run(async {
+        let server = Server::start();
+        let (holder, waiter) = pair(&server).await;
+        let grant = holder.lock("k").await;
+        let claim = waiter.claim("k", Mode::Exclusive);
+        let waiting = waiter.redis.acquire(&claim, true);
+        tokio::select! {
+            _ = waiting => panic!("held by another"),
+            () = holder.queued("k", 1) => {}
+        }
+        let attempt = waiter.attempt_of(&claim);
+        attempt.unanswered();
+        waiter.redis.settle(&claim).await.unwrap();
+        holder.queued("k", 0).await;
+        assert_eq!(text(&server.repeat(acquire(&attempt))), "d");
+        holder.release(&grant).await;
+        assert_eq!(text(&server.repeat(acquire(&attempt))), "d");
+        assert!(!server.run::<bool>("EXISTS lock:k"));
+    });
+}
+
+#[test]
+fn what_was_answered_leaves_no_tombstone() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let grant = client.lock("k").await;
+        client.release(&grant).await;
+        let names = server.keys();
+        assert!(names.len() == 1 && names[0].contains("%fence:"), "{names:?}");
+    });
+}
+
+#[test]
+fn a_repeated_request_finds_its_grant() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let grant = client.lock("k").await;
+        let attempt = client.attempt(&grant);
+        server.run::<()>("PEXPIRE lock:k 1000");
+        assert_eq!(text(&server.repeat(acquire(&attempt))), format!("g{}", grant.epoch));
+        assert!(server.run::<u64>("PTTL lock:k") > 9000, "and has its time again");
+        // Its release, twice.
+        let part = || Part::Release(attempt.clone(), Duration::ZERO);
+        assert_eq!(text(&server.repeat(part())), "1");
+        assert_eq!(text(&server.repeat(part())), "0");
+    });
+}
+
+#[test]
+fn a_late_release_leaves_the_successor_alone() {
+    run(async {
+        let server = Server::start();
+        let (first, second) = pair(&server).await;
+        let old = first.lock("k").await;
+        let attempt = first.attempt(&old);
+        first.release(&old).await;
+        let grant = second.lock("k").await;
+        assert_eq!(text(&server.repeat(Part::Release(attempt.clone(), Duration::ZERO))), "0");
+        assert_eq!(text(&server.repeat(Part::Renew(attempt, old.epoch))), "0");
+        assert_eq!(server.run::<String>("GET lock:k"), second.attempt(&grant).token);
+    });
+}
+
+#[test]
+fn epochs_grow_whatever_the_fence_is_and_are_never_rounded() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let mut last = 0;
+        let next = async || {
+            let grant = client.lock("k").await;
+            client.release(&grant).await;
+            grant.epoch
+        };
+        for _ in 0..20 {
+            let epoch = next().await;
+            assert!(epoch > last && epoch > 1_700_000_000_000_000, "{epoch} after {last}: microseconds since 1970");
+            last = epoch;
+        }
+        // A clock that was ahead. As Lua prints numbers, many of these would be one.
+        let name = client.redis.shared.names.of("k").unwrap();
+        let fence = format!("{}fence:lock:k", name.side);
+        let ahead = 4_102_444_800_123_456_u64;
+        server.run::<()>(&format!("SET {fence} {ahead}"));
+        for step in 1..=20 {
+            assert_eq!(next().await, ahead + step);
+            assert_eq!(server.run::<String>(&format!("GET {fence}")), (ahead + step).to_string());
+        }
+        let week: u64 = server.run(&format!("TTL {fence}"));
+        assert!(week > 600_000, "{week}");
+        // Nobody knows what others write.
+        server.run::<()>(&format!("SET {fence} nonsense"));
+        assert!(next().await > last);
+        server.run::<()>("FLUSHALL");
+        assert!(next().await > last, "a server without data is no start from zero");
+    });
+}
+
+#[test]
+fn a_renewal_gives_all_holds_their_time_and_tells_of_those_that_are_gone() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let (kept, gone) = (client.lock("kept").await, client.lock("gone").await);
+        let shared = client.share("shared").await;
+        for key in ["kept", "shared"] {
+            server.run::<()>(&format!("PEXPIRE lock:{key} 3000"));
+        }
+        server.run::<()>("DEL lock:gone");
+        let before = client.lease.proven;
+        let lease = client.renew().await.unwrap();
+        assert!(lease.proven > before);
+        assert_eq!(client.event(LIMIT).await, Event::ClaimLost(gone.attempt));
+        for key in ["kept", "shared"] {
+            assert!(server.run::<u64>(&format!("PTTL lock:{key}")) > 9000, "{key}");
+        }
+        client.no_event().await;
+        client.release(&kept).await;
+        client.release(&shared).await;
+        client.release(&gone).await;
+        server.run::<()>("FLUSHALL");
+        assert!(client.renew().await.is_ok(), "a lease without holds has nothing to lose");
+        client.no_event().await;
+    });
+}
+
+#[test]
+fn a_lease_of_its_own_is_lost_with_its_hold() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let own = client.redis.open(TTL, true).await.unwrap();
+        assert!(!own.session);
+        let claim = client.claim_on(own, "k", Mode::Exclusive);
+        let grant = client.redis.acquire(&claim, true).await.unwrap().unwrap();
+        assert!(grant.lease.proven > own.proven && grant.limit.is_none());
+        assert!(client.redis.renew(&[own]).await.remove(0).is_ok());
+        server.run::<()>("FLUSHALL");
+        assert_eq!(kind(client.redis.renew(&[own]).await.remove(0)), ErrorKind::LeaseLost);
+        client.redis.revoke(&own).await.unwrap();
+        assert_eq!(kind(client.redis.acquire(&claim, true).await), ErrorKind::LeaseLost);
+    });
+}
+
+#[test]
+fn a_revoked_lease_leaves_nothing() {
+    run(async {
+        let server = Server::start();
+        let (client, other) = pair(&server).await;
+        for n in 0..300 {
+            client.lock(&format!("k{n}")).await;
+        }
+        client.share("shared").await;
+        let elsewhere = other.lock("elsewhere").await;
+        client.redis.revoke(&client.lease).await.unwrap();
+        let left: Vec<_> = server.keys().into_iter().filter(|name| !name.contains("%fence:")).collect();
+        assert_eq!(left, ["lock:elsewhere"]);
+        assert_eq!(kind(client.redis.acquire(&client.claim("k", Mode::Exclusive), true).await), ErrorKind::LeaseLost);
+        assert!(other.renew().await.is_ok());
+        other.release(&elsewhere).await;
+    });
+}
+
+#[test]
+fn a_grant_is_limited_that_a_renewal_did_not_know_of() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let name = client.redis.shared.names.of("k").unwrap();
+        let claim = client.claim("k", Mode::Exclusive);
+        let token = super::super::token::write(client.redis.shared.manager, &claim);
+        let claims = &client.redis.shared.claims;
+        let attempt = claims.begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, token, true)).unwrap();
+        client.redis.shared.connection.ask(&attempt);
+        let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.shared.clock.now())).await;
+        let super::super::attempt::Outcome::Granted(won) = outcome else { panic!("{outcome:?}") };
+        // It was sent before, and is returned after, a renewal that has nothing to renew.
+        client.renew().await.unwrap();
+        let limit = claims.hold(&attempt, won).expect("not given up").expect("a limit of its own");
+        assert!(limit.until() < won.dated + TTL);
+        // The next one knows it.
+        client.renew().await.unwrap();
+        assert!(limit.until() > won.dated + 100 * TTL, "lifted");
+    });
+}
+
+#[test]
+fn an_evicted_holder_is_told_at_once_and_the_next_one_let_in() {
+    run(async {
+        let server = Server::start();
+        let (holder, waiter) = pair(&server).await;
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            let grant = holder.get("k", mode).await;
+            let waiting = waiter.lock("k");
+            let evicted = async {
+                holder.queued("k", 1).await;
+                let asked = Instant::now();
+                let eviction = holder.redis.evict("k", false).await.unwrap();
+                assert_eq!(eviction.released, ["k"]);
+                assert_eq!(eviction.holders, [Holder::new("test", "here", 7)]);
+                assert_eq!(holder.event(LIMIT).await, Event::ClaimLost(grant.attempt));
+                assert!(asked.elapsed() < Duration::from_millis(200), "{:?}", asked.elapsed());
+            };
+            let (next, ()) = tokio::join!(waiting, evicted);
+            assert!(next.epoch > grant.epoch);
+            holder.release(&grant).await;
+            waiter.release(&next).await;
+        }
+        assert_eq!(holder.redis.evict("k", true).await.unwrap(), crate::Eviction::default());
+    });
+}
+
+#[test]
+fn when_memory_is_short_holders_keep_and_give_back_what_they_have() {
+    run(async {
+        let server = Server::start();
+        let (holder, waiter) = pair(&server).await;
+        let (alone, shared) = (holder.lock("k").await, holder.share("s").await);
+        let attempt = holder.attempt(&alone);
+        let claim = waiter.claim("k", Mode::Exclusive);
+        let waiting = waiter.redis.acquire(&claim, true);
+        let short = async {
+            holder.queued("k", 1).await;
+            server.run::<()>("CONFIG SET maxmemory-policy noeviction");
+            server.run::<()>("CONFIG SET maxmemory 1");
+            let refused = holder.redis.acquire(&holder.claim("other", Mode::Exclusive), true).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
+            assert!(refused.to_string().contains("OOM"), "{refused}");
+            assert!(holder.renew().await.is_ok());
+            // A waiter keeps its place, and gets the lock.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            // With a tombstone, which is a write too.
+            attempt.unanswered();
+            holder.release(&alone).await;
+            holder.release(&shared).await;
+        };
+        let (granted, ()) = tokio::join!(waiting, short);
+        assert!(granted.unwrap().unwrap().epoch > alone.epoch);
+        assert!(!server.run::<bool>("EXISTS lock:s"));
+        holder.no_event().await;
+    });
+}

@@ -1,0 +1,240 @@
+//! Tests against a real Redis, which each test starts for itself.
+
+mod access;
+mod holds;
+mod queue;
+mod recovery;
+mod sharing;
+
+use std::future::Future;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{FromRedisValue, Value};
+
+use super::attempt::Attempt;
+use super::scripts::{self, By, Kind, Part};
+use super::{Address, Options, Redis, Target};
+use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease, SystemClock};
+use crate::{Holder, Mode};
+
+/// Longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What the holds here ask for.
+const TTL: Duration = Duration::from_secs(10);
+
+/// A Redis of one test's own, on a socket.
+struct Server {
+    child: Child,
+    folder: PathBuf,
+    raw: redis::Client,
+}
+
+impl Server {
+    fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("leasehold-redis-{}-{unique}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir(&folder).unwrap();
+        let socket = folder.join("socket");
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"])
+            .arg(&socket)
+            .arg("--dir")
+            .arg(&folder)
+            .args(more)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + LIMIT;
+        while UnixStream::connect(&socket).is_err() {
+            assert!(Instant::now() < deadline, "redis-server does not start");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let raw = redis::Client::open(format!("unix://{}", socket.display())).unwrap();
+        Self { child, folder, raw }
+    }
+
+    fn target(&self, user: Option<(&str, &str)>, database: u32) -> Target {
+        Target::Server {
+            address: Address::Unix(self.folder.join("socket")),
+            username: user.map(|(name, _)| name.to_owned()),
+            password: user.map(|(_, password)| password.to_owned()),
+            database,
+        }
+    }
+
+    /// Runs a command, given as words.
+    fn run<T: FromRedisValue>(&self, command: &str) -> T {
+        self.try_run(command).unwrap_or_else(|error| panic!("{command}: {error}"))
+    }
+
+    fn try_run<T: FromRedisValue>(&self, command: &str) -> redis::RedisResult<T> {
+        let mut words = command.split(' ');
+        let mut raw = redis::cmd(words.next().unwrap());
+        words.for_each(|word| {
+            raw.arg(word);
+        });
+        raw.query(&mut self.raw.get_connection()?)
+    }
+
+    /// Runs a script for an attempt, as a copy of a request would that comes late.
+    fn repeat(&self, part: Part) -> Value {
+        let call = scripts::call(part.kind(), By::Text, 7, "lock:%wake:", [&part].into_iter());
+        let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
+        scripts::answers(answer, 7, 1).unwrap().next().unwrap()
+    }
+
+    /// How often a command was called since the last look.
+    fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.run("INFO commandstats");
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        let calls = line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap());
+        self.run::<()>("CONFIG RESETSTAT");
+        calls
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.run("KEYS *");
+        keys.sort_unstable();
+        keys
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn options(target: Target) -> Options {
+    Options { target, prefix: "lock:".into(), timeout: Duration::from_secs(5), min_replicas: 0 }
+}
+
+async fn connect(options: Options) -> crate::backend::Result<Redis> {
+    Redis::connect(options, Arc::new(SystemClock), tokio::runtime::Handle::current()).await
+}
+
+/// Runs a test that has to end.
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(50), test).await.expect("the test hangs") });
+}
+
+/// A manager's backend and a lease of it.
+struct Client {
+    redis: Redis,
+    lease: Lease,
+}
+
+impl Client {
+    async fn new(server: &Server) -> Self {
+        Self::with(options(server.target(None, 0))).await
+    }
+
+    async fn with(options: Options) -> Self {
+        let redis = connect(options).await.unwrap();
+        let lease = redis.open(TTL, false).await.unwrap();
+        Self { redis, lease }
+    }
+
+    fn claim(&self, key: &str, mode: Mode) -> Claim {
+        self.claim_on(self.lease, key, mode)
+    }
+
+    fn claim_on(&self, lease: Lease, key: &str, mode: Mode) -> Claim {
+        Claim::new(AttemptId(rand::random()), key.into(), mode, lease, Arc::new(Holder::new("test", "here", 7)))
+    }
+
+    async fn get(&self, key: &str, mode: Mode) -> Grant {
+        let claim = self.claim(key, mode);
+        let granted = tokio::time::timeout(LIMIT, self.redis.acquire(&claim, true)).await;
+        granted.expect("not granted").unwrap().unwrap()
+    }
+
+    async fn lock(&self, key: &str) -> Grant {
+        self.get(key, Mode::Exclusive).await
+    }
+
+    async fn share(&self, key: &str) -> Grant {
+        self.get(key, Mode::Shared).await
+    }
+
+    async fn try_get(&self, key: &str, mode: Mode) -> Option<Grant> {
+        self.redis.acquire(&self.claim(key, mode), false).await.unwrap()
+    }
+
+    async fn release(&self, grant: &Grant) {
+        self.redis.release(grant).await.unwrap();
+    }
+
+    async fn renew(&self) -> crate::backend::Result<Lease> {
+        self.redis.renew(&[self.lease]).await.remove(0)
+    }
+
+    async fn event(&self, limit: Duration) -> Event {
+        tokio::time::timeout(limit, self.redis.next_event()).await.expect("no event").unwrap()
+    }
+
+    /// Nothing is lost.
+    async fn no_event(&self) {
+        let event = tokio::time::timeout(Duration::from_millis(50), self.redis.next_event()).await;
+        assert!(event.is_err(), "{event:?}");
+    }
+
+    fn attempt(&self, grant: &Grant) -> Arc<Attempt> {
+        self.redis.shared.claims.get(grant.attempt).unwrap()
+    }
+
+    fn attempt_of(&self, claim: &Claim) -> Arc<Attempt> {
+        self.redis.shared.claims.get(claim.attempt).unwrap()
+    }
+
+    /// Waits until this many wait for the key.
+    async fn queued(&self, key: &str, count: usize) {
+        for _ in 0..1000 {
+            if self.redis.inspect(key).await.unwrap().map_or(0, |info| info.waiters) == count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("never {count} wait for {key}");
+    }
+}
+
+fn kind<T: std::fmt::Debug>(result: crate::backend::Result<T>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+fn text(value: &Value) -> String {
+    scripts::text(value).unwrap().to_owned()
+}
+
+/// Two backends as two processes have them.
+async fn pair(server: &Server) -> (Client, Client) {
+    (Client::new(server).await, Client::new(server).await)
+}
+
+/// The part of a request that takes a lock.
+fn acquire(attempt: &Arc<Attempt>) -> Part {
+    let part = Part::Acquire(attempt.clone());
+    assert_eq!(part.kind(), Kind::Acquire);
+    part
+}

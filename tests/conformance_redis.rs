@@ -1,0 +1,16 @@
+//! The conformance suite, on a real Redis: two managers, each with connections of its own.
+#![cfg(all(feature = "redis", feature = "testing"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+mod support;
+
+use leasehold::LockManager;
+use support::redis::Redis;
+
+async fn pair() -> (LockManager, LockManager) {
+    let url = Redis::shared().url();
+    let connect = async |name: &str| LockManager::builder().url(&url).name(name).build().await.unwrap();
+    (connect("a").await, connect("b").await)
+}
+
+leasehold::conformance_tests!(pair);

@@ -1,0 +1,92 @@
+//! Redis over TLS: certificates are checked on both sides, and read again at each reconnect.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+use std::time::{Duration, Instant};
+
+use leasehold::backend::ErrorKind;
+use leasehold::{LockError, LockManager};
+use leasehold_tls_tests::authority::{Authority, Files, Identity};
+use leasehold_tls_tests::support::eventually;
+use leasehold_tls_tests::support::folder::Folder;
+use leasehold_tls_tests::support::ports::free_port;
+use leasehold_tls_tests::support::redis::Redis;
+
+/// A Redis that asks for the client's certificate.
+struct Server {
+    redis: Redis,
+    port: u16,
+    /// With what it was started, to be written anew.
+    folder: Folder,
+}
+
+impl Server {
+    fn start(authority: &Authority, identity: &Identity) -> Self {
+        let (port, folder) = (free_port(), Folder::new());
+        let Files { ca, cert, key } = authority.write(folder.path(), "server", identity);
+        let [ca, cert, key] = [ca, cert, key].map(|path| path.display().to_string());
+        let files = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &cert, "--tls-key-file", &key];
+        let redis = Redis::start_with(&[&["--tls-port", &port.to_string()], &files[..]].concat());
+        Self { redis, port, folder }
+    }
+
+    fn url(&self, files: &Files) -> String {
+        let Files { ca, cert, key } = files;
+        format!("rediss://127.0.0.1:{}?ca={}&cert={}&key={}", self.port, ca.display(), cert.display(), key.display())
+    }
+}
+
+#[test]
+fn certificates_are_checked_on_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let server = Server::start(&ours, &ours.sign("server"));
+    let good = ours.write(folder.path(), "good", &ours.sign("client"));
+    let (a, b) = (LockManager::connect(server.url(&good)).wait().unwrap(), LockManager::connect(server.url(&good)).wait().unwrap());
+    let guard = a.lock("k").wait().unwrap();
+    assert!(b.try_lock("k").wait().unwrap().is_none());
+    guard.unlock().wait().unwrap();
+    b.lock("k").wait().unwrap().unlock().wait().unwrap();
+
+    let expired = Server::start(&ours, &ours.sign_expired("server"));
+    let other_host = Server::start(&ours, &ours.sign_for_host("example.org"));
+    let strange = ours.write(folder.path(), "strange", &theirs.sign("client"));
+    let trusting_others = theirs.write(folder.path(), "trusting", &ours.sign("client"));
+    let missing = Files { ca: folder.path().join("nowhere"), ..good.clone() };
+    for (what, url) in [
+        ("the client's is of another authority", server.url(&strange)),
+        ("the client has none", format!("rediss://127.0.0.1:{}?ca={}", server.port, good.ca.display())),
+        ("the server's has expired", expired.url(&good)),
+        ("the server's is another's", other_host.url(&good)),
+        ("the server's is of another authority", server.url(&trusting_others)),
+        ("the file is not there", server.url(&missing)),
+    ] {
+        let start = Instant::now();
+        let error = LockManager::connect(url).wait().unwrap_err();
+        println!("{what}: {error}");
+        let LockError::Backend { kind, .. } = &error else { panic!("{what}: {error:?}") };
+        assert_eq!(*kind, ErrorKind::Denied, "{what}: {error}");
+        assert!(start.elapsed() < Duration::from_secs(3), "{what}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn certificates_may_be_exchanged_while_a_lock_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = Authority::new("old");
+    let server = Server::start(&old, &old.sign("server"));
+    let files = old.write(folder.path(), "client", &old.sign("client"));
+    let manager = LockManager::connect(server.url(&files)).wait().unwrap();
+    let guard = manager.lock("k").wait().unwrap();
+    let new = Authority::new("new");
+    new.write(server.folder.path(), "server", &new.sign("server"));
+    new.write(folder.path(), "client", &new.sign("client"));
+    for option in ["tls-ca-cert-file", "tls-cert-file", "tls-key-file"] {
+        let path = server.redis.cli(&["CONFIG", "GET", option]).lines().nth(1).unwrap().to_owned();
+        // Read again when they are set, and only together do they fit.
+        server.redis.cli(&["CONFIG", "SET", option, &path]);
+    }
+    server.redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    server.redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually("it is connected again", || guard.renew().wait().ok());
+    guard.unlock().wait().unwrap();
+}
