@@ -182,6 +182,31 @@ fn a_long_restart_is_a_loss_in_time() {
 }
 
 #[test]
+fn after_an_outage_all_are_back_at_once() {
+    let etcd = Etcd::start();
+    let proxy = Proxy::start(etcd.address());
+    let ttl = Duration::from_secs(2);
+    let managers: Vec<_> = (0..6).map(|_| manager(format!("etcd://{}", proxy.address()), ttl)).collect();
+    proxy.refuse(true);
+    proxy.reset_all();
+    // They begin at different times, so that they are at different points when it ends, and all have lost their sessions by then.
+    let wait = |(number, manager): (usize, &LockManager)| {
+        let (request, (got, guards)) = (manager.lock(format!("k{number}")), channel());
+        std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
+        std::thread::sleep(Duration::from_millis(700));
+        guards
+    };
+    let waiting: Vec<_> = managers.iter().enumerate().map(wait).collect();
+    std::thread::sleep(Duration::from_secs(6));
+    proxy.heal();
+    let start = Instant::now();
+    let times = waiting.iter().map(|waiting| waiting.recv_timeout(PATIENCE).unwrap().1 - start);
+    let longest = times.max().unwrap();
+    println!("all are back after {longest:?}");
+    assert!(longest < 2 * SOON, "{longest:?}");
+}
+
+#[test]
 fn without_space_locking_fails_clearly_and_all_else_goes_on() {
     let etcd = Etcd::start_with(&["--quota-backend-bytes=500000"]);
     let ttl = Duration::from_secs(3);
