@@ -165,6 +165,70 @@ fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
 }
 
 #[test]
+fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
+        let claim = claim("k", Mode::Exclusive, lease);
+        let (directory, session) = (etcd.shared.names.directory("k"), etcd.shared.sessions.get(lease.id).unwrap());
+        let name = directory.claim(claim.mode, lease.id, 1);
+        let copy = Place {
+            directory: &directory,
+            mode: claim.mode,
+            name: &name,
+            value: codec::metadata(&claim, "m"),
+            record: session.record(),
+            repeated: false,
+            released: &[],
+            only_if_free: false,
+        };
+        proxy.answers.send_replace(false);
+        let mut acquiring = etcd.acquire(&claim, true);
+        assert!(tokio::time::timeout(Duration::from_millis(1500), &mut acquiring).await.is_err());
+        proxy.answers.send_replace(true);
+        // The first request was the one that came through, and nobody knows how many copies of it there are.
+        let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
+        etcd.release(&grant).await.unwrap();
+        let late = etcd.shared.connection.txn(copy.txn()).await.unwrap();
+        assert!(matches!(copy.read(&late), Some(Placed::Stale { .. })), "{late:?}");
+        assert_eq!(server.claims(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let lease = etcd.open(Duration::from_secs(30), true).await.unwrap();
+        let claim = claim("k", Mode::Exclusive, lease);
+        let (directory, session) = (etcd.shared.names.directory("k"), etcd.shared.sessions.get(lease.id).unwrap());
+        let name = directory.claim(claim.mode, lease.id, 1);
+        let copy = Place {
+            directory: &directory,
+            mode: claim.mode,
+            name: &name,
+            value: codec::metadata(&claim, "m"),
+            record: session.record(),
+            repeated: false,
+            released: &[],
+            only_if_free: false,
+        };
+        proxy.answers.send_replace(false);
+        assert_eq!(kind(etcd.acquire(&claim, false).await), ErrorKind::Unreachable);
+        proxy.answers.send_replace(true);
+        etcd.settle(&claim).await.unwrap();
+        assert_eq!((server.names(), server.leases()), Default::default());
+        let late = etcd.shared.connection.txn(copy.txn()).await;
+        assert!(late.is_err() || matches!(copy.read(&late.unwrap()), Some(Placed::Over)));
+        assert_eq!(server.names(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn a_request_whose_answer_was_lost_is_one_grant() {
     run(async {
         let server = Server::start().await;
