@@ -218,7 +218,7 @@ fn what_a_deposed_leader_confirms_is_not_believed() {
 
 #[test]
 fn a_holder_moves_on_from_a_stopped_member() {
-    const TTL: Duration = Duration::from_secs(6);
+    const TTL: Duration = Duration::from_secs(12);
     let cluster = Cluster::<3>::start();
     let stopped = (cluster.leader() + 1) % 3;
     let well = &cluster.members[(stopped + 1) % 3];
@@ -234,7 +234,7 @@ fn a_holder_moves_on_from_a_stopped_member() {
     eventually("a renewal elsewhere", || (manager.stats().renewals > renewed).then_some(()));
     println!("renewed {:?} after the stop", start.elapsed());
     assert!(start.elapsed() < TTL, "{:?}", start.elapsed());
-    eventually("the first renewals' time has passed", || (start.elapsed() > 2 * TTL).then_some(()));
+    eventually("the deadline before it has passed", || (start.elapsed() > TTL + ELECTION).then_some(()));
     assert!(!guard.is_lost() && waiting.try_recv().is_err());
     let released = Instant::now();
     release(guard, &hold);
