@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use leasehold::{LockGuard, LockManager, LockManagerBuilder, Loss};
+use leasehold::{LockGuard, LockManager, Loss};
 use support::etcd::{Cluster, Etcd};
 use support::history::{History, Hold};
 use support::proxy::Proxy;
@@ -284,49 +284,4 @@ fn who_is_cut_off_with_a_follower_knows_before_the_majority_moves_on() {
 #[test]
 fn who_is_cut_off_with_the_leader_knows_before_the_majority_moves_on() {
     a_holder_with_the_minority(true);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn waiters_keep_their_places_when_a_member_lags() {
-    const TTL: Duration = Duration::from_secs(60);
-    let cluster = Cluster::<3>::start();
-    let late = (cluster.leader() + 1) % 3;
-    let well = &cluster.members[(late + 1) % 3];
-    let build = |builder: LockManagerBuilder| builder.prefix(PREFIX).ttl(TTL).build();
-    // One client that asks now this member, now that one.
-    let endpoints = [well.endpoint(), cluster.members[late].endpoint()];
-    let client = etcd_client::Client::connect(endpoints, None).await.unwrap();
-    let waiter = build(LockManager::builder().etcd_client(client)).await.unwrap();
-    let holder = build(LockManager::builder().url(well.url())).await.unwrap();
-    waiter.lock("else").await.unwrap().unlock().await.unwrap();
-    let keys: Vec<_> = (0..16).map(|number| format!("k{number}")).collect();
-    let mut guards = Vec::new();
-    for key in &keys {
-        guards.push(holder.lock(key).await.unwrap());
-    }
-    cluster.peers.delay(late, Duration::from_millis(500));
-    let waiting: Vec<_> = keys.iter().map(|key| tokio::spawn(waiter.lock(key).into_future())).collect();
-    let queue = || async { holder.list("").await.unwrap().iter().map(|info| info.waiters).sum::<usize>() };
-    let start = Instant::now();
-    while queue().await < keys.len() {
-        assert!(start.elapsed() < PATIENCE, "not all of them are in the queue");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let places = || {
-        well.etcdctl(&["get", PREFIX, "--prefix", "-w", "fields"])
-            .lines()
-            .filter(|line| line.starts_with("\"CreateRevision\""))
-            .map(String::from)
-            .collect::<Vec<_>>()
-    };
-    let before = places();
-    // A time to pass: several looks of each waiter, at states that were long ago.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(places(), before);
-    for guard in guards {
-        guard.unlock().await.unwrap();
-    }
-    for guard in waiting {
-        drop(tokio::time::timeout(PATIENCE, guard).await.unwrap().unwrap().unwrap());
-    }
 }
