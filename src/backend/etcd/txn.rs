@@ -247,7 +247,7 @@ mod tests {
             let asked = |freshness| format!("{:?}", look_again(&directory, mode, &own, freshness));
             let (fresh, stale) = (asked(Freshness::Linearizable), asked(Freshness::Serializable));
             let count = |text: &str, what: &str| text.matches(what).count();
-            let ranges = directory.blocking(mode).into_iter().count();
+            let ranges = directory.blocking(mode).len();
             assert_eq!(count(&fresh, "max_create_revision: 7"), ranges, "{fresh}");
             assert_eq!(count(&fresh, "serializable: true"), 0, "{fresh}");
             assert_eq!(count(&stale, "serializable: false"), 0, "{stale}");
