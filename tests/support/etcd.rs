@@ -57,7 +57,7 @@ impl Etcd {
         let peer = format!("http://127.0.0.1:{}", free_port());
         let cluster = format!("m0={peer}");
         let more = ["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer, "--initial-cluster", &cluster];
-        let mut server = Self::launch(0, Folder::new(), None, &[&more, arguments].concat());
+        let mut server = Self::launch(0, Folder::in_memory(), None, &[&more, arguments].concat());
         server.wait_until_up().map(|()| server)
     }
 

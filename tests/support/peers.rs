@@ -7,7 +7,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -74,16 +73,6 @@ impl Peers {
     /// Connects all members again.
     pub fn heal(&self) {
         self.links.proxies.iter().flatten().for_each(Proxy::heal);
-    }
-
-    /// Lets a member hear of everything late by this much.
-    pub fn delay(&self, member: usize, delay: Duration) {
-        for (caller, proxies) in self.links.proxies.iter().enumerate() {
-            for (callee, proxy) in proxies.iter().enumerate() {
-                let late = |is_member| if is_member { delay } else { Duration::ZERO };
-                proxy.delay(late(callee == member), late(caller == member));
-            }
-        }
     }
 }
 

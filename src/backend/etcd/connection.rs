@@ -22,9 +22,9 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Creates delays from 0.1 s to 2 s.
+    /// Creates delays from 0.1 s to 1 s: nobody shall be much later than the end of an outage.
     pub(super) fn new() -> Self {
-        Self { next: Duration::from_millis(100), most: Duration::from_secs(2) }
+        Self { next: Duration::from_millis(100), most: Duration::from_secs(1) }
     }
 
     /// Returns the next delay.

@@ -268,6 +268,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Client, Server, run};
+    use super::ErrorKind;
 
     #[test]
     fn a_keep_alive_across_terms_does_not_count() {
@@ -282,6 +283,20 @@ mod tests {
             assert_eq!(session.facts.lock().proven, client.lease.proven);
             assert!(shared.prove(&session, patience).await.unwrap());
             assert!(session.facts.lock().proven > client.lease.proven);
+        });
+    }
+
+    #[test]
+    fn a_keep_alive_without_the_record_does_not_count() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let shared = &client.etcd.shared;
+            let session = shared.sessions.get(client.lease.id).unwrap();
+            server.ctl(&["del", &String::from_utf8(session.record.clone()).unwrap()]);
+            let refused = shared.prove(&session, shared.connection.timeout()).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::LeaseLost);
+            assert_eq!(session.facts.lock().proven, client.lease.proven);
         });
     }
 }

@@ -232,3 +232,26 @@ pub(super) struct Answer {
 pub(super) fn revision(answer: &TxnResponse) -> Option<i64> {
     answer.header().map(etcd_client::ResponseHeader::revision)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::Names;
+    use super::*;
+
+    /// No member of a test's cluster lags for long enough to be caught at it, so this looks at what is asked.
+    #[test]
+    fn a_look_that_decides_is_linearizable_and_shows_nothing_newer() {
+        let directory = Names::new("p/".into()).directory("k");
+        let own = Born { name: directory.claim(Mode::Exclusive, LeaseId(1), 1), create: 7 };
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            let asked = |freshness| format!("{:?}", look_again(&directory, mode, &own, freshness));
+            let (fresh, stale) = (asked(Freshness::Linearizable), asked(Freshness::Serializable));
+            let count = |text: &str, what: &str| text.matches(what).count();
+            let ranges = directory.blocking(mode).len();
+            assert_eq!(count(&fresh, "max_create_revision: 7"), ranges, "{fresh}");
+            assert_eq!(count(&fresh, "serializable: true"), 0, "{fresh}");
+            assert_eq!(count(&stale, "serializable: false"), 0, "{stale}");
+            assert!(count(&stale, "serializable: true") >= ranges, "{stale}");
+        }
+    }
+}

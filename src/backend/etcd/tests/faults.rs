@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::super::codec;
-use super::super::txn::{Place, Placed};
+use super::super::txn::{Place, Placed, Record};
 use super::*;
 
 /// A wire that can hold back what the server says, and be cut.
@@ -130,6 +130,35 @@ fn passwords_and_permissions_are_checked() {
     });
 }
 
+/// What a copy of the first request on a lease is made of, as the server may see it late.
+struct Copy {
+    claim: Claim,
+    directory: codec::Directory,
+    name: Vec<u8>,
+    record: Record,
+}
+
+impl Copy {
+    fn new(etcd: &Etcd, claim: &Claim) -> Self {
+        let directory = etcd.shared.names.directory(&claim.key);
+        let name = directory.claim(claim.mode, claim.lease.id, 1);
+        let record = etcd.shared.sessions.get(claim.lease.id).unwrap().record();
+        Self { claim: claim.clone(), directory, name, record }
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place {
+            directory: &self.directory,
+            mode: self.claim.mode,
+            name: &self.name,
+            value: codec::metadata(&self.claim, "m"),
+            record: self.record.clone(),
+            released: &[],
+            only_if_free: false,
+        }
+    }
+}
+
 #[test]
 fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
     run(async {
@@ -138,29 +167,61 @@ fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
         let etcd = proxy.backend(Duration::from_secs(1)).await;
         let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
-        let (directory, session) = (etcd.shared.names.directory("k"), etcd.shared.sessions.get(lease.id).unwrap());
-        let name = directory.claim(claim.mode, lease.id, 1);
-        let copy = Place {
-            directory: &directory,
-            mode: claim.mode,
-            name: &name,
-            value: codec::metadata(&claim, "m"),
-            record: session.record(),
-            released: &[],
-            only_if_free: false,
-        };
+        let copy = Copy::new(&etcd, &claim);
         proxy.answers.send_replace(false);
         assert_eq!(kind(etcd.acquire(&claim, false).await), ErrorKind::Unreachable);
         assert_eq!(server.claims().len(), 1, "the request itself has come through");
         proxy.answers.send_replace(true);
         etcd.settle(&claim).await.unwrap();
         assert_eq!(server.claims(), Vec::<String>::new());
-        let late = etcd.shared.connection.txn(copy.txn()).await.unwrap();
-        assert!(matches!(copy.read(&late), Some(Placed::Stale { .. })), "{late:?}");
+        let late = etcd.shared.connection.txn(copy.place().txn()).await.unwrap();
+        assert!(matches!(copy.place().read(&late), Some(Placed::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
         // The session goes on, though its record has a new version.
         let again = etcd.acquire(&super::claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
         etcd.release(&again).await.unwrap();
+    });
+}
+
+#[test]
+fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
+        let claim = claim("k", Mode::Exclusive, lease);
+        let copy = Copy::new(&etcd, &claim);
+        proxy.answers.send_replace(false);
+        let mut acquiring = etcd.acquire(&claim, true);
+        assert!(tokio::time::timeout(Duration::from_millis(1500), &mut acquiring).await.is_err());
+        proxy.answers.send_replace(true);
+        // The first request was the one that came through, and nobody knows how many copies of it there are.
+        let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
+        etcd.release(&grant).await.unwrap();
+        let late = etcd.shared.connection.txn(copy.place().txn()).await.unwrap();
+        assert!(matches!(copy.place().read(&late), Some(Placed::Stale { .. })), "{late:?}");
+        assert_eq!(server.claims(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
+    run(async {
+        let server = Server::start().await;
+        let proxy = Proxy::start(&server).await;
+        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let lease = etcd.open(Duration::from_secs(30), true).await.unwrap();
+        let claim = claim("k", Mode::Exclusive, lease);
+        let copy = Copy::new(&etcd, &claim);
+        proxy.answers.send_replace(false);
+        assert_eq!(kind(etcd.acquire(&claim, false).await), ErrorKind::Unreachable);
+        proxy.answers.send_replace(true);
+        etcd.settle(&claim).await.unwrap();
+        assert_eq!((server.names(), server.leases()), Default::default());
+        let late = etcd.shared.connection.txn(copy.place().txn()).await;
+        assert!(late.is_err() || matches!(copy.place().read(&late.unwrap()), Some(Placed::Over)));
+        assert_eq!(server.names(), Vec::<String>::new());
     });
 }
 
