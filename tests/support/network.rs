@@ -168,7 +168,7 @@ pub fn a_lost_answer_to_an_acquire_is_one_hold_or_none(scheme: &str, server: Soc
         });
         match limit {
             Some(_) => {
-                let error = results.recv_timeout(PATIENCE).unwrap().err().expect("no answer, no hold");
+                let error = results.recv_timeout(PATIENCE).unwrap().expect_err("no answer, no hold");
                 assert_eq!(error.code(), "LOCK_TIMEOUT");
                 net.proxy.drop_answers(false);
             }
