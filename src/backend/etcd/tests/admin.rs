@@ -42,7 +42,7 @@ fn foreign_claims_are_shown_as_such() {
         let ours = a.lock("ours").await;
         put(format!("ours/{lease:x}")).await;
         let mut wait = a.lock("mutex").boxed();
-        tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("mutex", 2) => {} }
+        tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("mutex", 1) => {} }
         for (key, mode, waiters) in [("mutex", Mode::Exclusive, 1), ("readers", Mode::Shared, 1)] {
             let info = a.etcd.inspect(key).await.unwrap().unwrap();
             assert_eq!((info.mode, info.waiters, info.foreign), (mode, waiters, true), "{key}");
