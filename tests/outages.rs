@@ -71,8 +71,8 @@ fn a_compaction_while_the_watch_is_down_hides_no_release() {
         }
         etcd.etcdctl(&["put", "something", "else"]);
         let mut guard = Some(guard);
-        if !late {
-            guard.take().map(|guard| guard.unlock().wait().unwrap());
+        if !late && let Some(guard) = guard.take() {
+            guard.unlock().wait().unwrap();
         }
         compact(&etcd);
         // A time to pass: how long the connection is down.
