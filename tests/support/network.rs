@@ -383,7 +383,9 @@ pub fn a_half_open_connection_is_a_loss_in_time(scheme: &str, server: SocketAddr
     net.is_back();
     drop(first);
     for n in 0..21 {
-        unlock(net.lock(&net.behind, &format!("k{n}"))).unwrap();
+        let guard = net.behind.lock(format!("k{n}")).ttl(LONG).timeout(PATIENCE).wait().unwrap();
+        let hold = net.history.acquired(&guard);
+        unlock((guard, hold)).unwrap();
     }
     net.history.demand(43);
 }
