@@ -2,14 +2,17 @@
 #![cfg(feature = "etcd")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
+// Apart from the rest: not everybody who takes that builds HTTP/2 of their own.
+#[path = "support/grpc.rs"]
+mod grpc;
 mod support;
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use grpc::Grpc;
 use leasehold::{LockGuard, LockManager, Loss};
 use support::etcd::Etcd;
-use support::grpc::Grpc;
 use support::history::{History, Hold};
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually};

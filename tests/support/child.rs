@@ -27,11 +27,7 @@ impl Child {
     ///
     /// It is a test that is ignored, and that begins with `let Some(arguments) = child::role() else { return };`.
     pub fn of_this_test(function: &str, arguments: &[&str]) -> Self {
-        Self::start(std::env::current_exe().unwrap(), |command| {
-            command
-                .args([function, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
-                .env(ROLE, arguments.join("\n"));
-        })
+        Self::start(std::env::current_exe().unwrap(), |command| play(command, function, arguments))
     }
 
     /// Runs an example of this package, all of whose lines are passed on.
@@ -111,6 +107,11 @@ impl Child {
         drop(self.input.take());
         super::eventually("the child ends", || self.process.ended()).success()
     }
+}
+
+/// Makes a command that runs this test file run a function of it, as for [`Child::of_this_test`].
+pub fn play(command: &mut Command, function: &str, arguments: &[&str]) {
+    command.args([function, "--exact", "--ignored", "--nocapture", "--test-threads=1"]).env(ROLE, arguments.join("\n"));
 }
 
 /// In a child: its arguments. `None` if this is no child.

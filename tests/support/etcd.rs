@@ -179,10 +179,7 @@ impl Etcd {
 
     /// How many calls of a method, "Txn" for example, this member has handled since its start.
     pub fn handled(&self, method: &str) -> u64 {
-        let (metrics, method) = (http_get(self.client, "/metrics").unwrap(), format!("grpc_method=\"{method}\""));
-        let lines =
-            metrics.lines().filter(|line| line.starts_with("grpc_server_handled_total") && line.contains(&method));
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+        metric(self.client, "grpc_server_handled_total", &[&format!("grpc_method=\"{method}\"")])
     }
 
     /// What the server has logged.

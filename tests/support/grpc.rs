@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 /// Stands in front of a server, on a port of its own.
 #[derive(Debug)]
-pub struct Grpc {
+pub(crate) struct Grpc {
     address: SocketAddr,
     silenced: watch::Sender<Option<&'static str>>,
     ended: watch::Sender<bool>,
@@ -21,7 +21,7 @@ type Silenced = watch::Receiver<Option<&'static str>>;
 
 impl Grpc {
     /// Starts a proxy in front of a server.
-    pub fn start(server: SocketAddr) -> Self {
+    pub(crate) fn start(server: SocketAddr) -> Self {
         let ((silenced, is_silenced), (ended, mut is_ended)) = (watch::channel(None), watch::channel(false));
         let (ready, address) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -40,12 +40,12 @@ impl Grpc {
         Self { address: address.recv().unwrap(), silenced, ended, thread: Some(thread) }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Loses all messages that the server sends in calls of this method from now on, on streams that are open and on new ones.
-    pub fn silence(&self, path: &'static str) {
+    pub(crate) fn silence(&self, path: &'static str) {
         self.silenced.send_replace(Some(path));
     }
 }

@@ -101,10 +101,19 @@ impl History {
 
     /// Records a hold right after its acquire has returned.
     pub fn acquired(&self, guard: &LockGuard) -> Hold {
+        self.begin(guard.key(), guard.mode(), guard.token().get())
+    }
+
+    /// Records an exclusive hold of a client that is not ours.
+    pub fn acquired_elsewhere(&self, key: &str, token: u64) -> Hold {
+        self.begin(key, Mode::Exclusive, token)
+    }
+
+    fn begin(&self, key: &str, mode: Mode, token: u64) -> Hold {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let hold = Hold { history: self.clone(), name, key: guard.key().to_owned() };
-        hold.record(now(), What::Acquired { mode: guard.mode(), token: guard.token().get() });
+        let hold = Hold { history: self.clone(), name, key: key.to_owned() };
+        hold.record(now(), What::Acquired { mode, token });
         hold
     }
 

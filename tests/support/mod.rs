@@ -9,8 +9,6 @@ pub mod drivers;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod folder;
-#[cfg(feature = "etcd")]
-pub mod grpc;
 pub mod history;
 pub mod network;
 #[cfg(feature = "etcd")]

@@ -13,17 +13,17 @@ use super::history::{History, Hold};
 use super::proxy::Proxy;
 use super::{PATIENCE, eventually, soak};
 
-/// The TTL where a lease is to end.
-const TTL: Duration = Duration::from_secs(2);
+/// The TTL where a lease is to end: a machine that is busy may take a second for anything.
+const TTL: Duration = Duration::from_secs(4);
 
 /// The TTL where none is.
 const LONG: Duration = Duration::from_secs(60);
 
 /// The managers' timeout: after this they give an answer up.
-const TIMEOUT: Duration = Duration::from_millis(700);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What happens at once happens within this, on a busy machine.
-const SOON: Duration = Duration::from_secs(1);
+/// What happens at once happens within this, on a busy machine: sooner than anybody looks by himself.
+const SOON: Duration = Duration::from_secs(3);
 
 /// Managers on one server: one behind a proxy, and one with a connection of its own. What they hold goes into one history.
 pub struct Network {
@@ -42,7 +42,7 @@ impl Network {
             let builder = LockManager::builder().url(format!("{scheme}://{address}")).prefix(format!("{fault}/"));
             builder.ttl(ttl).timeout(TIMEOUT)
         };
-        let behind = build(proxy.address()).name("behind").build().wait().unwrap();
+        let behind = eventually("connected", || build(proxy.address()).name("behind").build().wait().ok());
         // Its requests meet no fault, and take as long as a busy machine wants.
         let direct = build(address).name("direct").timeout(PATIENCE).build().wait().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -168,7 +168,7 @@ pub fn a_lost_answer_to_an_acquire_is_one_hold_or_none(scheme: &str, server: Soc
         });
         match limit {
             Some(_) => {
-                let error = results.recv_timeout(PATIENCE).unwrap().err().expect("no answer, no hold");
+                let error = results.recv_timeout(PATIENCE).unwrap().expect_err("no answer, no hold");
                 assert_eq!(error.code(), "LOCK_TIMEOUT");
                 net.proxy.drop_answers(false);
             }
@@ -268,7 +268,7 @@ pub fn a_lost_release_is_repeated(scheme: &str, server: SocketAddr) {
         unlocked.unwrap();
         println!("the next one in, confirmed {:?} later", repeated.saturating_duration_since(at));
         // The confirmation and the next one come of the same write.
-        assert!(at.saturating_duration_since(repeated) < Duration::from_millis(100) + SOON);
+        assert!(at.saturating_duration_since(repeated) < SOON);
         unlock((guard, hold)).unwrap();
         net.proxy.heal();
     }
@@ -277,7 +277,7 @@ pub fn a_lost_release_is_repeated(scheme: &str, server: SocketAddr) {
 }
 
 pub fn a_lost_answer_to_a_renewal_is_no_loss(scheme: &str, server: SocketAddr) {
-    let net = Network::new(scheme, server, "renewal-lost", 3 * TTL);
+    let net = Network::new(scheme, server, "renewal-lost", 2 * TTL);
     let (guard, hold) = net.lock(&net.behind, "k");
     let waiting = net.waiting(&net.direct, "k");
     net.claims("k", 2);
@@ -383,7 +383,9 @@ pub fn a_half_open_connection_is_a_loss_in_time(scheme: &str, server: SocketAddr
     net.is_back();
     drop(first);
     for n in 0..21 {
-        unlock(net.lock(&net.behind, &format!("k{n}"))).unwrap();
+        let guard = net.behind.lock(format!("k{n}")).ttl(LONG).timeout(PATIENCE).wait().unwrap();
+        let hold = net.history.acquired(&guard);
+        unlock((guard, hold)).unwrap();
     }
     net.history.demand(43);
 }

@@ -115,14 +115,9 @@ impl Etcd {
     /// Connects, and sees whether the server answers within the timeout.
     pub(crate) async fn connect(mut options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
         options.timeout = options.timeout.min(EVER);
-        let limit = options.timeout;
-        let names = options.endpoints.join(", ");
         let (prefix, retry_interval) = (options.prefix.clone(), options.retry_interval);
-        let connecting = async {
-            let connection = Connection::open(options, &handle).await?;
-            Ok(Self::new(connection, prefix, retry_interval, clock, handle.clone()))
-        };
-        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(failure::no_answer(&names, limit)))
+        let connection = Connection::open(options, &handle).await?;
+        Ok(Self::new(connection, prefix, retry_interval, clock, handle))
     }
 
     /// Uses a client that the user has made, and never closes it.

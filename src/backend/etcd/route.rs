@@ -4,6 +4,7 @@
 //! client here has one endpoint, and all requests go there until one fails; then the next endpoint that answers takes over, on
 //! a new connection, for which the files for TLS are read again.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -61,14 +62,19 @@ impl Route {
     pub(super) async fn open(options: Options, handle: Handle) -> Result<Arc<Self>> {
         let deadline = Instant::now() + options.timeout;
         let mut backoff = Backoff::new();
+        let mut told = None;
         let client = loop {
             match find(&options, &handle, 0, deadline).await {
                 Ok(client) => break client,
                 Err(error) => {
+                    // A try that was cut off by the deadline says less than the one before.
+                    let is_silence = error.source().is_none();
+                    let error = if is_silence { told.take().unwrap_or(error) } else { error };
                     let delay = backoff.delay();
                     if error.kind() != ErrorKind::Unreachable || Instant::now() + delay >= deadline {
                         return Err(error);
                     }
+                    told = Some(error);
                     tokio::time::sleep(delay).await;
                 }
             }

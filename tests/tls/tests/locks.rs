@@ -18,7 +18,7 @@ fn locks_work_over_tls() {
     let files = ours.write(folder.path(), "client", &ours.sign("client"));
     // The certificate names the machine, whatever the port: a proxy may stand in between.
     let proxy = Proxy::start(server.address());
-    let behind = LockManager::builder().url(url(proxy.address(), &files)).ttl(Duration::from_secs(2)).build();
+    let behind = LockManager::builder().url(url(proxy.address(), &files)).ttl(Duration::from_secs(6)).build();
     let (behind, direct) = (behind.wait().unwrap(), LockManager::connect(server.url(&files)).wait().unwrap());
     let guard = behind.lock("k").wait().unwrap();
     let (request, (got, guards)) = (direct.lock("k"), channel());

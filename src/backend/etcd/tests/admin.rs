@@ -24,6 +24,41 @@ fn a_lock_shows_its_holder() {
 }
 
 #[test]
+fn foreign_claims_are_shown_as_such() {
+    run(async {
+        let server = Server::start().await;
+        let a = Client::new(&server, "").await;
+        let mut client = etcd_client::Client::connect([server.endpoint()], None).await.unwrap();
+        let lease = client.lease_grant(60, None).await.unwrap().id();
+        let mut put = async |name: String| {
+            let options = etcd_client::PutOptions::new().with_lease(lease);
+            client.put(name, "", Some(options)).await.unwrap();
+        };
+        // Go's Mutex and etcdctl name a claim by its lease, Go's RWMutex by the time.
+        put(format!("mutex/{lease:x}")).await;
+        put("readers/read/00000001700000000000000000".into()).await;
+        put("readers/read/00000001700000000000000001".into()).await;
+        put("readers/write/00000001700000000000000002".into()).await;
+        let ours = a.lock("ours").await;
+        put(format!("ours/{lease:x}")).await;
+        let mut wait = a.lock("mutex").boxed();
+        tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("mutex", 1) => {} }
+        for (key, mode, waiters) in [("mutex", Mode::Exclusive, 1), ("readers", Mode::Shared, 1)] {
+            let info = a.etcd.inspect(key).await.unwrap().unwrap();
+            assert_eq!((info.mode, info.waiters, info.foreign), (mode, waiters, true), "{key}");
+            assert_eq!((info.since, info.token, info.holders.len()), (None, None, 0), "{key}");
+            assert!(info.remaining.unwrap() > Duration::from_secs(30), "{key}");
+        }
+        let info = a.etcd.inspect("ours").await.unwrap().unwrap();
+        assert_eq!((info.waiters, info.foreign, info.holders.len()), (1, false, 1));
+        assert_eq!(info.token, Some(crate::FencingToken::of_grant(ours.epoch, 0)));
+        let listed = a.etcd.list("").await.unwrap();
+        let shown: Vec<_> = listed.iter().map(|info| (info.key.as_str(), info.foreign)).collect();
+        assert_eq!(shown, [("mutex", true), ("ours", false), ("readers", true)]);
+    });
+}
+
+#[test]
 fn a_list_has_exactly_the_keys_with_the_prefix() {
     run(async {
         let server = Server::start().await;
