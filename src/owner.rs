@@ -61,12 +61,20 @@ impl Owner {
         if waker.data().is_null() {
             return Self::new();
         }
-        let same = |owner: &&Owner| owner.waker.as_ref().is_some_and(|kept| kept.will_wake(waker));
+        let same = |owner: &&Owner| owner.waker.as_ref().is_some_and(|kept| is_same(kept, waker));
         match known.into_iter().find(same) {
             Some(owner) => owner.clone(),
             None => Self { waker: Some(waker.clone()), ..Self::new() },
         }
     }
+}
+
+/// Whether `waker` is the one that `kept` was cloned from.
+///
+/// Their data is the same then, but not always their vtable: each part of an optimized program may have a copy of it, and clones
+/// get that of the part where cloning is. So a clone is compared with a clone.
+fn is_same(kept: &Waker, waker: &Waker) -> bool {
+    kept.data() == waker.data() && (kept.will_wake(waker) || kept.will_wake(&waker.clone()))
 }
 
 impl PartialEq for Owner {

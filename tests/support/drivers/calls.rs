@@ -17,7 +17,7 @@ pub fn api_calls(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let mut world = World::new(first % 2 == 0);
     for call in data.chunks_exact(2).take(100) {
-        world.call(call[0] % 12, call[1]);
+        world.call(call[0] % 13, call[1]);
         world.settle();
         world.check();
     }
@@ -114,6 +114,7 @@ impl World {
                 }
             }
             10 => self.force_unlock(who.key, true),
+            11 => self.try_all(who),
             // Those who wait on the same lease would begin again, each in its own time: beyond the model.
             _ if self.waiting.is_empty() => self.force_unlock(who.key, false),
             _ => {}
@@ -159,6 +160,29 @@ impl World {
                 self.resolved(who, result);
             }
             None => assert!(!free, "{who:?} was refused a free lock"),
+        }
+    }
+
+    /// All keys at once, one of them twice.
+    fn try_all(&mut self, who: Who) {
+        let asked = [1, 0, 1].map(|key| Who { key, ..who });
+        let request =
+            self.managers[who.manager].lock_all(asked.map(|who| KEYS[who.key])).owner(&self.owners[who.owner]);
+        let request = if who.mode == Mode::Shared { request.shared() } else { request };
+        let free = |who: Who| self.is_free_for(who) || self.reentered(who).is_some();
+        let (all_free, all_to_be_had) =
+            (asked.into_iter().all(free), asked.into_iter().all(|who| free(who) || self.may_join(who)));
+        match block_on(request.try_once()) {
+            Ok(Some(guards)) => {
+                assert!(all_to_be_had, "{who:?} has overtaken somebody");
+                asked.into_iter().zip(guards).for_each(|(who, guard)| self.resolved(who, Ok(guard)));
+            }
+            Ok(None) => assert!(!all_free, "{who:?} was refused free locks"),
+            Err(error) => {
+                assert_eq!(error.code(), "LOCK_ALREADY_HELD");
+                let refused = |who| self.reentered(who).is_some_and(|hold| self.holds[hold].who.mode == Mode::Shared);
+                assert!(who.mode == Mode::Exclusive && asked.into_iter().any(refused), "{who:?}");
+            }
         }
     }
 
