@@ -31,7 +31,7 @@ impl Kind {
     pub(super) fn most(self) -> usize {
         match self {
             Self::Release | Self::Acquire | Self::Inspect | Self::Evict => 128,
-            Self::Renew => 500,
+            Self::Renew => 200,
         }
     }
 

@@ -6,9 +6,9 @@ use std::process::Stdio;
 
 use crate::authority::{Authority, Files, Identity};
 use crate::support::etcd::is_healthy;
-use crate::support::ports::free_port;
 use crate::support::eventually;
 use crate::support::folder::Folder;
+use crate::support::ports::free_port;
 use crate::support::process::Process;
 
 /// An etcd on free ports with a temporary folder.

@@ -41,7 +41,10 @@ fn certificates_are_checked_on_both_sides() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let server = Server::start(&ours, &ours.sign("server"));
     let good = ours.write(folder.path(), "good", &ours.sign("client"));
-    let (a, b) = (LockManager::connect(server.url(&good)).wait().unwrap(), LockManager::connect(server.url(&good)).wait().unwrap());
+    let (a, b) = (
+        LockManager::connect(server.url(&good)).wait().unwrap(),
+        LockManager::connect(server.url(&good)).wait().unwrap(),
+    );
     let guard = a.lock("k").wait().unwrap();
     assert!(b.try_lock("k").wait().unwrap().is_none());
     guard.unlock().wait().unwrap();
