@@ -91,6 +91,9 @@ say "tests over TLS"
 say "tests without features"
 cargo test --no-fail-fast --lib --tests --quiet
 
+say "owners in an optimized program"
+cargo run --quiet --release --manifest-path tests/optimized/Cargo.toml
+
 say "example quickstart, as the README has it"
 quietly timeout 60 cargo run --quiet --example quickstart
 for example in lost_lock blocking force_unlock; do
