@@ -226,7 +226,10 @@ impl Waiter {
                             backoff.pause(&self.life).await;
                             continue;
                         }
-                        Err(error) => return Err(LockError::backend(Some(&self.entry.key), "lock", error)),
+                        Err(error) => {
+                            debug!(target: "leasehold", name = self.life.defaults.name.as_ref(), key = self.entry.key.as_ref(); "no lease: {error}");
+                            return Err(LockError::backend(Some(&self.entry.key), "lock", error));
+                        }
                     }
                 }
             };

@@ -195,6 +195,10 @@ impl Connection {
     pub(super) async fn open(&self) -> Result<MultiplexedConnection> {
         let mut link = self.target.connect().await?;
         self.target.check(&mut link).await?;
+        if let Err(error) = scripts::load().query_async::<()>(&mut link).await {
+            // Who may not do this sends each script with its first call.
+            debug!(target: "leasehold::redis", "scripts not loaded: {}", failure::of(&self.server, &error));
+        }
         Ok(link)
     }
 

@@ -5,7 +5,7 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use redis::{Cmd, Script, Value};
+use redis::{Cmd, Pipeline, Script, Value};
 
 use super::attempt::Attempt;
 use super::failure;
@@ -56,6 +56,18 @@ impl Kind {
 struct Compiled {
     text: String,
     hash: String,
+}
+
+/// Asks the server to know all scripts.
+///
+/// A call that it does not know has to be made again, and what was sent after it comes before it then: a try might find its own
+/// manager's lock that is about to be released.
+pub(super) fn load() -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    for kind in Kind::ALL {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(&kind.compiled().text).ignore();
+    }
+    pipeline
 }
 
 /// One lock's part in a call.

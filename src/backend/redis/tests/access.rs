@@ -129,6 +129,19 @@ fn the_scripts_are_sent_again_when_the_server_has_forgotten_them() {
 }
 
 #[test]
+fn the_first_release_on_a_server_is_not_overtaken_by_a_try() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let grant = client.lock("k").await;
+        let (released, again) =
+            futures::future::join(client.redis.release(&grant), client.try_get("k", Mode::Exclusive)).await;
+        released.unwrap();
+        assert!(again.is_some(), "it was ours and on its way to be free");
+    });
+}
+
+#[test]
 fn both_protocols_and_another_database() {
     run(async {
         let server = Server::start();
