@@ -7,6 +7,7 @@
 mod grpc;
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use grpc::Grpc;
 use leasehold::{LockGuard, LockManager, Loss};
 use support::etcd::Etcd;
 use support::history::{History, Hold};
+use support::ports::free_port;
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually};
 
@@ -126,6 +128,22 @@ fn the_ttl_that_was_granted_is_shown() {
     // A time to pass: longer than what was asked for.
     std::thread::sleep(Duration::from_millis(1300));
     assert!(!guard.is_lost());
+}
+
+#[test]
+fn the_search_for_another_endpoint_begins_behind_the_one_that_failed() {
+    let etcd = Etcd::start();
+    let (first, second) = (Proxy::start(etcd.address()), Proxy::start(etcd.address()));
+    // Nobody listens at the first one, so the manager begins with the second.
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let url = format!("etcd://{nobody},{},{}", first.address(), second.address());
+    let manager = manager(url, Duration::from_secs(60));
+    let before = first.accepted();
+    assert_eq!((before > 0, second.accepted()), (true, 0));
+    first.cut();
+    drop(manager.lock("moved").timeout(PATIENCE).wait().unwrap());
+    assert_eq!(first.accepted(), before, "the one that had just failed was tried again");
+    first.heal();
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, LeaseClient, WatchClient};
@@ -44,6 +44,8 @@ impl Clients {
 /// The endpoint in use.
 pub(super) struct Route {
     clients: RwLock<Clients>,
+    /// Which one of the endpoints that is.
+    index: AtomicUsize,
     /// How many times the endpoint in use has changed.
     turns: watch::Sender<usize>,
     /// Without, the client is the user's and stays.
@@ -54,8 +56,7 @@ pub(super) struct Route {
 impl Route {
     /// Uses a client that the user has made.
     pub(super) fn injected(client: Client) -> Arc<Self> {
-        let clients = RwLock::new(Clients::new(client));
-        Arc::new(Self { clients, turns: watch::Sender::new(0), others: None, searching: AtomicBool::new(false) })
+        Self::new(client, 0, None)
     }
 
     /// Connects to the first endpoint that answers within the timeout.
@@ -63,9 +64,9 @@ impl Route {
         let deadline = Instant::now() + options.timeout;
         let mut backoff = Backoff::new();
         let mut told = None;
-        let client = loop {
+        let (client, index) = loop {
             match find(&options, &handle, 0, deadline).await {
-                Ok(client) => break client,
+                Ok(found) => break found,
                 Err(error) => {
                     // A try that was cut off by the deadline says less than the one before.
                     let is_silence = error.source().is_none();
@@ -79,9 +80,17 @@ impl Route {
                 }
             }
         };
-        let clients = RwLock::new(Clients::new(client));
-        let others = Some((options, handle));
-        Ok(Arc::new(Self { clients, turns: watch::Sender::new(0), others, searching: AtomicBool::new(false) }))
+        Ok(Self::new(client, index, Some((options, handle))))
+    }
+
+    fn new(client: Client, index: usize, others: Option<(Options, Handle)>) -> Arc<Self> {
+        Arc::new(Self {
+            clients: RwLock::new(Clients::new(client)),
+            index: AtomicUsize::new(index),
+            turns: watch::Sender::new(0),
+            others,
+            searching: AtomicBool::new(false),
+        })
     }
 
     /// Returns the clients of the endpoint in use.
@@ -115,9 +124,11 @@ impl Route {
             if let Some((options, handle)) = &route.others {
                 let deadline = Instant::now() + options.timeout;
                 // If none answers, the next request that fails starts the next search.
-                match find(options, handle, turn + 1, deadline).await {
-                    Ok(client) => {
+                let next = route.index.load(Ordering::Acquire) + 1;
+                match find(options, handle, next, deadline).await {
+                    Ok((client, index)) => {
                         *route.clients.write() = Clients::new(client);
+                        route.index.store(index, Ordering::Release);
                         route.turns.send_modify(|turns| *turns += 1);
                     }
                     Err(error) => log::debug!(target: "leasehold::etcd", "not connected again: {error}"),
@@ -128,18 +139,19 @@ impl Route {
     }
 }
 
-/// Returns a client for an endpoint that answers, beginning the search at `first`.
-async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instant) -> Result<Client> {
+/// Returns a client for an endpoint that answers, and which one that is, beginning the search at `first`.
+async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instant) -> Result<(Client, usize)> {
     let count = options.endpoints.len();
     let mut last = no_answer(options);
     let mut refused = None;
-    for index in 0..count {
-        let Some(endpoint) = options.endpoints.get((first + index) % count) else { continue };
+    for tried in 0..count {
+        let index = (first + tried) % count;
+        let Some(endpoint) = options.endpoints.get(index) else { continue };
         let left = deadline.saturating_duration_since(Instant::now());
         // A silent endpoint must leave time for the others.
-        let limit = left / u32::try_from(count - index).unwrap_or(1);
+        let limit = left / u32::try_from(count - tried).unwrap_or(1);
         match dial(options, endpoint, handle, limit).await {
-            Ok(client) => return Ok(client),
+            Ok(client) => return Ok((client, index)),
             Err(Failed::Everywhere(error)) => return Err(error),
             Err(Failed::Refused(error)) => refused = Some(error),
             Err(Failed::Here(error)) => last = error,
