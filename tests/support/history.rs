@@ -9,8 +9,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use leasehold::{LockGuard, Mode};
@@ -111,7 +111,9 @@ impl History {
 
     fn begin(&self, key: &str, mode: Mode, token: u64) -> Hold {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // A process id comes back within minutes where many processes are started.
+        static PROCESS: LazyLock<u32> = LazyLock::new(rand::random);
+        let name = format!("{}-{:08x}-{}", std::process::id(), *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed));
         let hold = Hold { history: self.clone(), name, key: key.to_owned() };
         hold.record(now(), What::Acquired { mode, token });
         hold
