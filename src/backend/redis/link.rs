@@ -1,7 +1,9 @@
 //! Connecting: addresses, TLS files, and whether the server will do.
 
+use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{MultiplexedConnection, PubSub};
@@ -124,13 +126,24 @@ impl Target {
 
     fn explain(&self, error: &RedisError) -> BackendError {
         let explained = failure::of(&self.to_string(), error);
-        // Files that are not there, certificates that are none: nothing that passes by itself.
         let tls = matches!(self, Self::Server { address: Address::Tcp { tls: Some(_), .. }, .. });
-        if tls && explained.kind() == ErrorKind::Unreachable && is_about_tls(error) {
-            let reason = format!("redis at {self} cannot be used by TLS: {error}");
-            return BackendError::new(ErrorKind::Denied, reason).because(error.clone());
+        if !tls || explained.kind() != ErrorKind::Unreachable {
+            return explained;
         }
-        explained
+        use std::io::ErrorKind as Io;
+        match io_error(error) {
+            // Files that are not there, certificates that are none or that nobody trusts: nothing that passes by itself.
+            Some(Io::InvalidData | Io::NotFound | Io::Other | Io::PermissionDenied) => {
+                let reason = format!("redis at {self} cannot be used by TLS: {error}");
+                BackendError::new(ErrorKind::Denied, reason).because(error.clone())
+            }
+            // The server looks at our certificate when the handshake is over for us. But it may also be restarting.
+            Some(Io::BrokenPipe | Io::ConnectionReset | Io::UnexpectedEof) => {
+                let reason = format!("redis at {self} has closed the connection: it may refuse our certificate");
+                BackendError::new(ErrorKind::Unreachable, reason).because(error.clone())
+            }
+            _ => explained,
+        }
     }
 
     /// Sees whether the server is one of those that will do.
@@ -169,13 +182,12 @@ fn secured(info: ConnectionInfo, _: &Tls) -> std::result::Result<Client, RedisEr
     Client::open(info)
 }
 
-/// Whether it is not the network that fails: no file, no certificate, one that nobody trusts.
-fn is_about_tls(error: &RedisError) -> bool {
-    let Some(source) = std::error::Error::source(error) else { return false };
-    source.downcast_ref::<std::io::Error>().is_some_and(|error| {
-        use std::io::ErrorKind::{InvalidData, NotFound, Other, PermissionDenied};
-        matches!(error.kind(), InvalidData | NotFound | Other | PermissionDenied)
-    })
+fn io_error(error: &RedisError) -> Option<std::io::ErrorKind> {
+    let source = error.source()?;
+    // The client hides what went wrong in an Arc.
+    let hidden = source.downcast_ref::<Arc<dyn Error + Send + Sync>>();
+    let cause: &(dyn Error + 'static) = hidden.map_or(source, |hidden| &**hidden);
+    cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
 }
 
 fn check_version(server: &str, info: &str) -> Result<()> {

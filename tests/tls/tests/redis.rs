@@ -55,19 +55,23 @@ fn certificates_are_checked_on_both_sides() {
     let strange = ours.write(folder.path(), "strange", &theirs.sign("client"));
     let trusting_others = theirs.write(folder.path(), "trusting", &ours.sign("client"));
     let missing = Files { ca: folder.path().join("nowhere"), ..good.clone() };
-    for (what, url) in [
-        ("the client's is of another authority", server.url(&strange)),
-        ("the client has none", format!("rediss://127.0.0.1:{}?ca={}", server.port, good.ca.display())),
-        ("the server's has expired", expired.url(&good)),
-        ("the server's is another's", other_host.url(&good)),
-        ("the server's is of another authority", server.url(&trusting_others)),
-        ("the file is not there", server.url(&missing)),
+    let without = format!("rediss://127.0.0.1:{}?ca={}", server.port, good.ca.display());
+    for (what, url, said) in [
+        // The server closes the connection and does not say why, or too late for it to be read.
+        ("the client's is of another authority", server.url(&strange), ErrorKind::Unreachable),
+        ("the client has none", without, ErrorKind::Unreachable),
+        ("the server's has expired", expired.url(&good), ErrorKind::Denied),
+        ("the server's is another's", other_host.url(&good), ErrorKind::Denied),
+        ("the server's is of another authority", server.url(&trusting_others), ErrorKind::Denied),
+        ("the file is not there", server.url(&missing), ErrorKind::Denied),
     ] {
         let start = Instant::now();
         let error = LockManager::connect(url).wait().unwrap_err();
         println!("{what}: {error}");
         let LockError::Backend { kind, .. } = &error else { panic!("{what}: {error:?}") };
-        assert_eq!(*kind, ErrorKind::Denied, "{what}: {error}");
+        // In time, the reason is read all the same.
+        assert!(*kind == said || *kind == ErrorKind::Denied, "{what}: {error}");
+        assert!(error.to_string().contains("certificate") || error.to_string().contains("TLS"), "{what}: {error}");
         assert!(start.elapsed() < Duration::from_secs(3), "{what}: {:?}", start.elapsed());
     }
 }
