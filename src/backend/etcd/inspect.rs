@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, LeaseTimeToLiveOptions, SortOrder,
-    SortTarget, Txn, TxnOp, TxnOpResponse,
+    GetOptions, GetResponse, KeyValue, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
 use futures::future::join_all;
 
@@ -43,6 +42,10 @@ impl Entry {
             lease: found.lease(),
             author: codec::author(child, found.value()),
         }
+    }
+
+    fn born(&self) -> Born {
+        Born { name: self.name.clone(), create: self.create }
     }
 
     fn mode(&self) -> Mode {
@@ -85,9 +88,10 @@ fn info(key: &str, entries: &[Entry], left: &HashMap<i64, Duration>, proofs: &Ha
     let holders = holding(entries);
     let mut info = LockInfo::new(key, head.mode());
     // Only a claim's own process knows its token: it is not the claim's revision, but that of its proof.
-    let born = Born { name: head.name.clone(), create: head.create };
-    info.token =
-        proofs.get(&born).and_then(|&proof| u64::try_from(proof).ok()).map(|epoch| FencingToken::of_grant(epoch, 0));
+    info.token = proofs
+        .get(&head.born())
+        .and_then(|&proof| u64::try_from(proof).ok())
+        .map(|epoch| FencingToken::of_grant(epoch, 0));
     info.since = head.since();
     // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
     info.remaining = holders
@@ -178,9 +182,7 @@ impl Shared {
 
     /// Deletes a claim if it is still the one that was seen.
     async fn delete_claim(&self, entry: &Entry) -> Result<bool> {
-        let alive = Compare::create_revision(entry.name.clone(), CompareOp::Equal, entry.create);
-        let delete = TxnOp::delete(entry.name.clone(), None::<DeleteOptions>);
-        Ok(self.connection.txn(Txn::new().when([alive]).and_then([delete])).await?.succeeded())
+        Ok(self.connection.txn(entry.born().delete()).await?.succeeded())
     }
 
     /// Returns the keys that are held by claims on a lease.
