@@ -1,5 +1,5 @@
 //! Processes that end, are killed, stopped or forked while they hold a lock, and others that want it.
-#![cfg(feature = "etcd")]
+#![cfg(any(feature = "etcd", feature = "redis"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use leasehold::{LockGuard, LockManager};
 use support::child::{self, Child};
-use support::etcd::Etcd;
 use support::history::{History, What, now};
 use support::{PATIENCE, eventually};
 
@@ -31,8 +30,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        let url = Etcd::shared().url();
+    fn new(url: String) -> Self {
         Self { folder: tempfile::tempdir().unwrap(), manager: manager(&url), url }
     }
 
@@ -64,6 +62,57 @@ impl World {
     }
 }
 
+/// Makes a test of each function on the server with this URL.
+macro_rules! on_a_server {
+    ($server:expr; $($test:ident)*) => {
+        $(
+            #[test]
+            fn $test() {
+                super::$test($server);
+            }
+        )*
+    };
+    ($server:expr) => {
+        on_a_server! {
+            $server;
+            the_lock_of_a_killed_process_is_free_when_its_lease_is_over
+            a_stopped_process_finds_its_lock_lost_at_the_first_look
+            a_panic_releases
+            a_forked_child_has_nothing_of_its_parents_holds
+            a_forked_child_can_have_a_manager_of_its_own
+        }
+    };
+}
+
+#[cfg(feature = "etcd")]
+mod etcd {
+    use super::support::etcd::Etcd;
+    use super::support::eventually;
+
+    on_a_server!(Etcd::shared().url());
+
+    #[test]
+    fn a_program_that_ends_after_its_drops_leaves_no_lock_behind() {
+        let etcd = Etcd::start();
+        super::a_program_that_ends_after_its_drops_leaves_no_lock_behind(etcd.url());
+        eventually("no lease is left either", || etcd.leases().is_empty().then_some(()));
+    }
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use super::support::redis::Redis;
+
+    on_a_server!(Redis::shared().url());
+
+    #[test]
+    fn a_program_that_ends_after_its_drops_leaves_no_lock_behind() {
+        let redis = Redis::start();
+        super::a_program_that_ends_after_its_drops_leaves_no_lock_behind(redis.url());
+        assert!(redis.keys("lock:*").is_empty());
+    }
+}
+
 /// In a child: the URL, the folder for files, and the key.
 fn in_child() -> Option<[String; 3]> {
     child::role().map(|arguments| arguments.try_into().unwrap())
@@ -77,9 +126,8 @@ fn elapsed(from: u64, to: u64) -> Duration {
     Duration::from_nanos(to.saturating_sub(from))
 }
 
-#[test]
-fn a_program_that_ends_after_its_drops_leaves_no_lock_behind() {
-    let world = World::new();
+fn a_program_that_ends_after_its_drops_leaves_no_lock_behind(server: String) {
+    let world = World::new(server);
     for n in 0..4 {
         let key = format!("ends-{n}");
         let mut child = world.holder("drops_and_exits", &key);
@@ -102,7 +150,6 @@ fn a_program_that_ends_after_its_drops_leaves_no_lock_behind() {
         println!("the next one in {took:?} after the drops began");
         assert!(took < AFTER, "{took:?}");
     }
-    eventually("only our own lease is left", || (Etcd::shared().leases().len() == 1).then_some(()));
 }
 
 #[test]
@@ -119,9 +166,8 @@ fn drops_and_exits() {
     std::process::exit(0);
 }
 
-#[test]
-fn the_lock_of_a_killed_process_is_free_when_its_lease_is_over() {
-    let world = World::new();
+fn the_lock_of_a_killed_process_is_free_when_its_lease_is_over(server: String) {
+    let world = World::new(server);
     for (role, key) in [("holds_until_it_is_killed", "killed"), ("holds_and_aborts", "aborted")] {
         let mut child = world.holder(role, key);
         let waiting = world.wait_for(key);
@@ -168,9 +214,8 @@ fn hold_and(then: impl FnOnce()) {
     then();
 }
 
-#[test]
-fn a_stopped_process_finds_its_lock_lost_at_the_first_look() {
-    let world = World::new();
+fn a_stopped_process_finds_its_lock_lost_at_the_first_look(server: String) {
+    let world = World::new(server);
     let mut child = world.holder("looks_again_and_again", "stopped");
     let waiting = world.wait_for("stopped");
     let stopped = now();
@@ -211,9 +256,8 @@ fn looks_again_and_again() {
     assert_eq!(guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
 }
 
-#[test]
-fn a_panic_releases() {
-    let world = World::new();
+fn a_panic_releases(server: String) {
+    let world = World::new(server);
     let mut child = world.holder("panics", "panicked");
     let waiting = world.wait_for("panicked");
     child.tell("go");
@@ -237,9 +281,8 @@ fn panics() {
     panic!("on purpose");
 }
 
-#[test]
-fn a_forked_child_has_nothing_of_its_parents_holds() {
-    let world = World::new();
+fn a_forked_child_has_nothing_of_its_parents_holds(server: String) {
+    let world = World::new(server);
     let mut child = world.holder("forks", "forked");
     child.expect("forked");
     // The fork drops guards and a manager meanwhile, calls everything, and ends.
@@ -323,9 +366,8 @@ fn forks() {
     }
 }
 
-#[test]
-fn a_forked_child_can_have_a_manager_of_its_own() {
-    let world = World::new();
+fn a_forked_child_can_have_a_manager_of_its_own(server: String) {
+    let world = World::new(server);
     let mut child = world.holder("forks_and_connects", "prefork");
     assert_eq!(child.said(), "the lock is its parent's; locked another");
     assert!(child.finish());

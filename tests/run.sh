@@ -11,7 +11,7 @@ fail() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
 # Server, its package, and so on.
 install_missing() {
     local missing=() pair
-    for pair in etcd:etcd-server etcdctl:etcd-client redis-server:redis-server redis-cli:redis-tools protoc:protobuf-compiler cc:gcc setpriv:util-linux; do
+    for pair in etcd:etcd-server etcdctl:etcd-client redis-server:redis-server redis-cli:redis-tools protoc:protobuf-compiler cc:gcc setpriv:util-linux faketime:faketime; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     [ ${#missing[@]} -eq 0 ] && return

@@ -83,19 +83,23 @@ impl Network {
         eventually("the server answers", || self.behind.ping().wait().ok());
     }
 
-    /// Delivers what was frozen. Returns once the server has it: its connections, which nobody uses any more, end then.
-    fn thaw(&self, used: usize) {
-        assert!(self.proxy.connections() > used, "nothing was frozen");
-        self.proxy.heal();
-        eventually("what was held back has arrived", || (self.proxy.connections() <= used).then_some(()));
+    /// Freezes the connections. Returns how many there are.
+    fn freeze(&self) -> usize {
+        let frozen = self.proxy.connections();
+        self.proxy.freeze();
+        frozen
     }
 
-    /// Freezes the connection, and waits for another one. Returns how many there are then that are in use.
-    fn is_overtaken(&self) -> usize {
-        let frozen = self.proxy.connections();
+    /// Waits for another connection.
+    fn is_overtaken(&self, frozen: usize) {
         self.is_back();
-        // One request of those that were given up may have been the last that knew the old connection.
-        self.proxy.connections().saturating_sub(frozen).max(1)
+        assert!(self.proxy.connections() > frozen, "nothing was frozen");
+    }
+
+    /// Delivers what was frozen. Returns once the server has it: its connection, which nobody uses any more, ends then.
+    fn thaw(&self, frozen: usize) {
+        self.proxy.heal();
+        eventually("what was held back has arrived", || (self.proxy.connections() <= frozen).then_some(()));
     }
 }
 
@@ -210,7 +214,7 @@ pub fn a_request_that_arrives_after_its_clean_up_has_no_effect(scheme: &str, ser
     for by_timeout in [true, false] {
         // The session is there, and nothing is on its way.
         unlock(net.lock(&net.behind, "warm")).unwrap();
-        net.proxy.freeze();
+        let frozen = net.freeze();
         let asked = Instant::now();
         if by_timeout {
             let error = net.behind.lock("k").timeout(Duration::from_millis(200)).wait().unwrap_err();
@@ -219,11 +223,11 @@ pub fn a_request_that_arrives_after_its_clean_up_has_no_effect(scheme: &str, ser
             assert_eq!(net.behind.try_lock("k").wait().unwrap_err().code(), "BACKEND");
         }
         println!("given up after {:?}", asked.elapsed());
-        let used = net.is_overtaken();
+        net.is_overtaken(frozen);
         // The key's next attempt begins when the clean-up of the last one is through.
         unlock(net.lock(&net.behind, "k")).unwrap();
         net.claims("k", 0);
-        net.thaw(used);
+        net.thaw(frozen);
         let other = net.direct.try_lock("k").wait().unwrap().expect("nobody holds it");
         other.unlock().wait().unwrap();
         net.claims("k", 0);
@@ -330,13 +334,13 @@ pub fn a_late_release_leaves_the_successor_alone(scheme: &str, server: SocketAdd
         };
         let guard = request(&net.behind).wait().unwrap();
         net.history.acquired(&guard).released();
-        net.proxy.freeze();
+        let frozen = net.freeze();
         // The release waits in the frozen connection, and another copy goes on the next one.
         drop(guard);
         let next = request(&net.direct).wait().unwrap();
         let hold = net.history.acquired(&next);
-        let used = net.is_overtaken();
-        net.thaw(used);
+        net.is_overtaken(frozen);
+        net.thaw(frozen);
         assert!(net.behind.try_lock("k").wait().unwrap().is_none(), "still the successor's");
         assert!(!hold.is_lost(&next));
         next.renew().wait().unwrap();

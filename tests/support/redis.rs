@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 use super::folder::Folder;
@@ -19,6 +19,7 @@ pub struct Redis {
     process: Process,
     folder: Folder,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     address: SocketAddr,
 }
 
@@ -34,13 +35,40 @@ impl Redis {
 
     /// Starts a server with more arguments, which go before ours where they differ.
     pub fn start_with(more: &[&str]) -> Self {
+        Self::start_in(more, |_| Vec::new())
+    }
+
+    /// Starts a server whose clock can be [set](Self::set_clock).
+    pub fn start_with_clock() -> Self {
+        let printed = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
+        let library = printed.unwrap_or_else(|error| panic!("cannot run faketime: {error}")).stdout;
+        let library = String::from_utf8_lossy(&library).trim().to_owned();
+        Self::start_in(&[], |folder| {
+            without_jemalloc(folder);
+            set_clock(folder, Duration::ZERO);
+            let (clock, folder) = (clock(folder).display().to_string(), folder.path().display().to_string());
+            // The file is read again at each look at the clock, and only the time of day is another.
+            [("LD_PRELOAD", &*library), ("FAKETIME_TIMESTAMP_FILE", &clock), ("FAKETIME_NO_CACHE", "1")]
+                .into_iter()
+                .chain([("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("LD_LIBRARY_PATH", &folder)])
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect()
+        })
+    }
+
+    /// Puts the clock of the server ahead of the machine's.
+    pub fn set_clock(&self, ahead: Duration) {
+        set_clock(&self.folder, ahead);
+    }
+
+    fn start_in(more: &[&str], environment: impl Fn(&Folder) -> Vec<(String, String)>) -> Self {
         // Another process may take the port between our look and the server's.
         for _ in 0..4 {
-            if let Ok(server) = Self::try_start(more) {
+            if let Ok(server) = Self::try_start(more, &environment) {
                 return server;
             }
         }
-        Self::try_start(more).unwrap_or_else(|log| panic!("redis-server does not start:\n{log}"))
+        Self::try_start(more, &environment).unwrap_or_else(|log| panic!("redis-server does not start:\n{log}"))
     }
 
     /// Starts a replica, and waits until it has what the master has.
@@ -59,7 +87,7 @@ impl Redis {
         SHARED.get_or_init(Self::start)
     }
 
-    fn try_start(more: &[&str]) -> Result<Self, String> {
+    fn try_start(more: &[&str], environment: impl Fn(&Folder) -> Vec<(String, String)>) -> Result<Self, String> {
         let (port, folder) = (free_port(), Folder::new());
         let own = [
             ("--bind", "127.0.0.1".to_owned()),
@@ -73,8 +101,10 @@ impl Redis {
         ];
         let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
         let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
-        let process = launch(&arguments, &folder);
-        let mut server = Self { process, folder, arguments, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let environment = environment(&folder);
+        let process = launch(&arguments, &environment, &folder);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut server = Self { process, folder, arguments, environment, address };
         server.wait_until_up()?;
         Ok(server)
     }
@@ -114,7 +144,7 @@ impl Redis {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.process.kill();
-            self.process = launch(&self.arguments, &self.folder);
+            self.process = launch(&self.arguments, &self.environment, &self.folder);
             match self.wait_until_up() {
                 Ok(()) => return,
                 // Its port may be in use for a moment, by a connection from there for example.
@@ -168,7 +198,7 @@ impl Redis {
             if Instant::now() > deadline {
                 return Err(format!("no answer within {PATIENCE:?}\n{}", self.log()));
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
@@ -186,9 +216,33 @@ fn socket(folder: &Folder) -> PathBuf {
     folder.path().join("socket")
 }
 
-fn launch(arguments: &[String], folder: &Folder) -> Process {
+/// Puts a library there by which the server uses the system's allocator: libfaketime and jemalloc need each other to begin with, and
+/// the process hangs.
+fn without_jemalloc(folder: &Folder) {
+    let source = folder.path().join("jemalloc.c");
+    let text = "#include <stddef.h>\nint mallctl(void) { return 2; }\nvoid malloc_stats_print(void) {}\n\
+        size_t nallocx(size_t size, int flags) { return size; }\n";
+    std::fs::write(&source, text).unwrap();
+    let library = source.with_file_name("libjemalloc.so.2");
+    let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(library).arg(source).status();
+    assert!(status.unwrap_or_else(|error| panic!("cannot run cc: {error}")).success());
+}
+
+fn clock(folder: &Folder) -> PathBuf {
+    folder.path().join("clock")
+}
+
+fn set_clock(folder: &Folder, ahead: Duration) {
+    // In one step: the server reads it all the time.
+    let new = clock(folder).with_extension("new");
+    std::fs::write(&new, format!("+{}\n", ahead.as_secs_f64())).unwrap();
+    std::fs::rename(new, clock(folder)).unwrap();
+}
+
+fn launch(arguments: &[String], environment: &[(String, String)], folder: &Folder) -> Process {
     let log = File::options().create(true).append(true).open(folder.path().join("log")).unwrap();
     Process::spawn("redis-server", |command| {
-        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     })
 }
