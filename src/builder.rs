@@ -320,7 +320,7 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
 
 #[cfg(feature = "redis")]
 fn redis_target(settings: &Settings) -> Result<crate::backend::redis::Target> {
-    use crate::backend::redis::{Address, Target, Tls};
+    use crate::backend::redis::{Address, Server, Target, Tls};
     let address = match (&settings.unix_path, settings.endpoints.first()) {
         (Some(path), _) => Address::Unix(path.clone()),
         (None, endpoint) => {
@@ -332,12 +332,12 @@ fn redis_target(settings: &Settings) -> Result<crate::backend::redis::Target> {
             Address::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port, tls }
         }
     };
-    Ok(Target::Server {
+    Ok(Target::Server(Server {
         address,
         username: settings.username.clone(),
         password: settings.password.as_ref().map(|password| password.expose().to_owned()),
         database: settings.database.unwrap_or_default(),
-    })
+    }))
 }
 
 #[cfg(feature = "redis")]

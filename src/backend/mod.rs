@@ -13,6 +13,8 @@ mod error;
 pub(crate) mod etcd;
 mod limit;
 pub(crate) mod memory;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod pool;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 

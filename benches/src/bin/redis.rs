@@ -137,7 +137,8 @@ async fn one_key(server: &Redis, time: Duration) -> Result<()> {
     let bare = rate(time, std::iter::once(alone)).await?;
     let mut managers = Vec::new();
     for _ in 0..MEMBERS {
-        managers.push(LockManager::connect(server.url()).await?);
+        // By a client of its own, each has connections of its own.
+        managers.push(LockManager::builder().redis_client(redis::Client::open(server.url())?).build().await?);
     }
     let managers = managers.into_iter().map(|manager| {
         move |until: Arc<Until>| async move {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, Error, GetOptions, GetResponse, KvClient, LeaseClient, Txn, TxnResponse, WatchClient};
@@ -10,9 +10,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::route::Route;
+use super::route::{self, Route};
 use super::{Options, failure};
+use crate::backend::pool::Pool;
 use crate::backend::{ErrorKind, Result};
+
+/// How much later than its deadline an attempt to connect may tell what came of it.
+const AFTER: Duration = Duration::from_millis(50);
 
 /// Delays that double, with jitter, so that many who failed together do not come back together.
 #[derive(Debug)]
@@ -40,7 +44,35 @@ pub(super) fn jittered(about: Duration) -> Duration {
     about.mul_f64(rand::random_range(0.75..1.25))
 }
 
-/// The way to the server.
+/// What has to be equal for a connection to be shared.
+#[derive(PartialEq, Eq)]
+struct Settings {
+    /// In order.
+    endpoints: Vec<String>,
+    username: Option<String>,
+    password: Option<String>,
+    timeout: Duration,
+    #[cfg(feature = "etcd-tls")]
+    tls: Option<super::Tls>,
+}
+
+impl Settings {
+    fn of(options: &Options) -> Self {
+        let mut endpoints = options.endpoints.clone();
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        Self {
+            endpoints,
+            username: options.username.clone(),
+            password: options.password.clone(),
+            timeout: options.timeout,
+            #[cfg(feature = "etcd-tls")]
+            tls: options.tls.clone(),
+        }
+    }
+}
+
+/// The way to the server, which managers share.
 pub(super) struct Connection {
     route: Arc<Route>,
     /// For errors.
@@ -73,10 +105,37 @@ impl Connection {
         }
     }
 
-    /// Connects to a server that answers.
-    pub(super) async fn open(options: Options, handle: &Handle) -> Result<Self> {
+    /// Connects to a server that answers, unless a manager with the same settings has done so.
+    pub(super) async fn shared(options: Options, handle: &Handle) -> Result<Arc<Self>> {
+        static CONNECTIONS: Pool<Settings, Connection> = Pool::new();
+        let deadline = Instant::now() + options.timeout;
+        let (endpoints, timeout) = (options.endpoints.join(", "), options.timeout);
+        let probe = route::probe(&options.prefix);
+        let opened = AtomicBool::new(false);
+        let open = async {
+            opened.store(true, Ordering::Relaxed);
+            let connection = Self::open(options.clone(), handle, deadline).await?;
+            Ok(Arc::new(connection))
+        };
+        let getting = CONNECTIONS.get(handle.id(), Settings::of(&options), open);
+        // Its own deadline tells more than this one, which is for those who wait for others.
+        let got = tokio::time::timeout_at(deadline + AFTER, getting).await;
+        let connection = got.unwrap_or_else(|_| Err(failure::no_answer(&endpoints, timeout)))?;
+        if !opened.into_inner() {
+            // Does it still answer, and may we lock there?
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ask = || {
+                let (mut kv, probe) = (connection.kv(), probe.clone());
+                async move { kv.get(probe, Some(GetOptions::new().with_keys_only())).await }
+            };
+            connection.retry_within(left, ask).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn open(options: Options, handle: &Handle, deadline: Instant) -> Result<Self> {
         let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
-        let route = Route::open(options, handle.clone()).await?;
+        let route = Route::open(options, handle.clone(), deadline).await?;
         Ok(Self { route, endpoints, many, timeout, tokens: AtomicU64::new(0), renewing_token: Mutex::default() })
     }
 

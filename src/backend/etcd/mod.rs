@@ -51,6 +51,7 @@ pub(crate) const MIN_TTL: Duration = Duration::from_secs(1);
 const EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How to reach etcd.
+#[derive(Clone)]
 pub(crate) struct Options {
     /// The endpoints, each `host:port`.
     pub(crate) endpoints: Vec<String>,
@@ -116,7 +117,7 @@ impl Etcd {
     pub(crate) async fn connect(mut options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
         options.timeout = options.timeout.min(EVER);
         let (prefix, retry_interval) = (options.prefix.clone(), options.retry_interval);
-        let connection = Connection::open(options, &handle).await?;
+        let connection = Connection::shared(options, &handle).await?;
         Ok(Self::new(connection, prefix, retry_interval, clock, handle))
     }
 
@@ -129,17 +130,17 @@ impl Etcd {
         clock: Arc<dyn Clock>,
         handle: Handle,
     ) -> Self {
-        Self::new(Connection::injected(client, timeout.min(EVER)), prefix, retry_interval, clock, handle)
+        let connection = Arc::new(Connection::injected(client, timeout.min(EVER)));
+        Self::new(connection, prefix, retry_interval, clock, handle)
     }
 
     fn new(
-        connection: Connection,
+        connection: Arc<Connection>,
         prefix: String,
         retry_interval: Duration,
         clock: Arc<dyn Clock>,
         handle: Handle,
     ) -> Self {
-        let connection = Arc::new(connection);
         let (events, receiver) = unbounded_channel();
         let (sink, notices) = unbounded_channel();
         let claims = Arc::new(Claims::default());

@@ -59,9 +59,8 @@ impl Route {
         Self::new(client, 0, None)
     }
 
-    /// Connects to the first endpoint that answers within the timeout.
-    pub(super) async fn open(options: Options, handle: Handle) -> Result<Arc<Self>> {
-        let deadline = Instant::now() + options.timeout;
+    /// Connects to the first endpoint that answers in time.
+    pub(super) async fn open(options: Options, handle: Handle, deadline: Instant) -> Result<Arc<Self>> {
         let mut backoff = Backoff::new();
         let mut told = None;
         let (client, index) = loop {
@@ -161,6 +160,12 @@ async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instan
     Err(refused.unwrap_or(last))
 }
 
+/// What is read to see whether a server answers: no lease has this name, and whoever may lock may read it. Only a member of a
+/// working cluster can answer.
+pub(super) fn probe(prefix: &str) -> Vec<u8> {
+    Names::new(prefix.to_owned()).record(LeaseId(0))
+}
+
 /// Why an endpoint gave no client.
 enum Failed {
     /// Another may answer, or the same one later.
@@ -194,8 +199,7 @@ async fn dial(
         None => anonymous.clone(),
     };
     let url = [format!("{scheme}{endpoint}")];
-    // No lease has this name; whoever may lock may read it. Only a member of a working cluster can answer.
-    let probe = Names::new(options.prefix.clone()).record(LeaseId(0));
+    let probe = probe(&options.prefix);
     // On the keeper, so that the client's own tasks live there and not on a runtime that may end earlier.
     let dialing = handle.spawn(async move {
         tokio::time::timeout_at(deadline, async move {

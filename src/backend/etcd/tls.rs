@@ -20,7 +20,7 @@ use crate::backend::{BackendError, ErrorKind, Result};
 const VERDICT: Duration = Duration::from_millis(300);
 
 /// The files for TLS, all of them optional and in PEM.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tls {
     /// The certificates of who may sign the server's; without, the system's.
     pub(crate) ca: Option<PathBuf>,

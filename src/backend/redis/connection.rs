@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::attempt::Attempt;
 use super::failure;
 use super::jobs::{Answer, Job, Jobs};
+use super::line::{Line, Link};
 use super::link::Target;
 use super::looks::Looks;
 use super::scripts::{self, By, Kind, Part, Placed};
@@ -33,7 +34,7 @@ const WINDOW: usize = 2;
 /// How many other calls.
 const OTHERS: usize = 4;
 /// The longest that an answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the server is asked for a sign of life when nothing else is.
 const PULSE: Duration = Duration::from_secs(2);
 
@@ -87,9 +88,10 @@ impl UnderWay {
     }
 }
 
-/// The way to the server.
+/// A manager's way to the server.
 pub(super) struct Connection {
     target: Target,
+    line: Arc<Line>,
     server: String,
     /// What the names of the managers' channels begin with.
     channels: String,
@@ -113,6 +115,7 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     pub(super) fn new(
         target: Target,
+        line: Arc<Line>,
         channels: String,
         timeout: Duration,
         clock: Arc<dyn Clock>,
@@ -121,6 +124,7 @@ impl Connection {
         Self {
             server: target.to_string(),
             target,
+            line,
             channels,
             timeout,
             clock,
@@ -136,10 +140,6 @@ impl Connection {
     /// The server, for errors.
     pub(super) fn server(&self) -> &str {
         &self.server
-    }
-
-    pub(super) fn target(&self) -> &Target {
-        &self.target
     }
 
     /// Learns of a TTL in use: a dead connection has to be noticed early enough to renew on another one.
@@ -191,8 +191,18 @@ impl Connection {
         self.bell.notify_one();
     }
 
-    /// Connects to a server that will do.
-    pub(super) async fn open(&self) -> Result<MultiplexedConnection> {
+    /// Connects to a server that will do, unless another manager has; then that connection has to answer.
+    pub(super) async fn open(&self) -> Result<Link> {
+        let mut link = self.line.link(0, self.dial()).await?;
+        match tokio::time::timeout(self.patience(), self.target.check(&mut link.connection)).await {
+            Ok(Err(error)) if error.kind() != ErrorKind::Unreachable => Err(error),
+            Ok(Ok(())) => Ok(link),
+            // It is broken, and the others have not noticed.
+            _ => self.line.link(link.number, self.dial()).await,
+        }
+    }
+
+    async fn dial(&self) -> Result<MultiplexedConnection> {
         let mut link = self.target.connect().await?;
         self.target.check(&mut link).await?;
         if let Err(error) = scripts::load().query_async::<()>(&mut link).await {
@@ -203,27 +213,27 @@ impl Connection {
     }
 
     /// Serves the queue for ever, on one connection after another.
-    pub(super) async fn run(self: Arc<Self>, mut link: MultiplexedConnection) {
+    pub(super) async fn run(self: Arc<Self>, mut link: Link) {
         let mut backoff = Backoff::default();
         loop {
             let begun = Instant::now();
-            let (under_way, broken) = self.serve(link).await;
+            let (under_way, broken) = self.serve(&link.connection).await;
             debug!(target: "leasehold::redis", "{broken}");
             self.take_back(under_way);
             if begun.elapsed() > PATIENCE {
                 backoff = Backoff::default();
             }
-            link = self.reopen(&mut backoff).await;
+            link = self.reopen(link.number, &mut backoff).await;
             info!(target: "leasehold::redis", "connected again to redis at {}", self.server);
             self.looks.at_all();
         }
     }
 
-    async fn reopen(&self, backoff: &mut Backoff) -> MultiplexedConnection {
+    async fn reopen(&self, broken: u64, backoff: &mut Backoff) -> Link {
         loop {
             backoff.pause().await;
             let limit = self.timeout.min(PATIENCE);
-            let opened = tokio::time::timeout(limit, self.open()).await;
+            let opened = tokio::time::timeout(limit, self.line.link(broken, self.dial())).await;
             match opened.unwrap_or_else(|_| Err(failure::no_answer(&self.server, limit))) {
                 Ok(link) => return link,
                 Err(error) => {
@@ -240,7 +250,7 @@ impl Connection {
     }
 
     /// Serves the queue until the connection is no good any more. Returns what was under way.
-    async fn serve(&self, link: MultiplexedConnection) -> (UnderWay, BackendError) {
+    async fn serve(&self, link: &MultiplexedConnection) -> (UnderWay, BackendError) {
         let mut under_way = UnderWay::default();
         let mut calls = FuturesUnordered::new();
         let send = |number: u64, call: Cmd| {

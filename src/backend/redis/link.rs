@@ -22,14 +22,14 @@ const OLDEST: (u32, u32) = (5, 0);
 const BUFFER: usize = 1024;
 
 /// How to get to a server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     Tcp { host: String, port: u16, tls: Option<Tls> },
     Unix(PathBuf),
 }
 
 /// The files for TLS, all of them optional and in PEM.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(not(feature = "redis-tls"), allow(dead_code))]
 pub(crate) struct Tls {
     /// The certificates of who may sign the server's; without, the system's.
@@ -41,14 +41,17 @@ pub(crate) struct Tls {
 /// Where the locks are, and as whom to ask for them.
 #[derive(Clone)]
 pub(crate) enum Target {
-    Server {
-        address: Address,
-        username: Option<String>,
-        password: Option<String>,
-        database: u32,
-    },
+    Server(Server),
     /// What the user has put together.
     Client(Box<Client>),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    pub(crate) address: Address,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) database: u32,
 }
 
 /// Secrets stay out.
@@ -61,8 +64,8 @@ impl fmt::Debug for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Server { address: Address::Tcp { host, port, .. }, .. } => write!(f, "{host}:{port}"),
-            Self::Server { address: Address::Unix(path), .. } => write!(f, "{}", path.display()),
+            Self::Server(Server { address: Address::Tcp { host, port, .. }, .. }) => write!(f, "{host}:{port}"),
+            Self::Server(Server { address: Address::Unix(path), .. }) => write!(f, "{}", path.display()),
             Self::Client(client) => write!(f, "{}", client.get_connection_info().addr()),
         }
     }
@@ -71,9 +74,9 @@ impl fmt::Display for Target {
 impl Target {
     /// Makes the client. Certificates are read each time, so that they can be exchanged.
     fn client(&self) -> std::result::Result<Client, RedisError> {
-        let (address, username, password, database) = match self {
+        let Server { address, username, password, database } = match self {
             Self::Client(client) => return Ok((**client).clone()),
-            Self::Server { address, username, password, database } => (address, username, password, database),
+            Self::Server(server) => server,
         };
         let mut settings = RedisConnectionInfo::default().set_db(i64::from(*database)).set_skip_set_lib_name();
         if let Some(username) = username {
@@ -115,18 +118,14 @@ impl Target {
     }
 
     /// Connects, for messages.
-    pub(super) async fn listen(&self, channel: &str) -> Result<PubSub> {
-        let connecting = async {
-            let mut subscription = self.client()?.get_async_pubsub().await?;
-            subscription.subscribe(channel).await?;
-            Ok(subscription)
-        };
-        connecting.await.map_err(|error: RedisError| self.explain(&error))
+    pub(super) async fn listen(&self) -> Result<PubSub> {
+        let connecting = async { self.client()?.get_async_pubsub().await };
+        connecting.await.map_err(|error| self.explain(&error))
     }
 
     fn explain(&self, error: &RedisError) -> BackendError {
         let explained = failure::of(&self.to_string(), error);
-        let tls = matches!(self, Self::Server { address: Address::Tcp { tls: Some(_), .. }, .. });
+        let tls = matches!(self, Self::Server(Server { address: Address::Tcp { tls: Some(_), .. }, .. }));
         if !tls || explained.kind() != ErrorKind::Unreachable {
             return explained;
         }

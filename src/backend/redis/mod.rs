@@ -37,6 +37,7 @@ mod failure;
 mod holds;
 mod inspect;
 mod jobs;
+mod line;
 mod link;
 mod looks;
 mod names;
@@ -60,10 +61,12 @@ use tokio::task::{AbortHandle, JoinHandle};
 use self::claims::Claims;
 use self::connection::Connection;
 use self::holds::Young;
-pub(crate) use self::link::{Address, Target, Tls};
+use self::line::Line;
+pub(crate) use self::link::{Address, Server, Target, Tls};
 use self::looks::Looks;
 use self::names::Names;
 use self::replicas::Replicas;
+use self::wake::Subscription;
 use super::{Backend, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
@@ -86,6 +89,7 @@ pub(crate) struct Options {
 /// Locks on Redis.
 pub(crate) struct Redis {
     shared: Arc<Shared>,
+    subscription: Arc<Subscription>,
     events: tokio::sync::Mutex<UnboundedReceiver<Event>>,
     tasks: Tasks,
 }
@@ -147,17 +151,17 @@ impl Redis {
         let names = Names::new(prefix);
         let (manager, channels) = (rand::random::<u64>(), names.channels());
         let looks = Arc::new(Looks::default());
-        let connect = |looks: &Arc<Looks>| {
+        let connect = |line: Arc<Line>, looks: &Arc<Looks>| {
             let (target, channels) = (target.clone(), channels.clone());
-            Arc::new(Connection::new(target, channels, timeout, clock.clone(), looks.clone()))
+            Arc::new(Connection::new(target, line, channels, timeout, clock.clone(), looks.clone()))
         };
-        let connection = connect(&looks);
+        let connection = connect(Line::to(&target, &handle).await?, &looks);
         let link = connection.open().await?;
         let mut tasks = Tasks::default();
         let replicas = match min_replicas {
             0 => None,
             wanted => {
-                let apart = connect(&Arc::default());
+                let apart = connect(Arc::default(), &Arc::default());
                 let link = apart.open().await?;
                 tasks.add(handle.spawn(apart.clone().run(link)));
                 Some(Replicas::new(apart, wanted, timeout))
@@ -178,13 +182,13 @@ impl Redis {
             events,
             closed: AtomicBool::new(false),
         });
-        let subscription = wake::subscribe(&shared).await?;
+        let subscription = Subscription::to(&target, &handle).await?;
+        subscription.add(&shared).await?;
         let weak = || Arc::downgrade(&shared);
-        tasks.add(handle.spawn(wake::listen(weak(), subscription)));
         tasks.add(handle.spawn(shared.connection.clone().run(link)));
         tasks.add(handle.spawn(holds::look(weak(), shared.looks.clone())));
         tasks.add(handle.spawn(holds::confirm(weak(), shared.young.grown())));
-        Ok(Self { shared, events: tokio::sync::Mutex::new(receiver), tasks })
+        Ok(Self { shared, subscription, events: tokio::sync::Mutex::new(receiver), tasks })
     }
 
     /// Returns what all calls need, unless it was closed.
@@ -195,6 +199,13 @@ impl Redis {
     fn stop(&self) {
         self.shared.closed.store(true, Ordering::Release);
         self.tasks.end();
+        self.subscription.remove(&self.shared);
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

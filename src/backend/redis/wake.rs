@@ -1,18 +1,26 @@
-//! Messages: who was handed a lock, and who was evicted from one. One subscription for each manager.
+//! Messages: who was handed a lock, and who was evicted from one. Managers with the same target share a subscription, and each has
+//! a channel of its own there.
 //!
 //! `g<attempt><epoch>`: the lock was handed over to this attempt. `l<attempt>`: it was taken away.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
 use log::debug;
-use redis::aio::PubSub;
+use parking_lot::Mutex;
+use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::connection::Backoff;
+use super::connection::{Backoff, PATIENCE};
+use super::link::{Server, Target};
 use super::{Shared, failure, token};
-use crate::backend::{AttemptId, Result};
+use crate::backend::pool::Pool;
+use crate::backend::{AttemptId, ErrorKind, Result};
 
 /// How often a silent subscription is asked for a sign of life. If it is dead, waiters look by themselves meanwhile.
 const PULSE: Duration = Duration::from_secs(3);
@@ -37,23 +45,142 @@ impl Word {
     }
 }
 
-/// Subscribes to a manager's channel, whose name nobody else has.
-pub(super) async fn subscribe(shared: &Shared) -> Result<PubSub> {
-    let limit = shared.connection.patience();
-    let listening = shared.connection.target().listen(&shared.channel);
-    timeout(limit, listening).await.unwrap_or_else(|_| Err(failure::no_answer(shared.connection.server(), limit)))
+/// A connection for messages, made anew when it breaks, and who listens.
+pub(super) struct Subscription {
+    target: Target,
+    handle: Handle,
+    sink: Mutex<PubSubSink>,
+    /// By their channels, whose names nobody else has.
+    managers: Mutex<HashMap<String, Weak<Shared>>>,
+    /// It does not answer, as somebody has found.
+    silent: Arc<Notify>,
+    /// How often it was made anew.
+    turns: watch::Sender<u64>,
+    task: AbortHandle,
 }
 
-/// Hears messages for ever, on one subscription after another.
-pub(super) async fn listen(shared: Weak<Shared>, mut subscription: PubSub) {
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Subscription {
+    /// Returns the subscription of all managers with this target, or a new one if the user has put the target together.
+    pub(super) async fn to(target: &Target, handle: &Handle) -> Result<Arc<Self>> {
+        static SUBSCRIPTIONS: Pool<Server, Subscription> = Pool::new();
+        let open = Self::open(target.clone(), handle.clone());
+        match target {
+            Target::Server(server) => SUBSCRIPTIONS.get(handle.id(), server.clone(), open).await,
+            Target::Client(_) => open.await,
+        }
+    }
+
+    async fn open(target: Target, handle: Handle) -> Result<Arc<Self>> {
+        let (sink, messages) = connect(&target).await?.split();
+        let silent = Arc::new(Notify::new());
+        Ok(Arc::new_cyclic(|weak| Self {
+            task: handle.spawn(listen(weak.clone(), silent.clone(), sink.clone(), messages)).abort_handle(),
+            target,
+            handle,
+            sink: Mutex::new(sink),
+            managers: Mutex::default(),
+            silent,
+            turns: watch::Sender::new(0),
+        }))
+    }
+
+    /// Lets a manager hear. Waits for a new connection if this one is broken.
+    pub(super) async fn add(&self, shared: &Arc<Shared>) -> Result<()> {
+        let mut turns = self.turns.subscribe();
+        self.managers.lock().insert(shared.channel.clone(), Arc::downgrade(shared));
+        loop {
+            match self.subscribe(&shared.channel).await {
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.silent.notify_one();
+                    // It ends only with the subscription.
+                    let _ = turns.changed().await;
+                }
+                Err(error) => {
+                    self.managers.lock().remove(&shared.channel);
+                    return Err(error);
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// A manager does not listen any more.
+    pub(super) fn remove(&self, shared: &Shared) {
+        if self.managers.lock().remove(&shared.channel).is_some() {
+            let (mut sink, channel) = (self.sink.lock().clone(), shared.channel.clone());
+            self.handle.spawn(async move {
+                // A channel that is left over is silent.
+                let _ = sink.unsubscribe(channel).await;
+            });
+        }
+    }
+
+    async fn subscribe(&self, channel: &str) -> Result<()> {
+        let mut sink = self.sink.lock().clone();
+        let subscribed = timeout(PATIENCE, sink.subscribe(channel)).await;
+        let subscribed = subscribed.map_err(|_| failure::no_answer(&self.target.to_string(), PATIENCE))?;
+        subscribed.map_err(|error| failure::of(&self.target.to_string(), &error))
+    }
+
+    fn all(&self) -> Vec<Arc<Shared>> {
+        self.managers.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// How long an answer may take.
+    fn patience(&self) -> Duration {
+        self.all().iter().map(|manager| manager.connection.patience()).min().unwrap_or(PATIENCE)
+    }
+
+    fn hear(&self, channel: &str, message: &[u8]) {
+        let manager = self.managers.lock().get(channel).and_then(Weak::upgrade);
+        if let Some(manager) = manager {
+            manager.hear(message);
+        }
+    }
+
+    /// Puts another connection in the place of one that broke.
+    async fn renew(&self) -> Result<(PubSubSink, PubSubStream)> {
+        let (sink, messages) = connect(&self.target).await?.split();
+        *self.sink.lock() = sink.clone();
+        let managers = self.all();
+        for manager in &managers {
+            match self.subscribe(&manager.channel).await {
+                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
+                Ok(()) => {}
+            }
+        }
+        self.turns.send_modify(|turns| *turns += 1);
+        // What was said meanwhile was lost.
+        managers.iter().for_each(|manager| manager.looks.at_all());
+        Ok((sink, messages))
+    }
+}
+
+async fn connect(target: &Target) -> Result<PubSub> {
+    let silent = |_| Err(failure::no_answer(&target.to_string(), PATIENCE));
+    timeout(PATIENCE, target.listen()).await.unwrap_or_else(silent)
+}
+
+/// Hears messages for ever, on one connection after another.
+async fn listen(
+    subscription: Weak<Subscription>,
+    silent: Arc<Notify>,
+    mut sink: PubSubSink,
+    mut messages: PubSubStream,
+) {
     let mut backoff = Backoff::default();
     loop {
-        let Some(limit) = shared.upgrade().map(|shared| shared.connection.patience()) else { return };
-        let (mut sink, mut messages) = subscription.split();
         let hear = async {
             while let Some(message) = messages.next().await {
-                match shared.upgrade() {
-                    Some(shared) => shared.hear(message.get_payload_bytes()),
+                match subscription.upgrade() {
+                    Some(subscription) => subscription.hear(message.get_channel_name(), message.get_payload_bytes()),
                     None => return,
                 }
             }
@@ -61,7 +188,8 @@ pub(super) async fn listen(shared: Weak<Shared>, mut subscription: PubSub) {
         let pulse = async {
             loop {
                 sleep(PULSE).await;
-                if !matches!(timeout(limit, sink.ping::<redis::Value>()).await, Ok(Ok(_))) {
+                let Some(patience) = subscription.upgrade().map(|subscription| subscription.patience()) else { return };
+                if !matches!(timeout(patience, sink.ping::<redis::Value>()).await, Ok(Ok(_))) {
                     return;
                 }
             }
@@ -69,21 +197,17 @@ pub(super) async fn listen(shared: Weak<Shared>, mut subscription: PubSub) {
         tokio::select! {
             () = hear => {}
             () = pulse => {}
+            () = silent.notified() => {}
         }
-        loop {
+        (sink, messages) = loop {
             backoff.pause().await;
-            let Some(shared) = shared.upgrade() else { return };
-            match subscribe(&shared).await {
-                Ok(anew) => {
-                    subscription = anew;
-                    backoff = Backoff::default();
-                    // What was said meanwhile was lost.
-                    shared.looks.at_all();
-                    break;
-                }
+            let Some(subscription) = subscription.upgrade() else { return };
+            match subscription.renew().await {
+                Ok(anew) => break anew,
                 Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
             }
-        }
+        };
+        backoff = Backoff::default();
     }
 }
 

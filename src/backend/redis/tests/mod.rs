@@ -18,7 +18,7 @@ use redis::{FromRedisValue, Value};
 
 use super::attempt::Attempt;
 use super::scripts::{self, By, Kind, Part};
-use super::{Address, Options, Redis, Target};
+use super::{Address, Options, Redis, Target, link};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease, SystemClock};
 use crate::{Holder, Mode};
 
@@ -66,12 +66,12 @@ impl Server {
     }
 
     fn target(&self, user: Option<(&str, &str)>, database: u32) -> Target {
-        Target::Server {
+        Target::Server(link::Server {
             address: Address::Unix(self.folder.join("socket")),
             username: user.map(|(name, _)| name.to_owned()),
             password: user.map(|(_, password)| password.to_owned()),
             database,
-        }
+        })
     }
 
     /// Runs a command, given as words.
