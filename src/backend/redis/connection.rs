@@ -25,7 +25,7 @@ use super::failure;
 use super::jobs::{Answer, Job, Jobs};
 use super::link::Target;
 use super::looks::Looks;
-use super::scripts::{self, By, Kind, Part, Placed};
+use super::scripts::{self, By, Kind, Part, Placed, Scripts};
 use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp};
 
 /// How many calls that take and as many that give back may be under way. With two, what is given back never delays what is taken.
@@ -91,8 +91,7 @@ impl UnderWay {
 pub(super) struct Connection {
     target: Target,
     server: String,
-    /// What the names of the managers' channels begin with.
-    channels: String,
+    scripts: Scripts,
     timeout: Duration,
     clock: Arc<dyn Clock>,
     looks: Arc<Looks>,
@@ -113,7 +112,7 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     pub(super) fn new(
         target: Target,
-        channels: String,
+        scripts: Scripts,
         timeout: Duration,
         clock: Arc<dyn Clock>,
         looks: Arc<Looks>,
@@ -121,7 +120,7 @@ impl Connection {
         Self {
             server: target.to_string(),
             target,
-            channels,
+            scripts,
             timeout,
             clock,
             looks,
@@ -195,7 +194,7 @@ impl Connection {
     pub(super) async fn open(&self) -> Result<MultiplexedConnection> {
         let mut link = self.target.connect().await?;
         self.target.check(&mut link).await?;
-        if let Err(error) = scripts::load().query_async::<()>(&mut link).await {
+        if let Err(error) = self.scripts.load().query_async::<()>(&mut link).await {
             // Who may not do this sends each script with its first call.
             debug!(target: "leasehold::redis", "scripts not loaded: {}", failure::of(&self.server, &error));
         }
@@ -313,7 +312,7 @@ impl Connection {
                 continue;
             }
             let number = self.number();
-            let call = scripts::call(kind, By::Hash, number, &self.channels, jobs.iter().map(|job| &job.part));
+            let call = self.scripts.call(kind, By::Hash, number, jobs.iter().map(|job| &job.part));
             under_way.add(number, self.begin(About::Script(kind, By::Hash, jobs)));
             return Some((number, call));
         }
@@ -350,7 +349,7 @@ impl Connection {
             Ok(answer) => answer,
             Err(error) if error.code() == Some("NOSCRIPT") && by == By::Hash => {
                 let number = self.number();
-                let text = scripts::call(kind, By::Text, number, &self.channels, jobs.iter().map(|job| &job.part));
+                let text = self.scripts.call(kind, By::Text, number, jobs.iter().map(|job| &job.part));
                 return Ok(Some((number, self.begin(About::Script(kind, By::Text, jobs)), text)));
             }
             Err(error) => {
