@@ -83,6 +83,8 @@ pub struct Config {
     pub drop_wait: Duration,
     /// Of Redis: how many replicas must have a lock before it is held.
     pub min_replicas: u32,
+    /// Of Redis: whether a lock that is free again is told to `python-redis-lock`'s waiters.
+    pub signal_lists: bool,
 }
 
 impl Default for Config {
@@ -112,6 +114,7 @@ impl Default for Config {
             hand_over_times: settings.handover.max_count,
             drop_wait: settings.drop_wait,
             min_replicas: settings.min_replicas,
+            signal_lists: settings.signal_lists,
         }
     }
 }
@@ -207,6 +210,7 @@ impl Config {
             handover: Handover { max_time: self.hand_over_time, max_count: self.hand_over_times },
             drop_wait: self.drop_wait,
             min_replicas: self.min_replicas,
+            signal_lists: self.signal_lists,
         })
     }
 }
@@ -215,7 +219,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, store, endpoints, socket, database, username, password, tls, ca, cert, key, .. } = self;
         let Self { prefix, name, ttl, timeout, retry_interval, max_retries, auto_renew, max_hold, .. } = self;
-        let Self { hand_over_time, hand_over_times, drop_wait, min_replicas, .. } = self;
+        let Self { hand_over_time, hand_over_times, drop_wait, min_replicas, signal_lists, .. } = self;
         f.debug_struct("Config")
             .field("backend", backend)
             .field("store", store)
@@ -240,6 +244,7 @@ impl fmt::Debug for Config {
             .field("hand_over_times", hand_over_times)
             .field("drop_wait", drop_wait)
             .field("min_replicas", min_replicas)
+            .field("signal_lists", signal_lists)
             .finish()
     }
 }

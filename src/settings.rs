@@ -53,10 +53,17 @@ impl BackendKind {
         }
     }
 
-    fn check_prefix(&self, prefix: &str) -> Result<()> {
+    fn check_prefix(&self, prefix: &str, signal_lists: bool) -> Result<()> {
+        if *self != Self::Redis {
+            return Ok(());
+        }
         // Our side keys begin with a hash tag; a prefix that does as well could not be told from them.
-        if *self == Self::Redis && prefix.starts_with('{') {
+        if prefix.starts_with('{') {
             return Err(LockError::config("prefix: may not begin with { on redis"));
+        }
+        // No other lock has such a list.
+        if signal_lists && !prefix.starts_with("lock:") {
+            return Err(LockError::config("signal_lists: only with a prefix that begins with lock:"));
         }
         Ok(())
     }
@@ -130,6 +137,8 @@ pub(crate) struct Settings {
     pub(crate) drop_wait: Duration,
     /// Redis only: how many replicas have to have a lock.
     pub(crate) min_replicas: u32,
+    /// Redis only: whether python-redis-lock's waiters are woken.
+    pub(crate) signal_lists: bool,
 }
 
 impl Default for Settings {
@@ -156,6 +165,7 @@ impl Default for Settings {
             handover: Handover::default(),
             drop_wait: Duration::from_secs(1),
             min_replicas: 0,
+            signal_lists: false,
         }
     }
 }
@@ -183,7 +193,7 @@ impl Settings {
     #[cfg(feature = "redis")]
     pub(crate) fn prefix_for(&self, backend: &BackendKind) -> Result<&str> {
         let prefix = self.prefix.as_deref().unwrap_or_else(|| backend.default_prefix());
-        backend.check_prefix(prefix)?;
+        backend.check_prefix(prefix, self.signal_lists)?;
         Ok(prefix)
     }
 
@@ -235,7 +245,7 @@ impl Settings {
         if self.database.is_some() && self.backend != BackendKind::Redis {
             return Err(LockError::config(format!("database: {word} has none")));
         }
-        self.backend.check_prefix(self.prefix())
+        self.backend.check_prefix(self.prefix(), self.signal_lists)
     }
 
     fn check_credentials(&self) -> Result<()> {

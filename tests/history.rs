@@ -23,6 +23,10 @@ fn shared(hold: &str, at: u64, token: u64) -> Record {
     record(hold, at, What::Acquired { mode: Mode::Shared, token })
 }
 
+fn got_without_token(hold: &str, at: u64) -> Record {
+    record(hold, at, What::AcquiredWithoutToken)
+}
+
 fn released(hold: &str, at: u64) -> Record {
     record(hold, at, What::Released)
 }
@@ -50,10 +54,14 @@ fn a_clean_history_passes() {
         record("e", 97, What::FoundLost),
         got("f", 70, 6),
         Record { key: "other".into(), ..got("g", 70, 1) },
+        got_without_token("h", 100),
+        released("h", 110),
+        got("i", 111, 7),
+        released("i", 120),
     ];
     let verdict = judge(&records, Duration::ZERO);
     assert!(verdict.violations.is_empty(), "{verdict}");
-    assert_eq!(verdict.holds, 9);
+    assert_eq!(verdict.holds, 11);
 }
 
 #[test]
@@ -63,7 +71,7 @@ fn each_kind_of_breach_is_found() {
     let is_stray = |violation: &Violation| matches!(violation, Violation::Stray { .. });
     type Is<'a> = &'a dyn Fn(&Violation) -> bool;
     let alive = |hold, at| record(hold, at, What::Alive);
-    let cases: [(Is<'_>, Vec<Record>); 10] = [
+    let cases: [(Is<'_>, Vec<Record>); 13] = [
         (&is_overlap, vec![got("a", 10, 1), got("b", 19, 2), released("a", 20), released("b", 30)]),
         (&is_overlap, vec![got("a", 10, 1), alive("a", 25), got("b", 20, 2), released("b", 30)]),
         (&is_overlap, vec![got("a", 10, 1), record("a", 25, What::Lost), got("b", 20, 2), released("b", 30)]),
@@ -84,6 +92,19 @@ fn each_kind_of_breach_is_found() {
         (&is_token, vec![got("a", 10, 2), released("a", 11), got("b", 20, 2), released("b", 21)]),
         (&is_token, vec![got("a", 10, 2), released("a", 11), shared("b", 20, 1), released("b", 21)]),
         (&is_token, vec![shared("a", 10, 2), released("a", 11), got("b", 20, 2), released("b", 21)]),
+        (&is_overlap, vec![got("a", 10, 1), got_without_token("b", 19), released("a", 20), released("b", 30)]),
+        (&is_overlap, vec![got_without_token("a", 10), got("b", 19, 1), released("a", 20), released("b", 30)]),
+        (
+            &is_token,
+            vec![
+                got("a", 10, 2),
+                released("a", 11),
+                got_without_token("b", 15),
+                released("b", 16),
+                got("c", 20, 2),
+                released("c", 21),
+            ],
+        ),
         (&is_stray, vec![released("a", 10)]),
     ];
     for (is, records) in cases {

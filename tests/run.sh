@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs everything: unit and integration tests with all features, doc tests, the fuzz targets' drivers, and every example, in
 # memory and on a real etcd and Redis. The servers that the tests need are started by them, on free ports; what is missing on a Debian
-# machine is installed first. `--install-only` stops after that.
+# machine is installed first, and Python clients into cargo's target directory. `--install-only` stops after that.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,6 +14,8 @@ install_missing() {
     for pair in etcd:etcd-server etcdctl:etcd-client redis-server:redis-server redis-cli:redis-tools protoc:protobuf-compiler cc:gcc setpriv:util-linux faketime:faketime; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
+    # Debian has it apart from python3, which it needs.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [ ${#missing[@]} -eq 0 ] && return
     say "installing ${missing[*]}"
     command -v apt-get >/dev/null || fail "needs ${missing[*]}, and there is no apt-get to install them with"
@@ -34,12 +36,29 @@ install_missing() {
     hash -r
 }
 
+# The Python clients whose locks are tested together with ours, anew if others are wanted than are there.
+install_python_clients() {
+    local wanted=tests/interop/requirements.txt log
+    [ -x "$target/python/bin/python" ] && cmp -s "$wanted" "$target/python/requirements.txt" && return
+    say "installing $(tr '\n' ' ' <"$wanted")"
+    log=$(mktemp)
+    rm -rf "$target/python"
+    if ! { python3 -m venv "$target/python" &&
+        "$target/python/bin/python" -m pip install --disable-pip-version-check -r "$wanted"; } >"$log" 2>&1; then
+        cat "$log" >&2
+        fail "cannot install what $wanted names with pip"
+    fi
+    rm -f "$log"
+    cp "$wanted" "$target/python/"
+}
+
 install_missing
-[ "${1:-}" = --install-only ] && exit
 command -v cargo >/dev/null || fail "needs a Rust toolchain"
+target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+install_python_clients
+[ "${1:-}" = --install-only ] && exit
 
 export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
-target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 scratch=$(mktemp -d)
 etcd_pid=
 redis_pid=
@@ -87,6 +106,9 @@ cargo test --all-features --no-fail-fast
 
 say "tests over TLS"
 (cd tests/tls && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
+
+say "tests with other clients' locks"
+(cd tests/interop && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
 
 say "tests without features"
 cargo test --no-fail-fast --lib --tests --quiet

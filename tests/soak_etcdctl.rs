@@ -117,7 +117,7 @@ fn holds_for_etcdctl() {
     let Some([history]) = child::role().map(|arguments| <[String; 1]>::try_from(arguments).unwrap()) else { return };
     // The revision at which it got the lock, of which our tokens are made.
     let revision: u64 = std::env::var("ETCD_LOCK_REV").unwrap().parse().unwrap();
-    let hold = History::open(history).acquired_elsewhere("crowd", revision << 10);
+    let hold = History::open(history).acquired_elsewhere("crowd", Some(revision << 10));
     std::thread::sleep(HOLD);
     hold.released();
 }

@@ -44,6 +44,7 @@ fn full() -> Config {
         hand_over_time: Duration::ZERO,
         hand_over_times: 3,
         drop_wait: Duration::from_secs(2),
+        signal_lists: true,
         ..Config::default()
     }
 }
@@ -70,6 +71,7 @@ locks:
   hand_over_time: 0s
   hand_over_times: 3
   drop_wait: 2s
+  signal_lists: true
 "#;
 
 #[test]
@@ -97,7 +99,7 @@ fn yaml_toml_and_the_environment_say_the_same() {
 #[test]
 fn a_url_with_the_same_options_is_the_same() {
     let url = "etcds://user:pass@one:2379,two?ca=ca.pem&cert=cert.pem&key=key.pem&prefix=p/&name=shop&ttl=10s&timeout=1.5s\
-               &retry_interval=50ms&max_retries=7&auto_renew=false";
+               &retry_interval=50ms&max_retries=7&auto_renew=false&signal_lists=true";
     let settings = Settings {
         max_hold: Some(Duration::from_secs(90)),
         handover: Handover { max_time: Duration::ZERO, max_count: 3 },

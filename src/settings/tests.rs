@@ -73,6 +73,10 @@ fn options_are_the_same_for_all_schemes() {
     let tls = parsed("etcds://h?ca=/etc/ca.pem&cert=c%20d.pem&key=k.pem");
     assert_eq!(tls.ca.as_deref(), Some(Path::new("/etc/ca.pem")));
     assert_eq!((tls.cert.as_deref(), tls.key.as_deref()), (Some(Path::new("c d.pem")), Some(Path::new("k.pem"))));
+    assert!(
+        parsed("redis://h?signal_lists=true").signal_lists
+            && parsed("redis://h?signal_lists=true&prefix=lock:a/").signal_lists
+    );
     assert_eq!(parsed("memory://n?name=me@host").name.as_deref(), Some("me@host"));
     assert_eq!(parsed("memory://n?").ttl, Duration::from_secs(30));
 }
@@ -152,6 +156,9 @@ fn an_error_names_the_word() {
         ("etcd://h?prefix=%0a", "prefix"),
         ("etcd://h?pre%fix=a", "pre%fix"),
         ("redis://h?prefix={a}", "prefix"),
+        ("redis://h?signal_lists=yes", "signal_lists"),
+        ("redis://h?signal_lists=true&prefix=a", "signal_lists"),
+        ("redis://h?signal_lists=true&prefix=", "signal_lists"),
         ("etcd://h?name=", "name"),
         ("etcd://h?name=a%0ab", "name"),
         ("etcd://h?ca=/x", "ca"),

@@ -11,7 +11,8 @@ use percent_encoding::percent_decode_str;
 use super::{BackendKind, Secret, Settings, duration};
 use crate::{LockError, Result};
 
-const OPTIONS: &str = "prefix, ttl, timeout, name, retry_interval, max_retries, auto_renew, ca, cert, key";
+const OPTIONS: &str =
+    "prefix, ttl, timeout, name, retry_interval, max_retries, auto_renew, signal_lists, ca, cert, key";
 const NOT_SHOWN: &str = "(not shown: an \"@\" follows)";
 const SCHEMES: &str = "memory, etcd, etcds, redis, rediss, redis+unix";
 
@@ -200,6 +201,7 @@ fn set(settings: &mut Settings, option: &str, value: &str) -> Option<()> {
         "retry_interval" => settings.retry_interval = duration::parse(value)?,
         "max_retries" => settings.max_retries = number(value)?,
         "auto_renew" => settings.auto_renew = value.parse().ok()?,
+        "signal_lists" => settings.signal_lists = value.parse().ok()?,
         "ca" => settings.ca = Some(file(value)?.into()),
         "cert" => settings.cert = Some(file(value)?.into()),
         "key" => settings.key = Some(file(value)?.into()),
@@ -212,7 +214,7 @@ fn wanted(option: &str) -> &'static str {
     match option {
         "ttl" | "timeout" | "retry_interval" => "a duration such as 30s or 100ms",
         "max_retries" => "a number up to 4294967295",
-        "auto_renew" => "true or false",
+        "auto_renew" | "signal_lists" => "true or false",
         "ca" | "cert" | "key" => "a file's path",
         _ => "acceptable",
     }

@@ -28,6 +28,8 @@ pub enum What {
         mode: Mode,
         token: u64,
     },
+    /// A client that is not ours has acquired it, exclusively; it knows no tokens.
+    AcquiredWithoutToken,
     /// `is_lost()` answered "no" to a question asked after this time.
     Alive,
     /// `is_lost()` answered "yes".
@@ -55,6 +57,7 @@ impl fmt::Display for Record {
         match what {
             What::Acquired { mode: Mode::Exclusive, token } => write!(f, "acquired\t{token}"),
             What::Acquired { mode: Mode::Shared, token } => write!(f, "shared\t{token}"),
+            What::AcquiredWithoutToken => f.write_str("acquired"),
             What::Alive => f.write_str("alive"),
             What::FoundLost => f.write_str("found-lost"),
             What::Lost => f.write_str("lost"),
@@ -70,6 +73,7 @@ impl Record {
         let what = match (fields.next()?, fields.next()) {
             ("acquired", Some(token)) => What::Acquired { mode: Mode::Exclusive, token: token.parse().ok()? },
             ("shared", Some(token)) => What::Acquired { mode: Mode::Shared, token: token.parse().ok()? },
+            ("acquired", None) => What::AcquiredWithoutToken,
             ("alive", None) => What::Alive,
             ("found-lost", None) => What::FoundLost,
             ("lost", None) => What::Lost,
@@ -101,21 +105,22 @@ impl History {
 
     /// Records a hold right after its acquire has returned.
     pub fn acquired(&self, guard: &LockGuard) -> Hold {
-        self.begin(guard.key(), guard.mode(), guard.token().get())
+        self.begin(guard.key(), What::Acquired { mode: guard.mode(), token: guard.token().get() })
     }
 
     /// Records an exclusive hold of a client that is not ours.
-    pub fn acquired_elsewhere(&self, key: &str, token: u64) -> Hold {
-        self.begin(key, Mode::Exclusive, token)
+    pub fn acquired_elsewhere(&self, key: &str, token: Option<u64>) -> Hold {
+        let with = |token| What::Acquired { mode: Mode::Exclusive, token };
+        self.begin(key, token.map_or(What::AcquiredWithoutToken, with))
     }
 
-    fn begin(&self, key: &str, mode: Mode, token: u64) -> Hold {
+    fn begin(&self, key: &str, what: What) -> Hold {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         // A process id comes back within minutes where many processes are started.
         static PROCESS: LazyLock<u32> = LazyLock::new(rand::random);
         let name = format!("{}-{:08x}-{}", std::process::id(), *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed));
         let hold = Hold { history: self.clone(), name, key: key.to_owned() };
-        hold.record(now(), What::Acquired { mode, token });
+        hold.record(now(), what);
         hold
     }
 
@@ -196,7 +201,7 @@ impl fmt::Display for Verdict {
 struct Belief {
     hold: String,
     mode: Mode,
-    token: u64,
+    token: Option<u64>,
     from: u64,
     to: u64,
 }
@@ -227,8 +232,13 @@ pub fn judge(records: &[Record], allowed: Duration) -> Verdict {
 /// From when to when somebody believed in this hold.
 fn belief(hold: &str, events: &[&Record]) -> Option<Belief> {
     let (first, rest) = events.split_first()?;
-    let What::Acquired { mode, token } = first.what else { return None };
-    if rest.iter().any(|event| matches!(event.what, What::Acquired { .. }) || event.key != first.key) {
+    let acquired = |what: What| match what {
+        What::Acquired { mode, token } => Some((mode, Some(token))),
+        What::AcquiredWithoutToken => Some((Mode::Exclusive, None)),
+        What::Alive | What::FoundLost | What::Lost | What::Released => None,
+    };
+    let (mode, token) = acquired(first.what)?;
+    if rest.iter().any(|event| acquired(event.what).is_some() || event.key != first.key) {
         return None;
     }
     let last = |what: What| rest.iter().filter(|event| event.what == what).map(|event| event.at).max();
@@ -264,8 +274,8 @@ fn overlaps(beliefs: &[Belief], allowed: Duration, violations: &mut Vec<Violatio
 
 fn tokens(beliefs: &[Belief], violations: &mut Vec<Violation>) {
     let (mut writer, mut reader): (Option<&Belief>, Option<&Belief>) = (None, None);
-    for belief in beliefs {
-        let named = |belief: &Belief| (belief.hold.clone(), belief.token);
+    for belief in beliefs.iter().filter(|belief| belief.token.is_some()) {
+        let named = |belief: &Belief| (belief.hold.clone(), belief.token.unwrap_or_default());
         let wrong = match belief.mode {
             Mode::Exclusive => [writer, reader].into_iter().flatten().find(|earlier| earlier.token >= belief.token),
             Mode::Shared => writer.filter(|earlier| earlier.token > belief.token),

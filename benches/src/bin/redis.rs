@@ -1,8 +1,11 @@
-//! Locks on a real Redis next to what a program would do with the bare client, in one run: only the ratios mean something.
+//! Locks on a real Redis next to what a program would do with the bare client, and to other clients' locks, in one run: only the
+//! ratios mean something.
 //!
-//! `cargo run --release --bin redis [-- seconds]`; the server is started here, on a free port.
+//! `cargo run --release --bin redis [-- seconds]`; the server is started here, on a free port. redis-py is there too if
+//! `tests/run.sh --install-only` has put it into the same target directory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use leasehold::LockManager;
@@ -11,10 +14,13 @@ use redis::aio::MultiplexedConnection;
 
 #[path = "../measure.rs"]
 mod measure;
+#[path = "../peers.rs"]
+mod peers;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
 use measure::{Result, Until, median, rate, timed};
+use peers::{Peer, RedisPy};
 use support::redis::Redis;
 
 #[tokio::main]
@@ -55,13 +61,14 @@ impl Raw {
     }
 }
 
-/// One task: the three ways take turns, so that the machine's mood is the same for all.
+/// One task: the ways take turns, so that the machine's mood is the same for all but redis-py.
 async fn one_by_one(server: &Redis, time: Duration) -> Result<()> {
     let mut raw = Raw::connect(server).await?;
     let manager = LockManager::connect(server.url()).await?;
     let (mut pairs, mut unlocks, mut drops) = (Vec::new(), Vec::new(), Vec::new());
+    let mut peers = Peer::all(&server.url()).await?.map(|peer| (peer, Vec::new()));
     let start = Instant::now();
-    while start.elapsed() < time * 3 {
+    while start.elapsed() < time * 5 {
         for _ in 0..50 {
             pairs.push(timed(raw.pair("raw:k")).await?);
         }
@@ -75,12 +82,20 @@ async fn one_by_one(server: &Redis, time: Duration) -> Result<()> {
             });
             drops.push(dropped.await?);
         }
+        for (peer, times) in &mut peers {
+            for _ in 0..50 {
+                times.push(timed(async { peer.lock("peer:k").await?.release().await }).await?);
+            }
+        }
     }
+    let python = RedisPy::run(&server.url(), 1, 1, true, time).await?;
     let raw = median(&mut pairs);
     println!("One task, median of {}:", unlocks.len());
     println!("  SET NX + EVALSHA, bare client  {:>8} µs", raw.as_micros());
-    for (name, times) in [("lock + unlock().await", &mut unlocks), ("lock + drop", &mut drops)] {
-        let median = median(times);
+    let mut medians = vec![("lock + unlock().await", median(&mut unlocks)), ("lock + drop", median(&mut drops))];
+    medians.extend(peers.iter_mut().map(|(peer, times)| (peer.name(), median(times))));
+    medians.extend(python.map(|python| ("redis-py", python.median)));
+    for (name, median) in medians {
         let ratio = median.as_secs_f64() / raw.as_secs_f64();
         println!("  {name:29}  {:>8} µs   {ratio:.2} of the bare client's", median.as_micros());
     }
@@ -116,11 +131,34 @@ async fn many_keys(server: &Redis, time: Duration) -> Result<()> {
             Ok(())
         }
     });
-    let ours = rate(time, ours).await?;
+    let mut rates = vec![("lock + unlock().await", rate(time, ours).await?)];
+    for peer in Peer::all(&server.url()).await? {
+        let name = peer.name();
+        let tasks = (0..TASKS).map(|n| {
+            let (peer, key) = (peer.clone(), format!("peer:{n}"));
+            move |until: Arc<Until>| async move {
+                while until.goes_on() {
+                    peer.lock(&key).await?.release().await?;
+                    until.count();
+                }
+                Ok(())
+            }
+        });
+        rates.push((name, rate(time, tasks).await?));
+    }
+    let python = RedisPy::run(&server.url(), 1, TASKS, true, time).await?;
+    rates.extend(python.map(|python| ("redis-py, in threads", python.pairs_a_second)));
     println!("{TASKS} tasks of one process, a key each, pairs a second:");
     println!("  SET NX + EVALSHA, bare client  {raw:>8.0}");
-    println!("  lock + unlock().await          {ours:>8.0}   {:.2} of the bare client's\n", ours / raw);
+    show(rates, raw);
     Ok(())
+}
+
+fn show(rates: Vec<(&str, f64)>, raw: f64) {
+    for (name, rate) in rates {
+        println!("  {name:29}  {rate:>8.0}   {:.2} of the bare client's", rate / raw);
+    }
+    println!();
 }
 
 /// 8 managers, each with connections of its own, on one key; and one bare client that has it for itself.
@@ -135,25 +173,57 @@ async fn one_key(server: &Redis, time: Duration) -> Result<()> {
         Ok(())
     };
     let bare = rate(time, std::iter::once(alone)).await?;
+    // Who had it last: where there is no queue, mostly the one who has just released it.
+    let last = Arc::new(AtomicUsize::new(MEMBERS));
     let mut managers = Vec::new();
     for _ in 0..MEMBERS {
         // By a client of its own, each has connections of its own.
         managers.push(LockManager::builder().redis_client(redis::Client::open(server.url())?).build().await?);
     }
-    let managers = managers.into_iter().map(|manager| {
+    let managers = managers.into_iter().enumerate().map(|(member, manager)| {
+        let last = last.clone();
         move |until: Arc<Until>| async move {
             while until.goes_on() {
                 let guard = manager.lock("one").await?;
-                until.count();
+                if last.swap(member, Ordering::Relaxed) != member {
+                    until.count();
+                }
                 guard.unlock().await?;
             }
             Ok(())
         }
     });
-    let ours = rate(time, managers).await?;
-    println!("{MEMBERS} processes' worth on one key, hand-overs a second:");
+    let mut rates = vec![("leasehold", rate(time, managers).await?)];
+    let mut peers: [Vec<Peer>; 2] = Default::default();
+    for _ in 0..MEMBERS {
+        for (members, peer) in peers.iter_mut().zip(Peer::all(&server.url()).await?) {
+            members.push(peer);
+        }
+    }
+    for members in peers {
+        let name = members[0].name();
+        let members = members.into_iter().enumerate().map(|(member, peer)| {
+            let last = last.clone();
+            move |until: Arc<Until>| async move {
+                while until.goes_on() {
+                    let held = peer.lock("peer:one").await?;
+                    if last.swap(member, Ordering::Relaxed) != member {
+                        until.count();
+                    }
+                    held.release().await?;
+                }
+                Ok(())
+            }
+        });
+        rates.push((name, rate(time, members).await?));
+    }
+    let python = RedisPy::run(&server.url(), MEMBERS, 1, false, time).await?;
+    rates.extend(python.map(|python| ("redis-py", python.changes_a_second)));
+    println!(
+        "{MEMBERS} processes' worth on one key, hand-overs to another one a second (without a queue, most go back to the same):"
+    );
     println!("  bare client, alone, in turn    {bare:>8.0}");
-    println!("  leasehold                      {ours:>8.0}   {:.2} of the bare client's\n", ours / bare);
+    show(rates, bare);
     Ok(())
 }
 

@@ -26,7 +26,7 @@ use super::jobs::{Answer, Job, Jobs};
 use super::line::{Line, Link};
 use super::link::Target;
 use super::looks::Looks;
-use super::scripts::{self, By, Kind, Part, Placed};
+use super::scripts::{self, By, Kind, Part, Placed, Scripts};
 use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp};
 
 /// How many calls that take and as many that give back may be under way. With two, what is given back never delays what is taken.
@@ -93,8 +93,7 @@ pub(super) struct Connection {
     target: Target,
     line: Arc<Line>,
     server: String,
-    /// What the names of the managers' channels begin with.
-    channels: String,
+    scripts: Scripts,
     timeout: Duration,
     clock: Arc<dyn Clock>,
     looks: Arc<Looks>,
@@ -116,7 +115,7 @@ impl Connection {
     pub(super) fn new(
         target: Target,
         line: Arc<Line>,
-        channels: String,
+        scripts: Scripts,
         timeout: Duration,
         clock: Arc<dyn Clock>,
         looks: Arc<Looks>,
@@ -125,7 +124,7 @@ impl Connection {
             server: target.to_string(),
             target,
             line,
-            channels,
+            scripts,
             timeout,
             clock,
             looks,
@@ -193,23 +192,30 @@ impl Connection {
 
     /// Connects to a server that will do, unless another manager has; then that connection has to answer.
     pub(super) async fn open(&self) -> Result<Link> {
-        let mut link = self.line.link(0, self.dial()).await?;
-        match tokio::time::timeout(self.patience(), self.target.check(&mut link.connection)).await {
+        let link = self.line.link(0, self.target.connect()).await?;
+        match tokio::time::timeout(self.patience(), self.prepare(&link)).await {
             Ok(Err(error)) if error.kind() != ErrorKind::Unreachable => Err(error),
             Ok(Ok(())) => Ok(link),
             // It is broken, and the others have not noticed.
-            _ => self.line.link(link.number, self.dial()).await,
+            _ => self.next(link.number).await,
         }
     }
 
-    async fn dial(&self) -> Result<MultiplexedConnection> {
-        let mut link = self.target.connect().await?;
-        self.target.check(&mut link).await?;
-        if let Err(error) = scripts::load().query_async::<()>(&mut link).await {
+    /// Connects anew, unless another manager has.
+    async fn next(&self, broken: u64) -> Result<Link> {
+        let link = self.line.link(broken, self.target.connect()).await?;
+        self.prepare(&link).await?;
+        Ok(link)
+    }
+
+    async fn prepare(&self, link: &Link) -> Result<()> {
+        let mut connection = link.connection.clone();
+        self.target.check(&mut connection).await?;
+        if let Err(error) = self.scripts.load().query_async::<()>(&mut connection).await {
             // Who may not do this sends each script with its first call.
             debug!(target: "leasehold::redis", "scripts not loaded: {}", failure::of(&self.server, &error));
         }
-        Ok(link)
+        Ok(())
     }
 
     /// Serves the queue for ever, on one connection after another.
@@ -233,7 +239,7 @@ impl Connection {
         loop {
             backoff.pause().await;
             let limit = self.timeout.min(PATIENCE);
-            let opened = tokio::time::timeout(limit, self.line.link(broken, self.dial())).await;
+            let opened = tokio::time::timeout(limit, self.next(broken)).await;
             match opened.unwrap_or_else(|_| Err(failure::no_answer(&self.server, limit))) {
                 Ok(link) => return link,
                 Err(error) => {
@@ -323,7 +329,7 @@ impl Connection {
                 continue;
             }
             let number = self.number();
-            let call = scripts::call(kind, By::Hash, number, &self.channels, jobs.iter().map(|job| &job.part));
+            let call = self.scripts.call(kind, By::Hash, number, jobs.iter().map(|job| &job.part));
             under_way.add(number, self.begin(About::Script(kind, By::Hash, jobs)));
             return Some((number, call));
         }
@@ -360,7 +366,7 @@ impl Connection {
             Ok(answer) => answer,
             Err(error) if error.code() == Some("NOSCRIPT") && by == By::Hash => {
                 let number = self.number();
-                let text = scripts::call(kind, By::Text, number, &self.channels, jobs.iter().map(|job| &job.part));
+                let text = self.scripts.call(kind, By::Text, number, jobs.iter().map(|job| &job.part));
                 return Ok(Some((number, self.begin(About::Script(kind, By::Text, jobs)), text)));
             }
             Err(error) => {

@@ -4,8 +4,9 @@
 //!
 //! The lock of a key is a string named by the prefix (`lock:` by default) and the key, as other clients' locks are: redis-py's,
 //! redsync's, rslock's, node-redlock's, which take it with `SET … NX PX`, delete it if it has their word, and so exclude ours
-//! and are excluded. Its value is one word for an exclusive hold, see [`token`], and `shared:1:<epoch>` while it is shared. Beside
-//! it, in its slot, there are keys named `{tag}%<kind>:<name of the lock>`, see [`names`]:
+//! and are excluded. So are python-redis-lock's, whose waiters a list wakes, `lock-signal:…`, to which we write only if told to. The
+//! value is one word for an exclusive hold, see [`token`], and `shared:1:<epoch>` while it is shared. Beside it, in its slot, there
+//! are keys named `{tag}%<kind>:<name of the lock>`, see [`names`]:
 //!
 //! | kind | what | lives |
 //! | --- | --- | --- |
@@ -66,6 +67,7 @@ pub(crate) use self::link::{Address, Server, Target, Tls};
 use self::looks::Looks;
 use self::names::Names;
 use self::replicas::Replicas;
+use self::scripts::Scripts;
 use self::wake::Subscription;
 use super::{Backend, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
@@ -84,6 +86,8 @@ pub(crate) struct Options {
     pub(crate) timeout: Duration,
     /// How many replicas have to have a lock.
     pub(crate) min_replicas: u32,
+    /// Whether python-redis-lock's waiters are woken.
+    pub(crate) signal_lists: bool,
 }
 
 /// Locks on Redis.
@@ -147,13 +151,14 @@ impl Redis {
     }
 
     async fn start(options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
-        let Options { target, prefix, timeout, min_replicas } = options;
+        let Options { target, prefix, timeout, min_replicas, signal_lists } = options;
         let names = Names::new(prefix);
-        let (manager, channels) = (rand::random::<u64>(), names.channels());
+        let manager = rand::random::<u64>();
+        let scripts = Scripts { channels: names.channels(), signals: signal_lists };
         let looks = Arc::new(Looks::default());
         let connect = |line: Arc<Line>, looks: &Arc<Looks>| {
-            let (target, channels) = (target.clone(), channels.clone());
-            Arc::new(Connection::new(target, line, channels, timeout, clock.clone(), looks.clone()))
+            let (target, scripts) = (target.clone(), scripts.clone());
+            Arc::new(Connection::new(target, line, scripts, timeout, clock.clone(), looks.clone()))
         };
         let connection = connect(Line::to(&target, &handle).await?, &looks);
         let link = connection.open().await?;
@@ -169,7 +174,7 @@ impl Redis {
         };
         let (events, receiver) = unbounded_channel();
         let shared = Arc::new(Shared {
-            channel: format!("{channels}{manager:016x}"),
+            channel: format!("{}{manager:016x}", scripts.channels),
             names,
             connection,
             replicas,

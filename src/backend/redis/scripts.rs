@@ -35,21 +35,26 @@ impl Kind {
         }
     }
 
-    fn compiled(self) -> &'static Compiled {
-        static SCRIPTS: LazyLock<[Compiled; 5]> = LazyLock::new(|| {
-            Kind::ALL.map(|kind| {
-                let own = match kind {
-                    Kind::Release => include_str!("scripts/release.lua"),
-                    Kind::Acquire => include_str!("scripts/acquire.lua"),
-                    Kind::Renew => include_str!("scripts/renew.lua"),
-                    Kind::Inspect => include_str!("scripts/inspect.lua"),
-                    Kind::Evict => include_str!("scripts/evict.lua"),
-                };
-                let text = [include_str!("scripts/common.lua"), own].concat();
-                Compiled { hash: Script::new(&text).get_hash().to_owned(), text }
+    /// The script, with or without what wakes python-redis-lock's waiters.
+    fn compiled(self, signals: bool) -> &'static Compiled {
+        static SCRIPTS: LazyLock<[[Compiled; 5]; 2]> = LazyLock::new(|| {
+            [false, true].map(|signals| {
+                Kind::ALL.map(|kind| {
+                    let own = match kind {
+                        Kind::Release => include_str!("scripts/release.lua"),
+                        Kind::Acquire => include_str!("scripts/acquire.lua"),
+                        Kind::Renew => include_str!("scripts/renew.lua"),
+                        Kind::Inspect => include_str!("scripts/inspect.lua"),
+                        Kind::Evict => include_str!("scripts/evict.lua"),
+                    };
+                    let frees = matches!(kind, Kind::Release | Kind::Evict);
+                    let signal = if signals && frees { include_str!("scripts/signal.lua") } else { "" };
+                    let text = [include_str!("scripts/common.lua"), signal, own].concat();
+                    Compiled { hash: Script::new(&text).get_hash().to_owned(), text }
+                })
             })
         });
-        &SCRIPTS[self as usize]
+        &SCRIPTS[usize::from(signals)][self as usize]
     }
 }
 
@@ -58,16 +63,51 @@ struct Compiled {
     hash: String,
 }
 
-/// Asks the server to know all scripts.
-///
-/// A call that it does not know has to be made again, and what was sent after it comes before it then: a try might find its own
-/// manager's lock that is about to be released.
-pub(super) fn load() -> Pipeline {
-    let mut pipeline = Pipeline::new();
-    for kind in Kind::ALL {
-        pipeline.cmd("SCRIPT").arg("LOAD").arg(&kind.compiled().text).ignore();
+/// The scripts as one manager calls them.
+#[derive(Clone, Debug)]
+pub(super) struct Scripts {
+    /// What the names of the managers' channels begin with.
+    pub(super) channels: String,
+    /// Whether python-redis-lock's waiters are woken.
+    pub(super) signals: bool,
+}
+
+impl Scripts {
+    /// Asks the server to know all scripts.
+    ///
+    /// A call that it does not know has to be made again, and what was sent after it comes before it then: a try might find its
+    /// own manager's lock that is about to be released.
+    pub(super) fn load(&self) -> Pipeline {
+        let mut pipeline = Pipeline::new();
+        for kind in Kind::ALL {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(&kind.compiled(self.signals).text).ignore();
+        }
+        pipeline
     }
-    pipeline
+
+    /// Writes a call about these parts, all of one kind. `number` comes back with the answer.
+    pub(super) fn call<'a>(
+        &self,
+        kind: Kind,
+        by: By,
+        number: u64,
+        parts: impl ExactSizeIterator<Item = &'a Part> + Clone,
+    ) -> Cmd {
+        let script = kind.compiled(self.signals);
+        let mut call = match by {
+            By::Hash => redis::cmd("EVALSHA"),
+            By::Text => redis::cmd("EVAL"),
+        };
+        call.arg(if by == By::Hash { &script.hash } else { &script.text }).arg(parts.len());
+        for part in parts.clone() {
+            call.arg(&part.name().lock);
+        }
+        call.arg(number).arg(&self.channels);
+        for part in parts {
+            part.write(&mut call);
+        }
+        call
+    }
 }
 
 /// One lock's part in a call.
@@ -131,30 +171,6 @@ fn millis(time: Duration) -> u64 {
 pub(super) enum By {
     Hash,
     Text,
-}
-
-/// Writes a call about these parts, all of one kind. `number` comes back with the answer.
-pub(super) fn call<'a>(
-    kind: Kind,
-    by: By,
-    number: u64,
-    channels: &str,
-    parts: impl ExactSizeIterator<Item = &'a Part> + Clone,
-) -> Cmd {
-    let script = kind.compiled();
-    let mut call = match by {
-        By::Hash => redis::cmd("EVALSHA"),
-        By::Text => redis::cmd("EVAL"),
-    };
-    call.arg(if by == By::Hash { &script.hash } else { &script.text }).arg(parts.len());
-    for part in parts.clone() {
-        call.arg(&part.name().lock);
-    }
-    call.arg(number).arg(channels);
-    for part in parts {
-        part.write(&mut call);
-    }
-    call
 }
 
 /// Takes the answer apart: one value for each of `count` parts. `None` if it is not the answer to call `number`.

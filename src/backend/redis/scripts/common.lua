@@ -40,6 +40,9 @@ local function tell(token, word, more)
   redis.pcall('PUBLISH', ARGV[2] .. token:sub(1, 16), word .. token:sub(18, 33) .. (more or ''))
 end
 
+-- Wakes who waits by BLPOP for a lock that was freed. Only there if it is wanted: signal.lua.
+local signal
+
 local function period_of(held)
   return held and held:sub(1, #SHARED) == SHARED and held:sub(#SHARED + 1) or nil
 end

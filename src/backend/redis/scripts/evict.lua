@@ -15,5 +15,6 @@ return for_each(1, function(lock, side)
     if token:find('^%x+:%x+:[sx]%d+:') then tell(token, 'l') end
   end
   admit(lock, side)
+  if signal then signal(lock) end
   return holders
 end)

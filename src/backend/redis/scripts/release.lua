@@ -32,5 +32,6 @@ return for_each(3, function(lock, side, token, grave)
     prolong(gone, grave)
   end
   if (free or period) and redis.call('EXISTS', queue) == 1 then admit(lock, side, period) end
+  if signal and held and free then signal(lock) end
   return had and '1' or '0'
 end)

@@ -57,6 +57,70 @@ fn other_clients_exclude_and_are_excluded() {
 }
 
 #[test]
+fn a_lock_that_is_free_again_is_told_to_who_waits_for_its_signal_list() {
+    run(async {
+        let server = Server::start();
+        let with = || Options { signal_lists: true, ..options(server.target(None, 0)) };
+        let (client, other, silent) =
+            (Client::with(with()).await, Client::with(with()).await, Client::new(&server).await);
+        let told = |times: u64| assert_eq!(server.calls("lpush"), times);
+        let grant = client.lock("k").await;
+        let (handed, ()) = tokio::join!(other.lock("k"), async {
+            client.queued("k", 1).await;
+            client.release(&grant).await;
+        });
+        told(0);
+        other.release(&handed).await;
+        told(1);
+        assert_eq!(server.run::<Vec<String>>("LRANGE lock-signal:k 0 -1"), ["1"]);
+        let left = server.run::<i64>("PTTL lock-signal:k");
+        assert!((1..=1000).contains(&left), "{left}");
+
+        let readers = (client.share("k").await, other.share("k").await);
+        client.release(&readers.0).await;
+        told(0);
+        other.release(&readers.1).await;
+        told(1);
+        assert_eq!(server.run::<u64>("LLEN lock-signal:k"), 1, "one word, however often");
+
+        server.run::<()>("SET lock:k other");
+        client.redis.evict("k", false).await.unwrap();
+        told(1);
+        server.run::<()>("SET lock:k other");
+        let claim = other.claim("k", Mode::Exclusive);
+        let (successor, ()) = tokio::join!(other.redis.acquire(&claim, true), async {
+            client.queued("k", 1).await;
+            client.redis.evict("k", false).await.unwrap();
+        });
+        told(0);
+        other.release(&successor.unwrap().unwrap()).await;
+        told(1);
+
+        server.run::<()>("DEL lock-signal:k");
+        silent.release(&silent.lock("k").await).await;
+        server.run::<()>("SET lock:k other");
+        silent.redis.evict("k", false).await.unwrap();
+        told(0);
+        assert!(!server.run::<bool>("EXISTS lock-signal:k"), "not unless it is wanted");
+    });
+}
+
+#[test]
+fn who_may_not_write_to_a_signal_list_releases_all_the_same() {
+    run(async {
+        let server = Server::start();
+        server.run::<()>("ACL SETUSER narrow on >secret ~lock:* ~{*}%*:lock:* &* +@all");
+        let narrow = Options { signal_lists: true, ..options(server.target(Some(("narrow", "secret")), 0)) };
+        let client = Client::with(narrow).await;
+        client.release(&client.lock("k").await).await;
+        assert!(!server.run::<bool>("EXISTS lock:k"));
+        client.lock("k").await;
+        assert_eq!(client.redis.evict("k", false).await.unwrap().released, ["k"]);
+        assert!(!server.run::<bool>("EXISTS lock:k lock-signal:k"));
+    });
+}
+
+#[test]
 fn an_interval_of_the_request_is_how_often_it_looks() {
     run(async {
         let server = Server::start();
@@ -206,28 +270,31 @@ fn what_an_account_needs_is_enough() {
         let commands = "+eval +evalsha +info +scan +ping +subscribe +publish +time +get +mget +set +del +exists +type \
             +pexpire +pttl +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zremrangebyscore +zrevrange +zscore";
         let commands = commands.split_whitespace().collect::<Vec<_>>().join(" ");
-        server.run::<()>(&format!(
-            "ACL SETUSER small on >secret ~lock:* ~{{*}}%*:lock:* resetchannels &lock:%wake:* -@all {commands}"
-        ));
-        let account = || options(server.target(Some(("small", "secret")), 0));
-        let (holder, waiter) = (Client::with(account()).await, Client::with(account()).await);
-        for key in ["k", "{u}", "a}b"] {
-            let grant = holder.lock(key).await;
-            let release = async {
-                holder.queued(key, 1).await;
-                assert_eq!(holder.redis.list("").await.unwrap().len(), 1);
-                holder.attempt(&grant).unanswered();
-                holder.release(&grant).await;
-            };
-            let (handed, ()) = tokio::join!(waiter.lock(key), release);
-            assert!(handed.limit.is_some(), "by message");
-            assert!(waiter.renew().await.is_ok());
-            holder.redis.evict(key, false).await.unwrap();
-            assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));
-            let readers = (holder.share(key).await, waiter.share(key).await);
-            assert!(holder.renew().await.is_ok());
-            holder.release(&readers.0).await;
-            waiter.release(&readers.1).await;
+        for (signal_lists, more) in [(false, ""), (true, " ~lock-signal:* +lpush")] {
+            server.run::<()>(&format!(
+                "ACL SETUSER small reset on >secret ~lock:* ~{{*}}%*:lock:* resetchannels &lock:%wake:* {commands}{more}"
+            ));
+            let account = || Options { signal_lists, ..options(server.target(Some(("small", "secret")), 0)) };
+            let (holder, waiter) = (Client::with(account()).await, Client::with(account()).await);
+            for key in ["k", "{u}", "a}b"] {
+                let grant = holder.lock(key).await;
+                let release = async {
+                    holder.queued(key, 1).await;
+                    assert_eq!(holder.redis.list("").await.unwrap().len(), 1);
+                    holder.attempt(&grant).unanswered();
+                    holder.release(&grant).await;
+                };
+                let (handed, ()) = tokio::join!(waiter.lock(key), release);
+                assert!(handed.limit.is_some(), "by message");
+                assert!(waiter.renew().await.is_ok());
+                holder.redis.evict(key, false).await.unwrap();
+                assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));
+                let readers = (holder.share(key).await, waiter.share(key).await);
+                assert!(holder.renew().await.is_ok());
+                holder.release(&readers.0).await;
+                waiter.release(&readers.1).await;
+                assert_eq!(server.run::<bool>(&format!("EXISTS lock-signal:{key}")), signal_lists);
+            }
         }
     });
 }

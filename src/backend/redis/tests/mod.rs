@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use redis::{FromRedisValue, Value};
 
 use super::attempt::Attempt;
-use super::scripts::{self, By, Kind, Part};
+use super::scripts::{self, By, Kind, Part, Scripts};
 use super::{Address, Options, Redis, Target, link};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease, SystemClock};
 use crate::{Holder, Mode};
@@ -90,7 +90,8 @@ impl Server {
 
     /// Runs a script for an attempt, as a copy of a request would that comes late.
     fn repeat(&self, part: Part) -> Value {
-        let call = scripts::call(part.kind(), By::Text, 7, "lock:%wake:", [&part].into_iter());
+        let scripts = Scripts { channels: "lock:%wake:".into(), signals: false };
+        let call = scripts.call(part.kind(), By::Text, 7, [&part].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
         scripts::answers(answer, 7, 1).unwrap().next().unwrap()
     }
@@ -125,7 +126,7 @@ impl Drop for Server {
 }
 
 fn options(target: Target) -> Options {
-    Options { target, prefix: "lock:".into(), timeout: Duration::from_secs(5), min_replicas: 0 }
+    Options { target, prefix: "lock:".into(), timeout: Duration::from_secs(5), min_replicas: 0, signal_lists: false }
 }
 
 async fn connect(options: Options) -> crate::backend::Result<Redis> {

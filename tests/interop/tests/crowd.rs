@@ -1,0 +1,100 @@
+//! A mixed crowd on one key: processes with our managers and with each other client, for `LEASEHOLD_SOAK` seconds or a few.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use leasehold::{LockManager, Owner};
+use leasehold_interop_tests::client::{Client, HOLD, Kind, PAUSE};
+use leasehold_interop_tests::support::child::{self, Child};
+use leasehold_interop_tests::support::history::{History, Violation, What, judge};
+use leasehold_interop_tests::support::redis::Redis;
+use leasehold_interop_tests::support::{PATIENCE, soak};
+
+/// How many processes of ours there are, and how many threads in each.
+const OURS: usize = 2;
+const THREADS: usize = 2;
+
+#[test]
+fn a_mixed_crowd_never_overlaps_and_everybody_gets_turns() {
+    let time = soak().unwrap_or(Duration::from_secs(10));
+    let server = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let history = History::open(folder.path().join("history"));
+    let url = format!("{}?signal_lists=true", server.url());
+    let mut ours: Vec<_> = (0..OURS)
+        .map(|_| Child::of_this_test("locks_again_and_again", &[&url, history.path().to_str().unwrap()]))
+        .collect();
+    ours.iter_mut().for_each(|child| child.expect("ready"));
+    let mut theirs = Kind::ALL.map(|kind| Client::start(kind, &server, "lock:crowd"));
+    ours.iter_mut().for_each(|child| child.tell("go"));
+    theirs.iter_mut().for_each(|client| client.begin_to_crowd(history.path(), "crowd", time));
+    // A time to pass: this is a soak.
+    std::thread::sleep(time);
+    // Ours go on until then: who waits for a signal gets it from us.
+    let turns = theirs.each_mut().map(Client::holds);
+    ours.iter_mut().for_each(|child| child.tell("stop"));
+    for child in ours {
+        assert!(child.finish());
+    }
+    let count = |is: fn(&What) -> bool| history.records().iter().filter(|record| is(&record.what)).count();
+    let our_turns = count(|what| matches!(what, What::Acquired { .. }));
+    println!("{our_turns} holds of ours, {:?}", Kind::ALL.map(Kind::word).iter().zip(turns).collect::<Vec<_>>());
+    assert_eq!(count(|what| *what == What::AcquiredWithoutToken), turns.iter().sum());
+    // All of them together: no two at a time, and our tokens grow.
+    history.demand(our_turns + turns.iter().sum::<usize>());
+    let seconds = time.as_secs() as usize;
+    assert!(our_turns > 5 * seconds && turns.iter().all(|turns| *turns > seconds), "somebody hardly gets it");
+    assert_eq!(server.cli(&["EXISTS", "lock:crowd"]), "0");
+}
+
+#[test]
+fn clients_that_do_not_exclude_one_another_are_found_out() {
+    let server = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let history = History::open(folder.path().join("history"));
+    for kinds in [[Kind::RedisPy, Kind::RedisPy], [Kind::Rslock, Kind::AsyncRedisLock]] {
+        // Each has a lock of its own, and they say that it is the same.
+        let keys = ["lock:a", "lock:b"];
+        let mut clients: Vec<_> =
+            kinds.into_iter().zip(keys).map(|(kind, key)| Client::start(kind, &server, key)).collect();
+        let name = kinds[0].word();
+        clients.iter_mut().for_each(|client| client.begin_to_crowd(history.path(), name, Duration::from_secs(2)));
+        assert!(clients.iter_mut().all(|client| client.holds() > 10));
+        let records: Vec<_> = history.records().into_iter().filter(|record| record.key == name).collect();
+        let verdict = judge(&records, Duration::ZERO);
+        let overlaps = verdict.violations.iter().any(|violation| matches!(violation, Violation::Overlap { .. }));
+        assert!(overlaps, "{kinds:?}: {verdict}");
+    }
+}
+
+#[test]
+#[ignore = "a child of another test"]
+fn locks_again_and_again() {
+    let Some([url, history]) = child::role().map(|arguments| <[String; 2]>::try_from(arguments).unwrap()) else {
+        return;
+    };
+    let history = History::open(history);
+    let manager = LockManager::connect(url).wait().unwrap();
+    child::say("ready");
+    child::hear();
+    let stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while !stopped.load(Ordering::SeqCst) {
+                    let guard = manager.lock("crowd").owner(&Owner::new()).timeout(PATIENCE).wait().unwrap();
+                    let hold = history.acquired(&guard);
+                    std::thread::sleep(HOLD);
+                    assert!(!hold.is_lost(&guard));
+                    hold.released();
+                    drop(guard);
+                    std::thread::sleep(PAUSE.mul_f64(rand::random()));
+                }
+            });
+        }
+        child::hear();
+        stopped.store(true, Ordering::SeqCst);
+    });
+    manager.close().wait().unwrap();
+}

@@ -1,0 +1,93 @@
+//! Each other client excludes ours and is excluded, whoever comes first.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use leasehold::{LockGuard, LockManager, Mode};
+use leasehold_interop_tests::client::{Client, Kind, TTL};
+use leasehold_interop_tests::support::eventually;
+use leasehold_interop_tests::support::redis::Redis;
+
+/// What a waiter finds by its own looks, 100 ms apart, it has within this on a busy machine, and before anything expires.
+const SOON: Duration = Duration::from_secs(5);
+
+fn manager(server: &Redis) -> LockManager {
+    LockManager::connect(format!("{}?signal_lists=true", server.url())).wait().unwrap()
+}
+
+/// Locks on a thread of its own.
+fn in_the_background(manager: &LockManager, key: &str) -> Receiver<LockGuard> {
+    let (request, (got, guards)) = (manager.lock(key), channel());
+    std::thread::spawn(move || got.send(request.wait().unwrap()));
+    guards
+}
+
+fn waits(manager: &LockManager, key: &str) {
+    eventually("it waits", || (manager.info(key).wait().unwrap()?.waiters == 1).then_some(()));
+}
+
+#[test]
+fn we_wait_for_whoever_holds_it_and_get_it_after_that() {
+    let server = Redis::start();
+    let ours = manager(&server);
+    for kind in Kind::ALL {
+        let key = kind.word();
+        let before = ours.lock(key).wait().unwrap().token();
+        let mut theirs = Client::start(kind, &server, &format!("lock:{key}"));
+        eventually("our release has arrived", || theirs.try_lock().then_some(()));
+        for request in [ours.lock(key), ours.lock(key).shared()] {
+            assert!(request.try_once().wait().unwrap().is_none(), "{key}");
+        }
+        let info = ours.info(key).wait().unwrap().unwrap();
+        assert!(info.foreign && info.holders.is_empty() && info.mode == Mode::Exclusive, "{info:?}");
+        assert!(info.remaining.is_some_and(|left| !left.is_zero() && left <= TTL), "{info:?}");
+        let error = ours.lock(key).timeout(Duration::from_millis(300)).wait().unwrap_err();
+        assert_eq!(error.code(), "LOCK_TIMEOUT", "{key}: {error}");
+
+        let waiting = in_the_background(&ours, key);
+        waits(&ours, key);
+        assert!(waiting.try_recv().is_err(), "{key}");
+        let start = Instant::now();
+        theirs.unlock();
+        let guard = waiting.recv_timeout(SOON).expect("it is free");
+        println!("{key}: ours {:?} after the release began", start.elapsed());
+        assert!(guard.token() > before && !theirs.try_lock(), "{key}");
+        guard.unlock().wait().unwrap();
+    }
+}
+
+#[test]
+fn they_wait_for_our_holds_and_get_it_after_those() {
+    let server = Redis::start();
+    let (one, two) = (manager(&server), manager(&server));
+    for kind in Kind::ALL {
+        let key = kind.word();
+        let mut theirs = Client::start(kind, &server, &format!("lock:{key}"));
+        let first = one.lock(key).wait().unwrap();
+        assert!(!theirs.try_lock(), "{key}");
+        let second = in_the_background(&two, key);
+        waits(&one, key);
+        first.unlock().wait().unwrap();
+        // Handed over, and never free.
+        let second = second.recv_timeout(SOON).expect("it was handed over");
+        assert!(!theirs.try_lock(), "{key}");
+        second.unlock().wait().unwrap();
+        assert!(theirs.try_lock(), "{key}");
+        theirs.unlock();
+
+        let readers = [&one, &two].map(|manager| manager.lock(key).shared().wait().unwrap());
+        assert!(!theirs.try_lock(), "{key}");
+        theirs.begin_to_wait();
+        let [first, last] = readers;
+        first.unlock().wait().unwrap();
+        assert!(theirs.waits(), "{key}");
+        let start = Instant::now();
+        last.unlock().wait().unwrap();
+        theirs.has_it();
+        println!("{key}: theirs {:?} after our release began", start.elapsed());
+        assert!(one.try_lock(key).wait().unwrap().is_none(), "{key}");
+        theirs.unlock();
+        drop(one.try_lock(key).wait().unwrap().expect("it is free"));
+    }
+}
