@@ -38,6 +38,9 @@ pub use builder::LockManagerBuilder;
 pub use config::Config;
 pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use fence::RedisFence;
 pub use fence::{FenceGate, StaleToken};
 pub use force::ForceUnlock;
 pub use guard::{LockGuard, Lost, Run};

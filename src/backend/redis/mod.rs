@@ -63,6 +63,7 @@ use self::holds::Young;
 pub(crate) use self::link::{Address, Target, Tls};
 use self::looks::Looks;
 use self::names::Names;
+pub(crate) use self::names::side;
 use self::replicas::Replicas;
 use super::{Backend, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
