@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+//!
+//! The chapters of the guide: [`ownership`](guide::ownership), [`loss`](guide::loss), [`fencing`](guide::fencing),
+//! [`cancellation`](guide::cancellation), [`testing`](guide::testing), [`etcd`](guide::etcd), [`redis`](guide::redis),
+//! [`parity`](guide::parity).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acquire;
@@ -17,6 +21,7 @@ mod force;
 mod fork;
 mod guard;
 mod guards;
+pub mod guide;
 mod info;
 mod keeper;
 mod key;
