@@ -43,7 +43,11 @@ async fn the_late_write_of_a_paused_holder_is_refused() {
     b.force_unlock("k").await.unwrap();
     let guard = b.lock("k").await.unwrap();
     fenced.set(guard.token(), "second").await.unwrap();
-    let refused = fenced.set(paused.token(), "first, too late").await.unwrap_err();
+    // From another task, for that matter.
+    let token = paused.token();
+    let late = tokio::spawn(async move { (fenced.set(token, "first, too late").await, fenced) });
+    let (refused, fenced) = late.await.unwrap();
+    let refused = refused.unwrap_err();
     assert_eq!((refused.token, refused.greatest), (paused.token(), guard.token()));
     assert_eq!(fenced.value(), "second");
 }
