@@ -410,7 +410,8 @@ fn acquired(guard: &LockGuard, asked: Timestamp, now: Timestamp) {
     let (life, key) = (&held.life, held.entry.key.as_ref());
     life.counters.acquired_after(now.since(asked));
     debug!(
-        target: "leasehold", name = life.defaults.name.as_ref(), key = key, token = guard.token().get();
+        target: "leasehold",
+        name = life.defaults.name.as_ref(), key = key, token = guard.token().get(), lease:% = held.cell.id();
         "acquired"
     );
 }

@@ -241,6 +241,10 @@ impl LockManagerBuilder {
     /// # Errors
     ///
     /// Those of [`LockManager::connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives up connecting.
     pub fn build(self) -> Pending<LockManager> {
         Pending::new(async move {
             let mut settings = self.base.settings()?;

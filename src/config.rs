@@ -182,7 +182,7 @@ impl Config {
                 return Err(LockError::config(reason));
             }
         };
-        if self.store.is_some() && self.backend != "memory" {
+        if some_text(&self.store).is_some() && self.backend != "memory" {
             return Err(LockError::config(format!("store: {} has none", self.backend)));
         }
         let endpoint = |text: &String| settings::endpoint(text, port, !text.contains('@'));

@@ -1,10 +1,16 @@
 //! Refusing what comes too late.
 
+#[cfg(feature = "redis")]
+mod redis;
+
 use std::fmt;
 
 use parking_lot::Mutex;
 
 use crate::FencingToken;
+
+#[cfg(feature = "redis")]
+pub use self::redis::RedisFence;
 
 /// A resource of this process that refuses holders who come too late, by their [`FencingToken`]s.
 ///
@@ -12,7 +18,7 @@ use crate::FencingToken;
 /// holds the lock by then. The gate lets in whoever has the greatest token so far, and nobody with a smaller one.
 ///
 /// For a resource on a server, let the server do the same: a condition on the greatest token in the `UPDATE` of a database,
-/// for example.
+/// for example; there is `RedisFence` for a key on Redis, and `LockGuard::etcd_compare` for what is on the etcd of the locks.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -76,7 +82,7 @@ impl<T> FenceGate<T> {
     }
 }
 
-/// A token that is smaller than the greatest one that a [`FenceGate`] has seen: its holder has lost the lock.
+/// A token that is smaller than the greatest one that a [`FenceGate`] or a `RedisFence` has seen: its holder has lost the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StaleToken {

@@ -17,6 +17,15 @@ use crate::{Eviction, Result};
 /// lease of their own anyway. The holder learns of it within 200 ms; until then both may believe that they hold the lock, and
 /// the [`FencingToken`](crate::FencingToken) tells who is right. A free key is no error.
 ///
+/// # Errors
+///
+/// [`InvalidKey`](crate::LockError::InvalidKey) before any I/O; [`Backend`](crate::LockError::Backend) if the server does not answer
+/// within the manager's timeout, then the lock may have been taken away or not; [`Closed`](crate::LockError::Closed).
+///
+/// # Cancel safety
+///
+/// What was sent may take effect all the same.
+///
 /// ```
 /// # leasehold::doctest(async {
 /// let (holder, admin) = (leasehold::LockManager::connect("memory://office").await?, leasehold::LockManager::connect("memory://office").await?);

@@ -102,6 +102,10 @@ impl LockGuard {
     /// Returns a future that is ready when the hold is lost, with the cause.
     ///
     /// It never is if the lock is released normally: pair it with the work, in a `select!` for example.
+    ///
+    /// # Cancel safety
+    ///
+    /// It may be dropped and made anew at any time; no loss is missed.
     pub fn lost(&self) -> Lost {
         Lost::of([self])
     }
@@ -111,6 +115,17 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`LockError::Expired`] if the hold is lost, [`LockError::AlreadyHeld`] if it has 4,294,967,295 guards.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("album").await?;
+    /// let second = guard.reenter()?;
+    /// let uploading = std::thread::spawn(move || second.depth());
+    /// guard.unlock().await?; // counts down; the lock is released when both are gone
+    /// # uploading.join().unwrap();
+    /// # Ok(()) });
+    /// ```
     pub fn reenter(&self) -> Result<LockGuard> {
         let hold = self.hold();
         if let Some(cause) = self.loss() {
@@ -132,6 +147,20 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`LockError::Expired`] if the hold is lost, [`LockError::Backend`] if the server does not answer in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// The lease may be renewed all the same, or not.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("k").auto_renew(false).await?;
+    /// // Before a step that takes a while and cannot be undone:
+    /// assert!(guard.renew().await? > Duration::from_secs(20));
+    /// # Ok(()) });
+    /// ```
     pub fn renew(&self) -> Pending<Duration> {
         renew(self.hold().held.clone())
     }
@@ -143,6 +172,10 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`LockError::Expired`] with the cause of the loss.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops `work` where it awaits. The guard still holds.
     ///
     /// ```
     /// # leasehold::doctest(async {

@@ -78,6 +78,17 @@ impl Acquirable for LockGuards {
 /// The guards of [`lock_all`](crate::LockManager::lock_all), in the order of the keys there.
 ///
 /// A slice of [`LockGuard`]s, and an iterator over them for those who go separate ways. Dropping it releases all.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// let manager = leasehold::LockManager::memory();
+/// let guards = manager.lock_all(["account/7", "account/3"]).await?;
+/// assert!(guards.iter().all(|guard| guard.depth() == 1));
+/// for guard in guards {
+///     guard.unlock().await?;
+/// }
+/// # Ok(()) });
+/// ```
 #[must_use = "if unused the locks are released at once"]
 pub struct LockGuards(Vec<LockGuard>);
 
@@ -91,7 +102,7 @@ impl LockGuards {
         self.iter().any(LockGuard::is_lost)
     }
 
-    /// Returns a future that is ready when the first of the holds is lost; see [`LockGuard::lost`].
+    /// Returns a future that is ready when the first of the holds is lost; see [`LockGuard::lost`], also for cancel safety.
     pub fn lost(&self) -> Lost {
         Lost::of(&self.0)
     }
@@ -101,6 +112,10 @@ impl LockGuards {
     /// # Errors
     ///
     /// [`LockError::Expired`](crate::LockError::Expired) with the key and the cause of the first loss.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops `work` where it awaits. The guards still hold.
     pub fn run<F: IntoFuture>(&self, work: F) -> Run<F::IntoFuture> {
         Run::new(self.lost(), work)
     }

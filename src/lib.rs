@@ -1,4 +1,8 @@
 #![doc = include_str!("../README.md")]
+//!
+//! The chapters of the guide: [`ownership`](guide::ownership), [`loss`](guide::loss), [`fencing`](guide::fencing),
+//! [`cancellation`](guide::cancellation), [`testing`](guide::testing), [`etcd`](guide::etcd), [`redis`](guide::redis),
+//! [`parity`](guide::parity).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod acquire;
@@ -17,6 +21,7 @@ mod force;
 mod fork;
 mod guard;
 mod guards;
+pub mod guide;
 mod info;
 mod keeper;
 mod key;
@@ -38,6 +43,9 @@ pub use builder::LockManagerBuilder;
 pub use config::Config;
 pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use fence::RedisFence;
 pub use fence::{FenceGate, StaleToken};
 pub use force::ForceUnlock;
 pub use guard::{LockGuard, Lost, Run};

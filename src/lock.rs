@@ -51,12 +51,12 @@ impl Lock {
         self.entry.arbiter().is_held(self.life.now())
     }
 
-    /// Asks for the lock; see [`LockRequest`].
+    /// Asks for the lock; see [`LockRequest`] for options, errors and cancel safety.
     pub fn lock(&self) -> LockRequest {
         LockRequest::new(self.life.clone(), Ok(self.entry.clone()))
     }
 
-    /// Tries once; see [`LockRequest::try_once`].
+    /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`] for errors and cancel safety.
     pub fn try_lock(&self) -> Pending<Option<LockGuard>> {
         self.lock().try_once()
     }
@@ -66,6 +66,10 @@ impl Lock {
     /// # Errors
     ///
     /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only looks: dropping it changes nothing.
     pub fn is_locked(&self) -> Pending<bool> {
         let info = self.info();
         Pending::new(async move { Ok(info.await?.is_some()) })
@@ -76,6 +80,23 @@ impl Lock {
     /// # Errors
     ///
     /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only looks: dropping it changes nothing.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::builder().name("user-service").build().await?;
+    /// let handle = manager.handle("k")?;
+    /// assert!(handle.info().await?.is_none());
+    /// let guard = handle.lock().await?;
+    /// let info = handle.info().await?.expect("it is held");
+    /// assert_eq!((info.mode, info.waiters), (leasehold::Mode::Exclusive, 0));
+    /// assert_eq!(info.holders[0].name, "user-service");
+    /// # drop(guard);
+    /// # Ok(()) });
+    /// ```
     pub fn info(&self) -> Pending<Option<LockInfo>> {
         let (backend, key) = (self.life.backend.clone(), self.entry.key.clone());
         let call = async move { backend.inspect(&key).await };
@@ -87,6 +108,10 @@ impl Lock {
     /// # Errors
     ///
     /// [`LockError::NotHeld`] where this manager holds nothing; else those of [`LockGuard::renew`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`LockGuard::renew`].
     pub fn renew(&self) -> Pending<Duration> {
         let (life, entry) = (self.life.clone(), self.entry.clone());
         Pending::new(async move {
@@ -100,7 +125,7 @@ impl Lock {
         })
     }
 
-    /// Takes the lock away from whoever holds it; see [`ForceUnlock`].
+    /// Takes the lock away from whoever holds it; see [`ForceUnlock`] for errors and cancel safety.
     pub fn force_unlock(&self) -> ForceUnlock {
         ForceUnlock::new(self.life.clone(), Ok(self.entry.key.clone()))
     }

@@ -69,11 +69,15 @@ impl LockManager {
     ///
     /// [`LockError::InvalidConfig`] naming the word that is wrong, [`LockError::Unsupported`] for a backend that is not built
     /// in, [`LockError::Backend`] if the server does not answer within the timeout or refuses the password.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it gives up connecting.
     pub fn connect(url: impl AsRef<str>) -> Pending<Self> {
         Self::builder().url(url).build()
     }
 
-    /// Connects as a configuration says; see [`Config`](crate::Config), and [`connect`](Self::connect) for errors.
+    /// Connects as a configuration says; see [`Config`](crate::Config), and [`connect`](Self::connect) for errors and cancel safety.
     #[cfg(feature = "config")]
     #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
     pub fn from_config(config: crate::Config) -> Pending<Self> {
@@ -125,7 +129,7 @@ impl LockManager {
         LockRequest::new(self.life().clone(), self.entry(key))
     }
 
-    /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`].
+    /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`] for errors and cancel safety.
     pub fn try_lock(&self, key: impl AsRef<str>) -> Pending<Option<LockGuard>> {
         self.lock(key).try_once()
     }
@@ -143,6 +147,10 @@ impl LockManager {
     /// # Errors
     ///
     /// Those of [`LockRequest`], with the key in question; [`LockError::InvalidConfig`] for an empty list.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it at any point leaves nothing behind: what it has by then is released.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -162,7 +170,8 @@ impl LockManager {
         LockRequest::new(self.life().clone(), some)
     }
 
-    /// Runs `work` under the lock of a key and returns what it returns; see [`LockRequest::with`], which has options too.
+    /// Runs `work` under the lock of a key and returns what it returns; see [`LockRequest::with`] for errors and cancel safety, and
+    /// for options.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -180,7 +189,8 @@ impl LockManager {
         self.lock(key).with(work)
     }
 
-    /// Runs `work` under the lock of a key if that is free now: `None` if it is not; see [`LockRequest::with`].
+    /// Runs `work` under the lock of a key if that is free now: `None` if it is not; see [`LockRequest::with`] for errors and cancel
+    /// safety.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -205,12 +215,16 @@ impl LockManager {
         }
     }
 
-    /// Asks the server whether anybody holds the key; see [`Lock::is_locked`].
+    /// Asks the server whether anybody holds the key; see [`Lock::is_locked`] for errors and cancel safety.
+    ///
+    /// A key that is not valid is [`LockError::InvalidKey`].
     pub fn is_locked(&self, key: impl AsRef<str>) -> Pending<bool> {
         self.handle(key).map_or_else(Pending::failed, |handle| handle.is_locked())
     }
 
-    /// Asks the server who holds the key; see [`Lock::info`].
+    /// Asks the server who holds the key; see [`Lock::info`] for errors and cancel safety.
+    ///
+    /// A key that is not valid is [`LockError::InvalidKey`].
     pub fn info(&self, key: impl AsRef<str>) -> Pending<Option<LockInfo>> {
         self.handle(key).map_or_else(Pending::failed, |handle| handle.info())
     }
@@ -221,18 +235,42 @@ impl LockManager {
     /// # Errors
     ///
     /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only looks: dropping it changes nothing.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let _guards = manager.lock_all(["b/1", "a/2", "a/1"]).await?;
+    /// let keys: Vec<_> = manager.list("a/").await?.into_iter().map(|info| info.key).collect();
+    /// assert_eq!(keys, ["a/1", "a/2"]);
+    /// # Ok(()) });
+    /// ```
     pub fn list(&self, prefix: impl AsRef<str>) -> Pending<Vec<LockInfo>> {
         let (backend, prefix) = (self.life().backend.clone(), prefix.as_ref().to_owned());
         self.call("list", async move { backend.list(&prefix).await })
     }
 
-    /// Takes the lock away from whoever holds it; see [`ForceUnlock`].
+    /// Takes the lock away from whoever holds it; see [`ForceUnlock`] for errors and cancel safety.
     pub fn force_unlock(&self, key: impl AsRef<str>) -> ForceUnlock {
         let key = key.as_ref();
         ForceUnlock::new(self.life().clone(), key::check(key).map(|()| key.into()))
     }
 
     /// Returns what this manager has done and has. No I/O.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("k").await?;
+    /// let stats = manager.stats();
+    /// assert_eq!((stats.held, stats.waiting, stats.acquired), (1, 0, 1));
+    /// assert_eq!((stats.losses.expired, stats.wait_times.count()), (0, 1));
+    /// # drop(guard);
+    /// # Ok(()) });
+    /// ```
     pub fn stats(&self) -> Stats {
         self.life().stats()
     }
@@ -242,6 +280,18 @@ impl LockManager {
     /// # Errors
     ///
     /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only looks: dropping it changes nothing.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// let manager = leasehold::LockManager::memory();
+    /// assert!(manager.ping().await? < Duration::from_secs(1));
+    /// # Ok(()) });
+    /// ```
     pub fn ping(&self) -> Pending<Duration> {
         let (backend, life) = (self.life().backend.clone(), self.life().clone());
         self.call("ping", async move {
@@ -259,6 +309,20 @@ impl LockManager {
     /// # Errors
     ///
     /// [`LockError::Backend`] if the server has not confirmed within the manager's timeout; the manager is closed all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has begun goes on in the background.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("k").await?;
+    /// manager.close().await?;
+    /// assert_eq!(guard.lost().await, leasehold::Loss::Closed);
+    /// assert_eq!(manager.lock("k").await.unwrap_err().code(), "CLOSED");
+    /// # Ok(()) });
+    /// ```
     pub fn close(&self) -> Pending<()> {
         let life = self.life().clone();
         let keeper = life.keeper.clone();

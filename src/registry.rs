@@ -19,7 +19,7 @@ use crate::{LockError, LockInfo, Result};
 /// Managers by name, for programs that have several: one for each server or service.
 ///
 /// Each verb of [`LockManager`] is here with the manager's name before it. All fail with [`LockError::InvalidConfig`] that names
-/// the managers there are if there is none of that name.
+/// the managers there are if there is none of that name; for all other errors, and for cancel safety, see the manager's.
 ///
 /// It may be a `static`; then [`close_all`](Self::close_all) it at the end.
 ///
@@ -167,6 +167,10 @@ impl Registry {
     /// # Errors
     ///
     /// The first, by name, of those of [`LockManager::close`]. All are closed nevertheless.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`LockManager::close`].
     pub fn close_all(&self) -> Pending<()> {
         let closing: Vec<_> = self.managers.read().values().map(LockManager::close).collect();
         Pending::new(async move { join_all(closing).await.into_iter().collect() })

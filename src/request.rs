@@ -177,6 +177,20 @@ impl<G: Guards> LockRequest<G> {
     ///
     /// Those of the acquire; a server that cannot be reached is an error after the manager's timeout, or this request's if
     /// that is shorter.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it at any point leaves nothing behind.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// match manager.lock("prices").shared().try_once().await? {
+    ///     Some(guard) => println!("reading, by token {}", guard.token()),
+    ///     None => println!("somebody writes"),
+    /// }
+    /// # Ok(()) });
+    /// ```
     pub fn try_once(self) -> Pending<Option<G>> {
         Pending::new(self.acquire(false))
     }

@@ -1,5 +1,5 @@
-//! The command line, as a process, on a real etcd.
-#![cfg(all(feature = "cli", feature = "etcd"))]
+//! The command line, as a process, on real servers. Each test is a function of a server's URL.
+#![cfg(all(feature = "cli", any(feature = "etcd", feature = "redis")))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod support;
@@ -11,23 +11,62 @@ use std::time::{Duration, Instant};
 use leasehold::{LockGuard, LockManager};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::etcd::Etcd;
+use support::process::Process;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A command on the server that all tests share.
-fn command(arguments: &[&str]) -> Command {
-    command_at(&Etcd::shared().url(), arguments)
+/// Makes a test of each function, on a server that all share, and of those that have one of their own.
+macro_rules! cli_tests {
+    ($backend:ident: $server:ty) => {
+        cli_tests! {
+            $backend: $server;
+            the_command_runs_under_the_lock_and_its_status_is_passed_on
+            one_waits_for_the_other
+            who_is_late_is_told_so_by_the_status
+            what_cannot_be_run_releases_the_lock
+            a_lost_lock_stops_the_command
+            a_command_that_will_not_stop_is_killed
+            signals_are_passed_on
+            a_signal_while_waiting_leaves_nothing
+            locks_are_shown
+            a_change_of_holder_is_watched
+            wrong_arguments_are_told_from_failures;
+            a_server_that_stops_is_a_loss_in_time
+            force_unlock_asks_first
+        }
+    };
+    ($backend:ident: $server:ty; $($shared:ident)*; $($own:ident)*) => {
+        mod $backend {
+            $(
+                #[test]
+                fn $shared() {
+                    super::$shared(&<$server>::shared().url());
+                }
+            )*
+            $(
+                #[test]
+                fn $own() {
+                    let server = <$server>::start();
+                    super::$own(&server.url(), server.process());
+                }
+            )*
+        }
+    };
 }
 
-fn command_at(url: &str, arguments: &[&str]) -> Command {
+#[cfg(feature = "etcd")]
+cli_tests!(etcd: crate::support::etcd::Etcd);
+#[cfg(feature = "redis")]
+cli_tests!(redis: crate::support::redis::Redis);
+
+fn command(url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
     command.env("LEASEHOLD_URL", url).args(arguments).stdin(Stdio::null());
     command
 }
 
-fn output(arguments: &[&str]) -> Output {
-    command(arguments).output().unwrap()
+fn output(url: &str, arguments: &[&str]) -> Output {
+    command(url, arguments).output().unwrap()
 }
 
 fn code(output: &Output) -> i32 {
@@ -38,8 +77,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn manager() -> LockManager {
-    LockManager::connect(Etcd::shared().url()).wait().unwrap()
+fn manager(url: &str) -> LockManager {
+    LockManager::connect(url).wait().unwrap()
 }
 
 fn hold(manager: &LockManager, key: &str) -> LockGuard {
@@ -77,108 +116,98 @@ impl Running {
     }
 }
 
-#[test]
-fn the_command_runs_under_the_lock_and_its_status_is_passed_on() {
+fn the_command_runs_under_the_lock_and_its_status_is_passed_on(url: &str) {
     let script = "echo $LEASEHOLD_KEY $LEASEHOLD_TOKEN; exit 7";
-    let output = output(&["run", "cli/env", "--", "sh", "-c", script]);
+    let output = output(url, &["run", "cli/env", "--", "sh", "-c", script]);
     assert_eq!(code(&output), 7, "{output:?}");
     let printed = text(&output.stdout);
     let (key, token) = printed.trim().split_once(' ').unwrap();
     assert_eq!(key, "cli/env");
-    let guard = hold(&manager(), "cli/env");
+    let guard = hold(&manager(url), "cli/env");
     assert!(guard.token().get() > token.parse().unwrap());
 }
 
-#[test]
-fn one_waits_for_the_other() {
-    let mut first = Running::start(command(&["run", "cli/two", "--", "sh", "-c", "echo in; read line; exit 0"]));
+fn one_waits_for_the_other(url: &str) {
+    let mut first = Running::start(command(url, &["run", "cli/two", "--", "sh", "-c", "echo in; read line; exit 0"]));
     // Its standard input is empty, so this ends at once; the point is the order of the tokens.
     assert_eq!(first.line(), "in");
-    let second = output(&["run", "cli/two", "--", "true"]);
+    let second = output(url, &["run", "cli/two", "--", "true"]);
     assert_eq!(code(&second), 0, "{second:?}");
     assert_eq!(first.end().0, 0);
 }
 
-#[test]
-fn who_is_late_is_told_so_by_the_status() {
-    let manager = manager();
+fn who_is_late_is_told_so_by_the_status(url: &str) {
+    let manager = manager(url);
     let guard = hold(&manager, "cli/busy");
-    let busy = output(&["run", "cli/busy", "--try", "--", "echo", "never"]);
+    let busy = output(url, &["run", "cli/busy", "--try", "--", "echo", "never"]);
     assert_eq!((code(&busy), text(&busy.stdout)), (121, String::new()), "{busy:?}");
-    let late = output(&["run", "cli/busy", "--timeout", "300ms", "--", "echo", "never"]);
+    let late = output(url, &["run", "cli/busy", "--timeout", "300ms", "--", "echo", "never"]);
     assert_eq!((code(&late), text(&late.stdout)), (122, String::new()), "{late:?}");
     assert!(text(&late.stderr).contains("cli/busy"), "{late:?}");
     guard.unlock().wait().unwrap();
     let shared = manager.lock("cli/busy").shared().wait().unwrap();
-    assert_eq!(code(&output(&["run", "cli/busy", "--try", "--shared", "--", "true"])), 0);
+    assert_eq!(code(&output(url, &["run", "cli/busy", "--try", "--shared", "--", "true"])), 0);
     drop(shared);
 }
 
-#[test]
-fn what_cannot_be_run_releases_the_lock() {
-    assert_eq!(code(&output(&["run", "cli/none", "--", "no-such-command-anywhere"])), 127);
-    assert_eq!(code(&output(&["run", "cli/none", "--", "/etc/passwd"])), 126);
-    assert_eq!(code(&output(&["who", "cli/none"])), 1);
+fn what_cannot_be_run_releases_the_lock(url: &str) {
+    assert_eq!(code(&output(url, &["run", "cli/none", "--", "no-such-command-anywhere"])), 127);
+    assert_eq!(code(&output(url, &["run", "cli/none", "--", "/etc/passwd"])), 126);
+    assert_eq!(code(&output(url, &["who", "cli/none"])), 1);
 }
 
-#[test]
-fn a_lost_lock_stops_the_command() {
+fn a_lost_lock_stops_the_command(url: &str) {
     let script = r#"trap 'echo stopped; exit 0' TERM; echo in; while :; do sleep 0.1; done"#;
-    let mut running = Running::start(command(&["run", "cli/lost", "--", "sh", "-c", script]));
+    let mut running = Running::start(command(url, &["run", "cli/lost", "--", "sh", "-c", script]));
     assert_eq!(running.line(), "in");
-    manager().force_unlock("cli/lost").wait().unwrap();
+    manager(url).force_unlock("cli/lost").wait().unwrap();
     assert_eq!(running.line(), "stopped");
     let (code, said) = running.end();
     assert_eq!(code, 120, "{said}");
     assert!(said.contains("cli/lost") && said.contains("revoked"), "{said}");
 }
 
-#[test]
-fn a_command_that_will_not_stop_is_killed() {
+fn a_command_that_will_not_stop_is_killed(url: &str) {
     let script = "trap '' TERM; echo in; while :; do sleep 0.1; done";
     let arguments = ["run", "cli/stubborn", "--grace", "300ms", "--", "sh", "-c", script];
-    let mut running = Running::start(command(&arguments));
+    let mut running = Running::start(command(url, &arguments));
     assert_eq!(running.line(), "in");
-    manager().force_unlock("cli/stubborn").wait().unwrap();
+    manager(url).force_unlock("cli/stubborn").wait().unwrap();
     let (code, said) = running.end();
     assert_eq!(code, 120, "{said}");
     assert!(said.contains("killing"), "{said}");
 }
 
-#[test]
-fn a_server_that_stops_is_a_loss_in_time() {
-    let etcd = Etcd::start();
+fn a_server_that_stops_is_a_loss_in_time(url: &str, server: &Process) {
     let script = "trap 'echo stopped; exit 0' TERM; echo in; while :; do sleep 0.1; done";
     let arguments = ["run", "cli/stopped", "--ttl", "3s", "--", "sh", "-c", script];
-    let mut running = Running::start(command_at(&etcd.url(), &arguments));
+    let mut running = Running::start(command(url, &arguments));
     assert_eq!(running.line(), "in");
     let start = Instant::now();
-    etcd.process().stop();
+    server.stop();
     assert_eq!(running.line(), "stopped");
     assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
     let (code, said) = running.end();
     assert_eq!(code, 120, "{said}");
 }
 
-#[test]
-fn signals_are_passed_on() {
+fn signals_are_passed_on(url: &str) {
     let script = r#"trap 'exit 42' USR1; echo in; while :; do sleep 0.1; done"#;
-    let mut running = Running::start(command(&["run", "cli/signal", "--", "sh", "-c", script]));
+    let mut running = Running::start(command(url, &["run", "cli/signal", "--", "sh", "-c", script]));
     assert_eq!(running.line(), "in");
     running.send(Signal::USR1);
     assert_eq!(running.end().0, 42);
-    let mut running = Running::start(command(&["run", "cli/signal", "--", "sh", "-c", "echo in; sleep 60"]));
+    let mut running = Running::start(command(url, &["run", "cli/signal", "--", "sh", "-c", "echo in; sleep 60"]));
     assert_eq!(running.line(), "in");
     running.send(Signal::TERM);
     assert_eq!(running.end().0, 128 + 15);
-    assert_eq!(code(&output(&["who", "cli/signal"])), 1, "released");
+    assert_eq!(code(&output(url, &["who", "cli/signal"])), 1, "released");
 }
 
-#[test]
-fn a_signal_while_waiting_leaves_nothing() {
-    let manager = manager();
+fn a_signal_while_waiting_leaves_nothing(url: &str) {
+    let manager = manager(url);
     let guard = hold(&manager, "cli/waiting");
-    let running = Running::start(command(&["run", "cli/waiting", "--", "echo", "never"]));
+    let running = Running::start(command(url, &["run", "cli/waiting", "--", "echo", "never"]));
     let waiters = || manager.info("cli/waiting").wait().unwrap().unwrap().waiters;
     let start = Instant::now();
     while waiters() == 0 {
@@ -191,29 +220,27 @@ fn a_signal_while_waiting_leaves_nothing() {
     drop(guard);
 }
 
-#[test]
-fn locks_are_shown() {
-    let manager = LockManager::builder().url(Etcd::shared().url()).name("cli-test").build().wait().unwrap();
+fn locks_are_shown(url: &str) {
+    let manager = LockManager::builder().url(url).name("cli-test").build().wait().unwrap();
     let _one = hold(&manager, "cli/show/one");
     let _two = manager.lock("cli/show/two").shared().wait().unwrap();
-    let table = text(&output(&["ls", "cli/show/"]).stdout);
+    let table = text(&output(url, &["ls", "cli/show/"]).stdout);
     let lines: Vec<_> = table.lines().collect();
     assert_eq!(lines.len(), 3, "{table}");
     assert!(lines[0].starts_with("KEY") && lines[1].contains("exclusive") && lines[2].contains("shared"), "{table}");
     assert!(lines[1].contains("cli-test"), "{table}");
-    let json: Value = serde_json::from_slice(&output(&["ls", "cli/show/", "--json"]).stdout).unwrap();
+    let json: Value = serde_json::from_slice(&output(url, &["ls", "cli/show/", "--json"]).stdout).unwrap();
     assert_eq!((&json[0]["key"], &json[1]["mode"]), (&"cli/show/one".into(), &"shared".into()), "{json}");
     assert_eq!(json[0]["holders"][0]["pid"], std::process::id());
-    let who: Value = serde_json::from_slice(&output(&["who", "cli/show/one", "--json"]).stdout).unwrap();
+    let who: Value = serde_json::from_slice(&output(url, &["who", "cli/show/one", "--json"]).stdout).unwrap();
     assert_eq!(who["holders"][0]["name"], "cli-test");
-    let free = output(&["who", "cli/show/nobody", "--json"]);
+    let free = output(url, &["who", "cli/show/nobody", "--json"]);
     assert_eq!((code(&free), text(&free.stdout).trim()), (1, "null"));
 }
 
-#[test]
-fn a_change_of_holder_is_watched() {
-    let manager = manager();
-    let mut watching = Running::start(command(&["watch", "cli/watched", "--interval", "50ms"]));
+fn a_change_of_holder_is_watched(url: &str) {
+    let manager = manager(url);
+    let mut watching = Running::start(command(url, &["watch", "cli/watched", "--interval", "50ms"]));
     assert!(watching.line().ends_with("free"));
     let guard = hold(&manager, "cli/watched");
     assert!(watching.line().contains("exclusive"));
@@ -223,14 +250,11 @@ fn a_change_of_holder_is_watched() {
     watching.child.wait().unwrap();
 }
 
-#[test]
-fn force_unlock_asks_first() {
-    // A server of its own: a revoked lease takes along all that its manager holds.
-    let etcd = Etcd::start();
-    let manager = LockManager::connect(etcd.url()).wait().unwrap();
+fn force_unlock_asks_first(url: &str, _server: &Process) {
+    let manager = manager(url);
     let (guard, other) = (hold(&manager, "forced"), hold(&manager, "other"));
     let answer = |answer: &str, more: &[&str]| {
-        let mut command = command_at(&etcd.url(), &[&["force-unlock", "forced"], more].concat());
+        let mut command = command(url, &[&["force-unlock", "forced"], more].concat());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
@@ -241,37 +265,48 @@ fn force_unlock_asks_first() {
     assert!(!guard.is_lost());
     let alone = answer("y\n", &["--key-only"]);
     assert_eq!((code(&alone), text(&alone.stdout).contains("forced")), (0, true), "{alone:?}");
-    assert!(futures::executor::block_on(guard.lost()) == leasehold::Loss::Revoked);
+    assert_eq!(futures::executor::block_on(guard.lost()), leasehold::Loss::Revoked);
     assert!(!other.is_lost());
-    let _again = hold(&manager, "forced");
+    let again = hold(&manager, "forced");
     let all = answer("", &["--yes"]);
-    assert!(text(&all.stdout).contains("forced, other"), "{all:?}");
-    futures::executor::block_on(other.lost());
+    futures::executor::block_on(again.lost());
+    // On etcd the holder's other locks are on the same lease. On Redis there are no leases.
+    let (released, takes_others) = if url.starts_with("etcd") { ("forced, other", true) } else { ("forced", false) };
+    assert!(text(&all.stdout).trim_end().ends_with(&format!(": {released}")), "{all:?}");
+    if takes_others {
+        futures::executor::block_on(other.lost());
+    }
+    assert_eq!(other.is_lost(), takes_others);
     assert!(text(&answer("", &["--yes"]).stdout).contains("was free"));
+}
+
+fn wrong_arguments_are_told_from_failures(url: &str) {
+    assert_eq!(code(&output(url, &["run", "cli/usage"])), 2, "no command");
+    assert_eq!(code(&output(url, &["run", "cli/usage", "--try", "--timeout", "1s", "--", "true"])), 2, "either or");
+    assert_eq!(code(&output(url, &["run", "bad\nkey", "--", "true"])), 123);
 }
 
 #[test]
 fn what_goes_wrong_is_said_without_secrets() {
-    for url in ["nothing://here", "etcd://joe:hush-hush@127.0.0.1:1?timeout=300ms"] {
-        let output = command_at(url, &["ls"]).output().unwrap();
+    let nobody = ["etcd", "redis"].map(|scheme| format!("{scheme}://joe:hush-hush@127.0.0.1:1?timeout=300ms"));
+    for url in nobody.iter().map(String::as_str).chain(["nothing://here"]) {
+        let output = output(url, &["ls"]);
         assert_eq!(code(&output), 123, "{output:?}");
         assert!(!output.stderr.is_empty() && !text(&output.stderr).contains("hush-hush"), "{output:?}");
     }
-    let mut missing = command(&["ls"]);
+    let mut missing = command("", &["ls"]);
     let missing = missing.env_remove("LEASEHOLD_URL").output().unwrap();
     assert_eq!(code(&missing), 123);
     assert!(text(&missing.stderr).contains("LEASEHOLD_URL"), "{missing:?}");
-    assert_eq!(code(&output(&["run", "cli/usage"])), 2, "no command");
-    assert_eq!(code(&output(&["run", "bad\nkey", "--", "true"])), 123);
 }
 
 #[test]
 fn help_and_completions_teach() {
-    let help = text(&output(&["run", "--help"]).stdout);
+    let help = text(&output("", &["run", "--help"]).stdout);
     for word in ["120", "121", "122", "LEASEHOLD_TOKEN", "--grace", "leasehold run --try"] {
         assert!(help.contains(word), "{word} in {help}");
     }
     for shell in ["bash", "zsh", "fish"] {
-        assert!(text(&output(&["completions", shell]).stdout).contains("force-unlock"), "{shell}");
+        assert!(text(&output("", &["completions", shell]).stdout).contains("force-unlock"), "{shell}");
     }
 }

@@ -118,18 +118,25 @@ cargo run --quiet --release --manifest-path tests/optimized/Cargo.toml
 
 say "example quickstart, as the README has it"
 quietly timeout 60 cargo run --quiet --example quickstart
-for example in lost_lock blocking force_unlock; do
+everywhere=(blocking force_unlock cron_job leader_election fence_gate)
+for example in lost_lock configured "${everywhere[@]}"; do
     say "example $example, in memory"
     quietly timeout 60 "$target/debug/examples/$example"
 done
 
+say "example web"
+(cd examples/web && CARGO_TARGET_DIR=$target cargo test --quiet)
+
 say "examples on etcd"
 quietly cargo build --all-features --examples
 start_etcd
-for example in quickstart blocking force_unlock; do
+for example in quickstart etcd_compare "${everywhere[@]}"; do
     printf '%s\n' "$example"
     quietly timeout 60 "$target/debug/examples/$example" "$etcd_url"
 done
+printf 'configured\n'
+quietly env SHOP_LOCKS_BACKEND=etcd SHOP_LOCKS_ENDPOINTS="${etcd_url#etcd://}" timeout 60 "$target/debug/examples/configured"
+grep -q 'backend: "etcd"' "$scratch/output" || { cat "$scratch/output" >&2; fail "configured does not heed the environment"; }
 
 # What its documentation says: revoke the lease by hand, and it says so at once.
 printf 'lost_lock\n'
@@ -155,9 +162,11 @@ for _ in $(seq 100); do
     [ "$(redis-cli -s "$scratch/redis" PING 2>/dev/null)" = PONG ] && break
     sleep 0.1
 done
-for example in quickstart blocking force_unlock; do
+for example in quickstart redis_fence "${everywhere[@]}"; do
     printf '%s\n' "$example"
     quietly timeout 60 "$target/debug/examples/$example" "redis+unix://$scratch/redis"
 done
+printf 'configured\n'
+quietly env SHOP_LOCKS_BACKEND=redis SHOP_LOCKS_SOCKET="$scratch/redis" timeout 60 "$target/debug/examples/configured"
 
 say "all passed"

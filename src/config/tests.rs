@@ -160,6 +160,14 @@ fn what_is_not_there_is_as_by_default() {
 }
 
 #[test]
+fn what_is_empty_is_not_there() {
+    let file = "locks: { backend: memory, store: jobs }";
+    let over = [("SHOP_LOCKS_BACKEND", "etcd"), ("SHOP_LOCKS_ENDPOINTS", "a"), ("SHOP_LOCKS_STORE", "")];
+    assert_eq!(load("a.yaml", file, &over).unwrap().backend, "etcd");
+    assert!(refused(load("a.yaml", file, &over[..2])).contains("store"));
+}
+
+#[test]
 fn a_section_may_be_the_whole_file_or_lie_deeper() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.toml");

@@ -29,6 +29,11 @@ impl HeldGrant {
         Arc::new(Self { grant, cell, entry, life, lost: LossFlag::default(), signal: Signal::default() })
     }
 
+    /// The token of its first hold here; those that it was handed on to have greater ones.
+    pub(super) fn first_token(&self) -> FencingToken {
+        FencingToken::of_grant(self.grant.epoch, 0)
+    }
+
     /// Why it is lost, if it is by `now`.
     pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
         self.own_loss(now).or_else(|| self.cell.loss(now))

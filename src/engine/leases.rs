@@ -269,7 +269,7 @@ impl Core {
             return;
         }
         self.counters.lost(cause);
-        let (name, key, token) = (self.defaults.name.as_ref(), held.entry.key.as_ref(), held.grant.epoch);
+        let (name, key, token) = (self.defaults.name.as_ref(), held.entry.key.as_ref(), held.first_token().get());
         warn!(target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id(); "lock lost: {cause}");
     }
 

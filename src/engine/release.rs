@@ -95,7 +95,12 @@ impl Core {
                 match answer.unwrap_or_else(|| Err(no_answer(core.defaults.timeout))) {
                     Ok(()) => {
                         core.counters.released();
-                        debug!(target: "leasehold", name = core.defaults.name.as_ref(), key = held.entry.key.as_ref(); "released");
+                        let (name, key) = (core.defaults.name.as_ref(), held.entry.key.as_ref());
+                        debug!(
+                            target: "leasehold",
+                            name = name, key = key, token = held.first_token().get(), lease:% = held.cell.id();
+                            "released"
+                        );
                         return Ok(());
                     }
                     Err(error) if error.kind() == ErrorKind::LeaseLost => {

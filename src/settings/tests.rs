@@ -58,6 +58,16 @@ fn credentials_are_decoded_and_not_shown() {
 }
 
 #[test]
+fn the_defaults_are_those_of_the_documentation() {
+    let settings = parsed("etcd://h");
+    assert_eq!((settings.ttl, settings.timeout), (Duration::from_secs(30), Duration::from_secs(5)));
+    assert_eq!((settings.retry_interval, settings.max_retries), (Duration::from_millis(100), 0));
+    assert_eq!((settings.auto_renew, settings.max_hold, settings.min_replicas), (true, None, 0));
+    assert_eq!((settings.handover.max_time, settings.handover.max_count), (Duration::from_millis(10), 1023));
+    assert_eq!(settings.drop_wait, Duration::from_secs(1));
+}
+
+#[test]
 fn options_are_the_same_for_all_schemes() {
     for address in ["memory://n", "etcd://h", "redis://h", "redis+unix:///s"] {
         let settings = parsed(&format!(

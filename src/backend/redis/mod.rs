@@ -66,6 +66,7 @@ use self::line::Line;
 pub(crate) use self::link::{Address, Server, Target, Tls};
 use self::looks::Looks;
 use self::names::Names;
+pub(crate) use self::names::side;
 use self::replicas::Replicas;
 use self::scripts::Scripts;
 use self::wake::Subscription;

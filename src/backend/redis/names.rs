@@ -43,11 +43,7 @@ impl Names {
             let reason = format!("without a prefix, {key:?} would be a name that leasehold keeps for itself on redis");
             return Err(BackendError::new(ErrorKind::Refused, reason));
         }
-        let side = match tag(&lock) {
-            Some(tag) => format!("{{{tag}}}%"),
-            None => format!("{{{}}}%", smallest_tag(slot(lock.as_bytes()))),
-        };
-        Ok(Arc::new(Name { lock, side }))
+        Ok(Arc::new(Name { side: side(&lock), lock }))
     }
 
     /// What the names of the managers' channels begin with.
@@ -71,6 +67,14 @@ impl Names {
     /// The user's key, if this is the name of a lock.
     pub(super) fn key<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(&self.prefix).filter(|key| !key.is_empty() && !is_side_key(name))
+    }
+}
+
+/// What the side keys of a name begin with: `{tag}%`.
+pub(crate) fn side(name: &str) -> String {
+    match tag(name) {
+        Some(tag) => format!("{{{tag}}}%"),
+        None => format!("{{{}}}%", smallest_tag(slot(name.as_bytes()))),
     }
 }
 
