@@ -121,6 +121,26 @@ fn who_may_not_write_to_a_signal_list_releases_all_the_same() {
 }
 
 #[test]
+fn a_signal_list_on_another_server_of_a_cluster_keeps_nobody_from_releasing() {
+    run(async {
+        let server = Server::start_with(&["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]);
+        let slot = server.run::<u16>("CLUSTER KEYSLOT lock:k");
+        server.run::<()>(&format!("CLUSTER ADDSLOTS {slot}"));
+        while !server.run::<String>("CLUSTER INFO").contains("cluster_state:ok") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let refused = server.try_run::<bool>("EXISTS lock-signal:k").unwrap_err();
+        assert!(refused.to_string().contains("slot"), "{refused}");
+        let client = Client::with(Options { signal_lists: true, ..options(server.target(None, 0)) }).await;
+        client.release(&client.lock("k").await).await;
+        assert!(!server.run::<bool>("EXISTS lock:k"));
+        client.lock("k").await;
+        assert_eq!(client.redis.evict("k", false).await.unwrap().released, ["k"]);
+        assert!(!server.run::<bool>("EXISTS lock:k"));
+    });
+}
+
+#[test]
 fn an_interval_of_the_request_is_how_often_it_looks() {
     run(async {
         let server = Server::start();
