@@ -62,8 +62,11 @@ impl LockManager {
     ///
     /// `memory://name`, `etcd://[user:pass@]host:port[,host:port…]`, `etcds://…`, `redis://[user:pass@]host:port[/db]`,
     /// `rediss://…`, `redis+unix:///path`; then options as a query:
-    /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true`, and `ca`, `cert` and `key`
-    /// files for TLS. All parts are percent-decoded. An empty `prefix=` means none.
+    /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true`, `signal_lists=false` for Redis,
+    /// and `ca`, `cert` and `key` files for TLS. All parts are percent-decoded. An empty `prefix=` means none.
+    ///
+    /// Managers of one process share their connections if these have equal settings: the same endpoints in any order, credentials,
+    /// database, TLS files, and on etcd the same timeout. They are closed with the last of them.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! Locks on a real Redis next to what a program would do with the bare client, and to other clients' locks, in one run: only the
 //! ratios mean something.
 //!
-//! `cargo run --release --bin redis [-- seconds]`; the server is started here, on a free port. redis-py is there too if
-//! `tests/run.sh --install-only` has put it into the same target directory.
+//! `cargo run --release --bin redis [-- seconds [part…]]` with the parts `one`, `many`, `key`, `renewal`; the server is started here,
+//! on a free port. redis-py is there too if `tests/run.sh --install-only` has put it into the same target directory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,10 +29,20 @@ async fn main() -> Result<()> {
     let time = Duration::from_secs_f64(seconds);
     let server = Redis::start();
     println!("redis on {}, {seconds} s a measurement\n", server.address());
-    one_by_one(&server, time).await?;
-    many_keys(&server, time).await?;
-    one_key(&server, time).await?;
-    renewal(&server).await?;
+    let parts: Vec<_> = std::env::args().skip(2).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if wanted("one") {
+        one_by_one(&server, time).await?;
+    }
+    if wanted("many") {
+        many_keys(&server, time).await?;
+    }
+    if wanted("key") {
+        one_key(&server, time).await?;
+    }
+    if wanted("renewal") {
+        renewal(&server).await?;
+    }
     Ok(())
 }
 

@@ -192,18 +192,20 @@ impl Connection {
 
     /// Connects to a server that will do, unless another manager has; then that connection has to answer.
     pub(super) async fn open(&self) -> Result<Link> {
-        let link = self.line.link(0, self.target.connect()).await?;
-        match tokio::time::timeout(self.patience(), self.prepare(&link)).await {
+        let mut broken = 0;
+        match tokio::time::timeout(self.patience(), self.next(&mut broken)).await {
             Ok(Err(error)) if error.kind() != ErrorKind::Unreachable => Err(error),
-            Ok(Ok(())) => Ok(link),
-            // It is broken, and the others have not noticed.
-            _ => self.next(link.number).await,
+            Ok(Ok(link)) => Ok(link),
+            // Others had one that is broken, and have not noticed. If there was none, there is no use in trying again.
+            Ok(Err(error)) if broken == 0 => Err(error),
+            _ => self.next(&mut broken).await,
         }
     }
 
-    /// Connects anew, unless another manager has.
-    async fn next(&self, broken: u64) -> Result<Link> {
-        let link = self.line.link(broken, self.target.connect()).await?;
+    /// Connects anew, unless another manager has since number `broken`. That becomes the number of what does not work.
+    async fn next(&self, broken: &mut u64) -> Result<Link> {
+        let link = self.line.link(*broken, self.target.connect()).await?;
+        *broken = link.number;
         self.prepare(&link).await?;
         Ok(link)
     }
@@ -235,11 +237,11 @@ impl Connection {
         }
     }
 
-    async fn reopen(&self, broken: u64, backoff: &mut Backoff) -> Link {
+    async fn reopen(&self, mut broken: u64, backoff: &mut Backoff) -> Link {
         loop {
             backoff.pause().await;
             let limit = self.timeout.min(PATIENCE);
-            let opened = tokio::time::timeout(limit, self.next(broken)).await;
+            let opened = tokio::time::timeout(limit, self.next(&mut broken)).await;
             match opened.unwrap_or_else(|_| Err(failure::no_answer(&self.server, limit))) {
                 Ok(link) => return link,
                 Err(error) => {
