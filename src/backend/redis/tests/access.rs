@@ -123,7 +123,7 @@ fn who_may_not_write_to_a_signal_list_releases_all_the_same() {
 #[test]
 fn a_signal_list_on_another_server_of_a_cluster_keeps_nobody_from_releasing() {
     run(async {
-        let server = Server::start_with(&["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]);
+        let server = Server::start_clustered(&["--cluster-require-full-coverage", "no"]);
         let slot = server.run::<u16>("CLUSTER KEYSLOT lock:k");
         server.run::<()>(&format!("CLUSTER ADDSLOTS {slot}"));
         while !server.run::<String>("CLUSTER INFO").contains("cluster_state:ok") {
@@ -164,7 +164,7 @@ fn an_interval_of_the_request_is_how_often_it_looks() {
 #[test]
 fn side_keys_are_where_the_server_has_the_lock() {
     run(async {
-        let server = Server::start_with(&["--cluster-enabled", "yes"]);
+        let server = Server::start_clustered(&[]);
         let names = super::super::names::Names::new("lock:".into());
         for key in ["k", "a}b", "{}x", "{u}:queue", "{", "}", "ä{鍵}", "{{a}}", "x{}{y}"] {
             let name = names.of(key).unwrap();

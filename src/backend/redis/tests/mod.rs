@@ -65,6 +65,14 @@ impl Server {
         Self { child, folder, raw }
     }
 
+    /// A server that knows of slots and serves none yet.
+    fn start_clustered(more: &[&str]) -> Self {
+        // For the other servers of the cluster, which there are none of; by default all would take the same one.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let own = ["--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", &port];
+        Self::start_with(&[&own, more].concat())
+    }
+
     fn target(&self, user: Option<(&str, &str)>, database: u32) -> Target {
         Target::Server(link::Server {
             address: Address::Unix(self.folder.join("socket")),
