@@ -59,6 +59,9 @@ install_python_clients
 [ "${1:-}" = --install-only ] && exit
 
 export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+# Most tests wait for servers and times, so more of them than there are processors go at a time.
+cores=$(nproc)
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((cores < 4 ? 4 : cores))}
 scratch=$(mktemp -d)
 etcd_pid=
 redis_pid=
