@@ -49,17 +49,18 @@ fn hundred_managers_have_one_client(scheme: &str, server: SocketAddr, connection
     managers.drain(..50).for_each(drop);
     work(&managers);
     assert_eq!((proxy.accepted(), proxy.connections() as u64), (connections, connections));
-    // What breaks is made anew once.
+    // What breaks is made anew for all together: on etcd by the client, and once more by whoever looks for another endpoint.
     proxy.reset_all();
     work(&managers);
     eventually("all is there again", || (proxy.connections() as u64 == connections).then_some(()));
-    assert_eq!(proxy.accepted(), 2 * connections);
+    assert!(proxy.accepted() <= 3 * connections, "{}", proxy.accepted());
     // It is closed with the last.
     drop(managers);
     eventually("closed", || (proxy.connections() == 0).then_some(()));
+    let before = proxy.accepted();
     let again = build(2, |_| LockManager::builder().url(format!("{scheme}://{}", proxy.address())));
     work(&again);
-    assert_eq!(proxy.accepted(), 3 * connections);
+    assert_eq!(proxy.accepted() - before, connections);
 }
 
 #[cfg(feature = "etcd")]
