@@ -16,6 +16,7 @@ use leasehold::LockManager;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "etcd://127.0.0.1:2379".into());
+    // One endpoint, without options, is all that this example knows of URLs.
     let mut etcd = Client::connect([url.trim_start_matches("etcd://")], None).await?;
     let (slow, quick) = (LockManager::connect(&url).await?, LockManager::connect(&url).await?);
 

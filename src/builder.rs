@@ -309,8 +309,7 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
                 }),
             };
             let connecting = Etcd::connect(options, clock.clone(), keeper.runtime().clone());
-            let connected = crate::engine::WithinKeeper::new(keeper.clone(), connecting).await;
-            Ok(Arc::new(connected.map_err(|error| LockError::backend(None, "connect", error))?))
+            Ok(Arc::new(connected(keeper.run(connecting).await)?))
         }
         #[cfg(not(feature = "etcd"))]
         BackendKind::Etcd => {
@@ -331,6 +330,13 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
             Err(LockError::Unsupported { what: "redis: this build has it not; turn on the feature `redis`".into() })
         }
     }
+}
+
+#[cfg(any(feature = "etcd", feature = "redis"))]
+fn connected<B>(outcome: Option<crate::backend::Result<B>>) -> Result<B> {
+    use crate::backend::{BackendError, ErrorKind};
+    let ended = || Err(BackendError::new(ErrorKind::Closed, "the background thread has ended"));
+    outcome.unwrap_or_else(ended).map_err(|error| LockError::backend(None, "connect", error))
 }
 
 #[cfg(feature = "redis")]
@@ -370,8 +376,7 @@ async fn connect_redis(
         signal_lists: settings.signal_lists,
     };
     let connecting = crate::backend::redis::Redis::connect(options, clock.clone(), keeper.runtime().clone());
-    let connected = crate::engine::WithinKeeper::new(keeper.clone(), connecting).await;
-    Ok(Arc::new(connected.map_err(|error| LockError::backend(None, "connect", error))?))
+    Ok(Arc::new(connected(keeper.run(connecting).await)?))
 }
 
 impl fmt::Debug for LockManagerBuilder {

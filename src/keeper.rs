@@ -71,6 +71,20 @@ impl Keeper {
         &self.runtime
     }
 
+    /// Runs a future on the thread, so that nobody waits for the caller's own runtime to go on with it. Ends with the caller's
+    /// interest; `None` if the thread ends first.
+    #[cfg(any(feature = "etcd", feature = "redis"))]
+    pub(crate) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        struct EndOnDrop<T>(tokio::task::JoinHandle<T>);
+        impl<T> Drop for EndOnDrop<T> {
+            fn drop(&mut self) {
+                self.0.abort();
+            }
+        }
+        let mut running = EndOnDrop(self.runtime.spawn(future));
+        (&mut running.0).await.ok()
+    }
+
     /// Runs a future on the thread.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(future);

@@ -66,7 +66,8 @@ impl LockManager {
     /// and `ca`, `cert` and `key` files for TLS. All parts are percent-decoded. An empty `prefix=` means none.
     ///
     /// Managers of one process share their connections if these have equal settings: the same endpoints in any order, credentials,
-    /// database, TLS files, and on etcd the same timeout. They are closed with the last of them.
+    /// database, TLS files, and on etcd the same timeout. They end with the last of these managers. So a password that was changed,
+    /// or new TLS files at the same place, are used from the next time on that a connection is made.
     ///
     /// # Errors
     ///

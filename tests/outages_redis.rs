@@ -92,7 +92,7 @@ fn a_server_that_is_stopped_for_longer_than_the_ttl_is_a_loss_before_it_goes_on(
     let (loss, at) = lost(&guard, &hold);
     println!("lost {:?} after the stop", at - stopped);
     assert_eq!(loss, Loss::Unreachable);
-    assert!(at - stopped < SHORT + SOON / 2, "{:?}", at - stopped);
+    assert!(at - stopped < SHORT + SOON, "{:?}", at - stopped);
     assert!(guard.is_lost() && waiting.try_recv().is_err());
     redis.process().resume();
     let (next, next_hold, _) = waiting.recv_timeout(PATIENCE).unwrap();
@@ -237,7 +237,7 @@ fn a_master_that_becomes_a_replica_is_a_loss_in_time() {
     redis.cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]);
     let (loss, at) = lost(&guard, &hold);
     println!("{loss} {:?} after the change", at - start);
-    assert!(at - start < SHORT + SOON / 2);
+    assert!(at - start < SHORT + SOON);
     let error = world.holder.lock("k").timeout(SOON).wait().unwrap_err();
     assert_eq!(error.code(), "LOCK_TIMEOUT", "another may become the master: {error}");
     redis.cli(&["REPLICAOF", "NO", "ONE"]);
@@ -265,7 +265,7 @@ fn a_user_who_is_turned_out_is_told_so_and_loses_in_time() {
         assert!(start.elapsed() < SHORT, "no endless retry: {:?}", start.elapsed());
         let (_, at) = lost(&guard, &hold);
         println!("lost {:?} after {change:?}", at - start);
-        assert!(at - start < SHORT + SOON / 2);
+        assert!(at - start < SHORT + SOON);
         let (next, next_hold, _) = waiting.recv_timeout(PATIENCE).unwrap();
         unlock((next, next_hold));
         // Let in again, it goes on by itself.
@@ -311,16 +311,20 @@ fn a_clock_that_jumps_ahead_is_a_loss_within_a_third_of_the_ttl() {
 fn a_waiter_whose_messages_are_cut_off_looks_by_itself() {
     let redis = Redis::start();
     let world = World::new(&redis, LONG);
-    for _ in 0..5 {
+    let mut times = Vec::new();
+    for _ in 0..7 {
         let ours = world.lock("k");
         let waiting = world.wait_for("k");
         redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         unlock(ours);
         let released = Instant::now();
         let (guard, hold, at) = waiting.recv_timeout(PATIENCE).unwrap();
-        println!("in {:?} after the release", at.saturating_duration_since(released));
-        assert!(at.saturating_duration_since(released) < SOON);
+        times.push(at.saturating_duration_since(released));
         unlock((guard, hold));
     }
-    world.history.demand(10);
+    times.sort_unstable();
+    println!("in after the release: {times:?}");
+    // Each within a second, and most because everybody looks when messages are heard again, not because a second is over.
+    assert!(times[6] < SOON && times[3] < SOON / 4, "{times:?}");
+    world.history.demand(14);
 }

@@ -5,7 +5,10 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Barrier;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use leasehold::{LockManager, LockManagerBuilder};
 use support::eventually;
@@ -40,7 +43,7 @@ fn hundred_managers_have_one_client(scheme: &str, server: SocketAddr, connection
     let managers = build(100, |number| {
         // What is no setting of the connection may differ.
         let builder = LockManager::builder().url(format!("{scheme}://{}", proxy.address()));
-        builder.name(format!("m{number}")).ttl(std::time::Duration::from_secs(10 + number as u64 % 2))
+        builder.name(format!("m{number}")).ttl(Duration::from_secs(10 + number as u64 % 2))
     });
     work(&managers);
     assert_eq!(proxy.accepted(), connections);
@@ -63,10 +66,34 @@ fn hundred_managers_have_one_client(scheme: &str, server: SocketAddr, connection
     assert_eq!(proxy.accepted() - before, connections);
 }
 
+/// Whoever begins to connect and does not go on keeps nobody waiting, at whatever point that is.
+fn a_build_that_is_left_alone_keeps_nobody_waiting(scheme: &str, server: SocketAddr) {
+    let proxy = Proxy::start(server);
+    let build = || LockManager::builder().url(format!("{scheme}://{}", proxy.address())).build();
+    for polls in 1..6 {
+        let mut left = build();
+        for _ in 0..polls {
+            if Pin::new(&mut left).poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                break;
+            }
+            // A time for it to come to its next step.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        work(&[build().wait().unwrap()]);
+        drop(left);
+        eventually("closed", || (proxy.connections() == 0).then_some(()));
+    }
+}
+
 #[cfg(feature = "etcd")]
 mod etcd {
     use super::support::etcd::Etcd;
     use super::*;
+
+    #[test]
+    fn a_build_that_is_left_alone_keeps_nobody_waiting() {
+        super::a_build_that_is_left_alone_keeps_nobody_waiting("etcd", Etcd::shared().address());
+    }
 
     #[test]
     fn hundred_managers_have_one_client() {
@@ -114,6 +141,11 @@ mod etcd {
 mod redis {
     use super::support::redis::Redis;
     use super::*;
+
+    #[test]
+    fn a_build_that_is_left_alone_keeps_nobody_waiting() {
+        super::a_build_that_is_left_alone_keeps_nobody_waiting("redis", Redis::shared().address());
+    }
 
     #[test]
     fn hundred_managers_have_one_client() {

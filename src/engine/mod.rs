@@ -280,7 +280,10 @@ impl std::ops::Deref for Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        if !self.0.keeper.is_forked() && !self.0.is_closed() {
+        if self.0.keeper.is_forked() {
+            // Never to be dropped here: a mutex of the backend may be locked for ever, by a thread that only the parent has.
+            std::mem::forget(self.0.clone());
+        } else if !self.0.is_closed() {
             let (core, bound) = (self.0.clone(), self.0.defaults.timeout);
             self.0.closed.store(true, Ordering::Release);
             self.0.keeper.spawn(async move {

@@ -53,7 +53,7 @@ impl RedisFence {
         Self { token_key: format!("{}token:{key}", side(&key)), key, ttl: None }
     }
 
-    /// Sets for how long a value lives, which is for ever otherwise. Its token lives for a month more: no holder may come later
+    /// Sets for how long a value lives, in milliseconds and one at least; otherwise it lives for ever. Its token lives for a month more: no holder may come later
     /// than that.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
@@ -91,7 +91,7 @@ impl RedisFence {
         let mut call = SCRIPT.key(&self.key);
         call.key(&self.token_key).arg(token.get()).arg(value.as_ref());
         if let Some(ttl) = self.ttl {
-            call.arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+            call.arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1));
         }
         let greatest: Option<u64> = call.invoke_async(connection).await?;
         Ok(match greatest {

@@ -80,9 +80,15 @@ pub(super) struct Connection {
     /// Whether there may be another endpoint to try while one is silent.
     many: bool,
     timeout: Duration,
-    /// How many times the token was renewed here.
-    tokens: AtomicU64,
-    renewing_token: Mutex<()>,
+    tokens: Arc<Tokens>,
+}
+
+/// The token by which the server knows the user.
+#[derive(Default)]
+struct Tokens {
+    /// How many times it was renewed here.
+    renewals: AtomicU64,
+    renewing: Mutex<()>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -95,14 +101,7 @@ impl Connection {
     /// Wraps a client that the user has made.
     pub(super) fn injected(client: Client, timeout: Duration) -> Self {
         let endpoints = String::from("the given client's endpoints");
-        Self {
-            route: Route::injected(client),
-            endpoints,
-            many: true,
-            timeout,
-            tokens: AtomicU64::new(0),
-            renewing_token: Mutex::default(),
-        }
+        Self { route: Route::injected(client), endpoints, many: true, timeout, tokens: Arc::default() }
     }
 
     /// Connects to a server that answers, unless a manager with the same settings has done so.
@@ -128,7 +127,14 @@ impl Connection {
                 let (mut kv, probe) = (connection.kv(), probe.clone());
                 async move { kv.get(probe, Some(GetOptions::new().with_keys_only())).await }
             };
-            connection.retry_within(left, ask).await?;
+            // A connection that is broken must leave time for another one.
+            match connection.once(left / 3, ask()).await {
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    connection.retry_within(left, ask).await?;
+                }
+                answer => drop(answer?),
+            }
         }
         Ok(connection)
     }
@@ -136,7 +142,7 @@ impl Connection {
     async fn open(options: Options, handle: &Handle, deadline: Instant) -> Result<Self> {
         let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
         let route = Route::open(options, handle.clone(), deadline).await?;
-        Ok(Self { route, endpoints, many, timeout, tokens: AtomicU64::new(0), renewing_token: Mutex::default() })
+        Ok(Self { route, endpoints, many, timeout, tokens: Arc::default() })
     }
 
     /// Tells when another endpoint is used: what goes to the old one may hang.
@@ -182,13 +188,15 @@ impl Connection {
         limit: Duration,
         request: impl Future<Output = std::result::Result<T, Error>>,
     ) -> Result<T> {
-        let (turn, token) = (self.route.turn(), self.tokens.load(Ordering::Acquire));
+        let (turn, token) = (self.route.turn(), self.tokens.renewals.load(Ordering::Acquire));
         match tokio::time::timeout(limit, request).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 if failure::is_stale_token(&error) {
-                    // If this fails, then so does the next request, which says why.
-                    let _ = tokio::time::timeout(limit, self.renew_token(token)).await;
+                    // On the keeper, where no caller keeps others waiting. If this fails, then so does the next request, which says
+                    // why.
+                    let renewing = tokio::spawn(renew_token(self.route.clone(), self.tokens.clone(), token));
+                    let _ = tokio::time::timeout(limit, renewing).await;
                     return Err(failure::of(&self.endpoints, error));
                 }
                 let error = failure::of(&self.endpoints, error);
@@ -201,15 +209,6 @@ impl Connection {
                 self.route.failed(turn);
                 Err(failure::no_answer(&self.endpoints, limit))
             }
-        }
-    }
-
-    /// Gets another token than the one that was in use after `token` renewals, once for all who find it too old: the server takes
-    /// a tenth of a second for each.
-    async fn renew_token(&self, token: u64) {
-        let _alone = self.renewing_token.lock().await;
-        if self.tokens.load(Ordering::Acquire) == token && self.route.clients().whole.refresh_token().await.is_ok() {
-            self.tokens.fetch_add(1, Ordering::AcqRel);
         }
     }
 
@@ -290,5 +289,14 @@ impl Connection {
             Err(error) if error.kind() != ErrorKind::LeaseLost => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Gets another token than the one that was in use after `token` renewals, once for all who find it too old: the server takes a tenth
+/// of a second for each.
+async fn renew_token(route: Arc<Route>, tokens: Arc<Tokens>, token: u64) {
+    let _alone = tokens.renewing.lock().await;
+    if tokens.renewals.load(Ordering::Acquire) == token && route.clients().whole.refresh_token().await.is_ok() {
+        tokens.renewals.fetch_add(1, Ordering::AcqRel);
     }
 }

@@ -91,7 +91,6 @@ impl UnderWay {
 /// A manager's way to the server.
 pub(super) struct Connection {
     target: Target,
-    line: Arc<Line>,
     server: String,
     scripts: Scripts,
     timeout: Duration,
@@ -114,7 +113,6 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     pub(super) fn new(
         target: Target,
-        line: Arc<Line>,
         scripts: Scripts,
         timeout: Duration,
         clock: Arc<dyn Clock>,
@@ -123,7 +121,6 @@ impl Connection {
         Self {
             server: target.to_string(),
             target,
-            line,
             scripts,
             timeout,
             clock,
@@ -191,23 +188,30 @@ impl Connection {
     }
 
     /// Connects to a server that will do, unless another manager has; then that connection has to answer.
-    pub(super) async fn open(&self) -> Result<Link> {
+    pub(super) async fn open(&self, line: &Line) -> Result<Link> {
         let mut broken = 0;
-        match tokio::time::timeout(self.patience(), self.next(&mut broken)).await {
-            Ok(Err(error)) if error.kind() != ErrorKind::Unreachable => Err(error),
-            Ok(Ok(link)) => Ok(link),
-            // Others had one that is broken, and have not noticed. If there was none, there is no use in trying again.
-            Ok(Err(error)) if broken == 0 => Err(error),
-            _ => self.next(&mut broken).await,
+        match self.next(line, &mut broken).await {
+            // Others had one that is broken, and have not noticed.
+            Err(error) if error.kind() == ErrorKind::Unreachable && broken > 0 => self.next(line, &mut broken).await,
+            opened => opened,
         }
     }
 
-    /// Connects anew, unless another manager has since number `broken`. That becomes the number of what does not work.
-    async fn next(&self, broken: &mut u64) -> Result<Link> {
-        let link = self.line.link(*broken, self.target.connect()).await?;
+    /// Connects anew, unless another manager has since number `broken`, which becomes the number of what does not work either.
+    async fn next(&self, line: &Line, broken: &mut u64) -> Result<Link> {
+        // The first one may take its time. Later others wait as well: what is swallowed now may get through the next time.
+        let (connect, prepare) = match *broken {
+            0 => (self.timeout, self.timeout / 2),
+            _ => (self.timeout.min(PATIENCE), self.timeout),
+        };
+        let link = line.link(*broken, self.within(connect, self.target.connect())).await?;
         *broken = link.number;
-        self.prepare(&link).await?;
+        self.within(prepare.min(PATIENCE), self.prepare(&link)).await?;
         Ok(link)
+    }
+
+    async fn within<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(failure::no_answer(&self.server, limit)))
     }
 
     async fn prepare(&self, link: &Link) -> Result<()> {
@@ -221,7 +225,7 @@ impl Connection {
     }
 
     /// Serves the queue for ever, on one connection after another.
-    pub(super) async fn run(self: Arc<Self>, mut link: Link) {
+    pub(super) async fn run(self: Arc<Self>, line: Arc<Line>, mut link: Link) {
         let mut backoff = Backoff::default();
         loop {
             let begun = Instant::now();
@@ -231,18 +235,16 @@ impl Connection {
             if begun.elapsed() > PATIENCE {
                 backoff = Backoff::default();
             }
-            link = self.reopen(link.number, &mut backoff).await;
+            link = self.reopen(&line, link.number, &mut backoff).await;
             info!(target: "leasehold::redis", "connected again to redis at {}", self.server);
             self.looks.at_all();
         }
     }
 
-    async fn reopen(&self, mut broken: u64, backoff: &mut Backoff) -> Link {
+    async fn reopen(&self, line: &Line, mut broken: u64, backoff: &mut Backoff) -> Link {
         loop {
             backoff.pause().await;
-            let limit = self.timeout.min(PATIENCE);
-            let opened = tokio::time::timeout(limit, self.next(&mut broken)).await;
-            match opened.unwrap_or_else(|_| Err(failure::no_answer(&self.server, limit))) {
+            match self.next(line, &mut broken).await {
                 Ok(link) => return link,
                 Err(error) => {
                     debug!(target: "leasehold::redis", "{error}");

@@ -18,7 +18,7 @@ use crate::backend::{BackendError, ErrorKind, Result};
 /// The oldest version whose scripts may ask for the time.
 const OLDEST: (u32, u32) = (5, 0);
 
-/// How many requests may wait in the client: more than are ever under way, so that none waits for a place.
+/// How many requests may wait in the client: more than one manager ever has under way.
 const BUFFER: usize = 1024;
 
 /// How to get to a server.

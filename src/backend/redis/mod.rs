@@ -55,6 +55,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -94,7 +95,8 @@ pub(crate) struct Options {
 /// Locks on Redis.
 pub(crate) struct Redis {
     shared: Arc<Shared>,
-    subscription: Arc<Subscription>,
+    /// `None` once it was closed.
+    subscription: Mutex<Option<Arc<Subscription>>>,
     events: tokio::sync::Mutex<UnboundedReceiver<Event>>,
     tasks: Tasks,
 }
@@ -157,19 +159,19 @@ impl Redis {
         let manager = rand::random::<u64>();
         let scripts = Scripts { channels: names.channels(), signals: signal_lists };
         let looks = Arc::new(Looks::default());
-        let connect = |line: Arc<Line>, looks: &Arc<Looks>| {
+        let connect = |looks: &Arc<Looks>| {
             let (target, scripts) = (target.clone(), scripts.clone());
-            Arc::new(Connection::new(target, line, scripts, timeout, clock.clone(), looks.clone()))
+            Arc::new(Connection::new(target, scripts, timeout, clock.clone(), looks.clone()))
         };
-        let connection = connect(Line::to(&target, &handle).await?, &looks);
-        let link = connection.open().await?;
+        let (connection, line) = (connect(&looks), Line::to(&target, &handle).await?);
+        let link = connection.open(&line).await?;
         let mut tasks = Tasks::default();
         let replicas = match min_replicas {
             0 => None,
             wanted => {
-                let apart = connect(Arc::default(), &Arc::default());
-                let link = apart.open().await?;
-                tasks.add(handle.spawn(apart.clone().run(link)));
+                let (apart, line) = (connect(&Arc::default()), Arc::<Line>::default());
+                let link = apart.open(&line).await?;
+                tasks.add(handle.spawn(apart.clone().run(line, link)));
                 Some(Replicas::new(apart, wanted, timeout))
             }
         };
@@ -189,12 +191,15 @@ impl Redis {
             closed: AtomicBool::new(false),
         });
         let subscription = Subscription::to(&target, &handle).await?;
-        subscription.add(&shared).await?;
         let weak = || Arc::downgrade(&shared);
-        tasks.add(handle.spawn(shared.connection.clone().run(link)));
+        tasks.add(handle.spawn(shared.connection.clone().run(line, link)));
         tasks.add(handle.spawn(holds::look(weak(), shared.looks.clone())));
         tasks.add(handle.spawn(holds::confirm(weak(), shared.young.grown())));
-        Ok(Self { shared, subscription, events: tokio::sync::Mutex::new(receiver), tasks })
+        let subscribed = Mutex::new(Some(subscription.clone()));
+        // Whatever becomes of the rest, its drop cleans up.
+        let redis = Self { shared, subscription: subscribed, events: tokio::sync::Mutex::new(receiver), tasks };
+        subscription.add(&redis.shared).await?;
+        Ok(redis)
     }
 
     /// Returns what all calls need, unless it was closed.
@@ -205,7 +210,9 @@ impl Redis {
     fn stop(&self) {
         self.shared.closed.store(true, Ordering::Release);
         self.tasks.end();
-        self.subscription.remove(&self.shared);
+        if let Some(subscription) = self.subscription.lock().take() {
+            subscription.remove(&self.shared);
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 //! `g<attempt><epoch>`: the lock was handed over to this attempt. `l<attempt>`: it was taken away.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::join_all;
 use log::debug;
 use parking_lot::Mutex;
 use redis::aio::{PubSub, PubSubSink, PubSubStream};
@@ -56,12 +57,14 @@ pub(super) struct Subscription {
     silent: Arc<Notify>,
     /// How often it was made anew.
     turns: watch::Sender<u64>,
-    task: AbortHandle,
+    task: OnceLock<AbortHandle>,
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 }
 
@@ -79,15 +82,18 @@ impl Subscription {
     async fn open(target: Target, handle: Handle) -> Result<Arc<Self>> {
         let (sink, messages) = connect(&target).await?.split();
         let silent = Arc::new(Notify::new());
-        Ok(Arc::new_cyclic(|weak| Self {
-            task: handle.spawn(listen(weak.clone(), silent.clone(), sink.clone(), messages)).abort_handle(),
+        let subscription = Arc::new(Self {
             target,
             handle,
-            sink: Mutex::new(sink),
+            sink: Mutex::new(sink.clone()),
             managers: Mutex::default(),
-            silent,
+            silent: silent.clone(),
             turns: watch::Sender::new(0),
-        }))
+            task: OnceLock::new(),
+        });
+        let listening = subscription.handle.spawn(listen(Arc::downgrade(&subscription), silent, sink, messages));
+        let _ = subscription.task.set(listening.abort_handle());
+        Ok(subscription)
     }
 
     /// Lets a manager hear. Waits for a new connection if this one is broken.
@@ -95,17 +101,16 @@ impl Subscription {
         let mut turns = self.turns.subscribe();
         self.managers.lock().insert(shared.channel.clone(), Arc::downgrade(shared));
         loop {
+            turns.mark_unchanged();
             match self.subscribe(&shared.channel).await {
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    self.silent.notify_one();
+                    if !turns.has_changed().unwrap_or(false) {
+                        self.silent.notify_one();
+                    }
                     // It ends only with the subscription.
                     let _ = turns.changed().await;
                 }
-                Err(error) => {
-                    self.managers.lock().remove(&shared.channel);
-                    return Err(error);
-                }
-                Ok(()) => return Ok(()),
+                answer => return answer,
             }
         }
     }
@@ -132,11 +137,6 @@ impl Subscription {
         self.managers.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// How long an answer may take.
-    fn patience(&self) -> Duration {
-        self.all().iter().map(|manager| manager.connection.patience()).min().unwrap_or(PATIENCE)
-    }
-
     fn hear(&self, channel: &str, message: &[u8]) {
         let manager = self.managers.lock().get(channel).and_then(Weak::upgrade);
         if let Some(manager) = manager {
@@ -149,8 +149,9 @@ impl Subscription {
         let (sink, messages) = connect(&self.target).await?.split();
         *self.sink.lock() = sink.clone();
         let managers = self.all();
-        for manager in &managers {
-            match self.subscribe(&manager.channel).await {
+        // All at once: nothing is heard meanwhile.
+        for subscribed in join_all(managers.iter().map(|manager| self.subscribe(&manager.channel))).await {
+            match subscribed {
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                 Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
                 Ok(()) => {}
@@ -188,8 +189,7 @@ async fn listen(
         let pulse = async {
             loop {
                 sleep(PULSE).await;
-                let Some(patience) = subscription.upgrade().map(|subscription| subscription.patience()) else { return };
-                if !matches!(timeout(patience, sink.ping::<redis::Value>()).await, Ok(Ok(_))) {
+                if !matches!(timeout(PATIENCE, sink.ping::<redis::Value>()).await, Ok(Ok(_))) {
                     return;
                 }
             }
