@@ -66,8 +66,9 @@ impl LockManager {
     /// and `ca`, `cert` and `key` files for TLS. All parts are percent-decoded. An empty `prefix=` means none.
     ///
     /// Managers of one process share their connections if these have equal settings: the same endpoints in any order, credentials,
-    /// database, TLS files, and on etcd the same timeout. They end with the last of these managers. So a password that was changed,
-    /// or new TLS files at the same place, are used from the next time on that a connection is made.
+    /// database, TLS files, and on etcd the same timeout. They end when the last of these managers is closed or
+    /// dropped. So a password that was changed, or new TLS files at the same place, are used from the next time on that a
+    /// connection is made.
     ///
     /// # Errors
     ///

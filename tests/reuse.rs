@@ -64,6 +64,12 @@ fn hundred_managers_have_one_client(scheme: &str, server: SocketAddr, connection
     let again = build(2, |_| LockManager::builder().url(format!("{scheme}://{}", proxy.address())));
     work(&again);
     assert_eq!(proxy.accepted() - before, connections);
+    // And with the last that is closed, for one in a `static` is never dropped.
+    again[0].close().wait().unwrap();
+    work(&again[1..]);
+    again[1].close().wait().unwrap();
+    eventually("closed", || (proxy.connections() == 0).then_some(()));
+    assert_eq!(again[1].lock("reuse").wait().unwrap_err().code(), "CLOSED");
 }
 
 /// Whoever begins to connect and does not go on keeps nobody waiting, at whatever point that is.

@@ -269,20 +269,21 @@ fn split(answer: TxnResponse, members: &[&Member]) -> Vec<Answer> {
 mod tests {
     use futures::future::{BoxFuture, FutureExt, join_all};
 
+    use super::super::Shared;
     use super::super::tests::{Client, Server, connect, run};
     use super::*;
     use crate::Mode;
     use crate::backend::{Backend, Claim, Grant};
 
     /// Takes all lanes, so that what is sent from now on meets.
-    fn full(client: &Client) -> Vec<Lane<'_>> {
-        let inner = &client.etcd.shared.group.0;
+    fn full(shared: &Shared) -> Vec<Lane<'_>> {
+        let inner = &shared.group.0;
         inner.state.lock().lanes.extend([1; LANES]);
         (0..LANES).map(|_| Lane(inner)).collect()
     }
 
     fn queued(client: &Client) -> usize {
-        client.etcd.shared.group.0.state.lock().queue.len()
+        client.etcd.shared().group.0.state.lock().queue.len()
     }
 
     fn claims(client: &Client, count: usize) -> Vec<Claim> {
@@ -303,7 +304,7 @@ mod tests {
 
     /// The store's revision, which grows by one with each transaction that writes.
     async fn revision(client: &Client) -> i64 {
-        let found = client.etcd.shared.connection.get(b"nothing", None).await.unwrap();
+        let found = client.etcd.shared().connection.get(b"nothing", None).await.unwrap();
         found.header().unwrap().revision()
     }
 
@@ -314,13 +315,15 @@ mod tests {
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 30);
             let before = revision(&client).await;
-            let lanes = full(&client);
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             let grants: Vec<_> = join_all(begun).await.into_iter().map(|grant| grant.unwrap().unwrap()).collect();
             assert_eq!(revision(&client).await, before + 1);
             assert_eq!(server.claims().len(), 30);
-            let lanes = full(&client);
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
             let mut released: Vec<_> = grants.iter().map(|grant| client.etcd.release(grant)).collect();
             while queued(&client) < 30 {
                 for releasing in &mut released {
@@ -331,7 +334,7 @@ mod tests {
             join_all(released).await.into_iter().for_each(|released| released.unwrap());
             assert_eq!(revision(&client).await, before + 2);
             assert_eq!(server.claims(), Vec::<String>::new());
-            assert_eq!(client.etcd.shared.group.0.state.lock().lanes, [0; 0], "a lane was lost");
+            assert_eq!(client.etcd.shared().group.0.state.lock().lanes, [0; 0], "a lane was lost");
         });
     }
 
@@ -342,7 +345,8 @@ mod tests {
             let (client, other) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
             let held = other.lock("k1").await;
             let claims = claims(&client, 3);
-            let lanes = full(&client);
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
             let tries = begin(&client, &claims, false);
             drop(lanes);
             let outcomes = join_all(tries).await;
@@ -374,7 +378,8 @@ mod tests {
             let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
             let client = Client { etcd, lease };
             let claims = claims(&client, 3);
-            let lanes = full(&client);
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             let outcomes = join_all(begun).await;
@@ -390,14 +395,15 @@ mod tests {
             let server = Server::start_with(&["--max-txn-ops", "10"]).await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 35);
-            let lanes = full(&client);
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();
             }
             assert_eq!(server.claims().len(), 35);
-            let most = client.etcd.shared.group.0.state.lock().most;
+            let most = client.etcd.shared().group.0.state.lock().most;
             // What is nested may have as many operations as are left.
             assert!((4..=8).contains(&most), "{most} next time");
         });
@@ -409,11 +415,12 @@ mod tests {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 3);
-            let lanes = full(&client);
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
             let mut begun = begin(&client, &claims, true);
             drop(begun.remove(1));
             assert_eq!(queued(&client), 2);
-            assert_eq!(client.etcd.shared.claims.outcome(claims[1].attempt), None);
+            assert_eq!(client.etcd.shared().claims.outcome(claims[1].attempt), None);
             let before = revision(&client).await;
             client.etcd.settle(&claims[1]).await.unwrap();
             assert_eq!(revision(&client).await, before, "there was nothing to settle");
@@ -432,7 +439,8 @@ mod tests {
             let client = Client::new(&server, "p/").await;
             // No manager does this; two in one transaction would both be the oldest.
             let claims = [client.claim("k", Mode::Exclusive), client.claim("k", Mode::Exclusive)];
-            let lanes = full(&client);
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
             let mut begun = begin(&client, &claims, true);
             drop(lanes);
             let (one, other) = (begun.remove(0), begun.remove(0));
@@ -450,14 +458,15 @@ mod tests {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 20);
-            let session = client.etcd.shared.sessions.get(client.lease.id).unwrap();
+            let session = client.etcd.shared().sessions.get(client.lease.id).unwrap();
             for claim in &claims {
                 // As after a request whose answer was lost.
-                client.etcd.shared.claims.begin(claim.attempt, client.lease.id, || session.numbers.take());
-                client.etcd.shared.claims.sending(claim.attempt);
+                client.etcd.shared().claims.begin(claim.attempt, client.lease.id, || session.numbers.take());
+                client.etcd.shared().claims.sending(claim.attempt);
             }
             let before = session.record().version;
-            let lanes = full(&client);
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             for granted in join_all(begun).await {

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
+use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
@@ -82,7 +83,8 @@ impl fmt::Debug for Options {
 
 /// Locks on etcd.
 pub(crate) struct Etcd {
-    shared: Arc<Shared>,
+    /// `None` once it was closed.
+    shared: RwLock<Option<Arc<Shared>>>,
     events: tokio::sync::Mutex<UnboundedReceiver<Event>>,
     tasks: [AbortHandle; 2],
 }
@@ -108,7 +110,8 @@ struct Shared {
 
 impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Etcd").field("connection", &self.shared.connection).finish_non_exhaustive()
+        let shared = self.shared.read();
+        f.debug_struct("Etcd").field("connection", &shared.as_ref().map(|shared| &shared.connection)).finish()
     }
 }
 
@@ -161,17 +164,24 @@ impl Etcd {
             handle: handle.clone(),
         });
         let tasks = losses::start(&shared, notices, &handle);
-        Self { shared, events: tokio::sync::Mutex::new(receiver), tasks }
+        Self { shared: RwLock::new(Some(shared)), events: tokio::sync::Mutex::new(receiver), tasks }
     }
 
     /// Returns what all calls need, unless it was closed.
-    fn open_shared(&self) -> Result<&Shared> {
-        if self.shared.is_open() { Ok(&self.shared) } else { Err(failure::closed()) }
+    fn open_shared(&self) -> Result<Arc<Shared>> {
+        self.shared.read().clone().ok_or_else(failure::closed)
+    }
+
+    #[cfg(test)]
+    fn shared(&self) -> Arc<Shared> {
+        self.open_shared().unwrap()
     }
 
     fn stop(&self) {
-        self.shared.closed.store(true, Ordering::Release);
-        self.shared.hub.stop();
+        // Others may have the same connection: this one lets go of it.
+        let Some(shared) = self.shared.write().take() else { return };
+        shared.closed.store(true, Ordering::Release);
+        shared.hub.stop();
         self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
@@ -209,9 +219,13 @@ impl Backend for Etcd {
 
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
         async move {
+            let shared = match self.open_shared() {
+                Ok(shared) => shared,
+                Err(closed) => return vec![Err(closed); leases.len()],
+            };
             let third = leases.iter().map(|lease| lease.ttl / 3).min().unwrap_or_default();
-            let limit = third.mul_f64(0.9).min(self.shared.connection.timeout());
-            join_all(leases.iter().map(|lease| async move { self.open_shared()?.renew(lease, limit).await })).await
+            let limit = third.mul_f64(0.9).min(shared.connection.timeout());
+            join_all(leases.iter().map(|lease| shared.renew(lease, limit))).await
         }
         .boxed()
     }
@@ -230,12 +244,14 @@ impl Backend for Etcd {
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         // Before the first poll, so that a claim which is sent before this knows of it.
-        self.shared.give_up(grant);
+        if let Ok(shared) = self.open_shared() {
+            shared.give_up(grant);
+        }
         async move { self.open_shared()?.release(grant).await }.boxed()
     }
 
     fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
-        self.shared.claim_name(grant)
+        self.open_shared().ok()?.claim_name(grant)
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {

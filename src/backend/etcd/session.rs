@@ -275,7 +275,7 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let shared = &client.etcd.shared;
+            let shared = &client.etcd.shared();
             let session = shared.sessions.get(client.lease.id).unwrap();
             session.facts.lock().term -= 1;
             let patience = shared.connection.timeout();
@@ -291,7 +291,7 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let shared = &client.etcd.shared;
+            let shared = &client.etcd.shared();
             let session = shared.sessions.get(client.lease.id).unwrap();
             server.ctl(&["del", &String::from_utf8(session.record.clone()).unwrap()]);
             let refused = shared.prove(&session, shared.connection.timeout()).await.unwrap_err();

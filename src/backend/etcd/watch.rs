@@ -251,7 +251,7 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let hub = &client.etcd.shared.hub;
+            let hub = &client.etcd.shared().hub;
             server.ctl(&["put", "a", ""]);
             let mut first = hub.subscribe(b"a".to_vec());
             let Notice::Created(since) = first.next().await else { panic!("no watch") };
@@ -273,7 +273,7 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let hub = &client.etcd.shared.hub;
+            let hub = &client.etcd.shared().hub;
             server.ctl(&["put", "a", ""]);
             let mut first = hub.subscribe(b"a".to_vec());
             let Notice::Created(since) = first.next().await else { panic!("no watch") };

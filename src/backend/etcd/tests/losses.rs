@@ -105,7 +105,7 @@ fn the_tasks_end_with_the_backend() {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;
         let _held = a.lock("k").await;
-        let shared = Arc::downgrade(&a.etcd.shared);
+        let shared = Arc::downgrade(&a.etcd.shared());
         drop(a);
         while shared.strong_count() > 0 {
             tokio::task::yield_now().await;
