@@ -158,8 +158,9 @@ async fn lock_rpc(etcd: &support::etcd::Etcd, time: Duration) -> Result<f64> {
 /// Managers, each with a connection and a lease of its own, on one key.
 async fn one_key(etcd: &support::etcd::Etcd, time: Duration, members: usize, theirs: f64) -> Result<()> {
     let mut managers = Vec::new();
-    for _ in 0..members {
-        managers.push(LockManager::connect(etcd.url()).await?);
+    for member in 0..members {
+        // With a timeout of its own, each has a connection of its own.
+        managers.push(LockManager::connect(format!("{}?timeout={}ms", etcd.url(), 5000 + member)).await?);
     }
     let managers = managers.into_iter().map(|manager| {
         move |until: Arc<Until>| async move {
