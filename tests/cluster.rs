@@ -170,9 +170,7 @@ fn claims(member: &Etcd, key: &str) -> usize {
 
 /// Waits for the loss on this thread, and records it.
 fn lost(guard: &LockGuard, hold: &Hold) -> (Loss, Instant) {
-    let (lost, (tell, told)) = (guard.lost(), channel());
-    std::thread::spawn(move || tell.send((futures::executor::block_on(lost), Instant::now())));
-    let lost = told.recv_timeout(PATIENCE).expect("told of the loss");
+    let lost = support::lost(guard);
     hold.lost();
     lost
 }

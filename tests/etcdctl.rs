@@ -69,9 +69,8 @@ fn lease_of(etcd: &Etcd, key: &str) -> String {
 
 /// The cause of the loss, and how long it took from `start` on.
 fn lost(guard: &LockGuard, start: Instant) -> (Loss, Duration) {
-    let (lost, (tell, told)) = (guard.lost(), channel());
-    std::thread::spawn(move || tell.send((futures::executor::block_on(lost), start.elapsed())));
-    let (loss, took) = told.recv_timeout(PATIENCE).expect("told of the loss");
+    let (loss, at) = support::lost(guard);
+    let took = at.saturating_duration_since(start);
     println!("{loss:?} after {took:?}");
     (loss, took)
 }

@@ -14,7 +14,7 @@ use support::etcd::Etcd;
 use support::history::History;
 use support::ports::free_port;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually};
+use support::{PATIENCE, eventually, lost};
 
 /// The shortest that etcd grants.
 const TTL: Duration = Duration::from_secs(2);
@@ -64,13 +64,6 @@ fn cause(error: LockError) -> Loss {
     cause
 }
 
-/// Waits for the loss on this thread.
-fn lost(guard: &LockGuard) -> Loss {
-    let (lost, (tell, told)) = (guard.lost(), channel());
-    std::thread::spawn(move || tell.send(futures::executor::block_on(lost)));
-    told.recv_timeout(PATIENCE).expect("told of the loss")
-}
-
 #[test]
 fn after_a_suspend_all_holds_are_lost_at_once() {
     let clock = ManualClock::new();
@@ -112,7 +105,7 @@ fn one_who_is_cut_off_knows_before_another_gets_the_lock() {
         eventually("the other one waits", || (world.claims("k") == 2).then_some(()));
         let start = Instant::now();
         world.proxy.cut();
-        assert_eq!(lost(&guard), Loss::Unreachable);
+        assert_eq!(lost(&guard).0, Loss::Unreachable);
         hold.lost();
         let known = Instant::now();
         assert!(known - start < TTL, "{:?}", known - start);

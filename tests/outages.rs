@@ -17,7 +17,7 @@ use support::etcd::Etcd;
 use support::history::{History, Hold};
 use support::ports::free_port;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually};
+use support::{PATIENCE, eventually, lost};
 
 const PREFIX: &str = "outages/";
 /// Within which a release is noticed.
@@ -38,13 +38,6 @@ fn wait_for(manager: &LockManager, key: &str, etcd: &Etcd) -> Receiver<(LockGuar
     std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
     eventually("the waiter is in the queue", || (claims(etcd, key) == 2).then_some(()));
     guards
-}
-
-/// Waits for the loss on this thread.
-fn lost(guard: &LockGuard) -> Loss {
-    let (lost, (tell, told)) = (guard.lost(), channel());
-    std::thread::spawn(move || tell.send(futures::executor::block_on(lost)));
-    told.recv_timeout(PATIENCE).expect("told of the loss")
 }
 
 /// Makes etcd forget all that was before now.
@@ -186,7 +179,7 @@ fn a_long_restart_is_a_loss_in_time() {
     eventually("the waiter is in the queue", || (claims(&etcd, "k") == 2).then_some(()));
     etcd.kill();
     let start = Instant::now();
-    assert_eq!(lost(&guard), Loss::Unreachable);
+    assert_eq!(lost(&guard).0, Loss::Unreachable);
     hold.lost();
     println!("lost {:?} after the server's end", start.elapsed());
     // A busy machine tells of it a little late; nobody else is let in before, which is what counts.

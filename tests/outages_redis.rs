@@ -69,11 +69,9 @@ impl World {
 
 /// Waits for the loss on this thread. Returns when it was told.
 fn lost(guard: &LockGuard, hold: &Hold) -> (Loss, Instant) {
-    let (lost, (tell, told)) = (guard.lost(), channel());
-    std::thread::spawn(move || tell.send((futures::executor::block_on(lost), Instant::now())));
-    let (loss, at) = told.recv_timeout(PATIENCE).expect("told of the loss");
+    let lost = support::lost(guard);
     hold.lost();
-    (loss, at)
+    lost
 }
 
 fn unlock((guard, hold): (LockGuard, Hold)) {

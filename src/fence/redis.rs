@@ -53,8 +53,8 @@ impl RedisFence {
         Self { token_key: format!("{}token:{key}", side(&key)), key, ttl: None }
     }
 
-    /// Sets for how long a value lives, in milliseconds and one at least; otherwise it lives for ever. Its token lives for a month more: no holder may come later
-    /// than that.
+    /// Sets for how long a value lives, in milliseconds and one at least; otherwise it lives for ever. Its token lives for a month
+    /// more: no holder may come later than that.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);

@@ -20,7 +20,10 @@ pub mod proxy;
 #[cfg(feature = "redis")]
 pub mod redis;
 
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+
+use leasehold::{LockGuard, Loss};
 
 /// The time within which what has to happen happens, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +32,17 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub fn soak() -> Option<Duration> {
     let seconds = std::env::var("LEASEHOLD_SOAK").ok()?;
     Some(Duration::from_secs(seconds.parse().unwrap_or_else(|_| panic!("LEASEHOLD_SOAK: {seconds:?} is no number"))))
+}
+
+/// Waits for the loss of a hold on this thread. Returns the cause, and when it was told.
+///
+/// # Panics
+///
+/// After [`PATIENCE`].
+pub fn lost(guard: &LockGuard) -> (Loss, Instant) {
+    let (lost, (tell, told)) = (guard.lost(), channel());
+    std::thread::spawn(move || tell.send((futures::executor::block_on(lost), Instant::now())));
+    told.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("not told of a loss within {PATIENCE:?}"))
 }
 
 /// Waits until `probe` gives something.

@@ -111,9 +111,7 @@ fn unlock((guard, hold): (LockGuard, Hold)) -> Result<(), LockError> {
 
 /// Waits for the loss on this thread.
 fn lost(guard: &LockGuard, hold: &Hold) -> Loss {
-    let (lost, (tell, told)) = (guard.lost(), channel());
-    std::thread::spawn(move || tell.send(futures::executor::block_on(lost)));
-    let loss = told.recv_timeout(PATIENCE).expect("told of the loss");
+    let (loss, _) = super::lost(guard);
     hold.lost();
     loss
 }
