@@ -81,8 +81,9 @@ impl Start {
         life.check_open(Some(&entry.key), "lock")?;
         let now = life.now();
         let (owner, decision, effects, nudge) = {
+            let caller = options.caller(cx);
             let mut arbiter = entry.arbiter();
-            let owner = options.owner.clone().unwrap_or_else(|| Owner::of_context(cx, arbiter.owners()));
+            let owner = caller.for_key(|owner| arbiter.holds(owner, now));
             let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || cx.waker().clone());
             let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
             (owner, decision, effects, nudge)
@@ -177,6 +178,7 @@ impl Waiter {
 
     async fn run_within(self, limit: Duration, attempt: Option<Attempt>) -> Acquired {
         let (life, key, wait) = (self.life.clone(), self.entry.key.clone(), self.wait);
+        let (entry, owner) = (self.entry.clone(), self.owner.clone());
         let mut acquire = pin!(self.acquire(attempt));
         // The holder's name is asked for shortly before it is wanted: an error shall not come late because of it.
         let lead = (limit / 2).min(Duration::from_millis(200));
@@ -196,7 +198,9 @@ impl Waiter {
             return Err(LockError::backend(Some(&key), "try_lock", crate::engine::no_answer(limit)));
         }
         life.counters.timed_out();
-        Err(LockError::Timeout { key: key.to_string(), after: limit, holder: holder.get().cloned().flatten() })
+        let holder = holder.get().cloned().flatten();
+        let own = entry.arbiter().is_held_beside(&owner, life.now());
+        Err(LockError::Timeout { key: key.to_string(), after: limit, holder, own })
     }
 
     async fn acquire(mut self, mut attempt: Option<Attempt>) -> Acquired {

@@ -83,13 +83,12 @@ impl Keys {
 
     /// Finds the owner, and takes what it holds already: later it might not any more.
     fn enter(self, cx: &Context<'_>) -> Result<Entered> {
-        let now = self.life.now();
-        let (mut owners, mut guards) = (Vec::<Owner>::new(), Vec::new());
+        let (now, caller) = (self.life.now(), self.options.caller(cx));
+        let (mut owners, mut guards) = (Vec::new(), Vec::new());
         for entry in &self.sorted {
             self.life.check_open(Some(&entry.key), "lock")?;
             let mut arbiter = entry.arbiter();
-            let known = arbiter.owners().chain(&owners);
-            let owner = self.options.owner.clone().unwrap_or_else(|| Owner::of_context(cx, known));
+            let owner = caller.for_key(|owner| arbiter.holds(owner, now));
             let entered = arbiter.enter(&owner, self.options.terms.mode, now);
             drop(arbiter);
             owners.push(owner);
@@ -159,7 +158,7 @@ impl Entered {
 /// The timeout was for all keys together.
 fn of_all(error: LockError, limit: Option<Duration>) -> LockError {
     match (error, limit) {
-        (LockError::Timeout { key, holder, .. }, Some(after)) => LockError::Timeout { key, after, holder },
+        (LockError::Timeout { key, holder, own, .. }, Some(after)) => LockError::Timeout { key, after, holder, own },
         (error, _) => error,
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
+use tokio::runtime::Handle;
+
 use crate::{LockError, Result};
 
 struct Parker(Thread);
@@ -33,11 +35,13 @@ pub(crate) fn is_this_thread(waker: &Waker) -> bool {
 ///
 /// # Errors
 ///
-/// [`LockError::Unsupported`] where blocking would stop an async runtime: inside a task or a `block_on`.
+/// [`LockError::Unsupported`] where blocking would stop an async runtime: inside a task or a `block_on`, and where that cannot
+/// be found out.
 pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     refuse_async_context()?;
     let _entered = futures::executor::enter().map_err(|_| in_async_context())?;
-    let waker = WAKER.with(Waker::clone);
+    // In the destructor of a thread-local, this one may have ended before.
+    let waker = WAKER.try_with(Waker::clone).unwrap_or_else(|_| Waker::from(Arc::new(Parker(thread::current()))));
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
@@ -55,11 +59,25 @@ fn refuse_async_context() -> Result<()> {
     thread_local! {
         static FREE: tokio::sync::Mutex<()> = const { tokio::sync::Mutex::const_new(()) };
     }
-    if tokio::runtime::Handle::try_current().is_err() {
-        return Ok(());
+    match Handle::try_current() {
+        Ok(_) => {}
+        Err(error) if error.is_thread_local_destroyed() => {
+            return Err(cannot_tell("in the destructor of a thread-local"));
+        }
+        Err(_) => return Ok(()),
+    }
+    // The check may panic, which would abort the process in a panic hook and while a thread unwinds.
+    if thread::panicking() {
+        return Err(cannot_tell("while a thread with a tokio runtime panics"));
     }
     FREE.try_with(|free| catch_unwind(AssertUnwindSafe(|| drop(free.blocking_lock()))))
         .map_or(Ok(()), |checked| checked.map_err(|_| in_async_context()))
+}
+
+fn cannot_tell(place: &str) -> LockError {
+    LockError::Unsupported {
+        what: format!("wait() cannot tell whether it may block {place}; drop the guard to release it"),
+    }
 }
 
 fn in_async_context() -> LockError {

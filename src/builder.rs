@@ -195,6 +195,24 @@ impl LockManagerBuilder {
         self.set(move |settings| settings.max_hold = Some(age))
     }
 
+    /// Sets whether an owner that holds a key may lock it again at once, which it may by default.
+    ///
+    /// Without, every acquire is an owner of its own, as with tokio's `Mutex`: branches of a `join!` exclude each other, and so
+    /// do jobs of a thread pool that runs one job while another one waits on the same thread. A nested acquire waits for itself
+    /// then, unless it names an explicit [`owner`](crate::LockRequest::owner) that holds the key.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::builder().reentrant(false).build().await?;
+    /// let guard = manager.lock("k").await?;
+    /// assert!(manager.try_lock("k").await?.is_none());
+    /// assert_eq!(manager.lock("k").owner(&guard.owner()).await?.depth(), 2);
+    /// # Ok(()) });
+    /// ```
+    pub fn reentrant(self, on: bool) -> Self {
+        self.set(move |settings| settings.reentrant = on)
+    }
+
     /// Sets for how long since the server's grant, and how many times in a row, a lock goes to the next local waiter without
     /// a round trip: 10 ms and 1,023 times by default, which is the most; zero turns it off.
     pub fn hand_over(self, time: Duration, times: u16) -> Self {

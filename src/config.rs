@@ -73,6 +73,8 @@ pub struct Config {
     /// At what age any hold is lost, if at all.
     #[serde(deserialize_with = "some_duration")]
     pub max_hold: Option<Duration>,
+    /// Whether an owner that holds a key may lock it again at once; without, every acquire is an owner of its own.
+    pub reentrant: bool,
     /// For how long since the server's grant a lock goes to the next local waiter without a round trip; zero turns it off.
     #[serde(deserialize_with = "duration")]
     pub hand_over_time: Duration,
@@ -110,6 +112,7 @@ impl Default for Config {
             max_retries: settings.max_retries,
             auto_renew: settings.auto_renew,
             max_hold: settings.max_hold,
+            reentrant: settings.reentrant,
             hand_over_time: settings.handover.max_time,
             hand_over_times: settings.handover.max_count,
             drop_wait: settings.drop_wait,
@@ -207,6 +210,7 @@ impl Config {
             max_retries: self.max_retries,
             auto_renew: self.auto_renew,
             max_hold: self.max_hold,
+            reentrant: self.reentrant,
             handover: Handover { max_time: self.hand_over_time, max_count: self.hand_over_times },
             drop_wait: self.drop_wait,
             min_replicas: self.min_replicas,
@@ -219,7 +223,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backend, store, endpoints, socket, database, username, password, tls, ca, cert, key, .. } = self;
         let Self { prefix, name, ttl, timeout, retry_interval, max_retries, auto_renew, max_hold, .. } = self;
-        let Self { hand_over_time, hand_over_times, drop_wait, min_replicas, signal_lists, .. } = self;
+        let Self { reentrant, hand_over_time, hand_over_times, drop_wait, min_replicas, signal_lists, .. } = self;
         f.debug_struct("Config")
             .field("backend", backend)
             .field("store", store)
@@ -240,6 +244,7 @@ impl fmt::Debug for Config {
             .field("max_retries", max_retries)
             .field("auto_renew", auto_renew)
             .field("max_hold", max_hold)
+            .field("reentrant", reentrant)
             .field("hand_over_time", hand_over_time)
             .field("hand_over_times", hand_over_times)
             .field("drop_wait", drop_wait)

@@ -26,7 +26,7 @@ pub type Result<T, E = LockError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum LockError {
     /// The lock was not free in time.
-    #[error("lock {key:?} not acquired within {after:?}{}", held_by(.holder))]
+    #[error("lock {key:?} not acquired within {after:?}{}{}", held_by(.holder), if *.own { OWN } else { "" })]
     #[non_exhaustive]
     Timeout {
         /// The key.
@@ -35,6 +35,9 @@ pub enum LockError {
         after: Duration,
         /// Who held the key shortly before, where known.
         holder: Option<Holder>,
+        /// Whether another owner of the same task or thread held the key, so that the wait may have been for itself: a branch
+        /// with a waker of its own inside of what holds the lock, for example. See [`guide::ownership`](crate::guide::ownership).
+        own: bool,
     },
     /// This manager does not hold the key.
     #[error("lock {key:?} is not held by this manager")]
@@ -167,6 +170,8 @@ impl LockError {
         }
     }
 }
+
+const OWN: &str = "; another owner of the same task or thread holds it, so it may have waited for itself";
 
 fn held_by(holder: &Option<Holder>) -> String {
     holder.as_ref().map(|holder| format!(", held by {holder}")).unwrap_or_default()

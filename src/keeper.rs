@@ -48,11 +48,16 @@ impl Keeper {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let (learnt, wakers_are_known) = std::sync::mpsc::channel::<()>();
         let thread = thread::Builder::new().name("leasehold-keeper".into()).spawn(move || {
+            crate::owner::learn(&runtime);
+            drop(learnt);
             // Ends with an error, when the sender is dropped.
             let _ = runtime.block_on(stopped);
             runtime.shutdown_background();
         })?;
+        // Ends with an error, when the sender is dropped. It takes some microseconds.
+        let _ = wakers_are_known.recv();
         Ok(Self { runtime: handle, thread: thread.thread().id(), fork: ForkDetector::new(), _stop: stop })
     }
 

@@ -62,7 +62,7 @@ impl LockManager {
     ///
     /// `memory://name`, `etcd://[user:pass@]host:port[,host:port…]`, `etcds://…`, `redis://[user:pass@]host:port[/db]`,
     /// `rediss://…`, `redis+unix:///path`; then options as a query:
-    /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true`, `signal_lists=false` for Redis,
+    /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true&reentrant=true`, `signal_lists=false` for Redis,
     /// and `ca`, `cert` and `key` files for TLS. All parts are percent-decoded. An empty `prefix=` means none.
     ///
     /// Managers of one process share their connections if these have equal settings: the same endpoints in any order, credentials,
@@ -211,10 +211,12 @@ impl LockManager {
         key: K,
         work: F,
     ) -> impl Future<Output = Result<Option<T>>> + use<K, T, F> {
-        let tried = self.try_lock(key);
+        let mut request = self.lock(key);
+        let scope = request.scoped();
+        let tried = request.try_once();
         async move {
             match tried.await? {
-                Some(guard) => run_under(guard, work).await.map(Some),
+                Some(guard) => run_under(guard, scope, work).await.map(Some),
                 None => Ok(None),
             }
         }

@@ -1,4 +1,8 @@
-//! Who holds a lock.
+//! The owner of a hold.
+
+mod caller;
+mod scope;
+mod wakers;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -6,16 +10,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::thread::ThreadId;
 
+use tokio::task;
+
+pub(crate) use self::caller::Caller;
+pub(crate) use self::scope::Scope;
+pub(crate) use self::wakers::learn;
 use crate::blocking;
 
-/// Who holds a lock: the one who may lock the same key again without waiting.
+/// The owner of a hold: the one that may lock the same key again without waiting.
 ///
-/// By default it is found at the first poll of the acquire: the tokio task; else, under `.wait()`, the thread; else whatever the
-/// waker stands for (a task of another executor, the future of a `block_on`). So nested acquires just work, and two tasks
-/// exclude each other. The branches of `join!` and `select!` are one task, so one owner; give them owners of their own if they
-/// shall exclude each other.
+/// By default it is found at the first poll of the acquire. In a tokio task it is the task; in the body of a `block_on` and
+/// under `.wait()` it is the thread. A future that is polled with another waker (a task of another executor, a branch of
+/// `FuturesUnordered`, `for_each_concurrent`, `buffer_unordered`, or a `join_all` of more than 30) is an owner of its own. The
+/// closure of each [`with_lock`](crate::LockManager::with_lock) is one too: what it calls may lock the key again.
 ///
-/// An explicit owner goes wherever it is passed:
+/// The branches of `join!`, `select!`, and of a `join_all` of up to 30 are polled with the waker of their task. They cannot be
+/// told from nested calls, so they are one owner: pass owners to them, or build the manager with
+/// [`reentrant(false)`](crate::LockManagerBuilder::reentrant), if they must exclude each other.
+///
+/// An explicit owner is valid wherever it is passed:
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -24,58 +37,92 @@ use crate::blocking;
 /// let outer = manager.lock("k").owner(&mine).await?;
 /// let inner = manager.lock("k").owner(&mine).await?; // no waiting: the same owner
 /// assert_eq!(inner.depth(), 2);
-/// assert!(manager.try_lock("k").await?.is_none()); // this task is somebody else
+/// assert!(manager.try_lock("k").await?.is_none()); // this task is another owner
 /// # Ok(()) });
 /// ```
 #[derive(Clone)]
 pub struct Owner {
     id: OwnerId,
-    /// Kept so that its address cannot come to mean another task while this owner is known.
-    waker: Option<Waker>,
+    /// Where it last asked for a lock; no part of its identity.
+    origin: Option<Origin>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum OwnerId {
-    Numbered(u64),
-    Task(tokio::task::Id),
+/// The task, or else the thread, that something was asked in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Task(task::Id),
     Thread(ThreadId),
 }
 
+impl Origin {
+    fn here() -> Self {
+        task::try_id().map_or_else(|| Self::Thread(std::thread::current().id()), Self::Task)
+    }
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum OwnerId {
+    Numbered(u64),
+    Task(task::Id),
+    Thread(ThreadId),
+    Waker(WakerId),
+}
+
+/// What is polled with a waker of its own.
+///
+/// The waker is kept, so that its address cannot come to mean another future while this owner is known. An executor may use
+/// one waker for all it runs on a thread, so what is run by another task is another owner.
+#[derive(Clone)]
+struct WakerId {
+    waker: Waker,
+    task: Option<task::Id>,
+    /// Only where the wakers of tokio's roots, which threads share, cannot be recognized.
+    thread: Option<ThreadId>,
+}
+
 impl Owner {
-    /// Creates an owner that is nobody else.
+    /// Creates an owner that differs from all others.
     #[expect(clippy::new_without_default, reason = "a default that differs each time surprises")]
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self { id: OwnerId::Numbered(NEXT.fetch_add(1, Ordering::Relaxed)), waker: None }
+        Self { id: OwnerId::Numbered(NEXT.fetch_add(1, Ordering::Relaxed)), origin: None }
     }
 
-    /// The owner that a poll in this context stands for; `known` are those among whom it may be found by its waker.
-    pub(crate) fn of_context<'a>(cx: &Context<'_>, known: impl IntoIterator<Item = &'a Owner>) -> Self {
-        if let Some(task) = tokio::task::try_id() {
-            return Self { id: OwnerId::Task(task), waker: None };
-        }
-        let waker = cx.waker();
-        if blocking::is_this_thread(waker) {
-            return Self { id: OwnerId::Thread(std::thread::current().id()), waker: None };
-        }
-        if waker.data().is_null() {
+    /// The owner that a poll in this context stands for.
+    fn of_context(cx: &Context<'_>) -> Self {
+        let (task, waker) = (task::try_id(), cx.waker());
+        let id = if wakers::is_of_tokio(waker) || blocking::is_this_thread(waker) {
+            match task {
+                Some(task) => OwnerId::Task(task),
+                None => OwnerId::Thread(std::thread::current().id()),
+            }
+        } else if waker.data().is_null() {
             return Self::new();
-        }
-        let same = |owner: &&Owner| owner.waker.as_ref().is_some_and(|kept| is_same(kept, waker));
-        match known.into_iter().find(same) {
-            Some(owner) => owner.clone(),
-            None => Self { waker: Some(waker.clone()), ..Self::new() },
-        }
+        } else {
+            let thread = wakers::are_unknown().then(|| std::thread::current().id());
+            OwnerId::Waker(WakerId { waker: waker.clone(), task, thread })
+        };
+        Self { id, origin: None }
+    }
+
+    /// The same owner, as it asks in this task or thread.
+    fn asking_here(&self) -> Self {
+        Self { id: self.id.clone(), origin: Some(Origin::here()) }
+    }
+
+    /// Whether the other one is another owner that asked in the same task or thread, and may be waiting for it.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        self.id != other.id && self.origin.is_some() && self.origin == other.origin
     }
 }
 
-/// Whether `waker` is the one that `kept` was cloned from.
-///
-/// Their data is the same then, but not always their vtable: each part of an optimized program may have a copy of it, and clones
-/// get that of the part where cloning is. So a clone is compared with a clone.
-fn is_same(kept: &Waker, waker: &Waker) -> bool {
-    kept.data() == waker.data() && (kept.will_wake(waker) || kept.will_wake(&waker.clone()))
+impl PartialEq for WakerId {
+    fn eq(&self, other: &Self) -> bool {
+        wakers::is_same(&self.waker, &other.waker) && self.task == other.task && self.thread == other.thread
+    }
 }
+
+impl Eq for WakerId {}
 
 impl PartialEq for Owner {
     fn eq(&self, other: &Self) -> bool {
@@ -87,12 +134,23 @@ impl Eq for Owner {}
 
 impl Hash for Owner {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
+        match &self.id {
+            OwnerId::Numbered(number) => number.hash(state),
+            OwnerId::Task(task) => task.hash(state),
+            OwnerId::Thread(thread) => thread.hash(state),
+            // Not the vtable, of which equal wakers may have different copies.
+            OwnerId::Waker(id) => id.waker.data().hash(state),
+        }
     }
 }
 
 impl fmt::Debug for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Owner({:?})", self.id)
+        match &self.id {
+            OwnerId::Numbered(number) => write!(f, "Owner({number})"),
+            OwnerId::Task(task) => write!(f, "Owner(task {task})"),
+            OwnerId::Thread(thread) => write!(f, "Owner({thread:?})"),
+            OwnerId::Waker(id) => write!(f, "Owner(waker {:p})", id.waker.data()),
+        }
     }
 }

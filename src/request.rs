@@ -1,7 +1,8 @@
 //! Asking for a lock.
 
 use std::fmt;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::arbiter::Terms;
 use crate::engine::{Core, Life};
 use crate::guard::{LockGuard, Run};
 use crate::guards::Guards;
-use crate::owner::Owner;
+use crate::owner::{Caller, Owner, Scope};
 use crate::pending::Pending;
 use crate::settings;
 use crate::{LockError, Mode, Result, blocking};
@@ -53,6 +54,9 @@ pub(crate) struct Options {
     pub(crate) terms: Terms,
     pub(crate) timeout: Option<Duration>,
     pub(crate) owner: Option<Owner>,
+    /// Of the closure that the request is for.
+    scope: Option<Scope>,
+    reentrant: bool,
     pub(crate) retry_interval: Duration,
     max_retries: u32,
 }
@@ -70,9 +74,16 @@ impl Options {
             },
             timeout: None,
             owner: None,
+            scope: None,
+            reentrant: defaults.reentrant,
             retry_interval: defaults.retry_interval,
             max_retries: defaults.max_retries,
         }
+    }
+
+    /// Whom a request that is polled in `cx` is for.
+    pub(crate) fn caller(&self, cx: &Context<'_>) -> Caller {
+        Caller::new(cx, self.owner.as_ref(), self.reentrant, self.scope.as_ref())
     }
 
     fn check(&self, core: &Core) -> Result<()> {
@@ -222,8 +233,16 @@ impl<G: Guards> LockRequest<G> {
     /// assert_eq!(lines.await?, 1);
     /// # Ok(()) });
     /// ```
-    pub async fn with<T, F: AsyncFnOnce(&G) -> T>(self, work: F) -> Result<T> {
-        run_under(self.await?, work).await
+    pub async fn with<T, F: AsyncFnOnce(&G) -> T>(mut self, work: F) -> Result<T> {
+        let scope = self.scoped();
+        run_under(self.await?, scope, work).await
+    }
+
+    /// Makes the scope of a closure: the owner of what it holds, unless that is held around it.
+    pub(crate) fn scoped(&mut self) -> Scope {
+        let scope = Scope::new(self.options.owner.clone().unwrap_or_else(Owner::new));
+        self.options.scope = Some(scope.clone());
+        scope
     }
 
     /// Runs `work` under the lock on this plain thread; see [`with`](Self::with).
@@ -255,9 +274,12 @@ impl<G: Guards> LockRequest<G> {
     }
 }
 
-/// Runs `work` until it is done or the lock is lost.
-pub(crate) async fn run_under<G: Guards, T, F: AsyncFnOnce(&G) -> T>(guards: G, work: F) -> Result<T> {
-    let output = Run::new(guards.lost(), work(&guards)).await?;
+/// Runs `work` in its scope until it is done or the lock is lost.
+pub(crate) async fn run_under<G: Guards, T, F: AsyncFnOnce(&G) -> T>(guards: G, scope: Scope, work: F) -> Result<T> {
+    let output = {
+        let mut running = pin!(Run::new(guards.lost(), work(&guards)));
+        poll_fn(|cx| scope.poll(cx, |cx| running.as_mut().poll(cx))).await?
+    };
     guards.unlock().await?;
     Ok(output)
 }

@@ -132,6 +132,8 @@ pub(crate) struct Settings {
     pub(crate) max_retries: u32,
     pub(crate) auto_renew: bool,
     pub(crate) max_hold: Option<Duration>,
+    /// Whether an owner enters again what it holds.
+    pub(crate) reentrant: bool,
     pub(crate) handover: Handover,
     /// How long the drop of the last manager waits for its releases.
     pub(crate) drop_wait: Duration,
@@ -162,6 +164,7 @@ impl Default for Settings {
             max_retries: 0,
             auto_renew: true,
             max_hold: None,
+            reentrant: true,
             handover: Handover::default(),
             drop_wait: Duration::from_secs(1),
             min_replicas: 0,

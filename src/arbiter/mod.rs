@@ -94,6 +94,15 @@ pub(crate) enum Cancelled<H> {
     Hold(H),
 }
 
+/// What has lasted for long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    pub(crate) held: bool,
+    pub(crate) waited: bool,
+    /// Whether one that waits may be waiting for itself.
+    pub(crate) own: bool,
+}
+
 /// What the caller does once it has let go of the mutex: first the releases, then the wake-ups.
 #[derive(Debug)]
 pub(crate) struct Effects<G, W> {
@@ -156,10 +165,16 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         Some((waiter.owner, waiter.terms))
     }
 
-    /// Everyone known here, for finding an owner by its waker.
-    pub(crate) fn owners(&self) -> impl Iterator<Item = &Owner> {
-        let holding = self.tenures.iter().flat_map(|tenure| tenure.holds.iter().map(|entry| &entry.owner));
-        holding.chain(self.queue.owners())
+    /// Whether the owner holds the key, by a grant that is not lost.
+    pub(crate) fn holds(&self, owner: &Owner, now: Timestamp) -> bool {
+        let holds = |tenure: &Tenure<G>| tenure.holds.iter().any(|entry| entry.owner == *owner);
+        self.tenures.iter().any(|tenure| holds(tenure) && tenure.grant.is_alive(now))
+    }
+
+    /// Whether another owner of the same task or thread holds the key, so that this one may be waiting for itself.
+    pub(crate) fn is_held_beside(&self, owner: &Owner, now: Timestamp) -> bool {
+        let beside = |tenure: &Tenure<G>| tenure.holds.iter().any(|entry| entry.owner.is_beside(owner));
+        self.tenures.iter().any(|tenure| beside(tenure) && tenure.grant.is_alive(now))
     }
 
     /// Whether this process has a grant that is not lost.
@@ -370,17 +385,22 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         effects
     }
 
-    /// Says, once for each, whether a hold and whether a wait has lasted for `long`.
-    pub(crate) fn overdue(&mut self, long: Duration, now: Timestamp) -> (bool, bool) {
+    /// Reports, once for each, whether a hold and whether a wait has lasted for `long`, and whether the wait may be for itself.
+    pub(crate) fn overdue(&mut self, long: Duration, now: Timestamp) -> Overdue {
         let first = |told: &mut bool, since: Timestamp| now.since(since) >= long && !std::mem::replace(told, true);
-        let (mut holds, mut waits) = (false, false);
+        let mut overdue = Overdue::default();
         for tenure in &mut self.tenures {
-            holds |= first(&mut tenure.told, tenure.since);
+            overdue.held |= first(&mut tenure.told, tenure.since);
         }
+        let mut late: Vec<Owner> = Vec::new();
         for waiter in self.queue.iter_mut() {
-            waits |= first(&mut waiter.told, waiter.since);
+            if first(&mut waiter.told, waiter.since) {
+                late.push(waiter.owner.clone());
+            }
         }
-        (holds, waits)
+        overdue.waited = !late.is_empty();
+        overdue.own = late.iter().any(|owner| self.is_held_beside(owner, now));
+        overdue
     }
 
     /// Wakes all waiters, so that they see that the manager was closed.

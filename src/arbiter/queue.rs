@@ -48,10 +48,6 @@ impl<W: Clone, H> Queue<W, H> {
         self.waiters.len()
     }
 
-    pub(super) fn owners(&self) -> impl Iterator<Item = &Owner> {
-        self.waiters.iter().map(|waiter| &waiter.owner)
-    }
-
     pub(super) fn wakers(&self) -> impl Iterator<Item = W> {
         self.waiters.iter().filter_map(|waiter| waiter.waker.clone())
     }

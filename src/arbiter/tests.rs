@@ -247,10 +247,11 @@ fn long_holds_and_waits_are_told_of_once() {
     let ticket = claim(&mut arbiter, &owners[0], Mode::Exclusive, 0);
     grant(&mut arbiter, ticket, 1, 0);
     queue(&mut arbiter, &owners[1], Mode::Exclusive, 5, 0);
-    assert_eq!(arbiter.overdue(minute, at(59_999)), (false, false));
-    assert_eq!(arbiter.overdue(minute, at(60_000)), (true, false));
-    assert_eq!(arbiter.overdue(minute, at(70_000)), (false, true));
-    assert_eq!(arbiter.overdue(minute, at(80_000)), (false, false));
+    let overdue = |held, waited| Overdue { held, waited, own: false };
+    assert_eq!(arbiter.overdue(minute, at(59_999)), overdue(false, false));
+    assert_eq!(arbiter.overdue(minute, at(60_000)), overdue(true, false));
+    assert_eq!(arbiter.overdue(minute, at(70_000)), overdue(false, true));
+    assert_eq!(arbiter.overdue(minute, at(80_000)), overdue(false, false));
 }
 
 #[test]

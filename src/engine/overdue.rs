@@ -7,6 +7,7 @@ use log::warn;
 
 use super::Core;
 use crate::Holder;
+use crate::arbiter::Overdue;
 
 /// From when on.
 const LONG: Duration = Duration::from_secs(60);
@@ -18,7 +19,7 @@ impl Core {
     pub(super) fn tell_overdue(self: &Arc<Self>) {
         let now = self.now();
         for entry in self.entries_in_use() {
-            let (held, waited) = entry.arbiter().overdue(LONG, now);
+            let Overdue { held, waited, own } = entry.arbiter().overdue(LONG, now);
             let (name, key) = (self.defaults.name.as_ref(), entry.key.as_ref());
             if held {
                 warn!(target: "leasehold", name = name, key = key; "held for over {LONG:?}");
@@ -30,7 +31,7 @@ impl Core {
                     let holder = holder.as_ref().map_or_else(|| "somebody unknown".to_owned(), Holder::to_string);
                     warn!(
                         target: "leasehold", name = core.defaults.name.as_ref(), key = key.as_ref();
-                        "waited for over {LONG:?}, held by {holder}"
+                        "waited for over {LONG:?}, held by {holder}{}", if own { ", by another owner of the same task or thread" } else { "" }
                     );
                 });
             }

@@ -12,7 +12,7 @@ use super::{BackendKind, Secret, Settings, duration};
 use crate::{LockError, Result};
 
 const OPTIONS: &str =
-    "prefix, ttl, timeout, name, retry_interval, max_retries, auto_renew, signal_lists, ca, cert, key";
+    "prefix, ttl, timeout, name, retry_interval, max_retries, auto_renew, reentrant, signal_lists, ca, cert, key";
 const NOT_SHOWN: &str = "(not shown: an \"@\" follows)";
 const SCHEMES: &str = "memory, etcd, etcds, redis, rediss, redis+unix";
 
@@ -201,6 +201,7 @@ fn set(settings: &mut Settings, option: &str, value: &str) -> Option<()> {
         "retry_interval" => settings.retry_interval = duration::parse(value)?,
         "max_retries" => settings.max_retries = number(value)?,
         "auto_renew" => settings.auto_renew = value.parse().ok()?,
+        "reentrant" => settings.reentrant = value.parse().ok()?,
         "signal_lists" => settings.signal_lists = value.parse().ok()?,
         "ca" => settings.ca = Some(file(value)?.into()),
         "cert" => settings.cert = Some(file(value)?.into()),
@@ -214,7 +215,7 @@ fn wanted(option: &str) -> &'static str {
     match option {
         "ttl" | "timeout" | "retry_interval" => "a duration such as 30s or 100ms",
         "max_retries" => "a number up to 4294967295",
-        "auto_renew" | "signal_lists" => "true or false",
+        "auto_renew" | "reentrant" | "signal_lists" => "true or false",
         "ca" | "cert" | "key" => "a file's path",
         _ => "acceptable",
     }

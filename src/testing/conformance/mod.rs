@@ -91,7 +91,8 @@ macro_rules! __conformance_cases {
                 an_exclusive_holder_shares_with_itself, a_shared_holder_cannot_become_exclusive,
                 unlock_counts_down_to_the_last_guard, a_moved_guard_keeps_its_owner;
             owners: two_tasks_exclude_each_other, a_spawned_child_is_someone_else, futures_of_a_set_exclude_each_other,
-                tasks_at_the_same_address_exclude_each_other, threads_exclude_each_other, owners_exclude_each_other;
+                tasks_at_the_same_address_exclude_each_other, threads_exclude_each_other, owners_exclude_each_other,
+                threads_on_one_runtime_exclude_each_other, closures_of_one_key_exclude_each_other;
             tokens: tokens_grow_from_manager_to_manager, tokens_grow_within_a_process, tokens_grow_over_a_force_unlock,
                 tokens_of_readers_lie_between_those_of_writers, guards_of_a_hold_have_its_token;
             shared: readers_hold_together_and_writers_alone, a_reader_waits_behind_a_waiting_writer,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use tokio::runtime::Builder;
 
 use super::support::{Alone, SOON, at_other_roots, at_tokio_roots, done, is_free, key, on_thread, soon};
 use crate::{LockManager, Owner};
@@ -42,9 +43,7 @@ pub async fn a_spawned_child_is_someone_else(a: LockManager, _: LockManager) {
     drop(done(waiting).await.expect("granted"));
 }
 
-/// The futures of a `FuturesUnordered` are polled by one task or root, but each is an owner.
-///
-/// Not so within a task of tokio's, where they are that task.
+/// The futures of a `FuturesUnordered` are polled by one task or root, but each has a waker of its own, and is an owner.
 pub async fn futures_of_a_set_exclude_each_other(a: LockManager, _: LockManager) {
     const FUTURES: usize = 20;
     let crowd = move || {
@@ -67,7 +66,49 @@ pub async fn futures_of_a_set_exclude_each_other(a: LockManager, _: LockManager)
         }
     };
     at_other_roots(crowd.clone()).await;
-    at_tokio_roots(crowd).await;
+    at_tokio_roots(crowd.clone()).await;
+    done(tokio::spawn(crowd())).await;
+}
+
+/// Threads that block on one runtime are polled by one waker, the runtime's.
+pub async fn threads_on_one_runtime_exclude_each_other(a: LockManager, _: LockManager) {
+    let key = key("one-runtime");
+    let work = move || {
+        let (runtime, alone) =
+            (Builder::new_current_thread().enable_all().build().expect("a runtime"), Alone::default());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        runtime.block_on(async {
+                            let _guard = a.lock(&key).await.expect("granted");
+                            let _visit = alone.enter();
+                            tokio::task::yield_now().await;
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(alone.visits(), 40);
+    };
+    on_thread(work).await;
+}
+
+/// The closures of two calls are two owners, though one task runs both; what a closure calls is inside.
+pub async fn closures_of_one_key_exclude_each_other(a: LockManager, _: LockManager) {
+    let (key, alone) = (key("closures"), Alone::default());
+    let nested = || {
+        a.with_lock(&key, async |outer| {
+            let _visit = alone.enter();
+            tokio::task::yield_now().await;
+            let plain = a.lock(&key).await.expect("inside");
+            let inner = a.with_lock(&key, async |inner| inner.depth()).await.expect("inside");
+            assert_eq!((outer.depth(), plain.depth(), inner), (2, 2, 3));
+        })
+    };
+    let (first, second) = futures::join!(nested(), nested());
+    first.and(second).expect("held to the end");
+    assert_eq!(alone.visits(), 2);
 }
 
 /// The next task may lie where the last one was; while that one's guard lives they are different all the same.
