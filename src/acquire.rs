@@ -26,6 +26,7 @@ pub(crate) struct Acquisition {
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "an acquire that need not wait needs no box")]
 enum State {
     Start(Start),
     Waiting(BoxFuture<'static, Acquired>),
@@ -81,7 +82,7 @@ impl Start {
         life.check_open(Some(&entry.key), "lock")?;
         let now = life.now();
         let (owner, decision, effects, nudge) = {
-            let caller = options.caller(cx);
+            let caller = options.caller(life, cx);
             let mut arbiter = entry.arbiter();
             let owner = caller.for_key(|owner| arbiter.holds(owner, now));
             let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || cx.waker().clone());

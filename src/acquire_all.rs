@@ -11,7 +11,7 @@ use crate::acquire::Acquisition;
 use crate::engine::{Entry, Life};
 use crate::guard::LockGuard;
 use crate::guards::LockGuards;
-use crate::owner::Owner;
+use crate::owner::{Owner, OwnerSource};
 use crate::request::Options;
 use crate::{LockError, Result};
 
@@ -83,7 +83,7 @@ impl Keys {
 
     /// Finds the owner, and takes what it holds already: later it might not any more.
     fn enter(self, cx: &Context<'_>) -> Result<Entered> {
-        let (now, caller) = (self.life.now(), self.options.caller(cx));
+        let (now, caller) = (self.life.now(), self.options.caller(&self.life, cx));
         let (mut owners, mut guards) = (Vec::new(), Vec::new());
         for entry in &self.sorted {
             self.life.check_open(Some(&entry.key), "lock")?;
@@ -133,7 +133,7 @@ impl Entered {
     fn one(&self, place: usize, rest: Option<Duration>) -> Acquisition {
         let Keys { life, sorted, options, wait, .. } = &self.keys;
         let mut options = options.clone().within(rest);
-        options.owner = Some(self.owners[place].clone());
+        options.owner = OwnerSource::Owner(self.owners[place].clone());
         Acquisition::new(life.clone(), Ok(sorted[place].clone()), options, *wait)
     }
 

@@ -6,13 +6,14 @@ mod wakers;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::thread::ThreadId;
 
 use tokio::task;
 
-pub(crate) use self::caller::Caller;
+pub(crate) use self::caller::{Caller, OwnerSource};
 pub(crate) use self::scope::Scope;
 pub(crate) use self::wakers::learn;
 use crate::blocking;
@@ -65,14 +66,13 @@ enum OwnerId {
     Numbered(u64),
     Task(task::Id),
     Thread(ThreadId),
-    Waker(WakerId),
+    Waker(Arc<WakerId>),
 }
 
 /// What is polled with a waker of its own.
 ///
 /// The waker is kept, so that its address cannot come to mean another future while this owner is known. An executor may use
 /// one waker for all it runs on a thread, so what is run by another task is another owner.
-#[derive(Clone)]
 struct WakerId {
     waker: Waker,
     task: Option<task::Id>,
@@ -100,7 +100,7 @@ impl Owner {
             return Self::new();
         } else {
             let thread = wakers::are_unknown().then(|| std::thread::current().id());
-            OwnerId::Waker(WakerId { waker: waker.clone(), task, thread })
+            OwnerId::Waker(Arc::new(WakerId { waker: waker.clone(), task, thread }))
         };
         Self { id, origin: None }
     }

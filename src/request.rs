@@ -11,7 +11,7 @@ use crate::arbiter::Terms;
 use crate::engine::{Core, Life};
 use crate::guard::{LockGuard, Run};
 use crate::guards::Guards;
-use crate::owner::{Caller, Owner, Scope};
+use crate::owner::{Caller, Owner, OwnerSource, Scope};
 use crate::pending::Pending;
 use crate::settings;
 use crate::{LockError, Mode, Result, blocking};
@@ -53,10 +53,7 @@ pub struct LockRequest<G: Guards = LockGuard> {
 pub(crate) struct Options {
     pub(crate) terms: Terms,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) owner: Option<Owner>,
-    /// Of the closure that the request is for.
-    scope: Option<Scope>,
-    reentrant: bool,
+    pub(crate) owner: OwnerSource,
     pub(crate) retry_interval: Duration,
     max_retries: u32,
 }
@@ -73,17 +70,15 @@ impl Options {
                 max_hold: defaults.max_hold,
             },
             timeout: None,
-            owner: None,
-            scope: None,
-            reentrant: defaults.reentrant,
+            owner: OwnerSource::Context,
             retry_interval: defaults.retry_interval,
             max_retries: defaults.max_retries,
         }
     }
 
     /// Whom a request that is polled in `cx` is for.
-    pub(crate) fn caller(&self, cx: &Context<'_>) -> Caller {
-        Caller::new(cx, self.owner.as_ref(), self.reentrant, self.scope.as_ref())
+    pub(crate) fn caller(&self, core: &Core, cx: &Context<'_>) -> Caller {
+        Caller::new(cx, &self.owner, core.defaults.reentrant)
     }
 
     fn check(&self, core: &Core) -> Result<()> {
@@ -138,7 +133,7 @@ impl<G: Guards> LockRequest<G> {
 
     /// Locks for this owner instead of the one who polls.
     pub fn owner(mut self, owner: &Owner) -> Self {
-        self.options.owner = Some(owner.clone());
+        self.options.owner = OwnerSource::Owner(owner.clone());
         self
     }
 
@@ -240,8 +235,11 @@ impl<G: Guards> LockRequest<G> {
 
     /// Makes the scope of a closure: the owner of what it holds, unless that is held around it.
     pub(crate) fn scoped(&mut self) -> Scope {
-        let scope = Scope::new(self.options.owner.clone().unwrap_or_else(Owner::new));
-        self.options.scope = Some(scope.clone());
+        if let OwnerSource::Owner(owner) = &self.options.owner {
+            return Scope::new(owner.clone());
+        }
+        let scope = Scope::new(Owner::new());
+        self.options.owner = OwnerSource::Scope(scope.clone());
         scope
     }
 

@@ -4,6 +4,17 @@ use std::task::Context;
 
 use super::{Owner, Scope, scope};
 
+/// What a request is to hold for.
+#[derive(Clone, Debug)]
+pub(crate) enum OwnerSource {
+    /// Whatever polls it.
+    Context,
+    /// The closure that it is for.
+    Scope(Scope),
+    /// An explicit owner.
+    Owner(Owner),
+}
+
 /// Whom a request may be for: the first of those that hold the key, else the last.
 #[derive(Debug)]
 pub(crate) struct Caller {
@@ -13,22 +24,20 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The owner that was named; else what `cx` stands for, where `scope` is that of the closure that the request is for.
-    pub(crate) fn new(cx: &Context<'_>, named: Option<&Owner>, reentrant: bool, scope: Option<&Scope>) -> Self {
-        let scope = scope.map(Scope::owner);
-        if let Some(owner) = named {
-            return Self { known: Vec::new(), owner: owner.clone() };
-        }
-        if !reentrant {
-            return Self { known: Vec::new(), owner: scope.cloned().unwrap_or_else(Owner::new) };
-        }
-        let (mut known, context) = (scope::around(cx.waker()), Owner::of_context(cx));
-        match scope {
-            Some(scope) => {
-                known.push(context);
-                Self { known, owner: scope.clone() }
+    /// The owner that was named; else what `cx` stands for, or the scope of the closure that the request is for.
+    pub(crate) fn new(cx: &Context<'_>, holder: &OwnerSource, reentrant: bool) -> Self {
+        match holder {
+            OwnerSource::Owner(owner) => Self { known: Vec::new(), owner: owner.clone() },
+            OwnerSource::Scope(scope) if reentrant => {
+                let mut known = scope::around(cx.waker());
+                known.push(Owner::of_context(cx));
+                Self { known, owner: scope.owner().clone() }
             }
-            None => Self { known, owner: context },
+            OwnerSource::Context if reentrant => {
+                Self { known: scope::around(cx.waker()), owner: Owner::of_context(cx) }
+            }
+            OwnerSource::Scope(scope) => Self { known: Vec::new(), owner: scope.owner().clone() },
+            OwnerSource::Context => Self { known: Vec::new(), owner: Owner::new() },
         }
     }
 
