@@ -132,7 +132,7 @@ impl Start {
                     None => waiter.settle(),
                 },
                 Poll::Ready(Ok(None)) => {
-                    waiter.gave_up();
+                    waiter.was_busy();
                     return Ok(Started::Done(None));
                 }
                 Poll::Ready(Err(error)) => {
@@ -144,6 +144,15 @@ impl Start {
         }
         Ok(Started::Waiting(Box::pin(waiter.run(attempt))))
     }
+}
+
+/// What a waiter does next.
+enum Next {
+    Claim,
+    /// It was given a share of a hold, at this depth.
+    Entered(Arc<Hold>, u32),
+    /// The key is not free, and it does not wait.
+    Busy,
 }
 
 /// A claim on its way to the backend and back.
@@ -210,7 +219,11 @@ impl Waiter {
             let current = match attempt.take() {
                 Some(begun) => begun,
                 None => {
-                    if let Some((hold, depth)) = self.turn().await? {
+                    let next = self.turn().await?;
+                    if let Next::Busy = next {
+                        return Ok(None);
+                    }
+                    if let Next::Entered(hold, depth) = next {
                         let guard = LockGuard::new(hold);
                         self.ticket = None;
                         if !guard.is_lost() {
@@ -249,7 +262,7 @@ impl Waiter {
                     None => self.settle(),
                 },
                 Ok(None) => {
-                    self.gave_up();
+                    self.was_busy();
                     return Ok(None);
                 }
                 Err(error) => {
@@ -283,16 +296,17 @@ impl Waiter {
         }
     }
 
-    /// Waits until it is this one's turn to claim (`None`), or it was given a share, at this depth.
-    async fn turn(&mut self) -> Result<Option<(Arc<Hold>, u32)>> {
+    /// Waits until there is something to do.
+    async fn turn(&mut self) -> Result<Next> {
         poll_fn(|cx| {
             self.life.check_open(Some(&self.entry.key), "lock")?;
             let Some(ticket) = self.ticket else { return Poll::Pending };
             let turn = self.entry.arbiter().turn(ticket, || cx.waker().clone());
             match turn {
                 Turn::Wait => Poll::Pending,
-                Turn::Claim => Poll::Ready(Ok(None)),
-                Turn::Entered(hold, depth) => Poll::Ready(Ok(Some((hold, depth)))),
+                Turn::Claim => Poll::Ready(Ok(Next::Claim)),
+                Turn::Busy => Poll::Ready(Ok(Next::Busy)),
+                Turn::Entered(hold, depth) => Poll::Ready(Ok(Next::Entered(hold, depth))),
                 Turn::Refused(reason) => {
                     Poll::Ready(Err(LockError::AlreadyHeld { key: self.entry.key.to_string(), reason }))
                 }
@@ -350,11 +364,11 @@ impl Waiter {
         Some(guard)
     }
 
-    /// The attempt holds nothing, for certain.
-    fn gave_up(&mut self) {
+    /// The attempt holds nothing, for certain: the key was not free.
+    fn was_busy(&mut self) {
         let sent = self.sent.take();
         if let Some(ticket) = self.ticket.take() {
-            let effects = self.entry.arbiter().gave_up(ticket, self.life.now());
+            let effects = self.entry.arbiter().was_busy(ticket, self.life.now());
             self.life.carry_out(&self.entry, effects);
         }
         if let Some((_, cell)) = sent

@@ -1,4 +1,5 @@
 //! Who the owner of a lock is, under every way to poll a request.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -473,7 +474,7 @@ fn jobs_of_a_pool_exclude_each_other_without_reentrancy() {
                 // Tries, since a job that waits here may wait for one below it on the same thread.
                 if let Some(guard) = manager.try_lock("k").wait().unwrap() {
                     room.enter();
-                    rayon::join(|| std::thread::yield_now(), || std::thread::yield_now());
+                    rayon::join(std::thread::yield_now, std::thread::yield_now);
                     room.leave();
                     drop(guard);
                 }
@@ -524,19 +525,6 @@ fn a_task_that_ends_with_its_hold_may_use_the_key() {
     drop(guard);
     assert!(manager.try_lock("k").wait().unwrap().is_some());
     assert!(manager.try_lock("k2").wait().unwrap().is_some());
-}
-
-#[test]
-fn concurrent_shared_tries_all_get_in() {
-    for url in ["memory://"] {
-        current_thread().block_on(async {
-            let manager = LockManager::connect(url).await.unwrap();
-            let tries = (0..5).map(|_| tokio::spawn(manager.lock("k").shared().try_once()));
-            for tried in join_all(tries).await {
-                assert!(tried.unwrap().unwrap().is_some());
-            }
-        });
-    }
 }
 
 #[test]

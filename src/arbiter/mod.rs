@@ -19,7 +19,7 @@ mod tests;
 use std::time::Duration;
 
 pub(crate) use self::queue::Ticket;
-use self::queue::{Queue, Waiter};
+use self::queue::{Delivery, Queue, Waiter};
 use self::tenure::{HoldEntry, Tenure, deepen, enter};
 use crate::Mode;
 use crate::clock::Timestamp;
@@ -82,6 +82,8 @@ pub(crate) enum Turn<H> {
     Claim,
     Entered(H, u32),
     Refused(&'static str),
+    /// Not free; only for those that do not wait.
+    Busy,
 }
 
 /// What a cancelled waiter leaves to clean up.
@@ -132,6 +134,8 @@ pub(crate) struct Arbiter<G: Granted, W> {
     queue: Queue<W, G::Hold>,
     tenures: Vec<Tenure<G>>,
     claimant: Claimant,
+    /// The newest waiter when the claimant's attempt began.
+    began_after: Ticket,
     hand_over: HandOver,
     /// Whether somebody has been asked to nudge.
     watched: bool,
@@ -146,6 +150,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             queue: Queue::default(),
             tenures: Vec::new(),
             claimant: Claimant::Nobody,
+            began_after: Queue::<W, G::Hold>::default().last(),
             hand_over,
             watched: false,
             last_hold: 0,
@@ -217,7 +222,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
                 Some(hold) => Decision::Entered(hold, 1),
                 None if !wait && !self.may_try(terms, now) => Decision::Busy,
                 None => {
-                    let ticket = self.queue.push(owner.clone(), terms, now);
+                    let ticket = self.queue.push(owner.clone(), terms, wait, now);
                     let promoted = self.promote(now);
                     if self.claimant == Claimant::Waiter(ticket) {
                         Decision::Claim(ticket)
@@ -245,8 +250,9 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     /// Tells a waiter what to do, and remembers whom to wake next.
     pub(crate) fn turn(&mut self, ticket: Ticket, waker: impl FnOnce() -> W) -> Turn<G::Hold> {
         match self.queue.take_delivery(ticket) {
-            Some(Ok((hold, depth))) => Turn::Entered(hold, depth),
-            Some(Err(reason)) => Turn::Refused(reason),
+            Some(Delivery::Entered(hold, depth)) => Turn::Entered(hold, depth),
+            Some(Delivery::Refused(reason)) => Turn::Refused(reason),
+            Some(Delivery::Busy) => Turn::Busy,
             None if self.claimant == Claimant::Waiter(ticket) => Turn::Claim,
             None => {
                 self.dead.extend(self.queue.set_waker(ticket, waker()));
@@ -283,6 +289,20 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         effects
     }
 
+    /// The claimant tried, and the key was not free. So it was not for the tries that came before that one began.
+    pub(crate) fn was_busy(&mut self, ticket: Ticket, now: Timestamp) -> Effects<G, W> {
+        let mut busy = Vec::new();
+        if self.claimant == Claimant::Waiter(ticket) {
+            self.remove(ticket);
+            while let Some(waiter) = self.queue.pop_try(self.began_after) {
+                busy.extend(self.queue.deliver(waiter, Delivery::Busy));
+            }
+        }
+        let mut effects = self.gave_up(ticket, now);
+        effects.wake.extend(busy);
+        effects
+    }
+
     /// The claimant's attempt must be settled before anyone claims again; the waiter keeps its place.
     pub(crate) fn unsettled(&mut self, ticket: Ticket) {
         if self.claimant == Claimant::Waiter(ticket) {
@@ -304,8 +324,10 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     pub(crate) fn cancel(&mut self, ticket: Ticket, sent: bool, now: Timestamp) -> (Cancelled<G::Hold>, Effects<G, W>) {
         let mut effects = Effects::default();
         if let Some(delivery) = self.queue.take_delivery(ticket) {
-            let left = delivery.map_or(Cancelled::Nothing, |(hold, _)| Cancelled::Hold(hold));
-            return (left, effects);
+            return match delivery {
+                Delivery::Entered(hold, _) => (Cancelled::Hold(hold), effects),
+                Delivery::Refused(_) | Delivery::Busy => (Cancelled::Nothing, effects),
+            };
         }
         self.remove(ticket);
         if self.claimant == Claimant::Waiter(ticket) {
@@ -323,7 +345,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> (Ticket, Effects<G, W>) {
         let mut effects = Effects::default();
         let place = usize::from(matches!(self.claimant, Claimant::Waiter(_)));
-        let ticket = self.queue.insert(place, owner.clone(), terms, now);
+        let ticket = self.queue.insert(place, owner.clone(), terms, true, now);
         self.admit(now, &mut effects);
         (ticket, effects)
     }
@@ -445,7 +467,9 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         let excluded = |tenure: &Tenure<G>| {
             tenure.grant.is_alive(now) && (terms.mode == Mode::Exclusive || tenure.terms.mode == Mode::Exclusive)
         };
-        self.queue.is_empty() && !self.tenures.iter().any(excluded)
+        // Shared tries wait for the answer to the one that is on its way: they may all get in by it.
+        let clear = self.queue.is_empty() || (terms.mode == Mode::Shared && self.queue.has_only_shared_tries());
+        clear && !self.tenures.iter().any(excluded)
     }
 
     /// Gives an emptied grant to the first waiter, if it may have it.
@@ -460,7 +484,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.tenures[index].handovers += 1;
         let Some(waiter) = self.queue.pop() else { return false };
         let hold = self.add_hold(index, &waiter.owner, now);
-        effects.wake.extend(self.queue.deliver(waiter, Ok((hold, 1))));
+        effects.wake.extend(self.queue.deliver(waiter, Delivery::Entered(hold, 1)));
         true
     }
 
@@ -479,7 +503,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
                 break;
             };
             let Some(waiter) = self.queue.pop() else { return };
-            effects.wake.extend(self.queue.deliver(waiter, delivery));
+            effects.wake.extend(self.queue.deliver(waiter, delivery.into()));
         }
         self.admit_owners(now, effects);
         self.promote_and_wake(now, effects);
@@ -493,7 +517,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
                 && let Some(delivery) = enter(&mut self.tenures, &waiter.owner, waiter.terms.mode, now)
                 && let Some(waiter) = self.queue.remove_at(place)
             {
-                effects.wake.extend(self.queue.deliver(waiter, delivery));
+                effects.wake.extend(self.queue.deliver(waiter, delivery.into()));
             } else {
                 place += 1;
             }
@@ -509,6 +533,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             return false;
         }
         self.claimant = Claimant::Waiter(waiter.ticket);
+        self.began_after = self.queue.last();
         true
     }
 

@@ -189,6 +189,10 @@ impl World {
             Turn::Claim if self.attempt == Some((actor, waiting.ticket)) => {}
             Turn::Claim => self.claim(actor, waiting.ticket),
             Turn::Entered(hold, depth) => self.enter(actor, hold, depth, waiting.terms, waiting.place),
+            Turn::Busy => {
+                assert!(!waiting.wait && !self.is_free(actor), "a free lock was refused");
+                self.actors[actor] = Actor::Idle;
+            }
             Turn::Refused(_) => {
                 self.refused(actor, waiting.terms);
                 self.actors[actor] = Actor::Idle;
@@ -203,7 +207,10 @@ impl World {
         let mode = waiting.terms.mode;
         if !self.granted.iter().all(|(_, other)| mode == Mode::Shared && *other == Mode::Shared) {
             if !waiting.wait {
-                self.give_up();
+                self.attempt = None;
+                self.actors[actor] = Actor::Idle;
+                let effects = self.arbiter.was_busy(ticket, self.now());
+                self.carry_out(effects);
             }
             return;
         }

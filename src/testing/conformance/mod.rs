@@ -96,7 +96,8 @@ macro_rules! __conformance_cases {
             tokens: tokens_grow_from_manager_to_manager, tokens_grow_within_a_process, tokens_grow_over_a_force_unlock,
                 tokens_of_readers_lie_between_those_of_writers, guards_of_a_hold_have_its_token;
             shared: readers_hold_together_and_writers_alone, a_reader_waits_behind_a_waiting_writer,
-                a_reader_elsewhere_waits_behind_a_waiting_writer, readers_wake_together, a_writer_is_not_starved;
+                a_reader_elsewhere_waits_behind_a_waiting_writer, readers_wake_together, a_writer_is_not_starved,
+                tries_to_share_get_in_together;
             dropping: a_guard_may_be_dropped_after_the_runtime, a_guard_may_be_dropped_in_a_panic,
                 an_unlock_that_is_not_polled_releases, an_unlock_that_is_dropped_halfway_releases,
                 a_request_that_is_not_polled_does_nothing, a_guard_outlives_its_manager, unlock_returns_when_the_lock_is_free;

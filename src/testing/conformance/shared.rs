@@ -13,6 +13,24 @@ async fn is_granted(request: LockRequest) -> bool {
     stranger(request).try_once().await.expect("the server answers").is_some()
 }
 
+/// Those that only try do not refuse each other while the first one's answer is on its way.
+pub async fn tries_to_share_get_in_together(a: LockManager, b: LockManager) {
+    let key = key("tries");
+    let tries = |manager: &LockManager| -> Vec<_> {
+        (0..5).map(|_| tokio::spawn(manager.lock(&key).shared().try_once())).collect()
+    };
+    let mut guards = Vec::new();
+    for tried in tries(&a) {
+        guards.push(done(tried).await.expect("the server answers").expect("nobody else is there"));
+    }
+    drop(guards);
+    let writer = soon(b.lock(&key)).await;
+    for tried in tries(&a) {
+        assert!(done(tried).await.expect("the server answers").is_none());
+    }
+    drop(writer);
+}
+
 /// Any number share a key, of either manager, but not with an exclusive holder.
 pub async fn readers_hold_together_and_writers_alone(a: LockManager, b: LockManager) {
     let key = key("readers");
