@@ -46,6 +46,15 @@ impl Acquisition {
     }
 }
 
+impl Drop for Acquisition {
+    fn drop(&mut self) {
+        if self.life.keeper.is_forked() {
+            // What the parent waits for is not ended here: a mutex on the way may be locked for ever.
+            std::mem::forget(std::mem::replace(&mut self.state, State::Done));
+        }
+    }
+}
+
 impl Future for Acquisition {
     type Output = Acquired;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
@@ -60,7 +69,10 @@ impl Future for Acquisition {
             }
         }
         let State::Waiting(waiting) = &mut this.state else { return Poll::Pending };
-        let _within = this.life.keeper.enter();
+        let _within = match this.life.keeper.enter() {
+            Ok(within) => within,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
         let polled = waiting.as_mut().poll(cx);
         if polled.is_ready() {
             this.state = State::Done;
@@ -122,7 +134,7 @@ impl Start {
         if let Some(LeaseFor::Ready(Ok(cell))) = lease {
             let mut begun = waiter.attempt(cell);
             let polled = {
-                let _within = life.keeper.enter();
+                let _within = life.keeper.enter()?;
                 begun.answer.as_mut().poll(cx)
             };
             match polled {

@@ -128,10 +128,13 @@ impl LockGuard {
     /// ```
     pub fn reenter(&self) -> Result<LockGuard> {
         let hold = self.hold();
+        let entry = &hold.held.entry;
+        if hold.held.life.keeper.is_forked() {
+            return Err(LockError::closed(Some(&entry.key), "reenter"));
+        }
         if let Some(cause) = self.loss() {
             return Err(hold.held.expired(cause));
         }
-        let entry = &hold.held.entry;
         let mut arbiter = entry.arbiter();
         match arbiter.reenter(hold.id) {
             Some(Ok(_)) => Ok(Self::new(hold.clone())),
@@ -358,7 +361,7 @@ impl Watch {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Loss> {
         let held = &self.hold.held;
-        if !self.hold.has_ended() {
+        if !self.hold.has_ended() && !held.life.keeper.is_forked() {
             held.signal.listen(&mut self.claim, cx.waker());
             held.cell.signal.listen(&mut self.lease, cx.waker());
         }
@@ -368,8 +371,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.hold.held.signal.forget(&mut self.claim);
-        self.hold.held.cell.signal.forget(&mut self.lease);
+        let held = &self.hold.held;
+        if !held.life.keeper.is_forked() {
+            held.signal.forget(&mut self.claim);
+            held.cell.signal.forget(&mut self.lease);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::sync::oneshot;
 
 use crate::fork::ForkDetector;
+use crate::{LockError, Result};
 
 /// One named thread with a tokio runtime of its own, shared by all managers of the process.
 ///
@@ -62,8 +63,17 @@ impl Keeper {
     }
 
     /// Lets the caller poll futures that need tokio's timers and sockets.
-    pub(crate) fn enter(&self) -> EnterGuard<'_> {
-        self.runtime.enter()
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` in the destructor of a thread-local that runs after tokio's own.
+    pub(crate) fn enter(&self) -> Result<EnterGuard<'_>> {
+        match Handle::try_current() {
+            Err(error) if error.is_thread_local_destroyed() => Err(LockError::Unsupported {
+                what: "calls in the destructor of a thread-local; drop the guard to release it".into(),
+            }),
+            _ => Ok(self.runtime.enter()),
+        }
     }
 
     /// Whether this is the thread itself, which must not wait for what only it can do.

@@ -48,7 +48,8 @@ impl Lock {
 
     /// Returns whether this manager holds the key, whoever the owner. No I/O.
     pub fn is_held(&self) -> bool {
-        self.entry.arbiter().is_held(self.life.now())
+        // A forked child holds nothing, and the mutex may be locked for ever there.
+        !self.life.keeper.is_forked() && self.entry.arbiter().is_held(self.life.now())
     }
 
     /// Asks for the lock; see [`LockRequest`] for options, errors and cancel safety.

@@ -23,8 +23,11 @@ use crate::{LockError, LockInfo, Result, key};
 /// each key, and one session (a lease on the server) for each TTL, which it renews in the background, and replaces when it is lost.
 ///
 /// The drop of the last clone waits for the releases that are under way, for at most a second
-/// ([`drop_wait`](LockManagerBuilder::drop_wait)), so that a program may end right after. A manager in a `static` is never
-/// dropped: [`close`](Self::close) it.
+/// ([`drop_wait`](LockManagerBuilder::drop_wait)), so that a program may end right after. A guard that is dropped after its
+/// manager is waited for where the thread that dropped it ends, and everything that the main thread has dropped where that ends,
+/// within the same limit. A manager in a `static` is never dropped: [`close`](Self::close) it, or the guards that other
+/// threads drop at the end may leave their locks to the TTL. Threads that have not ended when `main` returns, `process::exit`
+/// in another thread, `abort` and signals that end the process do so too.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -381,6 +384,7 @@ impl Drop for Anchor {
             return;
         }
         let core: Arc<Core> = (*self.life).clone();
+        core.manager_goes();
         let bound = core.defaults.drop_wait;
         // Guards and handles may outlive the manager: the session is theirs then.
         let is_last = Arc::strong_count(&self.life) == 1;

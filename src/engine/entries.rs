@@ -11,6 +11,7 @@ use super::{Core, HeldGrant};
 use crate::arbiter::{Arbiter, Effects, HandOver};
 use crate::backend::AttemptId;
 use crate::clock::Timestamp;
+use crate::fork::ForkDetector;
 
 pub(crate) type KeyArbiter = Arbiter<Arc<HeldGrant>, Waker>;
 pub(crate) type KeyEffects = Effects<Arc<HeldGrant>, Waker>;
@@ -95,11 +96,12 @@ pub(super) struct Entries {
     /// Keys come from users: a hasher with a secret, but a fast one.
     by_key: Mutex<HashMap<Arc<str>, Weak<Entry>, foldhash::fast::RandomState>>,
     hand_over: HandOver,
+    fork: ForkDetector,
 }
 
 impl Entries {
     pub(super) fn new(hand_over: HandOver) -> Arc<Self> {
-        Arc::new(Self { by_key: Mutex::default(), hand_over })
+        Arc::new(Self { by_key: Mutex::default(), hand_over, fork: ForkDetector::new() })
     }
 
     pub(super) fn get(self: &Arc<Self>, key: &str) -> Arc<Entry> {
@@ -122,6 +124,9 @@ impl Entries {
     }
 
     fn forget(&self, entry: &Entry) {
+        if self.fork.is_forked() {
+            return;
+        }
         let mut by_key = self.by_key.lock();
         // A successor may have taken the place between the last use and this.
         if by_key.get(&entry.key).is_some_and(|known| std::ptr::eq(known.as_ptr(), entry)) {

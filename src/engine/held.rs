@@ -36,7 +36,8 @@ impl HeldGrant {
 
     /// Why it is lost, if it is by `now`.
     pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
-        self.own_loss(now).or_else(|| self.cell.loss(now))
+        let of_lease = || if self.life.keeper.is_forked() { self.cell.loss_in_child(now) } else { self.cell.loss(now) };
+        self.own_loss(now).or_else(of_lease)
     }
 
     /// The same under a mutex, see [`LeaseCell::quiet_loss`].

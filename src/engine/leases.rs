@@ -113,10 +113,7 @@ impl Core {
         }
         let (backend, ttl) = (self.backend.clone(), terms.ttl);
         let mut call = async move { backend.open(ttl, own).await }.boxed();
-        let polled = {
-            let _within = self.keeper.enter();
-            (&mut call).now_or_never()
-        };
+        let polled = self.keeper.enter().ok().and_then(|_within| (&mut call).now_or_never());
         match polled {
             Some(opened) => LeaseFor::Ready(opened.map(|lease| self.keep_lease(lease, terms))),
             None => LeaseFor::Soon(self.open_on_keeper(call, *terms)),

@@ -1,6 +1,7 @@
 //! What all objects of one manager share, and what the keeper does for them.
 
 mod backoff;
+mod drop_wait;
 mod entries;
 mod held;
 mod histogram;
@@ -89,6 +90,8 @@ pub(crate) struct Core {
     strays: leases::Strays,
     outage: backoff::Outage,
     closed: AtomicBool,
+    /// Whether the last manager has been dropped, though guards or handles may live.
+    manager_gone: AtomicBool,
     ended: watch::Sender<bool>,
     /// Releases and the like that the server has not confirmed.
     unconfirmed: AtomicUsize,
@@ -119,6 +122,7 @@ impl Core {
             strays: leases::Strays::default(),
             outage: backoff::Outage::default(),
             closed: AtomicBool::new(false),
+            manager_gone: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             unconfirmed: AtomicUsize::new(0),
             confirmed: Notify::new(),
@@ -229,6 +233,15 @@ impl Core {
         }
     }
 
+    /// The last manager is being dropped: from now on, threads wait for what they drop.
+    pub(crate) fn manager_goes(&self) {
+        self.manager_gone.store(true, Ordering::Release);
+    }
+
+    fn manager_is_gone(&self) -> bool {
+        self.manager_gone.load(Ordering::Acquire)
+    }
+
     pub(crate) fn has_unconfirmed(&self) -> bool {
         self.unconfirmed.load(Ordering::Acquire) > 0
     }
@@ -288,9 +301,14 @@ impl Drop for Life {
         } else if !self.0.is_closed() {
             let (core, bound) = (self.0.clone(), self.0.defaults.timeout);
             self.0.closed.store(true, Ordering::Release);
+            let (awaited, now) = drop_wait::DropWait::new(&core).split();
             self.0.keeper.spawn(async move {
                 core.close(bound).await;
+                drop(awaited);
             });
+            if let Some(now) = now {
+                now.wait();
+            }
         }
     }
 }
@@ -298,20 +316,32 @@ impl Drop for Life {
 /// Polls a future inside the keeper's tokio context.
 pub(crate) struct WithinKeeper<F> {
     keeper: Arc<Keeper>,
-    future: Pin<Box<F>>,
+    /// `None` once it has been dropped.
+    future: Option<Pin<Box<F>>>,
 }
 
 impl<F> WithinKeeper<F> {
     pub(crate) fn new(keeper: Arc<Keeper>, future: F) -> Self {
-        Self { keeper, future: Box::pin(future) }
+        Self { keeper, future: Some(Box::pin(future)) }
     }
 }
 
-impl<F: Future> Future for WithinKeeper<F> {
-    type Output = F::Output;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+impl<F> Drop for WithinKeeper<F> {
+    fn drop(&mut self) {
+        if self.keeper.is_forked() {
+            // As for an acquire.
+            std::mem::forget(self.future.take());
+        }
+    }
+}
+
+impl<T, F: Future<Output = Result<T>>> Future for WithinKeeper<F> {
+    type Output = Result<T>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let keeper = self.keeper.clone();
-        let _within = keeper.enter();
-        self.future.as_mut().poll(cx)
+        match keeper.enter() {
+            Ok(_within) => self.future.as_mut().map_or(Poll::Pending, |future| future.as_mut().poll(cx)),
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 }

@@ -6,7 +6,9 @@ use std::task::{Context, Poll, Waker};
 
 use futures::future::{BoxFuture, Either, select};
 use log::{debug, warn};
+use tokio::sync::oneshot;
 
+use super::drop_wait::DropWait;
 use super::entries::KeyEffects;
 use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, no_answer};
 use crate::backend::{BackendError, Claim, ErrorKind};
@@ -14,51 +16,51 @@ use crate::clock::Timestamp;
 use crate::lease::LeaseCell;
 use crate::{LockError, Loss, Result};
 
-/// A release on its way. Polling it waits for the server's word; dropping it leaves it to the keeper.
-pub(crate) struct Release {
-    core: Arc<Core>,
-    work: Work,
-}
-
-enum Work {
-    Going(BoxFuture<'static, Result<()>>),
+/// A release on its way. It goes on whether this is polled or not.
+pub(crate) enum Release {
+    Going(oneshot::Receiver<Result<()>>),
     Done(Result<()>),
 }
 
 impl Release {
     fn start(core: &Arc<Core>, work: impl Future<Output = Result<()>> + Send + 'static) -> Self {
         let unconfirmed = Unconfirmed::new(core);
-        let work = async move {
-            let _unconfirmed = unconfirmed;
-            work.await
-        };
-        let mut release = Self { core: core.clone(), work: Work::Going(Box::pin(work)) };
+        let mut work = Box::pin(work);
         // Sends the request, and is all there is to do for a store in memory.
-        let _ = Pin::new(&mut release).poll(&mut Context::from_waker(Waker::noop()));
-        release
+        let first = core.keeper.enter().map(|_within| work.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+        if let Ok(Poll::Ready(outcome)) = first {
+            return Self::Done(outcome);
+        }
+        // The rest is the keeper's, so that no one depends on whether the caller polls again.
+        let (report, outcome) = oneshot::channel();
+        let (awaited, now) = DropWait::new(core).split();
+        let owner = core.clone();
+        core.keeper.spawn(async move {
+            let outcome = work.await;
+            drop(unconfirmed);
+            // The caller may have gone.
+            let _ = report.send(outcome);
+            if owner.is_closed() && awaited.is_some() {
+                // It was the last of its manager: the sessions end too.
+                owner.has_ended().await;
+            }
+            drop(awaited);
+        });
+        if let Some(now) = now {
+            now.wait();
+        }
+        Self::Going(outcome)
     }
 }
 
 impl Future for Release {
     type Output = Result<()>;
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let this = self.get_mut();
-        if let Work::Going(work) = &mut this.work {
-            let _within = this.core.keeper.enter();
-            let Poll::Ready(outcome) = work.as_mut().poll(cx) else { return Poll::Pending };
-            this.work = Work::Done(outcome);
-        }
-        match &this.work {
-            Work::Going(_) => Poll::Pending,
-            Work::Done(outcome) => Poll::Ready(outcome.clone()),
-        }
-    }
-}
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        if let Work::Going(work) = std::mem::replace(&mut self.work, Work::Done(Ok(()))) {
-            self.core.keeper.spawn(async move { drop(work.await) });
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut *self {
+            Self::Done(outcome) => Poll::Ready(outcome.clone()),
+            Self::Going(outcome) => Pin::new(outcome)
+                .poll(cx)
+                .map(|outcome| outcome.unwrap_or_else(|_| Err(LockError::closed(None, "unlock")))),
         }
     }
 }

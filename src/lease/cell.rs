@@ -74,6 +74,11 @@ impl LeaseCell {
         }
     }
 
+    /// The same in a forked child, where another thread of the parent may have the mutex for ever.
+    pub(crate) fn loss_in_child(&self, now: Timestamp) -> Option<Loss> {
+        self.lost.get().or_else(|| (now >= self.deadline()).then_some(Loss::Expired))
+    }
+
     /// Ends it for a reason from outside; keeps an earlier reason.
     pub(crate) fn lose(&self, cause: Loss, now: Timestamp) -> Option<Loss> {
         self.update(now, |renewal| {
