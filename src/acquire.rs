@@ -6,15 +6,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, poll_fn, select};
-use log::debug;
 
 use crate::arbiter::{Cancelled, Decision, Ticket, Turn};
 use crate::backend::{BackendError, Claim, ErrorKind, Grant};
 use crate::clock::Timestamp;
 use crate::engine::{Backoff, Core, Entry, HeldGrant, Hold, LeaseFor, Life};
+use crate::foreign::{self, CatchingWaker};
 use crate::guard::LockGuard;
 use crate::lease::{LeaseCell, Listener};
 use crate::owner::Owner;
+use crate::report::debug;
 use crate::request::Options;
 use crate::{LockError, Loss, Result};
 
@@ -24,6 +25,7 @@ type Acquired = Result<Option<LockGuard>>;
 pub(crate) struct Acquisition {
     life: Arc<Life>,
     state: State,
+    catching: CatchingWaker,
 }
 
 #[expect(clippy::large_enum_variant, reason = "an acquire that need not wait needs no box")]
@@ -42,7 +44,7 @@ struct Start {
 
 impl Acquisition {
     pub(crate) fn new(life: Arc<Life>, entry: Result<Arc<Entry>>, options: Options, wait: bool) -> Self {
-        Self { life, state: State::Start(Start { entry, options, wait }) }
+        Self { life, state: State::Start(Start { entry, options, wait }), catching: CatchingWaker::default() }
     }
 }
 
@@ -62,7 +64,7 @@ impl Future for Acquisition {
         if let State::Start(..) = this.state
             && let State::Start(start) = std::mem::replace(&mut this.state, State::Done)
         {
-            match start.poll(&this.life, cx) {
+            match start.poll(&this.life, cx, &mut this.catching) {
                 Ok(Started::Done(guard)) => return Poll::Ready(Ok(guard)),
                 Ok(Started::Waiting(waiting)) => this.state = State::Waiting(waiting),
                 Err(error) => return Poll::Ready(Err(error)),
@@ -73,7 +75,7 @@ impl Future for Acquisition {
             Ok(within) => within,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        let polled = waiting.as_mut().poll(cx);
+        let polled = this.catching.poll(cx, |cx| waiting.as_mut().poll(cx));
         if polled.is_ready() {
             this.state = State::Done;
         }
@@ -88,7 +90,7 @@ enum Started {
 
 impl Start {
     /// Finds the owner, asks the arbiter, and goes to the backend if it is this one's turn.
-    fn poll(self, life: &Arc<Life>, cx: &mut Context<'_>) -> Result<Started> {
+    fn poll(self, life: &Arc<Life>, cx: &mut Context<'_>, catching: &mut CatchingWaker) -> Result<Started> {
         let Self { entry, options, wait } = self;
         let entry = entry?;
         life.check_open(Some(&entry.key), "lock")?;
@@ -97,7 +99,7 @@ impl Start {
             let caller = options.caller(life, cx);
             let mut arbiter = entry.arbiter();
             let owner = caller.for_key(|owner| arbiter.holds(owner, now));
-            let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || cx.waker().clone());
+            let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || foreign::cloned(cx.waker()));
             let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
             (owner, decision, effects, nudge)
         };
@@ -135,7 +137,7 @@ impl Start {
             let mut begun = waiter.attempt(cell);
             let polled = {
                 let _within = life.keeper.enter()?;
-                begun.answer.as_mut().poll(cx)
+                catching.poll(cx, |cx| begun.answer.as_mut().poll(cx))
             };
             match polled {
                 Poll::Pending => attempt = Some(begun),
@@ -269,7 +271,7 @@ impl Waiter {
                 Either::Right((cause, _)) => Err(BackendError::new(ErrorKind::LeaseLost, cause.to_string())),
             };
             match answer {
-                Ok(Some(grant)) => match self.granted(grant, cell) {
+                Ok(Some(grant)) => match self.granted_afresh(grant, cell).await {
                     Some(guard) => return Ok(Some(guard)),
                     None => self.settle(),
                 },
@@ -313,7 +315,7 @@ impl Waiter {
         poll_fn(|cx| {
             self.life.check_open(Some(&self.entry.key), "lock")?;
             let Some(ticket) = self.ticket else { return Poll::Pending };
-            let turn = self.entry.arbiter().turn(ticket, || cx.waker().clone());
+            let turn = self.entry.arbiter().turn(ticket, || foreign::cloned(cx.waker()));
             match turn {
                 Turn::Wait => Poll::Pending,
                 Turn::Claim => Poll::Ready(Ok(Next::Claim)),
@@ -350,6 +352,16 @@ impl Waiter {
         self.sent = Some((claim.clone(), cell.clone()));
         let (backend, wait) = (core.backend.clone(), self.wait);
         Attempt { cell, answer: Box::pin(async move { backend.acquire(&claim, wait).await }) }
+    }
+
+    /// Takes the grant. Of a lease that is not renewed afterwards, the TTL counts from now.
+    async fn granted_afresh(&mut self, grant: Grant, cell: Arc<LeaseCell>) -> Option<LockGuard> {
+        let lease = cell.lease();
+        if !cell.policy().auto_renew && self.life.now().since(lease.proven) > lease.ttl / 20 {
+            // What cannot be renewed now is shorter, or lost.
+            let _ = self.life.renew(&cell).await;
+        }
+        self.granted(grant, cell)
     }
 
     /// Takes the grant, unless it is too late: then the attempt is to be settled.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::backend::memory::{Memory, Store};
 use crate::backend::{Backend, Clock, SystemClock};
+use crate::engine::Caught;
 use crate::keeper::Keeper;
 use crate::manager::LockManager;
 use crate::pending::Pending;
@@ -274,17 +275,17 @@ impl LockManagerBuilder {
             })?;
             let injected = self.source.is_injected();
             let backend: Arc<dyn Backend> = match self.source {
-                Source::Backend(backend) => backend,
+                Source::Backend(backend) => Arc::new(Caught::new(backend)),
                 Source::Settings => connect(&settings, &clock, &keeper).await?,
                 #[cfg(feature = "etcd")]
-                Source::EtcdClient(client) => Arc::new(crate::backend::etcd::Etcd::with_client(
+                Source::EtcdClient(client) => Arc::new(Caught::new(Arc::new(crate::backend::etcd::Etcd::with_client(
                     *client,
                     settings.prefix.clone().unwrap_or_else(|| "leasehold/".into()),
                     settings.timeout,
                     settings.retry_interval,
                     clock.clone(),
                     keeper.runtime().clone(),
-                )),
+                )))),
                 #[cfg(feature = "redis")]
                 Source::RedisClient(client) => {
                     let target = crate::backend::redis::Target::Client(client);
@@ -327,7 +328,7 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
                 }),
             };
             let connecting = Etcd::connect(options, clock.clone(), keeper.runtime().clone());
-            Ok(Arc::new(connected(keeper.run(connecting).await)?))
+            Ok(Arc::new(Caught::new(Arc::new(connected(keeper.run(connecting).await)?))))
         }
         #[cfg(not(feature = "etcd"))]
         BackendKind::Etcd => {
@@ -394,7 +395,7 @@ async fn connect_redis(
         signal_lists: settings.signal_lists,
     };
     let connecting = crate::backend::redis::Redis::connect(options, clock.clone(), keeper.runtime().clone());
-    Ok(Arc::new(connected(keeper.run(connecting).await)?))
+    Ok(Arc::new(Caught::new(Arc::new(connected(keeper.run(connecting).await)?))))
 }
 
 impl fmt::Debug for LockManagerBuilder {

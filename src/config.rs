@@ -7,10 +7,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use log::warn;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 
+use crate::report::warn;
 use crate::settings::{self, BackendKind, Handover, Secret, Settings};
 use crate::{LockError, Result};
 

@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use log::warn;
 
 use crate::engine::Life;
 use crate::pending::Pending;
+use crate::report::warn;
 use crate::{Eviction, Result};
 
 /// A lock to be taken away from whoever holds it: an administrator's last resort. `.await` it, or [`wait`](Self::wait) for it.

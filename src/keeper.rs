@@ -1,5 +1,7 @@
 //! The library's own background thread.
 
+mod reporter;
+
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
@@ -8,7 +10,10 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::sync::oneshot;
 
+use self::reporter::Reporter;
+pub(crate) use self::reporter::Watched;
 use crate::fork::ForkDetector;
+use crate::report;
 use crate::{LockError, Result};
 
 /// One named thread with a tokio runtime of its own, shared by all managers of the process.
@@ -20,6 +25,7 @@ pub(crate) struct Keeper {
     runtime: Handle,
     thread: ThreadId,
     fork: ForkDetector,
+    reporter: Reporter,
     /// Ends the thread when it is dropped.
     _stop: oneshot::Sender<()>,
 }
@@ -49,9 +55,12 @@ impl Keeper {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
+        let reporter = Reporter::start()?;
+        let records = reporter.queue();
         let (learnt, wakers_are_known) = std::sync::mpsc::channel::<()>();
         let thread = thread::Builder::new().name("leasehold-keeper".into()).spawn(move || {
             crate::owner::learn(&runtime);
+            report::defer(records);
             drop(learnt);
             // Ends with an error, when the sender is dropped.
             let _ = runtime.block_on(stopped);
@@ -59,7 +68,7 @@ impl Keeper {
         })?;
         // Ends with an error, when the sender is dropped. It takes some microseconds.
         let _ = wakers_are_known.recv();
-        Ok(Self { runtime: handle, thread: thread.thread().id(), fork: ForkDetector::new(), _stop: stop })
+        Ok(Self { runtime: handle, thread: thread.thread().id(), fork: ForkDetector::new(), reporter, _stop: stop })
     }
 
     /// Lets the caller poll futures that need tokio's timers and sockets.
@@ -74,6 +83,16 @@ impl Keeper {
             }),
             _ => Ok(self.runtime.enter()),
         }
+    }
+
+    /// Has the second thread look after something as well.
+    pub(crate) fn watch(&self, watched: Weak<dyn Watched>) {
+        self.reporter.watch(watched);
+    }
+
+    /// Tells the second thread that something is held from now on.
+    pub(crate) fn rouse(&self) {
+        self.reporter.rouse();
     }
 
     /// Whether this is the thread itself, which must not wait for what only it can do.

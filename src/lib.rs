@@ -18,6 +18,7 @@ mod engine;
 mod error;
 mod fence;
 mod force;
+mod foreign;
 mod fork;
 mod guard;
 mod guards;
@@ -31,6 +32,7 @@ mod manager;
 mod owner;
 mod pending;
 mod registry;
+mod report;
 mod request;
 mod settings;
 #[cfg(feature = "testing")]

@@ -447,7 +447,9 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
 
     /// Whether a request on these terms may take over this grant, or join it.
     fn fits(&self, tenure: &Tenure<G>, terms: Terms, now: Timestamp) -> bool {
-        tenure.terms == terms
+        // Without renewal, the TTL of each hold counts from a grant of its own.
+        terms.auto_renew
+            && tenure.terms == terms
             && tenure.handovers < self.hand_over.times
             && now.since(tenure.since) < self.hand_over.time
             && tenure.grant.is_fresh(now)

@@ -11,6 +11,7 @@ use super::{Core, HeldGrant};
 use crate::arbiter::{Arbiter, Effects, HandOver};
 use crate::backend::AttemptId;
 use crate::clock::Timestamp;
+use crate::foreign;
 use crate::fork::ForkDetector;
 
 pub(crate) type KeyArbiter = Arbiter<Arc<HeldGrant>, Waker>;
@@ -79,7 +80,7 @@ impl Drop for ArbiterGuard<'_> {
         if let Some(mut arbiter) = self.0.take() {
             let dead = arbiter.take_dead();
             drop(arbiter);
-            drop(dead);
+            foreign::drop_all(dead);
         }
     }
 }

@@ -65,6 +65,12 @@ impl HeldGrant {
         self.signal.fire();
     }
 
+    /// The first moment at which it is not certain any more.
+    pub(super) fn deadline(&self) -> Timestamp {
+        let lease = self.cell.deadline();
+        self.grant.limit.as_ref().map_or(lease, |limit| limit.until().min(lease))
+    }
+
     pub(crate) fn expired(&self, cause: Loss) -> LockError {
         LockError::Expired { key: self.entry.key.to_string(), cause }
     }
@@ -73,8 +79,7 @@ impl HeldGrant {
         if self.own_loss(now).is_some() {
             return Duration::ZERO;
         }
-        let lease = self.cell.deadline();
-        self.grant.limit.as_ref().map_or(lease, |limit| limit.until().min(lease)).since(now)
+        self.deadline().since(now)
     }
 }
 
@@ -82,8 +87,10 @@ impl Granted for Arc<HeldGrant> {
     type Hold = Arc<Hold>;
 
     fn hold(&self, id: HoldId, owner: &Owner, handovers: u16, now: Timestamp) -> Arc<Hold> {
-        if let Some(age) = self.cell.policy().max_hold {
-            self.cell.change(now, |renewal| renewal.limit(now + age));
+        let policy = self.cell.policy();
+        if policy.max_hold.is_some() || !policy.auto_renew {
+            self.cell.change(now, |renewal| renewal.hold(policy.max_hold.map(|age| now + age)));
+            self.life.lease_is_due(&self.cell);
         }
         Arc::new(Hold {
             id,

@@ -1,6 +1,7 @@
 //! The leases of a manager: sessions, renewal, loss.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,19 +10,26 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, FutureExt, Shared, select};
 use futures::stream::{FuturesUnordered, StreamExt};
-use log::{debug, info, warn};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
-use super::{Backoff, Core, HeldGrant, no_answer, overdue};
+use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, no_answer, overdue};
 use crate::Loss;
 use crate::arbiter::Terms;
 use crate::backend::{AttemptId, BackendError, ErrorKind, Event, Lease, LeaseId};
 use crate::clock::Timestamp;
+use crate::keeper::Watched;
 use crate::lease::{LeaseCell, Policy, Step};
+use crate::report::{debug, error, info, warn};
 
 /// How often the clock is compared while there are leases: tokio's timers do not count suspend.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How many keys, or leases, are cleaned up before something else gets its turn.
+const SLICE: usize = 32;
+/// How many leases of those that ended together are revoked at the same time.
+const CLEAN_UPS: usize = 64;
 
 type Opened = Result<Arc<LeaseCell>, BackendError>;
 type Opening = Shared<BoxFuture<'static, Opened>>;
@@ -29,9 +37,17 @@ type Opening = Shared<BoxFuture<'static, Opened>>;
 /// All leases, and which of them are sessions that anyone may use.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    cells: HashMap<LeaseId, Arc<LeaseCell>>,
+    cells: HashMap<LeaseId, Kept>,
+    /// When to look after which of them next.
+    due: BTreeSet<(Timestamp, LeaseId)>,
     /// Few: one for each TTL in use.
     sessions: Vec<(Duration, Session)>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    cell: Arc<LeaseCell>,
+    due: Timestamp,
 }
 
 #[derive(Debug)]
@@ -83,7 +99,48 @@ impl Leases {
 
     pub(super) fn drain(&mut self) -> Vec<Arc<LeaseCell>> {
         self.sessions.clear();
-        self.cells.drain().map(|(_, cell)| cell).collect()
+        self.due.clear();
+        self.cells.drain().map(|(_, kept)| kept.cell).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    fn keep(&mut self, cell: Arc<LeaseCell>, due: Timestamp) {
+        self.due.insert((due, cell.id()));
+        self.cells.insert(cell.id(), Kept { cell, due });
+    }
+
+    fn forget(&mut self, cell: &Arc<LeaseCell>) {
+        if let Some(kept) = self.cells.remove(&cell.id()) {
+            self.due.remove(&(kept.due, cell.id()));
+        }
+        self.sessions.retain(|(_, session)| !matches!(session, Session::Open(open) if Arc::ptr_eq(open, cell)));
+    }
+
+    /// Has a lease looked after at this time.
+    fn schedule(&mut self, id: LeaseId, due: Timestamp) {
+        if let Some(kept) = self.cells.get_mut(&id) {
+            self.due.remove(&(kept.due, id));
+            kept.due = due;
+            self.due.insert((due, id));
+        }
+    }
+
+    /// Takes those that are to be looked after by now; each has to be [scheduled](Self::schedule) again, or forgotten.
+    fn take_due(&mut self, now: Timestamp) -> Vec<Arc<LeaseCell>> {
+        let mut taken = Vec::new();
+        while let Some((_, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
+            self.due.pop_first();
+            taken.extend(self.cells.get(&id).map(|kept| kept.cell.clone()));
+        }
+        taken
+    }
+
+    /// All that are over by now, for one that the due times do not matter to.
+    pub(super) fn past_deadline(&self, now: Timestamp) -> Vec<Arc<LeaseCell>> {
+        self.cells.values().filter(|kept| now >= kept.cell.deadline()).map(|kept| kept.cell.clone()).collect()
     }
 }
 
@@ -165,18 +222,20 @@ impl Core {
             let name = self.defaults.name.as_ref();
             info!(target: "leasehold", name = name, lease:% = lease.id; "session established, TTL {:?}", lease.ttl);
         }
+        let now = self.now();
         {
             let mut leases = self.leases.lock();
-            leases.cells.insert(lease.id, cell.clone());
+            leases.keep(cell.clone(), now);
             if !terms.wants_own_lease() {
                 // What the backend does not share is for one of those who wait, and for no later one.
                 leases.set_session(terms.ttl, lease.session.then(|| Session::Open(cell.clone())));
             }
         }
         self.leases_changed.notify_one();
+        self.keeper.rouse();
         if self.is_closed() {
             // close() may have looked before this was there to see.
-            cell.lose(Loss::Closed, self.now());
+            cell.lose(Loss::Closed, now);
             self.forget_lease(&cell);
             self.revoke(cell.clone());
         }
@@ -185,9 +244,13 @@ impl Core {
 
     /// Renews a lease no more.
     pub(super) fn forget_lease(&self, cell: &Arc<LeaseCell>) {
-        let mut leases = self.leases.lock();
-        leases.cells.remove(&cell.id());
-        leases.sessions.retain(|(_, session)| !matches!(session, Session::Open(open) if Arc::ptr_eq(open, cell)));
+        self.leases.lock().forget(cell);
+    }
+
+    /// A lease may be over sooner than it was to be looked after.
+    pub(super) fn lease_is_due(&self, cell: &LeaseCell) {
+        self.leases.lock().schedule(cell.id(), Timestamp::from_nanos(0));
+        self.leases_changed.notify_one();
     }
 
     /// Renews the lease now. Returns the loss if it cannot be saved.
@@ -219,44 +282,89 @@ impl Core {
                 Err(error)
             }
         };
-        cells.iter().zip(answers).map(outcome).collect()
+        let outcomes = cells.iter().zip(answers).map(outcome).collect();
+        let mut leases = self.leases.lock();
+        cells.iter().for_each(|cell| leases.schedule(cell.id(), now));
+        drop(leases);
+        self.leases_changed.notify_one();
+        outcomes
     }
 
-    /// Looks after all leases; returns those to be renewed, and when to look again.
+    /// Looks after the leases that are due; returns those to be renewed, and when to look again.
+    ///
+    /// Costs O(log n) for each that is due. All losses are notified before anything is cleaned up.
     fn look_after_leases(self: &Arc<Self>) -> (Vec<Arc<LeaseCell>>, Option<Timestamp>) {
         let now = self.now();
-        let cells: Vec<_> = self.leases.lock().cells.values().cloned().collect();
-        let (mut due, mut next) = (Vec::new(), None::<Timestamp>);
+        let cells = self.leases.lock().take_due(now);
+        let (mut renew, mut over, mut later) = (Vec::new(), Vec::new(), Vec::new());
         for cell in cells {
             match cell.step(now) {
-                Step::Sleep(until) => next = Some(next.map_or(until, |next| next.min(until))),
+                Step::Sleep(until) => later.push((cell.id(), until)),
                 Step::Renew => {
-                    next = Some(next.map_or(cell.deadline(), |next| next.min(cell.deadline())));
-                    due.push(cell);
+                    later.push((cell.id(), cell.deadline()));
+                    renew.push(cell);
                 }
-                Step::Lost(cause) => self.lease_is_over(&cell, cause, now),
+                Step::Lost(cause) => over.push((cell, cause)),
             }
         }
-        (due, next)
+        let next = {
+            let mut leases = self.leases.lock();
+            for (id, due) in later {
+                leases.schedule(id, due);
+            }
+            leases.due.first().map(|(due, _)| *due)
+        };
+        self.leases_are_over(over);
+        (renew, next)
     }
 
-    fn lease_is_over(self: &Arc<Self>, cell: &Arc<LeaseCell>, cause: Loss, now: Timestamp) {
-        self.forget_lease(cell);
-        if cell.is_session() {
+    /// Cleans up after leases whose losses have been notified.
+    fn leases_are_over(self: &Arc<Self>, over: Vec<(Arc<LeaseCell>, Loss)>) {
+        if over.is_empty() {
+            return;
+        }
+        {
+            let mut leases = self.leases.lock();
+            over.iter().for_each(|(cell, _)| leases.forget(cell));
+        }
+        for (cell, cause) in over.iter().filter(|(cell, _)| cell.is_session()) {
             let name = self.defaults.name.as_ref();
             warn!(target: "leasehold", name = name, lease:% = cell.id(); "session lost: {cause}");
         }
-        self.purge(now);
-        // Whatever is left of it on the server goes as soon as the server can be reached.
-        self.revoke(cell.clone());
+        let core = self.clone();
+        let unconfirmed = Unconfirmed::new(self);
+        self.keeper.spawn(async move {
+            core.purge_all().await;
+            // Whatever is left of them on the server goes as soon as the server can be reached.
+            let mut revoking = FuturesUnordered::new();
+            for (place, (cell, _)) in over.into_iter().enumerate() {
+                revoking.push(core.revoke_until_confirmed(cell));
+                if revoking.len() == CLEAN_UPS {
+                    revoking.next().await;
+                }
+                if place % SLICE == SLICE - 1 {
+                    yield_now().await;
+                }
+            }
+            while revoking.next().await.is_some() {}
+            drop(unconfirmed);
+        });
     }
 
-    /// Lets the waiters of lost grants go to the backend.
-    fn purge(self: &Arc<Self>, now: Timestamp) {
-        for entry in self.entries_in_use() {
-            for held in entry.purge(self, now) {
-                self.report(&held, held.loss(now).unwrap_or(Loss::Expired));
+    /// Lets the waiters of lost grants go to the backend, for all keys. Costs O(keys), in slices.
+    async fn purge_all(self: &Arc<Self>) {
+        for (place, entry) in self.entries_in_use().into_iter().enumerate() {
+            self.purge(&entry, self.now());
+            if place % SLICE == SLICE - 1 {
+                yield_now().await;
             }
+        }
+    }
+
+    /// Lets the waiters of lost grants of this key go to the backend.
+    fn purge(self: &Arc<Self>, entry: &Arc<Entry>, now: Timestamp) {
+        for held in entry.purge(self, now) {
+            self.report(&held, held.loss(now).unwrap_or(Loss::Expired));
         }
     }
 
@@ -272,15 +380,15 @@ impl Core {
 
     fn on_events(self: &Arc<Self>, events: &[Event]) {
         let now = self.now();
-        let mut claims = HashSet::new();
+        let (mut claims, mut over) = (HashSet::new(), Vec::new());
         for event in events {
             match event {
                 Event::LeaseLost(id) => {
-                    let cell = self.leases.lock().cells.get(id).cloned();
-                    if let Some(cell) = cell {
+                    let cell = self.leases.lock().cells.get(id).map(|kept| kept.cell.clone());
+                    over.extend(cell.map(|cell| {
                         let cause = cell.lose(Loss::Revoked, now).unwrap_or(Loss::Revoked);
-                        self.lease_is_over(&cell, cause, now);
-                    }
+                        (cell, cause)
+                    }));
                 }
                 Event::ClaimLost(attempt) => {
                     // Noted before the look: whoever is about to take the grant looks here after having taken it.
@@ -289,19 +397,26 @@ impl Core {
                 }
             }
         }
-        if claims.is_empty() {
-            return;
-        }
         // One look at all keys for all of them: a lease that ends may take ten thousand claims along.
-        let mut lost = false;
-        for entry in self.entries_in_use() {
-            for held in entry.find(&claims) {
-                held.lose(Loss::Revoked, now);
-                lost = true;
+        let mut lost = Vec::new();
+        if !claims.is_empty() {
+            for entry in self.entries_in_use() {
+                let found = entry.find(&claims);
+                found.iter().for_each(|held| held.lose(Loss::Revoked, now));
+                lost.extend((!found.is_empty()).then_some(entry));
             }
         }
-        if lost {
-            self.purge(now);
+        self.leases_are_over(over);
+        if !lost.is_empty() {
+            let core = self.clone();
+            self.keeper.spawn(async move {
+                for (place, entry) in lost.into_iter().enumerate() {
+                    core.purge(&entry, core.now());
+                    if place % SLICE == SLICE - 1 {
+                        yield_now().await;
+                    }
+                }
+            });
         }
     }
 
@@ -314,8 +429,18 @@ impl Core {
     pub(crate) fn lose_if_stray(self: &Arc<Self>, held: &HeldGrant, now: Timestamp) {
         if self.has_lost(held.grant.attempt) {
             held.lose(Loss::Revoked, now);
-            self.purge(now);
+            self.purge(&held.entry, now);
         }
+    }
+
+    /// Ends all leases, of which nobody knows what became.
+    fn lose_all(self: &Arc<Self>) {
+        let (now, cells) = (self.now(), self.leases.lock().drain());
+        let lose = |cell: Arc<LeaseCell>| {
+            let cause = cell.lose(Loss::Expired, now).unwrap_or(Loss::Expired);
+            (cell, cause)
+        };
+        self.leases_are_over(cells.into_iter().map(lose).collect());
     }
 
     /// Lets waiters claim who wait for a hand-over that will not come.
@@ -354,8 +479,42 @@ impl Strays {
     }
 }
 
+impl Watched for Core {
+    fn check(self: Arc<Self>) -> bool {
+        let now = self.now();
+        let last_round = Timestamp::from_nanos(self.last_round.load(Ordering::Acquire));
+        let (has_any, late) = {
+            let leases = self.leases.lock();
+            let is_held_up = now.since(last_round) > LOOK;
+            (!leases.is_empty(), if is_held_up { leases.past_deadline(now) } else { Vec::new() })
+        };
+        if !late.is_empty() && !self.is_rescuing.swap(true, Ordering::AcqRel) {
+            // On a thread of its own: what holds the keeper up may be a waker that blocks, and may be called again here.
+            let core = self.clone();
+            let fire = move || {
+                late.iter().for_each(|cell| _ = cell.loss(now));
+                core.is_rescuing.store(false, Ordering::Release);
+            };
+            if std::thread::Builder::new().name("leasehold-losses".into()).spawn(fire).is_err() {
+                self.is_rescuing.store(false, Ordering::Release);
+            }
+        }
+        has_any
+    }
+}
+
 fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the manager is closed")
+}
+
+/// Runs a task of the manager until it returns. If it panics, the holds are lost, since it may have missed something, and it begins
+/// again.
+pub(super) async fn supervise<F: Future<Output = ()>>(core: Arc<Core>, task: impl Fn(Arc<Core>) -> F) {
+    while AssertUnwindSafe(task(core.clone())).catch_unwind().await.is_err() {
+        error!(target: "leasehold", name = core.defaults.name.as_ref(); "a background task panicked: all holds are lost");
+        core.lose_all();
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Renews and watches the manager's leases until it ends.
@@ -364,6 +523,7 @@ pub(super) async fn keep(core: Arc<Core>) {
     let mut ended = std::pin::pin!(core.has_ended());
     let mut told = core.now();
     loop {
+        core.last_round.store(core.now().as_nanos(), Ordering::Release);
         if core.now().since(told) > overdue::EVERY {
             told = core.now();
             core.tell_overdue();

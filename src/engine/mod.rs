@@ -1,6 +1,7 @@
 //! What all objects of one manager share, and what the keeper does for them.
 
 mod backoff;
+mod caught;
 mod drop_wait;
 mod entries;
 mod held;
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 pub(crate) use self::backoff::Backoff;
+pub(crate) use self::caught::Caught;
 pub(crate) use self::entries::Entry;
 pub(crate) use self::held::{HeldGrant, Hold};
 pub use self::histogram::Histogram;
@@ -30,6 +32,7 @@ pub use self::stats::{Losses, Stats};
 use crate::arbiter::HandOver;
 use crate::backend::{AttemptId, Backend, BackendError, ErrorKind};
 use crate::clock::{Clock, Timestamp};
+use crate::foreign::CatchingWaker;
 use crate::keeper::Keeper;
 use crate::settings::Settings;
 use crate::{Holder, LockError, Loss, Result};
@@ -97,6 +100,10 @@ pub(crate) struct Core {
     unconfirmed: AtomicUsize,
     confirmed: Notify,
     last_attempt: AtomicU64,
+    /// When the keeper last looked after the leases.
+    last_round: AtomicU64,
+    /// Whether a thread notifies losses in the keeper's place.
+    is_rescuing: AtomicBool,
 }
 
 impl Core {
@@ -107,6 +114,7 @@ impl Core {
         defaults: Defaults,
         injected: bool,
     ) -> Arc<Self> {
+        let now = clock.now();
         let core = Arc::new(Self {
             backend,
             clock,
@@ -127,9 +135,13 @@ impl Core {
             unconfirmed: AtomicUsize::new(0),
             confirmed: Notify::new(),
             last_attempt: AtomicU64::new(rand::random()),
+            last_round: AtomicU64::new(now.as_nanos()),
+            is_rescuing: AtomicBool::new(false),
         });
-        core.keeper.spawn(leases::keep(core.clone()));
-        core.keeper.spawn(leases::listen(core.clone()));
+        core.keeper.spawn(leases::supervise(core.clone(), leases::keep));
+        core.keeper.spawn(leases::supervise(core.clone(), leases::listen));
+        let watched: std::sync::Weak<Core> = Arc::downgrade(&core);
+        core.keeper.watch(watched);
         core
     }
 
@@ -318,11 +330,12 @@ pub(crate) struct WithinKeeper<F> {
     keeper: Arc<Keeper>,
     /// `None` once it has been dropped.
     future: Option<Pin<Box<F>>>,
+    catching: CatchingWaker,
 }
 
 impl<F> WithinKeeper<F> {
     pub(crate) fn new(keeper: Arc<Keeper>, future: F) -> Self {
-        Self { keeper, future: Some(Box::pin(future)) }
+        Self { keeper, future: Some(Box::pin(future)), catching: CatchingWaker::default() }
     }
 }
 
@@ -340,7 +353,10 @@ impl<T, F: Future<Output = Result<T>>> Future for WithinKeeper<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         let keeper = self.keeper.clone();
         match keeper.enter() {
-            Ok(_within) => self.future.as_mut().map_or(Poll::Pending, |future| future.as_mut().poll(cx)),
+            Ok(_within) => {
+                let Self { future, catching, .. } = &mut *self;
+                catching.poll(cx, |cx| future.as_mut().map_or(Poll::Pending, |future| future.as_mut().poll(cx)))
+            }
             Err(error) => Poll::Ready(Err(error)),
         }
     }

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::warn;
-
 use super::Core;
 use crate::Holder;
 use crate::arbiter::Overdue;
+use crate::report::warn;
 
 /// From when on.
 const LONG: Duration = Duration::from_secs(60);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use futures::future::{BoxFuture, Either, select};
-use log::{debug, warn};
 use tokio::sync::oneshot;
 
 use super::drop_wait::DropWait;
@@ -13,12 +12,14 @@ use super::entries::KeyEffects;
 use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, no_answer};
 use crate::backend::{BackendError, Claim, ErrorKind};
 use crate::clock::Timestamp;
+use crate::foreign::{self, CatchingWaker};
 use crate::lease::LeaseCell;
+use crate::report::{debug, warn};
 use crate::{LockError, Loss, Result};
 
 /// A release on its way. It goes on whether this is polled or not.
 pub(crate) enum Release {
-    Going(oneshot::Receiver<Result<()>>),
+    Going(oneshot::Receiver<Result<()>>, CatchingWaker),
     Done(Result<()>),
 }
 
@@ -49,7 +50,7 @@ impl Release {
         if let Some(now) = now {
             now.wait();
         }
-        Self::Going(outcome)
+        Self::Going(outcome, CatchingWaker::default())
     }
 }
 
@@ -58,9 +59,10 @@ impl Future for Release {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         match &mut *self {
             Self::Done(outcome) => Poll::Ready(outcome.clone()),
-            Self::Going(outcome) => Pin::new(outcome)
-                .poll(cx)
-                .map(|outcome| outcome.unwrap_or_else(|_| Err(LockError::closed(None, "unlock")))),
+            Self::Going(outcome, catching) => {
+                let polled = catching.poll(cx, |cx| Pin::new(outcome).poll(cx));
+                polled.map(|outcome| outcome.unwrap_or_else(|_| Err(LockError::closed(None, "unlock"))))
+            }
         }
     }
 }
@@ -75,25 +77,29 @@ impl Core {
             let now = self.now();
             drop(self.release(held, now));
         }
-        for waker in effects.wake {
-            waker.wake();
-        }
+        effects.wake.into_iter().for_each(foreign::wake);
     }
 
-    /// Gives a grant back, trying again until the server has confirmed or the lease is over.
+    /// Gives a grant back, trying again until the server has confirmed or the hold's lease may be over.
+    ///
+    /// The deadline is the one that the hold had: nobody vouches for it any more, whatever later renewals of its session prove. What
+    /// may be left on the server then is released in the background, however late.
     pub(crate) fn release(self: &Arc<Self>, held: Arc<HeldGrant>, now: Timestamp) -> Release {
         if !held.cell.is_session() {
             self.forget_lease(&held.cell);
         }
-        let core = self.clone();
+        let (core, deadline) = (self.clone(), held.deadline());
         Release::start(self, async move {
             let (mut backoff, mut now) = (Backoff::new(), Some(now));
+            let mut late = Loss::Expired;
             loop {
-                if let Some(cause) = held.loss(now.take().unwrap_or_else(|| core.now())) {
+                let checked = now.take().unwrap_or_else(|| core.now());
+                if let Some(cause) = held.loss(checked).or((checked >= deadline).then_some(late)) {
                     core.report(&held, cause);
+                    core.keep_releasing(held.clone());
                     return Err(held.expired(cause));
                 }
-                let answer = within(&core, &held.cell, core.backend.release(&held.grant)).await;
+                let answer = within(&core, deadline, core.backend.release(&held.grant)).await;
                 match answer.unwrap_or_else(|| Err(no_answer(core.defaults.timeout))) {
                     Ok(()) => {
                         core.counters.released();
@@ -110,7 +116,8 @@ impl Core {
                         return Err(held.expired(Loss::Revoked));
                     }
                     Err(error) if error.kind() == ErrorKind::Unreachable => {
-                        within(&core, &held.cell, backoff.pause(&core)).await;
+                        late = Loss::Unreachable;
+                        within(&core, deadline, backoff.pause(&core)).await;
                     }
                     Err(error) => {
                         let key = held.entry.key.as_ref();
@@ -126,7 +133,7 @@ impl Core {
         })
     }
 
-    /// Repeats a release that was refused, now that its caller has been told.
+    /// Repeats a release that was refused or came too late, now that its caller has been notified.
     fn keep_releasing(self: &Arc<Self>, held: Arc<HeldGrant>) {
         let core = self.clone();
         drop(Release::start(self, async move {
@@ -171,13 +178,18 @@ impl Core {
     pub(crate) fn revoke(self: &Arc<Self>, cell: Arc<LeaseCell>) {
         let core = self.clone();
         drop(Release::start(self, async move {
-            let lease = cell.lease();
-            core.persist(&cell, || core.backend.revoke(&lease)).await;
+            core.revoke_until_confirmed(cell).await;
             Ok(())
         }));
     }
 
-    /// Repeats a clean-up until it succeeds, or the lease is over on the server as well.
+    pub(super) async fn revoke_until_confirmed(self: &Arc<Self>, cell: Arc<LeaseCell>) {
+        let lease = cell.lease();
+        self.persist(&cell, || self.backend.revoke(&lease)).await;
+    }
+
+    /// Repeats a clean-up until it succeeds, however late: servers that are down end no lease. A closed manager gives it up once the
+    /// lease, which nobody renews any more, is over by any clock.
     async fn persist<'a>(
         self: &Arc<Self>,
         cell: &LeaseCell,
@@ -195,7 +207,7 @@ impl Core {
                 }
             }
             // A renewal whose answer was lost may have prolonged it by one TTL beyond what is known here.
-            if self.now() > cell.deadline() + cell.lease().ttl.saturating_mul(2) {
+            if self.is_closed() && self.now() > cell.deadline() + cell.lease().ttl.saturating_mul(2) {
                 return;
             }
             backoff.pause(self).await;
@@ -203,11 +215,11 @@ impl Core {
     }
 }
 
-/// Waits for `work`, but not beyond the lease's deadline, nor longer than for any call.
-async fn within<T>(core: &Core, cell: &LeaseCell, work: impl Future<Output = T>) -> Option<T> {
+/// Waits for `work`, but not beyond the deadline, nor longer than for any call.
+async fn within<T>(core: &Core, deadline: Timestamp, work: impl Future<Output = T>) -> Option<T> {
     // The usual release in memory is over at the first poll, and needs no timer.
     let timer = async {
-        let limit = cell.deadline().since(core.now()).min(core.defaults.timeout);
+        let limit = deadline.since(core.now()).min(core.defaults.timeout);
         tokio::time::sleep(limit).await;
     };
     match select(pin!(work), pin!(timer)).await {

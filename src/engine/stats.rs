@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use super::histogram::{Histogram, Recorder};
 use crate::Loss;
+#[cfg(feature = "metrics")]
+use crate::foreign::Foreign;
+#[cfg(feature = "metrics")]
+use crate::report;
 
 /// What a manager has done and has, see [`LockManager::stats`](crate::LockManager::stats). Counts are since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,7 +83,10 @@ fn count(counter: &AtomicU64) {
 macro_rules! tell_count {
     ($self:ident, $metric:literal $(, $label:literal => $value:expr)*) => {
         #[cfg(feature = "metrics")]
-        metrics::counter!($metric, "name" => $self.name.clone() $(, $label => $value)*).increment(1);
+        {
+            let name = $self.name.clone();
+            report::run(Foreign::Recorder, move || metrics::counter!($metric, "name" => name $(, $label => $value)*).increment(1));
+        }
     };
 }
 
@@ -87,7 +94,10 @@ macro_rules! tell_count {
 macro_rules! tell_time {
     ($self:ident, $metric:literal, $time:expr) => {
         #[cfg(feature = "metrics")]
-        metrics::histogram!($metric, "name" => $self.name.clone()).record($time);
+        {
+            let (name, time) = ($self.name.clone(), $time);
+            report::run(Foreign::Recorder, move || metrics::histogram!($metric, "name" => name).record(time));
+        }
     };
 }
 

@@ -46,6 +46,8 @@ pub(crate) enum Step {
 pub(crate) struct Renewal {
     lease: Lease,
     auto_renew: bool,
+    /// Whether it has been granted something. Until then it is renewed whatever its policy, for the claim that waits on it.
+    holding: bool,
     /// The end of the hold by `max_hold`.
     limit: Option<Timestamp>,
     next: Timestamp,
@@ -59,6 +61,7 @@ impl Renewal {
         Self {
             lease,
             auto_renew: policy.auto_renew,
+            holding: false,
             limit: None,
             next: lease.proven + lease.ttl / 3,
             in_flight: false,
@@ -88,9 +91,10 @@ impl Renewal {
         }
     }
 
-    /// A hold begins whose age is limited.
-    pub(crate) fn limit(&mut self, limit: Timestamp) {
-        self.limit = Some(limit);
+    /// A hold begins, which may be limited in its age.
+    pub(crate) fn hold(&mut self, limit: Option<Timestamp>) {
+        self.holding = true;
+        self.limit = limit;
     }
 
     /// What to do now. Answering [`Step::Renew`], takes it that the caller does.
@@ -98,7 +102,7 @@ impl Renewal {
         if let Some(cause) = self.lost_by(now) {
             return Step::Lost(cause);
         }
-        if !self.auto_renew || self.in_flight {
+        if (self.holding && !self.auto_renew) || self.in_flight {
             return Step::Sleep(self.deadline());
         }
         if now < self.next {
@@ -199,6 +203,7 @@ mod tests {
     #[test]
     fn the_causes() {
         let mut unrenewed = Renewal::new(lease(0), Policy { auto_renew: false, max_hold: None });
+        unrenewed.hold(None);
         assert_eq!(unrenewed.step(at(29_694)), Step::Sleep(at(29_695)));
         assert_eq!(unrenewed.step(at(29_695)), Step::Lost(Loss::Expired));
 
@@ -207,7 +212,7 @@ mod tests {
         assert_eq!(removed.step(at(2)), Step::Lost(Loss::Revoked));
 
         let mut old = Renewal::new(lease(0), RENEWED);
-        old.limit(at(5_000));
+        old.hold(Some(at(5_000)));
         assert_eq!(old.step(at(5_000)), Step::Lost(Loss::MaxHold));
     }
 

@@ -1,8 +1,11 @@
 //! Wakes everyone who listens, once.
 
+use std::collections::BTreeMap;
 use std::task::Waker;
 
 use parking_lot::Mutex;
+
+use crate::foreign;
 
 /// A list of wakers. What happened is kept elsewhere: fire after it can be seen.
 #[derive(Debug, Default)]
@@ -13,7 +16,8 @@ pub(crate) struct Signal {
 #[derive(Debug, Default)]
 struct Listeners {
     last: u64,
-    wakers: Vec<(u64, Waker)>,
+    /// In the order in which they came.
+    wakers: BTreeMap<u64, Waker>,
 }
 
 /// A listener's place in the list.
@@ -26,37 +30,32 @@ impl Signal {
         // Clones and drops of a waker run others' code, a task's end for example, which may come back here.
         let mut waker = waker.clone();
         let mut listeners = self.listeners.lock();
-        let known = listener.0.and_then(|id| listeners.wakers.iter_mut().find(|(known, _)| *known == id));
+        let known = listener.0.and_then(|id| listeners.wakers.get_mut(&id));
         match known {
-            Some((_, kept)) => std::mem::swap(kept, &mut waker),
+            Some(kept) => std::mem::swap(kept, &mut waker),
             None => {
                 listeners.last += 1;
                 let id = listeners.last;
-                listeners.wakers.push((id, waker));
+                listeners.wakers.insert(id, waker);
                 listener.0 = Some(id);
                 return;
             }
         }
         drop(listeners);
-        drop(waker);
+        foreign::drop_all([waker]);
     }
 
     /// Gives up the listener's place.
     pub(crate) fn forget(&self, listener: &mut Listener) {
         if let Some(id) = listener.0.take() {
-            let forgotten = {
-                let wakers = &mut self.listeners.lock().wakers;
-                wakers.iter().position(|(known, _)| *known == id).map(|place| wakers.swap_remove(place))
-            };
-            drop(forgotten);
+            let forgotten = self.listeners.lock().wakers.remove(&id);
+            foreign::drop_all(forgotten);
         }
     }
 
     /// Wakes all listeners; their places are gone.
     pub(crate) fn fire(&self) {
         let wakers = std::mem::take(&mut self.listeners.lock().wakers);
-        for (_, waker) in wakers {
-            waker.wake();
-        }
+        wakers.into_values().for_each(foreign::wake);
     }
 }

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, RawWakerVTable, Waker};
 use futures::stream::{FuturesUnordered, Stream};
 use tokio::runtime::Runtime;
 
+use crate::blocking;
+
 /// The tables of tokio's wakers, as they are and as their clones have them; empty where a branch's cannot be told from them.
 static TOKIO: OnceLock<Vec<&'static RawWakerVTable>> = OnceLock::new();
 
@@ -30,6 +32,11 @@ pub(crate) fn learn(runtime: &Runtime) {
 pub(super) fn is_of_tokio(waker: &Waker) -> bool {
     let table = waker.vtable();
     TOKIO.get().is_some_and(|known| known.iter().any(|known| std::ptr::eq(*known, table) || **known == *table))
+}
+
+/// Whether this is tokio's waker or our own, which do not panic.
+pub(crate) fn is_waker_known(waker: &Waker) -> bool {
+    is_of_tokio(waker) || blocking::is_this_thread(waker)
 }
 
 /// Whether tokio's wakers cannot be recognized in this program.

@@ -198,7 +198,7 @@ async fn check(shared: Weak<Shared>, ids: Vec<WatchId>) {
         match shared.check(&ids).await {
             Err(error) if error.kind() == ErrorKind::Unreachable && shared.is_open() => {}
             Err(error) => {
-                log::warn!(target: "leasehold::etcd", "cannot see what was lost while the watch was down: {error}");
+                crate::report::warn!(target: "leasehold::etcd", "cannot see what was lost while the watch was down: {error}");
                 return;
             }
             Ok(()) => return,

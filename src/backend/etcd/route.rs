@@ -130,7 +130,7 @@ impl Route {
                         route.index.store(index, Ordering::Release);
                         route.turns.send_modify(|turns| *turns += 1);
                     }
-                    Err(error) => log::debug!(target: "leasehold::etcd", "not connected again: {error}"),
+                    Err(error) => crate::report::debug!(target: "leasehold::etcd", "not connected again: {error}"),
                 }
             }
             route.searching.store(false, Ordering::Release);

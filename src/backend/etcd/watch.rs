@@ -159,7 +159,7 @@ async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Comman
             if serve(&mut board, &mut commands, &mut turns, sender, answers).await.is_none() {
                 return;
             }
-            log::debug!(target: "leasehold::etcd", "the watch stream has ended, making another");
+            crate::report::debug!(target: "leasehold::etcd", "the watch stream has ended, making another");
             if since.elapsed() > SILENCE {
                 backoff = Backoff::new();
             }

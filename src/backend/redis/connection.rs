@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use log::{debug, info};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
@@ -28,6 +27,7 @@ use super::link::Target;
 use super::looks::Looks;
 use super::scripts::{self, By, Kind, Part, Placed, Scripts};
 use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp};
+use crate::report::{debug, info};
 
 /// How many calls that take and as many that give back may be under way. With two, what is given back never delays what is taken.
 const WINDOW: usize = 2;

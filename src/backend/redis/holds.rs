@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::future::join_all;
-use log::debug;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,6 +19,7 @@ use super::looks::Looks;
 use super::scripts::{self, Part};
 use super::{Shared, failure, token};
 use crate::backend::{AttemptId, Claim, ErrorKind, Event, Grant, Lease, LeaseId, Limit, Result};
+use crate::report::debug;
 
 /// How long copies of a request may be under way at least.
 const GRAVE: Duration = Duration::from_secs(60);

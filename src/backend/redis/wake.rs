@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
-use log::debug;
 use parking_lot::Mutex;
 use redis::aio::{PubSub, PubSubSink, PubSubStream};
 use tokio::runtime::Handle;
@@ -22,6 +21,7 @@ use super::link::{Server, Target};
 use super::{Shared, failure, token};
 use crate::backend::pool::Pool;
 use crate::backend::{AttemptId, ErrorKind, Result};
+use crate::report::debug;
 
 /// How often a silent subscription is asked for a sign of life. If it is dead, waiters look by themselves meanwhile.
 const PULSE: Duration = Duration::from_secs(3);

@@ -1,0 +1,102 @@
+//! The keeper's second thread: writes what the keeper reports, and sees to it that losses are notified in time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use parking_lot::Mutex;
+
+use crate::report::{self, Job};
+
+/// How often to look after the keeper while anything is held.
+const EVERY: Duration = Duration::from_millis(50);
+
+/// What the keeper looks after, as the second thread sees it.
+pub(crate) trait Watched: Send + Sync {
+    /// Notifies the losses that are overdue if the keeper does not. Returns whether there can be any later.
+    fn check(self: Arc<Self>) -> bool;
+}
+
+/// The second thread, as its keeper sees it. It ends after the keeper.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    jobs: SyncSender<Job>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    watched: Mutex<Vec<Weak<dyn Watched>>>,
+    /// Whether the thread waits for a job without end.
+    asleep: AtomicBool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("asleep", &self.asleep).finish_non_exhaustive()
+    }
+}
+
+impl Reporter {
+    pub(super) fn start() -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(report::QUEUE);
+        let shared = Arc::<Shared>::default();
+        let its = shared.clone();
+        thread::Builder::new().name("leasehold-report".into()).spawn(move || its.run(&queue))?;
+        Ok(Self { jobs, shared })
+    }
+
+    /// Where the keeper's records go.
+    pub(super) fn queue(&self) -> SyncSender<Job> {
+        self.jobs.clone()
+    }
+
+    pub(super) fn watch(&self, watched: Weak<dyn Watched>) {
+        let mut all = self.shared.watched.lock();
+        all.retain(|watched| watched.strong_count() > 0);
+        all.push(watched);
+    }
+
+    /// Something is held from now on.
+    pub(super) fn rouse(&self) {
+        if self.shared.asleep.swap(false, Ordering::AcqRel) {
+            // A full queue wakes it as well.
+            let _ = self.jobs.try_send(Box::new(|| ()));
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, queue: &Receiver<Job>) {
+        let mut checked = Instant::now();
+        loop {
+            let job = if self.asleep.load(Ordering::Acquire) {
+                queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                queue.recv_timeout(EVERY.saturating_sub(checked.elapsed()))
+            };
+            match job {
+                Ok(job) => {
+                    job();
+                    report::report_dropped();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if checked.elapsed() >= EVERY {
+                checked = Instant::now();
+                self.asleep.store(true, Ordering::Release);
+                if self.check() {
+                    self.asleep.store(false, Ordering::Release);
+                }
+            }
+        }
+    }
+
+    fn check(&self) -> bool {
+        let watched: Vec<_> = self.watched.lock().iter().filter_map(Weak::upgrade).collect();
+        watched.into_iter().filter(|watched| watched.clone().check()).count() > 0
+    }
+}
