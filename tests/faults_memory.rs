@@ -56,6 +56,40 @@ async fn a_holder_that_is_cut_off_is_lost_before_another_gets_the_lock() {
     drop(timeout(SOON, a.lock("k")).await.unwrap().unwrap());
 }
 
+/// Nobody vouches for a hold any more once it is given up, so its deadline stays where it was.
+#[tokio::test]
+async fn an_unlock_without_a_server_ends_at_the_deadline_of_its_hold() {
+    let (_store, link, a, b) = world().await;
+    let (guard, _other) = (a.lock("k").await.unwrap(), a.lock("other").await.unwrap());
+    link.partition();
+    sleep(TTL / 3).await;
+    let (deadline, began) = (guard.remaining(), Instant::now());
+    let unlocking = tokio::spawn(guard.unlock());
+    let next = timeout(SOON, b.lock("k")).await.unwrap().unwrap();
+    let error = timeout(SOON, unlocking).await.unwrap().unwrap().unwrap_err();
+    let took = began.elapsed();
+    assert_eq!(cause(error), Loss::Unreachable);
+    assert!(took < deadline + Duration::from_millis(300), "{took:?}, the deadline was in {deadline:?}");
+    link.heal();
+    next.unlock().await.unwrap();
+    drop(timeout(SOON, a.lock("k")).await.unwrap().unwrap());
+}
+
+/// The first poll sends it; whether there is a second one is nobody's business.
+#[tokio::test]
+async fn an_unlock_that_is_polled_once_is_repeated() {
+    let (_store, link, a, b) = world().await;
+    let guard = a.lock("k").await.unwrap();
+    link.drop_next_answer_to(Call::Release);
+    link.partition();
+    let mut unlocking = guard.unlock();
+    assert!(futures::poll!(&mut unlocking).is_pending());
+    link.heal();
+    is_free(&b, "k").await;
+    timeout(SOON, a.close()).await.unwrap().unwrap();
+    drop(unlocking);
+}
+
 #[tokio::test]
 async fn a_short_interruption_is_no_loss() {
     let (store, link, a, b) = world().await;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use tokio::time::sleep;
 
-use super::support::{A_WHILE, SOON, is_busy, is_free, key, soon, within};
-use crate::{LockError, LockManager, Loss};
+use super::support::{A_WHILE, SOON, has_waiters, is_busy, is_free, key, soon, within};
+use crate::{LockError, LockManager, Loss, Owner};
 
 /// The shortest TTL that all backends have.
 const SHORT: Duration = Duration::from_secs(1);
@@ -112,6 +112,29 @@ pub async fn a_hold_without_renewal_expires(a: LockManager, b: LockManager) {
     drop(within(2 * SOON, "the lock after its expiry", waiting).await.expect("no panic").expect("granted"));
     assert!(!other.is_lost());
     assert_eq!(guard.unlock().await.expect_err("lost").code(), "LOCK_EXPIRED");
+}
+
+/// The TTL of a hold that is not renewed counts from its grant, and a wait for longer than it loses no place.
+pub async fn a_hold_without_renewal_counts_from_its_grant(a: LockManager, b: LockManager) {
+    let key = key("counts-from-its-grant");
+    let ttl = 2 * SHORT;
+    for pause in [ttl * 85 / 100, ttl * 2] {
+        let held = soon(b.lock(&key)).await;
+        let waiting = tokio::spawn(a.lock(&key).ttl(ttl).auto_renew(false).into_future());
+        has_waiters(&b, &key, 1).await;
+        sleep(pause).await;
+        let behind = tokio::spawn(b.lock(&key).owner(&Owner::new()).into_future());
+        sleep(A_WHILE).await;
+        drop(held);
+        let guard = within(SOON, "the lock", waiting).await.expect("no panic").expect("granted");
+        assert!(!behind.is_finished(), "it lost its place");
+        let certain = guard.remaining();
+        assert!(certain > ttl * 3 / 4, "{certain:?} after {pause:?}");
+        let start = Instant::now();
+        assert_eq!(within(ttl + 2 * SOON, "the loss", guard.lost()).await, Loss::Expired);
+        assert!(start.elapsed() > ttl * 7 / 10, "{:?}", start.elapsed());
+        drop(within(2 * SOON, "the next one", behind).await.expect("no panic").expect("granted"));
+    }
 }
 
 /// Renewing by hand gives the full TTL again.

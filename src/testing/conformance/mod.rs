@@ -110,6 +110,7 @@ macro_rules! __conformance_cases {
                 force_unlock_lets_the_next_waiter_in;
             loss: a_normal_unlock_is_no_loss, run_returns_what_the_work_returns, run_drops_the_work_at_the_loss,
                 a_lost_hold_is_not_entered_again, max_hold_ends_a_hold, a_hold_without_renewal_expires,
+                a_hold_without_renewal_counts_from_its_grant,
                 a_renewal_by_hand_prolongs_the_hold, a_hold_outlives_its_ttl, remaining_is_within_the_ttl,
                 only_what_is_held_can_be_renewed;
             inspection: info_tells_who_holds_and_who_waits, info_tells_of_all_readers, list_has_exactly_the_keys_of_a_prefix,
