@@ -76,43 +76,47 @@ fn a_disk_that_cannot_be_written_ends_no_wait() {
 
 #[test]
 fn a_server_with_too_many_clients_ends_no_wait() {
-    let server = Redis::start();
-    let manager = manager(&server);
-    let held = manager.lock("k").wait().unwrap();
-    let guards = waiting(&manager, "k");
-    // A client from before, which can lift the limit.
-    let mut before = redis_client(&server);
-    before.run("CONFIG SET maxclients 1");
-    before.run("CLIENT KILL TYPE normal SKIPME yes");
-    let start = Instant::now();
-    let error = manager.lock("other").owner(&Owner::new()).try_once().wait().unwrap_err();
-    println!("{error} after {:?}", start.elapsed());
-    assert!(start.elapsed() > TIMEOUT / 2, "{:?}", start.elapsed());
-    drop(held);
-    let free = waiting(&manager, "free");
-    for guards in [&guards, &free] {
-        match guards.recv_timeout(3 * TIMEOUT) {
-            Err(RecvTimeoutError::Timeout) => {}
-            ended => panic!("the wait has ended: {ended:?}"),
+    for (login, database) in [("", ""), ("me:secret@", ""), ("me:secret@", "/3")] {
+        let server = Redis::start();
+        server.cli(&["ACL", "SETUSER", "me", "on", ">secret", "~*", "&*", "+@all"]);
+        let url = server.url().replace("//", &format!("//{login}")) + database;
+        let manager = LockManager::builder().url(url).timeout(TIMEOUT).build().wait().unwrap();
+        let held = manager.lock("k").wait().unwrap();
+        let guards = waiting(&manager, "k");
+        // A client from before, which can lift the limit.
+        let mut before = Before::connect(&server);
+        before.run("CONFIG SET maxclients 1");
+        before.run("CLIENT KILL TYPE normal SKIPME yes");
+        let start = Instant::now();
+        let error = manager.lock("other").owner(&Owner::new()).try_once().wait().unwrap_err();
+        println!("{error} after {:?}", start.elapsed());
+        assert!(start.elapsed() > TIMEOUT / 2, "{:?}", start.elapsed());
+        drop(held);
+        let free = waiting(&manager, "free");
+        for guards in [&guards, &free] {
+            match guards.recv_timeout(3 * TIMEOUT) {
+                Err(RecvTimeoutError::Timeout) => {}
+                ended => panic!("{login}{database}: the wait has ended: {ended:?}"),
+            }
         }
-    }
-    before.run("CONFIG SET maxclients 1000");
-    for guards in [guards, free] {
-        guards.recv_timeout(PATIENCE).expect("there is room").unwrap().unlock().wait().unwrap();
+        before.run("CONFIG SET maxclients 1000");
+        for guards in [guards, free] {
+            guards.recv_timeout(PATIENCE).expect("there is room").unwrap().unlock().wait().unwrap();
+        }
     }
 }
 
 /// A connection by the socket that stays open.
 struct Before(std::io::BufReader<std::os::unix::net::UnixStream>);
 
-fn redis_client(server: &Redis) -> Before {
-    let path = server.folder().join("socket");
-    let mut before = Before(std::io::BufReader::new(std::os::unix::net::UnixStream::connect(path).unwrap()));
-    before.run("PING");
-    before
-}
-
 impl Before {
+    fn connect(server: &Redis) -> Self {
+        let path = server.folder().join("socket");
+        let mut before = Self(std::io::BufReader::new(std::os::unix::net::UnixStream::connect(path).unwrap()));
+        before.run("PING");
+        before
+    }
+
     /// Runs a command that is answered by one line.
     fn run(&mut self, command: &str) {
         use std::io::{BufRead, Write};

@@ -417,7 +417,8 @@ impl Connection {
     /// The server has refused this for now, and done nothing.
     fn put_off(&self, kind: Kind, jobs: Vec<Job>, error: &BackendError) {
         debug!(target: "leasehold::redis", "to be asked again: {error}");
-        self.jobs.put_off(kind, jobs);
+        // Several times within the third of the shortest TTL, which a renewal has.
+        self.jobs.put_off(kind, jobs, self.patience() / 4);
     }
 
     fn deliver(&self, job: Job, answer: Value, failed: Option<BackendError>, sent: Timestamp) {

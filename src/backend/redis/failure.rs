@@ -63,6 +63,8 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("can't run this command", Denied),
     ("No permissions to access", Denied),
     ("invalid password", Denied),
+    ("without any password configured", Denied),
+    ("no password is set", Denied),
 ];
 
 /// What an error of the client means, if it is one that the server has answered.
@@ -186,6 +188,8 @@ mod tests {
         ("WRONGPASS invalid username-password pair or user is disabled.", Denied),
         ("NOPERM this user has no permissions to run the 'evalsha' command", Denied),
         ("ERR invalid password", Denied),
+        ("ERR AUTH <password> called without any password configured for the default user.", Denied),
+        ("ERR Client sent AUTH, but no password is set", Denied),
         ("DENIED Redis is running in protected mode because protected mode is enabled", Denied),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", Incompatible),
         ("OOM command not allowed when used memory > 'maxmemory'.", Refused),

@@ -127,11 +127,12 @@ impl Jobs {
         taken
     }
 
-    /// Puts back what the server has refused for now, oldest first. It is sent again after a while, as is all of its kind.
-    pub(super) fn put_off(&self, kind: Kind, refused: Vec<Job>) {
+    /// Puts back what the server has refused for now, oldest first. It is sent again after a while, as is all of its kind: `most`
+    /// at the longest.
+    pub(super) fn put_off(&self, kind: Kind, refused: Vec<Job>, most: Duration) {
         let mut queues = self.0.lock();
         let rest = &mut queues.rest[kind as usize];
-        rest.until = Some(Instant::now() + rest.backoff.next().max(FIRST_REST));
+        rest.until = Some(Instant::now() + rest.backoff.next().max(FIRST_REST).min(most));
         for job in refused.into_iter().rev() {
             if let Part::Acquire(attempt) = &job.part {
                 attempt.put_off();
