@@ -14,6 +14,9 @@ use crate::backend::AttemptId;
 /// Looks that are this close to one another are one: as far apart as jitter takes those of a second.
 const TOGETHER: Duration = Duration::from_millis(200);
 
+/// How long somebody is remembered at most who waits no more.
+const FORGET: Duration = Duration::from_secs(1);
+
 /// Those who wait in a queue, and the next look that is planned.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
@@ -40,6 +43,12 @@ impl Looks {
             drop(plan);
             self.changed.notify_one();
         }
+    }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.plan.lock().waiting.len()
     }
 
     /// Everyone is to look now.
@@ -90,7 +99,9 @@ impl Plan {
                 true
             }
         });
-        self.next = next;
+        // Those who wait no more then are forgotten then.
+        let again = (!self.waiting.is_empty()).then_some(until + FORGET);
+        self.next = [next, again].into_iter().flatten().min();
         due
     }
 }

@@ -347,7 +347,17 @@ fn what_has_ended_is_forgotten() {
             assert!(Instant::now() < deadline, "{:?}", count());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        other.release(&held).await;
+        // Nor are those remembered who have waited.
+        let (grant, ()) = tokio::join!(client.lock("k"), async {
+            other.queued("k", 1).await;
+            other.release(&held).await;
+        });
+        assert_eq!(client.redis.shared.looks.count(), 1);
+        client.release(&grant).await;
+        while client.redis.shared.looks.count() > 0 {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         assert_eq!(text(&server.repeat(acquire(&attempt))), "d", "no copy takes it later");
         assert!(client.try_get("k", Mode::Exclusive).await.is_some(), "others are not refused");
     });
