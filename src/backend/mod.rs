@@ -100,7 +100,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// [session](Lease::session), it ends too. Called until it succeeds.
     fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>>;
 
-    /// Gives up a grant. One that is gone already is no error, and its successor is left alone.
+    /// Gives up a grant. Its successor is left alone. A backend that can tell that the grant was lost before answers
+    /// [`LeaseLost`](ErrorKind::LeaseLost), unless an earlier call for the same grant may have released it.
     ///
     /// If the lease is not a [session](Lease::session), it ends too. Called until it succeeds or the lease is over.
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>>;

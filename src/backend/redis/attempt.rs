@@ -15,6 +15,9 @@ use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp};
 /// The most that a hold lives that was handed over, until it is confirmed; the scripts have it too.
 const CLAIM_TTL: Duration = Duration::from_secs(2);
 
+/// How long copies of a request may be under way at least.
+const COPIES: Duration = Duration::from_secs(60);
+
 /// How often a waiter asks for its place.
 const REFRESH: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,10 @@ struct State {
     fence: u64,
     /// When to look by itself.
     look: Option<Instant>,
+    /// Its release was asked for while it held the lock, and has not been answered.
+    releasing: bool,
+    /// Whether a release has found something to release, or one that was sent will not be answered and so may have.
+    released: bool,
     waker: Option<Waker>,
 }
 
@@ -98,6 +105,8 @@ impl Attempt {
                 queued: None,
                 fence: 0,
                 look: None,
+                releasing: false,
+                released: false,
                 waker: None,
             }),
         }
@@ -124,8 +133,14 @@ impl Attempt {
         true
     }
 
-    /// The answer to the request that was sent at `sent`. Returns whether this waits in the queue.
-    pub(super) fn answered(&self, answer: Placed, sent: Timestamp, now: Instant) -> Option<Instant> {
+    /// The server has refused the request for now: it is to be sent again.
+    pub(super) fn put_off(&self) {
+        let mut state = self.state.lock();
+        state.outstanding = state.outstanding.saturating_sub(1);
+    }
+
+    /// The answer to the request that was sent at `sent`.
+    pub(super) fn answered(&self, answer: Placed, sent: Timestamp, now: Instant) -> Next {
         let mut state = self.state.lock();
         state.outstanding = state.outstanding.saturating_sub(1);
         state.asking = false;
@@ -142,18 +157,24 @@ impl Attempt {
                     state.stage = Stage::Waiting;
                 }
                 if !matches!(state.stage, Stage::Waiting) {
-                    return None;
+                    return Next::Nothing;
                 }
-                state.look = Some(now + self.pause(left, first, foreign));
-                return state.look;
+                let look = now + self.pause(left, first, foreign);
+                state.look = Some(look);
+                return Next::Look(look);
             }
             Placed::Failed(error) => Stage::Failed(error),
         };
-        if matches!(state.stage, Stage::Waiting | Stage::Granted(_)) {
-            state.stage = stage;
-            wake(state);
+        if !matches!(state.stage, Stage::Waiting | Stage::Granted(_)) {
+            return Next::Nothing;
         }
-        None
+        let next = match stage {
+            Stage::Busy => Next::Ended { copies: state.unanswered || state.outstanding > 0 },
+            _ => Next::Nothing,
+        };
+        state.stage = stage;
+        wake(state);
+        next
     }
 
     /// How long to wait before the next look: every second, to keep the place; who is first looks when the holder's time may be
@@ -240,11 +261,39 @@ impl Attempt {
         granted
     }
 
+    /// For how long copies of its requests may still come.
+    pub(super) fn copies_come_for(&self) -> Duration {
+        self.ttl.max(COPIES)
+    }
+
     /// Ends it: no request is sent for it from now on. Returns `None` if none ever was, else whether copies of one may still come.
     pub(super) fn give_up(&self) -> Option<bool> {
         let mut state = self.state.lock();
+        state.releasing |= matches!(state.stage, Stage::Held { .. });
         state.stage = Stage::Over;
         state.first.map(|_| state.unanswered || state.outstanding > 0)
+    }
+
+    /// A release was answered.
+    pub(super) fn released(&self, found: bool) {
+        let mut state = self.state.lock();
+        state.releasing = false;
+        state.released |= found;
+    }
+
+    /// The release that was sent will not be answered: it may have released.
+    pub(super) fn release_unanswered(&self) {
+        self.state.lock().released = true;
+    }
+
+    /// Whether one of its releases has, or may have, released what it held. Else that was lost before.
+    pub(super) fn was_released(&self) -> bool {
+        self.state.lock().released
+    }
+
+    /// Whether the release of what it held has not been answered.
+    pub(super) fn is_releasing(&self) -> bool {
+        self.state.lock().releasing
     }
 
     /// The epoch, if it holds the lock.
@@ -264,9 +313,36 @@ impl Attempt {
     }
 
     /// When to look by itself.
-    pub(super) fn look(&self) -> Option<Instant> {
-        self.state.lock().look
+    pub(super) fn look(&self) -> Look {
+        let state = self.state.lock();
+        match (&state.stage, state.look) {
+            (Stage::Waiting, Some(look)) => Look::At(look),
+            (Stage::Waiting, None) => Look::Asking,
+            _ => Look::Never,
+        }
     }
+}
+
+/// What an answer asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Nothing,
+    /// It waits in the queue, and is to look at this time.
+    Look(Instant),
+    /// It has nothing and waits for nothing, unless copies of its request still come.
+    Ended {
+        copies: bool,
+    },
+}
+
+/// When a waiter is to look by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    At(Instant),
+    /// A request is on its way.
+    Asking,
+    /// It does not wait any more.
+    Never,
 }
 
 /// Wakes who waits, after letting go of the mutex: a waker runs others' code.

@@ -19,8 +19,10 @@ use redis::{Cmd, RedisError, Value};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::attempt::Attempt;
-use super::failure;
+use super::attempt::{Attempt, Next};
+use super::backoff::Backoff;
+use super::claims::Claims;
+use super::failure::{self, Meaning};
 use super::jobs::{Answer, Job, Jobs};
 use super::line::{Line, Link};
 use super::link::Target;
@@ -95,6 +97,7 @@ pub(super) struct Connection {
     scripts: Scripts,
     timeout: Duration,
     clock: Arc<dyn Clock>,
+    claims: Arc<Claims>,
     looks: Arc<Looks>,
     jobs: Jobs,
     commands: Mutex<VecDeque<(Cmd, oneshot::Sender<Result<Value>>)>>,
@@ -116,6 +119,7 @@ impl Connection {
         scripts: Scripts,
         timeout: Duration,
         clock: Arc<dyn Clock>,
+        claims: Arc<Claims>,
         looks: Arc<Looks>,
     ) -> Self {
         Self {
@@ -124,6 +128,7 @@ impl Connection {
             scripts,
             timeout,
             clock,
+            claims,
             looks,
             jobs: Jobs::default(),
             commands: Mutex::default(),
@@ -152,7 +157,7 @@ impl Connection {
     /// Asks for the lock of an attempt, unless that is under way already.
     pub(super) fn ask(&self, attempt: &Arc<Attempt>) {
         if attempt.ask() {
-            self.put([Job::for_attempt(attempt.clone())]);
+            self.put([Job::unattended(Part::Acquire(attempt.clone()))]);
         }
     }
 
@@ -292,6 +297,7 @@ impl Connection {
                     }
                 }
                 () = self.bell.notified() => {}
+                () = rested(self.jobs.rest()) => {}
                 _ = ticks.tick() => {
                     let patience = self.patience();
                     if ticks.period() > patience / 2 {
@@ -360,9 +366,7 @@ impl Connection {
                 let _ = reply.send(answer.map_err(|error| failure::of(&self.server, &error)));
                 return Ok(None);
             }
-            About::Pulse if answer.is_ok_and(|answer| scripts::text(&answer) == Some(&*number.to_string())) => {
-                return Ok(None);
-            }
+            About::Pulse if is_pulse(&answer, number) => return Ok(None),
             About::Pulse => return Err((Call { about, sent, since }, failure::nonsense(&self.server))),
         };
         let again = |jobs, error| Err((Call { about: About::Script(kind, by, jobs), sent, since }, error));
@@ -374,37 +378,69 @@ impl Connection {
                 return Ok(Some((number, self.begin(About::Script(kind, By::Text, jobs)), text)));
             }
             Err(error) => {
-                let error = failure::of(&self.server, &error);
-                if error.kind() == ErrorKind::Unreachable {
-                    return again(jobs, error);
+                let (meaning, error) = (failure::meaning(&error), failure::of(&self.server, &error));
+                match meaning {
+                    None if error.kind() == ErrorKind::Unreachable => return again(jobs, error),
+                    Some(Meaning::Later) => self.put_off(kind, jobs, &error),
+                    Some(Meaning::Elsewhere) => {
+                        self.put_off(kind, jobs, &error);
+                        return again(Vec::new(), error);
+                    }
+                    _ => jobs.into_iter().for_each(|job| job.fail(error.clone())),
                 }
-                jobs.into_iter().for_each(|job| job.fail(error.clone()));
                 return Ok(None);
             }
         };
         let Some(answers) = scripts::answers(answer, number, jobs.len()) else {
             return again(jobs, failure::nonsense(&self.server));
         };
-        let (mut left, mut sick) = (Vec::new(), None);
+        let (mut later, mut refused, mut elsewhere) = (Vec::new(), None, false);
         for (job, answer) in jobs.into_iter().zip(answers) {
             match scripts::failed(&self.server, &answer) {
-                // A replica, for example: the connection is to be made anew.
-                Some(error) if error.kind() == ErrorKind::Unreachable => {
-                    left.push(job);
-                    sick = Some(error);
+                Some((meaning @ (Meaning::Later | Meaning::Elsewhere), error)) => {
+                    elsewhere |= meaning == Meaning::Elsewhere;
+                    later.push(job);
+                    refused = Some(error);
                 }
-                failed => self.deliver(job, answer, failed, sent),
+                failed => self.deliver(job, answer, failed.map(|(_, error)| error), sent),
             }
         }
-        sick.map_or(Ok(None), |error| again(left, error))
+        let Some(error) = refused else {
+            self.jobs.served(kind);
+            return Ok(None);
+        };
+        self.put_off(kind, later, &error);
+        // A replica, for example: the connection is to be made anew.
+        if elsewhere { again(Vec::new(), error) } else { Ok(None) }
+    }
+
+    /// The server has refused this for now, and done nothing.
+    fn put_off(&self, kind: Kind, jobs: Vec<Job>, error: &BackendError) {
+        debug!(target: "leasehold::redis", "to be asked again: {error}");
+        // Several times within the third of the shortest TTL, which a renewal has.
+        self.jobs.put_off(kind, jobs, self.patience() / 4);
     }
 
     fn deliver(&self, job: Job, answer: Value, failed: Option<BackendError>, sent: Timestamp) {
-        if let Part::Acquire(attempt) = &job.part {
-            let placed = Placed::read(&self.server, &answer);
-            if let Some(look) = attempt.answered(placed, sent, Instant::now()) {
-                self.looks.plan(look);
+        match &job.part {
+            Part::Acquire(attempt) => {
+                let placed = Placed::read(&self.server, &answer);
+                match attempt.answered(placed, sent, Instant::now()) {
+                    Next::Nothing => {}
+                    Next::Look(at) => self.looks.plan(attempt, at),
+                    Next::Ended { copies: false } => self.claims.forget(attempt.id),
+                    Next::Ended { copies: true } => {
+                        self.put([Job::unattended(Part::Release(attempt.clone(), attempt.copies_come_for()))]);
+                    }
+                }
             }
+            Part::Release(attempt, _) if failed.is_none() => {
+                attempt.released(scripts::text(&answer) == Some("1"));
+                if !job.has_reply() {
+                    self.claims.forget(attempt.id);
+                }
+            }
+            Part::Release(..) | Part::Renew(..) | Part::Inspect(_) | Part::Evict(_) => {}
         }
         job.answer(failed.map_or(Ok(answer), Err));
     }
@@ -420,18 +456,21 @@ impl Connection {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+/// Whether this is a sign of life: the answer to our PING, or that the server does not serve for now.
+fn is_pulse(answer: &std::result::Result<Value, RedisError>, number: u64) -> bool {
+    match answer {
+        Ok(answer) => scripts::text(answer) == Some(&*number.to_string()),
+        Err(error) => failure::meaning(error) == Some(Meaning::Later),
+    }
 }
 
-/// Delays before connecting again: none at first, then doubling up to a second, with jitter.
-#[derive(Debug, Default)]
-pub(super) struct Backoff(Duration);
-
-impl Backoff {
-    pub(super) async fn pause(&mut self) {
-        let pause = self.0.mul_f64(rand::random_range(0.75..1.25));
-        self.0 = (self.0 * 2).clamp(Duration::from_millis(20), Duration::from_secs(1));
-        tokio::time::sleep(pause).await;
+async fn rested(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

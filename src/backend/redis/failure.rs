@@ -6,60 +6,118 @@ use redis::{ErrorKind as RedisKind, RedisError};
 
 use crate::backend::{BackendError, ErrorKind};
 
+/// What an error that the server answers means for what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// The account may not.
+    Denied,
+    /// The key is in use by something that is no lock of ours.
+    Incompatible,
+    /// Trying again is of no use.
+    Refused,
+    /// It may pass: to be asked again, on this connection as well as on another. Nothing was done.
+    Later,
+    /// It may pass, but this connection leads to a server that does not serve: to be asked again on another one.
+    Elsewhere,
+}
+
+use Meaning::{Denied, Elsewhere, Incompatible, Later, Refused};
+
+/// Errors by their first word. All others are refusals.
+const CODES: &[(&str, Meaning)] = &[
+    ("NOAUTH", Denied),
+    ("WRONGPASS", Denied),
+    ("NOPERM", Denied),
+    ("DENIED", Denied),
+    ("WRONGTYPE", Incompatible),
+    // It is starting.
+    ("LOADING", Later),
+    // Another client's script takes its time.
+    ("BUSY", Later),
+    // Some slots are on the move, or nobody serves them.
+    ("TRYAGAIN", Later),
+    ("CLUSTERDOWN", Later),
+    // Too few replicas, by the server's own setting.
+    ("NOREPLICAS", Later),
+    // It cannot write to its disk.
+    ("MISCONF", Later),
+    ("NOSCRIPT", Later),
+    // A replica: another one is the master, or this one will be.
+    ("READONLY", Elsewhere),
+    ("MASTERDOWN", Elsewhere),
+    // No memory: new locks are refused, holders go on.
+    ("OOM", Refused),
+    // A server of a cluster, which has other keys.
+    ("MOVED", Refused),
+    ("ASK", Refused),
+    ("CROSSSLOT", Refused),
+    ("EXECABORT", Refused),
+];
+
+/// Errors whose first word says little, by what they contain.
+const TEXTS: &[(&str, Meaning)] = &[
+    // The server closes the connection with this, whatever was asked.
+    ("max number of clients", Elsewhere),
+    ("Script killed by user", Later),
+    // How scripts hear of what an ACL denies, before Redis 7 without a code.
+    ("can't run this command", Denied),
+    ("No permissions to access", Denied),
+    ("invalid password", Denied),
+    ("without any password configured", Denied),
+    ("no password is set", Denied),
+];
+
+/// What an error of the client means, if it is one that the server has answered.
+pub(super) fn meaning(error: &RedisError) -> Option<Meaning> {
+    let detail = error.detail().unwrap_or_default();
+    match error.code() {
+        Some(code) => Some(means(code, detail)),
+        // The client's own words for it, with the server's behind.
+        None => TEXTS.iter().find(|(text, _)| detail.contains(text)).map(|(_, meaning)| *meaning),
+    }
+}
+
+fn means(code: &str, detail: &str) -> Meaning {
+    let by_text = || TEXTS.iter().find(|(text, _)| detail.contains(text));
+    CODES.iter().find(|(known, _)| *known == code).or_else(by_text).map_or(Refused, |(_, meaning)| *meaning)
+}
+
 /// Maps an error of the client, which may be one that the server has answered.
 pub(super) fn of(server: &str, error: &RedisError) -> BackendError {
-    match (error.kind(), error.code()) {
+    let detail = error.detail().unwrap_or_default();
+    if let Some(meaning) = meaning(error) {
+        return answered(server, meaning, error.code().unwrap_or("ERR"), detail);
+    }
+    match error.kind() {
         // The text comes from the server, which does not tell the password.
-        (RedisKind::AuthenticationFailed, _) => {
+        RedisKind::AuthenticationFailed => {
             let detail = error.detail().unwrap_or("wrong user or password");
             BackendError::new(ErrorKind::Denied, format!("redis at {server} denied access: {detail}"))
         }
-        (_, Some(code)) => answered(server, code, error.detail().unwrap_or_default()),
         // Such as a database that is not there: the client has no code for it, but the server's text.
-        (RedisKind::UnexpectedReturnType | RedisKind::InvalidClientConfig | RedisKind::Client, _) => {
-            let detail = error.detail().unwrap_or_default();
+        RedisKind::UnexpectedReturnType | RedisKind::InvalidClientConfig | RedisKind::Client => {
             BackendError::new(ErrorKind::Refused, format!("redis at {server} cannot be used: {error} {detail}"))
         }
-        (RedisKind::RESP3NotSupported, _) => too_old(server, "one without RESP3"),
+        RedisKind::RESP3NotSupported => too_old(server, "one without RESP3"),
         _ => BackendError::new(ErrorKind::Unreachable, format!("redis at {server} is unreachable"))
             .because(error.clone()),
     }
 }
 
 /// Maps an error that a script has put into its answer: `READONLY You can't write…`, `ERR … -READONLY …` from older servers.
-pub(super) fn in_script(server: &str, text: &str) -> BackendError {
-    let code = text.split(|c: char| !c.is_ascii_uppercase()).find(|word| word.len() > 3 && KNOWN.contains(word));
-    answered(server, code.unwrap_or("ERR"), text)
+pub(super) fn in_script(server: &str, text: &str) -> (Meaning, BackendError) {
+    let mut words = text.split(|c: char| !c.is_ascii_uppercase());
+    let code = words.find(|word| CODES.iter().any(|(code, _)| code == word)).unwrap_or("ERR");
+    let meaning = means(code, text);
+    (meaning, answered(server, meaning, code, text))
 }
 
-const KNOWN: &[&str] = &[
-    "NOAUTH",
-    "NOPERM",
-    "WRONGPASS",
-    "WRONGTYPE",
-    "READONLY",
-    "LOADING",
-    "BUSY",
-    "TRYAGAIN",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "OOM",
-    "MISCONF",
-    "NOREPLICAS",
-];
-
-fn answered(server: &str, code: &str, detail: &str) -> BackendError {
-    // How scripts are told of what an ACL denies, before Redis 7 without a code.
-    let denied = detail.contains("can't run this command") || detail.contains("No permissions to access");
-    let (kind, what) = match code {
-        "NOAUTH" | "NOPERM" | "WRONGPASS" => (ErrorKind::Denied, "denied access"),
-        _ if denied || detail.contains("invalid password") => (ErrorKind::Denied, "denied access"),
-        "WRONGTYPE" => (ErrorKind::Incompatible, "has something else there"),
-        // It may pass: a restart, a script that is too slow, a failover.
-        "READONLY" | "LOADING" | "BUSY" | "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" => {
-            (ErrorKind::Unreachable, "does not serve at the moment")
-        }
-        _ => (ErrorKind::Refused, "refused"),
+fn answered(server: &str, meaning: Meaning, code: &str, detail: &str) -> BackendError {
+    let (kind, what) = match meaning {
+        Denied => (ErrorKind::Denied, "denied access"),
+        Incompatible => (ErrorKind::Incompatible, "has something else there"),
+        Refused => (ErrorKind::Refused, "refused"),
+        Later | Elsewhere => (ErrorKind::Unreachable, "does not serve at the moment"),
     };
     BackendError::new(kind, format!("redis at {server} {what}: {code} {detail}"))
 }
@@ -105,4 +163,76 @@ pub(super) fn too_few(server: &str, found: i64, wanted: u32) -> BackendError {
 /// Returns the error of a call after the end.
 pub(super) fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the connection to redis was closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What servers answer, word for word, and what that means for a wait without a limit.
+    const ANSWERS: &[(&str, Meaning)] = &[
+        ("NOREPLICAS Not enough good replicas to write.", Later),
+        ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", Later),
+        ("LOADING Redis is loading the dataset in memory", Later),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", Later),
+        ("CLUSTERDOWN The cluster is down", Later),
+        ("CLUSTERDOWN Hash slot not served", Later),
+        ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", Later),
+        ("NOSCRIPT No matching script. Please use EVAL.", Later),
+        ("ERR Error running script (call to f_1): Script killed by user with SCRIPT KILL...", Later),
+        ("READONLY You can't write against a read only replica.", Elsewhere),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Elsewhere),
+        ("ERR max number of clients reached", Elsewhere),
+        ("ERR max number of clients + cluster connections reached", Elsewhere),
+        ("NOAUTH Authentication required.", Denied),
+        ("WRONGPASS invalid username-password pair or user is disabled.", Denied),
+        ("NOPERM this user has no permissions to run the 'evalsha' command", Denied),
+        ("ERR invalid password", Denied),
+        ("ERR AUTH <password> called without any password configured for the default user.", Denied),
+        ("ERR Client sent AUTH, but no password is set", Denied),
+        ("DENIED Redis is running in protected mode because protected mode is enabled", Denied),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", Incompatible),
+        ("OOM command not allowed when used memory > 'maxmemory'.", Refused),
+        ("CROSSSLOT Keys in request don't hash to the same slot", Refused),
+        ("EXECABORT Transaction discarded because of previous errors.", Refused),
+        ("MOVED 3999 127.0.0.1:6381", Refused),
+        ("ASK 3999 127.0.0.1:6381", Refused),
+        ("ERR unknown command 'evalsha', with args beginning with: ", Refused),
+        ("ERR DB index is out of range", Refused),
+        ("WHATEVER a later version may say", Refused),
+    ];
+
+    fn kind_of(meaning: Meaning) -> ErrorKind {
+        match meaning {
+            Later | Elsewhere => ErrorKind::Unreachable,
+            Denied => ErrorKind::Denied,
+            Incompatible => ErrorKind::Incompatible,
+            Refused => ErrorKind::Refused,
+        }
+    }
+
+    #[test]
+    fn an_error_means_the_same_as_an_answer_and_within_the_answer_of_a_script() {
+        for (answer, wanted) in ANSWERS {
+            // As the client reads it from the wire.
+            let value = redis::parse_redis_value(format!("-{answer}\r\n").as_bytes());
+            let error = value.and_then(redis::Value::extract_error).unwrap_err();
+            assert_eq!(meaning(&error), Some(*wanted), "{answer}");
+            let mapped = of("host:1", &error);
+            assert_eq!(mapped.kind(), kind_of(*wanted), "{answer}");
+            assert!(mapped.to_string().contains(answer.split_once(' ').unwrap().1.trim()), "{mapped}");
+            // Redis 7 gives scripts the answer as it is, older ones wrap it.
+            for text in [(*answer).to_owned(), format!("ERR Error running script: @user_script:7: -{answer}")] {
+                let (meaning, mapped) = in_script("host:1", &text);
+                assert_eq!((meaning, mapped.kind()), (*wanted, kind_of(*wanted)), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_may_pass() {
+        let broken = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert_eq!(meaning(&broken), None);
+        assert_eq!(of("host:1", &broken).kind(), ErrorKind::Unreachable);
+    }
 }

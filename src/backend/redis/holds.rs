@@ -21,12 +21,6 @@ use super::{Shared, failure, token};
 use crate::backend::{AttemptId, Claim, ErrorKind, Event, Grant, Lease, LeaseId, Limit, Result};
 use crate::report::debug;
 
-/// How long copies of a request may be under way at least.
-const GRAVE: Duration = Duration::from_secs(60);
-
-/// Looks that are this close to one another are one: as far apart as jitter takes those of a second.
-const TOGETHER: Duration = Duration::from_millis(200);
-
 /// Shorter holds are not worth being confirmed.
 const AGE: Duration = Duration::from_millis(50);
 
@@ -71,13 +65,13 @@ impl Shared {
     /// Waits until enough replicas have the lock.
     async fn replicated(&self, attempt: &Arc<Attempt>, won: Won) -> Result<Won> {
         match &self.replicas {
-            Some(replicas) => replicas.confirm(attempt, won, &*self.clock).await,
+            Some(replicas) => replicas.confirm(attempt, won).await,
             None => Ok(won),
         }
     }
 
-    /// Gives up an attempt, whatever it has or has not.
-    pub(super) async fn give_up(self: &Arc<Self>, id: AttemptId) -> Result<()> {
+    /// Makes sure that an attempt has nothing and waits for nothing.
+    pub(super) async fn settle(self: &Arc<Self>, id: AttemptId) -> Result<()> {
         match self.claims.get(id) {
             Some(attempt) => self.withdraw(&attempt).await,
             // Nothing was ever sent, or nothing is left.
@@ -85,11 +79,25 @@ impl Shared {
         }
     }
 
+    /// Releases what an attempt holds.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::LeaseLost`] if it did not hold it any more when its release came, unless an earlier copy of that release may
+    /// have released it.
+    pub(super) async fn release(self: &Arc<Self>, id: AttemptId) -> Result<()> {
+        let lost = || failure::lost(self.connection.server());
+        let attempt = self.claims.get(id).ok_or_else(lost)?;
+        self.withdraw(&attempt).await?;
+        if attempt.was_released() { Ok(()) } else { Err(lost()) }
+    }
+
+    /// Gives up an attempt, whatever it has or has not.
     async fn withdraw(self: &Arc<Self>, attempt: &Arc<Attempt>) -> Result<()> {
-        if let Some(unknown) = attempt.give_up() {
-            let grave = if unknown { attempt.ttl.max(GRAVE) } else { Duration::ZERO };
-            let answer = self.connection.request_one(Part::Release(attempt.clone(), grave));
-            Leaving { shared: self.clone(), id: attempt.id, answer: Some(answer) }.await?;
+        if let Some(copies) = attempt.give_up() {
+            let copies = if copies { attempt.copies_come_for() } else { Duration::ZERO };
+            let answer = self.connection.request_one(Part::Release(attempt.clone(), copies));
+            Leaving { shared: self.clone(), attempt: attempt.clone(), answer: Some(answer) }.await?;
         }
         self.claims.forget(attempt.id);
         Ok(())
@@ -114,9 +122,15 @@ impl Shared {
         let limit = third.mul_f64(0.9);
         join_all(leases.iter().map(|lease| async move {
             let proven = self.clock.now();
-            let Some(Renewing { session, held }) = self.claims.renewing(lease.id, proven) else {
+            let Some(Renewing { session, held, releasing }) = self.claims.renewing(lease.id, proven) else {
                 return Err(failure::lost(self.connection.server()));
             };
+            if held.is_empty() && releasing {
+                // Nothing is proven by renewing nothing, and the release may count on the lease: does the server answer at all?
+                let answer = tokio::time::timeout(limit, self.connection.command(redis::cmd("PING"))).await;
+                let answer = answer.unwrap_or_else(|_| Err(failure::no_answer(self.connection.server(), limit)));
+                return answer.map(|_| Lease { proven, ..*lease });
+            }
             let parts = held.iter().map(|(attempt, epoch)| Part::Renew(attempt.clone(), *epoch)).collect();
             let answers = self.connection.request(parts);
             let Ok(answers) = tokio::time::timeout(limit, answers).await else {
@@ -153,7 +167,7 @@ impl Shared {
 /// A release on its way, which goes on when nobody waits for it any more.
 struct Leaving {
     shared: Arc<Shared>,
-    id: AttemptId,
+    attempt: Arc<Attempt>,
     answer: Option<Answer>,
 }
 
@@ -170,10 +184,12 @@ impl Future for Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         if let Some(answer) = self.answer.take() {
-            let (shared, id) = (self.shared.clone(), self.id);
+            let (claims, attempt) = (self.shared.claims.clone(), self.attempt.clone());
             self.shared.handle.spawn(async move {
                 if answer.await.is_ok() {
-                    shared.claims.forget(id);
+                    // A release that is repeated meanwhile asks what became of this one.
+                    tokio::time::sleep(attempt.ttl).await;
+                    claims.forget(attempt.id);
                 }
             });
         }
@@ -183,13 +199,9 @@ impl Drop for Leaving {
 /// Lets those look by themselves whose time it is.
 pub(super) async fn look(shared: Weak<Shared>, looks: Arc<Looks>) {
     loop {
-        let all = looks.due().await;
+        let due = looks.due().await;
         let Some(shared) = shared.upgrade() else { return };
-        let (due, next) = shared.claims.looking(Instant::now() + TOGETHER, all);
         due.iter().for_each(|attempt| shared.connection.ask(attempt));
-        if let Some(next) = next {
-            looks.plan(next);
-        }
     }
 }
 

@@ -2,17 +2,21 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::Value;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
-use super::attempt::Attempt;
+use super::backoff::Backoff;
 use super::failure;
 use super::scripts::{Kind, Part};
 use crate::backend::{BackendError, Result, Timestamp};
+
+/// How long jobs rest at least that the server has refused for now.
+const FIRST_REST: Duration = Duration::from_millis(5);
 
 /// Something to be done for one lock. It may be done twice, unless it is an eviction.
 #[derive(Debug)]
@@ -34,13 +38,19 @@ impl Future for Answer {
 }
 
 impl Job {
-    pub(super) fn for_attempt(attempt: Arc<Attempt>) -> Self {
-        Self { part: Part::Acquire(attempt), reply: None }
+    /// Nobody waits for the answer. An attempt takes it itself.
+    pub(super) fn unattended(part: Part) -> Self {
+        Self { part, reply: None }
     }
 
     pub(super) fn with_answer(part: Part) -> (Self, Answer) {
         let (reply, answer) = oneshot::channel();
         (Self { part, reply: Some(reply) }, Answer(answer))
+    }
+
+    /// Whether somebody wanted the answer, and sees to what follows from it.
+    pub(super) fn has_reply(&self) -> bool {
+        self.reply.is_some()
     }
 
     /// Whether it is to be sent now. What is given up goes even if nobody waits for that any more.
@@ -49,7 +59,7 @@ impl Job {
             Part::Acquire(attempt) => attempt.sending(now),
             Part::Release(..) => true,
             Part::Renew(..) | Part::Inspect(_) | Part::Evict(_) => {
-                !self.reply.as_ref().is_some_and(oneshot::Sender::is_closed)
+                self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
             }
         }
     }
@@ -69,27 +79,44 @@ impl Job {
     }
 }
 
-/// The queue, by kind.
+/// The queues.
 #[derive(Debug, Default)]
-pub(super) struct Jobs(Mutex<[VecDeque<Job>; 5]>);
+pub(super) struct Jobs(Mutex<Queues>);
+
+#[derive(Debug, Default)]
+struct Queues {
+    waiting: [VecDeque<Job>; 5],
+    /// The server has refused these kinds for now: until then, none is sent.
+    rest: [Rest; 5],
+}
+
+/// How long a kind of jobs is not sent.
+#[derive(Debug, Default)]
+struct Rest {
+    until: Option<Instant>,
+    backoff: Backoff,
+}
 
 impl Jobs {
     pub(super) fn add(&self, new: impl IntoIterator<Item = Job>) {
-        let mut jobs = self.0.lock();
+        let mut queues = self.0.lock();
         for job in new {
-            jobs[job.part.kind() as usize].push_back(job);
+            queues.waiting[job.part.kind() as usize].push_back(job);
         }
     }
 
     /// Takes the jobs for one call.
     pub(super) fn take(&self, kind: Kind, now: Timestamp) -> Vec<Job> {
         let mut taken = Vec::new();
-        let mut jobs = self.0.lock();
+        let mut queues = self.0.lock();
         // What is taken must not overtake what is given back.
-        if kind == Kind::Acquire && !jobs[Kind::Release as usize].is_empty() {
+        if kind == Kind::Acquire && !queues.waiting[Kind::Release as usize].is_empty() {
             return taken;
         }
-        let queue = &mut jobs[kind as usize];
+        if queues.rest[kind as usize].until.is_some_and(|until| Instant::now() < until) {
+            return taken;
+        }
+        let queue = &mut queues.waiting[kind as usize];
         while taken.len() < kind.most()
             && let Some(job) = queue.pop_front()
         {
@@ -100,10 +127,40 @@ impl Jobs {
         taken
     }
 
+    /// Puts back what the server has refused for now, oldest first. It is sent again after a while, as is all of its kind: `most`
+    /// at the longest.
+    pub(super) fn put_off(&self, kind: Kind, refused: Vec<Job>, most: Duration) {
+        let mut queues = self.0.lock();
+        let rest = &mut queues.rest[kind as usize];
+        rest.until = Some(Instant::now() + rest.backoff.next().max(FIRST_REST).min(most));
+        for job in refused.into_iter().rev() {
+            if let Part::Acquire(attempt) = &job.part {
+                attempt.put_off();
+            }
+            queues.waiting[kind as usize].push_front(job);
+        }
+    }
+
+    /// The server serves this kind.
+    pub(super) fn served(&self, kind: Kind) {
+        let rest = &mut self.0.lock().rest[kind as usize];
+        if rest.until.is_some() {
+            *rest = Rest::default();
+        }
+    }
+
+    /// When the next kind that rests is to be sent.
+    pub(super) fn rest(&self) -> Option<Instant> {
+        let queues = self.0.lock();
+        let resting = queues.rest.iter().zip(&queues.waiting).filter(|(_, waiting)| !waiting.is_empty());
+        let now = Instant::now();
+        resting.filter_map(|(rest, _)| rest.until.filter(|until| *until > now)).min()
+    }
+
     /// Puts back what was sent and is not answered, oldest first.
     pub(super) fn take_back(&self, sent: Vec<Job>, error: &BackendError) {
         let mut evictions = Vec::new();
-        let mut jobs = self.0.lock();
+        let mut queues = self.0.lock();
         for job in sent.into_iter().rev() {
             match &job.part {
                 // A second time it would be the successor's turn.
@@ -117,17 +174,18 @@ impl Jobs {
                         continue;
                     }
                 }
-                Part::Release(..) | Part::Renew(..) | Part::Inspect(_) => {}
+                Part::Release(attempt, _) => attempt.release_unanswered(),
+                Part::Renew(..) | Part::Inspect(_) => {}
             }
-            jobs[job.part.kind() as usize].push_front(job);
+            queues.waiting[job.part.kind() as usize].push_front(job);
         }
-        drop(jobs);
+        drop(queues);
         evictions.into_iter().for_each(|job| job.fail(error.clone()));
     }
 
     /// Fails all of them.
     pub(super) fn fail(&self, error: &BackendError) {
-        let jobs = std::mem::take(&mut *self.0.lock());
+        let jobs = std::mem::take(&mut self.0.lock().waiting);
         jobs.into_iter().flatten().for_each(|job| job.fail(error.clone()));
     }
 }

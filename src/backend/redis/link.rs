@@ -54,6 +54,27 @@ pub(crate) struct Server {
     pub(crate) database: u32,
 }
 
+impl Server {
+    /// Logs in and selects the database. The client would do it, but keeps from us why it was refused: a server with too many
+    /// clients would look like one that knows no such password.
+    async fn log_in(&self, connection: &mut MultiplexedConnection) -> std::result::Result<(), RedisError> {
+        if let Some(password) = &self.password {
+            let named = self.username.iter().chain([password]).collect::<Vec<_>>();
+            match redis::cmd("AUTH").arg(named).query_async::<()>(connection).await {
+                // Before Redis 6 there are no names of users.
+                Err(error) if error.detail().is_some_and(|text| text.contains("wrong number of arguments")) => {
+                    redis::cmd("AUTH").arg(password).query_async::<()>(connection).await?;
+                }
+                answer => answer?,
+            }
+        }
+        if self.database != 0 {
+            redis::cmd("SELECT").arg(self.database).query_async::<()>(connection).await?;
+        }
+        Ok(())
+    }
+}
+
 /// Secrets stay out.
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -72,18 +93,21 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// Makes the client. Certificates are read each time, so that they can be exchanged.
-    fn client(&self) -> std::result::Result<Client, RedisError> {
+    /// Makes the client, with or without what it is to log in with. Certificates are read each time, so that they can be exchanged.
+    fn client(&self, login: bool) -> std::result::Result<Client, RedisError> {
         let Server { address, username, password, database } = match self {
             Self::Client(client) => return Ok((**client).clone()),
             Self::Server(server) => server,
         };
-        let mut settings = RedisConnectionInfo::default().set_db(i64::from(*database)).set_skip_set_lib_name();
-        if let Some(username) = username {
-            settings = settings.set_username(username);
-        }
-        if let Some(password) = password {
-            settings = settings.set_password(password);
+        let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if login {
+            settings = settings.set_db(i64::from(*database));
+            if let Some(username) = username {
+                settings = settings.set_username(username);
+            }
+            if let Some(password) = password {
+                settings = settings.set_password(password);
+            }
         }
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(15))
@@ -110,16 +134,19 @@ impl Target {
             .set_response_timeout(None)
             .set_connection_timeout(None)
             .set_pipeline_buffer_size(BUFFER);
-        let connected = match self.client() {
-            Ok(client) => client.get_multiplexed_async_connection_with_config(&config).await,
-            Err(error) => Err(error),
+        let connecting = async {
+            let mut connection = self.client(false)?.get_multiplexed_async_connection_with_config(&config).await?;
+            if let Self::Server(server) = self {
+                server.log_in(&mut connection).await?;
+            }
+            Ok(connection)
         };
-        connected.map_err(|error| self.explain(&error))
+        connecting.await.map_err(|error: RedisError| self.explain(&error))
     }
 
     /// Connects, for messages.
     pub(super) async fn listen(&self) -> Result<PubSub> {
-        let connecting = async { self.client()?.get_async_pubsub().await };
+        let connecting = async { self.client(true)?.get_async_pubsub().await };
         connecting.await.map_err(|error| self.explain(&error))
     }
 

@@ -1,10 +1,23 @@
 //! When waiters look by themselves: one call a second for all that a manager waits for, unless something is sooner.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The next look that is planned.
+use super::attempt::{Attempt, Look};
+use crate::backend::AttemptId;
+
+/// Looks that are this close to one another are one: as far apart as jitter takes those of a second.
+const TOGETHER: Duration = Duration::from_millis(200);
+
+/// How long somebody is remembered at most who waits no more.
+const FORGET: Duration = Duration::from_secs(1);
+
+/// Those who wait in a queue, and the next look that is planned.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     plan: Mutex<Plan>,
@@ -16,17 +29,26 @@ struct Plan {
     next: Option<Instant>,
     /// Everyone is to look, because messages may have been lost.
     all: bool,
+    /// Only these, so that a look costs nothing for all that is held.
+    waiting: HashMap<AttemptId, Arc<Attempt>>,
 }
 
 impl Looks {
-    /// Plans a look.
-    pub(super) fn plan(&self, at: Instant) {
+    /// Plans a look of an attempt that waits.
+    pub(super) fn plan(&self, attempt: &Arc<Attempt>, at: Instant) {
         let mut plan = self.plan.lock();
+        plan.waiting.entry(attempt.id).or_insert_with(|| attempt.clone());
         if plan.next.is_none_or(|next| at < next) {
             plan.next = Some(at);
             drop(plan);
             self.changed.notify_one();
         }
+    }
+
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.plan.lock().waiting.len()
     }
 
     /// Everyone is to look now.
@@ -35,15 +57,13 @@ impl Looks {
         self.changed.notify_one();
     }
 
-    /// Waits until it is time. Returns whether everyone is to look. What comes after is to be [planned](Self::plan) anew.
-    pub(super) async fn due(&self) -> bool {
+    /// Waits until it is time. Returns those whose time it is.
+    pub(super) async fn due(&self) -> Vec<Arc<Attempt>> {
         loop {
             let next = {
                 let mut plan = self.plan.lock();
-                let due = plan.next.is_some_and(|next| next <= Instant::now());
-                if due || plan.all {
-                    plan.next = None;
-                    return std::mem::take(&mut plan.all);
+                if plan.all || plan.next.is_some_and(|next| next <= Instant::now()) {
+                    return plan.take(Instant::now() + TOGETHER);
                 }
                 plan.next
             };
@@ -58,5 +78,30 @@ impl Looks {
                 () = self.changed.notified() => {}
             }
         }
+    }
+}
+
+impl Plan {
+    /// Those who are to look by `until`, or all. Forgets those who wait no more, and plans for the rest.
+    fn take(&mut self, until: Instant) -> Vec<Arc<Attempt>> {
+        let all = std::mem::take(&mut self.all);
+        let (mut due, mut next) = (Vec::new(), None::<Instant>);
+        self.waiting.retain(|_, attempt| match attempt.look() {
+            Look::Never => false,
+            // Its answer plans the next one.
+            Look::Asking => true,
+            Look::At(at) if all || at <= until => {
+                due.push(attempt.clone());
+                true
+            }
+            Look::At(at) => {
+                next = Some(next.map_or(at, |next| next.min(at)));
+                true
+            }
+        });
+        // Those who wait no more then are forgotten then.
+        let again = (!self.waiting.is_empty()).then_some(until + FORGET);
+        self.next = [next, again].into_iter().flatten().min();
+        due
     }
 }

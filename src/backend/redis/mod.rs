@@ -32,6 +32,7 @@
 //! time, and before it is returned if less than half of that is left.
 
 mod attempt;
+mod backoff;
 mod claims;
 mod connection;
 mod failure;
@@ -131,7 +132,7 @@ struct Shared {
     /// Who we are among managers.
     manager: u64,
     channel: String,
-    claims: Claims,
+    claims: Arc<Claims>,
     looks: Arc<Looks>,
     young: Young,
     events: UnboundedSender<Event>,
@@ -158,21 +159,23 @@ impl Redis {
         let names = Names::new(prefix);
         let manager = rand::random::<u64>();
         let scripts = Scripts { channels: names.channels(), signals: signal_lists };
-        let looks = Arc::new(Looks::default());
-        let connect = |looks: &Arc<Looks>| {
+        let (claims, looks) = (Arc::<Claims>::default(), Arc::<Looks>::default());
+        let connect = |claims: &Arc<Claims>, looks: &Arc<Looks>| {
             let (target, scripts) = (target.clone(), scripts.clone());
-            Arc::new(Connection::new(target, scripts, timeout, clock.clone(), looks.clone()))
+            Arc::new(Connection::new(target, scripts, timeout, clock.clone(), claims.clone(), looks.clone()))
         };
-        let (connection, line) = (connect(&looks), Line::to(&target, &handle).await?);
+        let (connection, line) = (connect(&claims, &looks), Line::to(&target, &handle).await?);
         let link = connection.open(&line).await?;
         let mut tasks = Tasks::default();
         let replicas = match min_replicas {
             0 => None,
             wanted => {
-                let (apart, line) = (connect(&Arc::default()), Arc::<Line>::default());
+                let (apart, line) = (connect(&Arc::default(), &Arc::default()), Arc::<Line>::default());
                 let link = apart.open(&line).await?;
                 tasks.add(handle.spawn(apart.clone().run(line, link)));
-                Some(Replicas::new(apart, wanted, timeout))
+                let (replicas, confirming) = Replicas::new(apart, wanted, timeout, clock.clone());
+                tasks.add(handle.spawn(confirming));
+                Some(replicas)
             }
         };
         let (events, receiver) = unbounded_channel();
@@ -184,7 +187,7 @@ impl Redis {
             clock,
             handle: handle.clone(),
             manager,
-            claims: Claims::default(),
+            claims,
             looks,
             young: Young::default(),
             events,
@@ -262,11 +265,11 @@ impl Backend for Redis {
     }
 
     fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
-        async move { self.open_shared()?.give_up(claim.attempt).await }.boxed()
+        async move { self.open_shared()?.settle(claim.attempt).await }.boxed()
     }
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
-        async move { self.open_shared()?.give_up(grant.attempt).await }.boxed()
+        async move { self.open_shared()?.release(grant.attempt).await }.boxed()
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline, Script, Value};
 
 use super::attempt::Attempt;
-use super::failure;
+use super::failure::{self, Meaning};
 use super::names::Name;
 use crate::Mode;
 use crate::backend::BackendError;
@@ -190,8 +190,8 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     }
 }
 
-/// The error that a part's answer is, if it is one.
-pub(super) fn failed(server: &str, answer: &Value) -> Option<BackendError> {
+/// The error that a part's answer is, if it is one, and what that means for the part.
+pub(super) fn failed(server: &str, answer: &Value) -> Option<(Meaning, BackendError)> {
     let text = text(answer)?;
     let error = text.strip_prefix('e')?;
     Some(failure::in_script(server, error))
@@ -240,7 +240,7 @@ impl Placed {
             }
             b'd' => Self::Failed(failure::lost(server)),
             b'i' => Self::Failed(failure::incompatible(server)),
-            b'e' => Self::Failed(failure::in_script(server, rest)),
+            b'e' => Self::Failed(failure::in_script(server, rest).1),
             _ => return None,
         })
     }

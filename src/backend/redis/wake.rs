@@ -16,9 +16,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Backoff, PATIENCE};
+use super::backoff::Backoff;
+use super::connection::PATIENCE;
+use super::failure::{self, Meaning};
 use super::link::{Server, Target};
-use super::{Shared, failure, token};
+use super::{Shared, token};
 use crate::backend::pool::Pool;
 use crate::backend::{AttemptId, ErrorKind, Result};
 use crate::report::debug;
@@ -189,8 +191,11 @@ async fn listen(
         let pulse = async {
             loop {
                 sleep(PULSE).await;
-                if !matches!(timeout(PATIENCE, sink.ping::<redis::Value>()).await, Ok(Ok(_))) {
-                    return;
+                match timeout(PATIENCE, sink.ping::<redis::Value>()).await {
+                    Ok(Ok(_)) => {}
+                    // It answers, and that is all that is asked.
+                    Ok(Err(error)) if failure::meaning(&error) == Some(Meaning::Later) => {}
+                    _ => return,
                 }
             }
         };

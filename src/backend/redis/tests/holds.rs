@@ -1,5 +1,7 @@
 //! Holding alone: epochs, ghosts, renewal, eviction.
 
+use futures::FutureExt;
+
 use super::*;
 
 #[test]
@@ -149,7 +151,7 @@ fn a_renewal_gives_all_holds_their_time_and_tells_of_those_that_are_gone() {
         client.no_event().await;
         client.release(&kept).await;
         client.release(&shared).await;
-        client.release(&gone).await;
+        assert_eq!(kind(client.redis.release(&gone).await), ErrorKind::LeaseLost);
         server.run::<()>("FLUSHALL");
         assert!(client.renew().await.is_ok(), "a lease without holds has nothing to lose");
         client.no_event().await;
@@ -235,7 +237,7 @@ fn an_evicted_holder_is_told_at_once_and_the_next_one_let_in() {
             };
             let (next, ()) = tokio::join!(waiting, evicted);
             assert!(next.epoch > grant.epoch);
-            holder.release(&grant).await;
+            assert_eq!(kind(holder.redis.release(&grant).await), ErrorKind::LeaseLost);
             waiter.release(&next).await;
         }
         assert_eq!(holder.redis.evict("k", true).await.unwrap(), crate::Eviction::default());
@@ -270,5 +272,140 @@ fn when_memory_is_short_holders_keep_and_give_back_what_they_have() {
         assert!(granted.unwrap().unwrap().epoch > alone.epoch);
         assert!(!server.run::<bool>("EXISTS lock:s"));
         holder.no_event().await;
+    });
+}
+
+#[test]
+fn a_release_that_finds_nothing_is_a_loss_unless_an_earlier_copy_may_have_released() {
+    run(async {
+        let server = Server::start();
+        let (client, other) = pair(&server).await;
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            let grant = client.get("k", mode).await;
+            server.run::<()>("DEL lock:k");
+            let successor = other.lock("k").await;
+            assert_eq!(kind(client.redis.release(&grant).await), ErrorKind::LeaseLost, "{mode:?}");
+            assert_eq!(kind(client.redis.release(&grant).await), ErrorKind::LeaseLost, "{mode:?}, again");
+            other.release(&successor).await;
+
+            let grant = client.get("k", mode).await;
+            let attempt = client.attempt(&grant);
+            // As if a first copy had been sent on a connection that broke, and had arrived all the same.
+            attempt.release_unanswered();
+            server.repeat(Part::Release(attempt, Duration::ZERO));
+            client.release(&grant).await;
+
+            // Given up by its caller, who asks again later.
+            let grant = client.get("k", mode).await;
+            assert!(client.redis.release(&grant).now_or_never().is_none());
+            let deadline = Instant::now() + LIMIT;
+            while server.run::<bool>("EXISTS lock:k") {
+                assert!(Instant::now() < deadline);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            client.release(&grant).await;
+        }
+        assert_eq!(client.redis.shared.claims.count(), (1, 0));
+    });
+}
+
+#[test]
+fn what_has_ended_is_forgotten() {
+    run(async {
+        let server = Server::start();
+        let (client, other) = pair(&server).await;
+        let held = other.lock("k").await;
+        let count = || client.redis.shared.claims.count();
+        for _ in 0..1000 {
+            assert!(client.try_get("k", Mode::Exclusive).await.is_none());
+            assert!(client.try_get("k", Mode::Shared).await.is_none());
+        }
+        assert_eq!(count(), (1, 0), "busy");
+        let own = client.redis.open(TTL, true).await.unwrap();
+        assert!(client.redis.acquire(&client.claim_on(own, "k", Mode::Exclusive), false).await.unwrap().is_none());
+        client.redis.revoke(&own).await.unwrap();
+        assert_eq!(count(), (1, 0), "busy, with a lease of its own");
+        for n in 0..1000 {
+            let own = client.redis.open(TTL, true).await.unwrap();
+            let claim = client.claim_on(own, &format!("own {n}"), Mode::Exclusive);
+            let grant = client.redis.acquire(&claim, true).await.unwrap().unwrap();
+            match n % 2 {
+                0 => client.release(&grant).await,
+                _ => client.redis.revoke(&own).await.unwrap(),
+            }
+        }
+        assert_eq!(count(), (1, 0), "leases of their own");
+        // Sent twice as far as is known: forgotten once its tombstone is there.
+        let claim = client.claim("k", Mode::Exclusive);
+        let mut trying = client.redis.acquire(&claim, false);
+        assert!((&mut trying).now_or_never().is_none());
+        let attempt = client.attempt_of(&claim);
+        attempt.unanswered();
+        assert!(trying.await.unwrap().is_none());
+        let deadline = Instant::now() + LIMIT;
+        while count() != (1, 0) {
+            assert!(Instant::now() < deadline, "{:?}", count());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Nor are those remembered who have waited.
+        let (grant, ()) = tokio::join!(client.lock("k"), async {
+            other.queued("k", 1).await;
+            other.release(&held).await;
+        });
+        assert_eq!(client.redis.shared.looks.count(), 1);
+        client.release(&grant).await;
+        while client.redis.shared.looks.count() > 0 {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(text(&server.repeat(acquire(&attempt))), "d", "no copy takes it later");
+        assert!(client.try_get("k", Mode::Exclusive).await.is_some(), "others are not refused");
+    });
+}
+
+#[test]
+fn a_renewal_of_nothing_proves_nothing_to_a_release() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let grant = client.lock("k").await;
+        server.signal(rustix::process::Signal::STOP);
+        assert!(client.redis.release(&grant).now_or_never().is_none());
+        assert_eq!(kind(client.renew().await), ErrorKind::Unreachable, "the release is not answered");
+        server.signal(rustix::process::Signal::CONT);
+        client.release(&grant).await;
+        server.signal(rustix::process::Signal::STOP);
+        assert!(client.renew().await.is_ok(), "an idle manager has nothing to ask for");
+        server.signal(rustix::process::Signal::CONT);
+    });
+}
+
+#[test]
+fn leases_end_and_are_renewed_at_the_cost_of_what_is_on_them() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        let claims = &client.redis.shared.claims;
+        let name = client.redis.shared.names.of("k").unwrap();
+        // As long as it takes for each, times so many leases: 0.1 s; at the cost of all attempts for each lease it took 30 s.
+        const LEASES: usize = 20_000;
+        let leases: Vec<_> = (0..LEASES)
+            .map(|_| {
+                let lease = claims.open(TTL, false, client.redis.shared.clock.now());
+                let claim = client.claim_on(lease, "k", Mode::Exclusive);
+                claims
+                    .begin(lease.id, claim.attempt, || Attempt::new(&claim, name.clone(), String::new(), true))
+                    .unwrap();
+                lease
+            })
+            .collect();
+        let start = Instant::now();
+        for lease in &leases {
+            assert!(claims.renewing(lease.id, client.redis.shared.clock.now()).unwrap().held.is_empty());
+        }
+        let ended: usize = leases.iter().map(|lease| claims.end(lease.id).len()).sum();
+        assert_eq!(ended, LEASES);
+        println!("{LEASES} leases renewed and ended in {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     });
 }
