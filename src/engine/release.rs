@@ -89,6 +89,10 @@ impl Core {
             loop {
                 if let Some(cause) = held.loss(now.take().unwrap_or_else(|| core.now())) {
                     core.report(&held, cause);
+                    if !held.cell.is_session() {
+                        // A session is revoked by who looks after it.
+                        core.revoke(held.cell.clone());
+                    }
                     return Err(held.expired(cause));
                 }
                 let answer = within(&core, &held.cell, core.backend.release(&held.grant)).await;
@@ -128,7 +132,7 @@ impl Core {
     fn keep_releasing(self: &Arc<Self>, held: Arc<HeldGrant>) {
         let core = self.clone();
         drop(Release::start(self, async move {
-            core.persist(&held.cell, || core.backend.release(&held.grant)).await;
+            core.persist(|| core.backend.release(&held.grant)).await;
             Ok(())
         }));
     }
@@ -140,7 +144,7 @@ impl Core {
         }
         let core = self.clone();
         drop(Release::start(self, async move {
-            core.persist(&cell, || core.backend.settle(&claim)).await;
+            core.persist(|| core.backend.settle(&claim)).await;
             let effects = entry.arbiter().settled(core.now());
             core.carry_out(&entry, effects);
             Ok(())
@@ -154,7 +158,7 @@ impl Core {
         }
         let core = self.clone();
         drop(Release::start(self, async move {
-            core.persist(&cell, || core.backend.settle(&claim)).await;
+            core.persist(|| core.backend.settle(&claim)).await;
             Ok(())
         }));
     }
@@ -170,15 +174,14 @@ impl Core {
         let core = self.clone();
         drop(Release::start(self, async move {
             let lease = cell.lease();
-            core.persist(&cell, || core.backend.revoke(&lease)).await;
+            core.persist(|| core.backend.revoke(&lease)).await;
             Ok(())
         }));
     }
 
-    /// Repeats a clean-up until it succeeds, or the lease is over on the server as well.
+    /// Repeats a clean-up until it succeeds, however late: a server that is down ends no lease.
     async fn persist<'a>(
         self: &Arc<Self>,
-        cell: &LeaseCell,
         clean_up: impl Fn() -> BoxFuture<'a, std::result::Result<(), BackendError>>,
     ) {
         let mut backoff = Backoff::new();
@@ -191,10 +194,6 @@ impl Core {
                 Err(error) => {
                     debug!(target: "leasehold", name = self.defaults.name.as_ref(); "clean-up to be repeated: {error}");
                 }
-            }
-            // A renewal whose answer was lost may have prolonged it by one TTL beyond what is known here.
-            if self.now() > cell.deadline() + cell.lease().ttl.saturating_mul(2) {
-                return;
             }
             backoff.pause(self).await;
         }
