@@ -96,7 +96,10 @@ impl Core {
                 let checked = now.take().unwrap_or_else(|| core.now());
                 if let Some(cause) = held.loss(checked).or((checked >= deadline).then_some(late)) {
                     core.report(&held, cause);
-                    core.keep_releasing(held.clone());
+                    match held.cell.is_session() {
+                        true => core.keep_releasing(held.clone()),
+                        false => core.revoke(held.cell.clone()),
+                    }
                     return Err(held.expired(cause));
                 }
                 let answer = within(&core, deadline, core.backend.release(&held.grant)).await;

@@ -138,6 +138,29 @@ impl Etcd {
         self.restart();
     }
 
+    /// Saves what is in it to a file in its folder, which it returns.
+    pub fn save_snapshot(&self) -> PathBuf {
+        let file = self.folder.path().join("snapshot");
+        self.etcdctl(&["snapshot", "save", file.to_str().unwrap()]);
+        file
+    }
+
+    /// Starts it again, on the same ports, with what was in it at a snapshot.
+    pub fn restore_snapshot(&mut self, file: &std::path::Path) {
+        self.process.kill();
+        let data = self.folder.path().join("data");
+        std::fs::remove_dir_all(&data).unwrap();
+        let mut restore = self.etcdctl_command();
+        restore.arg("snapshot").arg("restore").arg(file).arg("--data-dir").arg(&data);
+        for name in ["--name", "--initial-cluster", "--initial-advertise-peer-urls"] {
+            let value = self.arguments.iter().skip_while(|argument| *argument != name).nth(1).unwrap();
+            restore.arg(name).arg(value);
+        }
+        let output = restore.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        self.restart();
+    }
+
     /// Runs etcdctl and returns what it prints.
     ///
     /// # Panics

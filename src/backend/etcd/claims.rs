@@ -1,6 +1,7 @@
 //! What this process has on the server: its attempts, its grants, and its releases that were not confirmed yet.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -147,15 +148,17 @@ impl Releases {
         }
     }
 
-    /// Takes along the releases in a directory that are no more than deletions, for as long as the result lives.
-    pub(super) fn carry(&self, directory: &Directory) -> Carried<'_> {
+    /// Adds up to `most` releases in a directory that are no more than deletions to a claim's request, for as long as the result
+    /// lives.
+    pub(super) fn carry(self: &Arc<Self>, directory: &Directory, most: usize) -> Carried {
         let mut claims = Vec::new();
         let mut pending = self.pending.lock();
-        for release in pending.get_mut(directory).into_iter().flatten().filter(|release| !release.unknown) {
+        let releases = pending.get_mut(directory).into_iter().flatten();
+        for release in releases.filter(|release| !release.unknown).take(most) {
             release.carried = true;
             claims.push(release.claim.clone());
         }
-        Carried { releases: self, directory: directory.clone(), claims }
+        Carried { releases: self.clone(), directory: directory.clone(), claims }
     }
 
     /// Waits while a claim that is on its way takes this release along. Returns false if that has confirmed it.
@@ -215,22 +218,24 @@ impl Releases {
     }
 }
 
-/// Releases that a claim takes along. If they are not confirmed when this is dropped, they go on their own.
+/// Releases that a claim's request also makes. If they are not confirmed when this is dropped, they are sent separately.
+///
+/// It belongs to the request, not to the caller: a caller that does not go on delays no release.
 #[derive(Debug)]
-pub(super) struct Carried<'a> {
-    releases: &'a Releases,
+pub(super) struct Carried {
+    releases: Arc<Releases>,
     directory: Directory,
     pub(super) claims: Vec<Born>,
 }
 
-impl Carried<'_> {
+impl Carried {
     /// They are gone, with the claim that took them along.
     pub(super) fn confirm(&self) {
         self.releases.confirm(&self.directory, &self.claims);
     }
 }
 
-impl Drop for Carried<'_> {
+impl Drop for Carried {
     fn drop(&mut self) {
         if self.claims.is_empty() {
             return;

@@ -2,21 +2,40 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, Error, GetOptions, GetResponse, KvClient, LeaseClient, Txn, TxnResponse, WatchClient};
+use etcd_client::proto::{PbRangeResponse, PbResponseHeader, PbTxnResponse};
+use etcd_client::{Client, Error, GetOptions, KvClient, LeaseClient, Txn, TxnOp, WatchClient};
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::history::{History, Mark};
 use super::route::{self, Route};
+use super::txn::{self, Freshness};
 use super::{Options, failure};
 use crate::backend::pool::Pool;
 use crate::backend::{ErrorKind, Result};
 
 /// How much later than its deadline an attempt to connect may tell what came of it.
 const AFTER: Duration = Duration::from_millis(50);
+
+/// How many operations go in one transaction at most, until the server finds it too many: by default it takes 128 at one level.
+const MOST: usize = 100;
+
+/// Where the header of an answer is, if it says something about the store's history.
+type Header<T> = fn(&T) -> Option<&PbResponseHeader>;
+
+/// A request on the keeper. It ends with the interest in it.
+struct Sent<T>(JoinHandle<T>);
+
+impl<T> Drop for Sent<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// Delays that double, with jitter, so that many who failed together do not come back together.
 #[derive(Debug)]
@@ -73,7 +92,11 @@ impl Settings {
 }
 
 /// The way to the server, which managers share.
+///
+/// Requests are sent and bounded by tasks of the keeper; a caller only waits for their answers. A caller that does not go on has
+/// nothing that others wait for: no request whose answer fills the connection, no time limit, no renewal of the token.
 pub(super) struct Connection {
+    handle: Handle,
     route: Arc<Route>,
     /// For errors.
     endpoints: String,
@@ -81,6 +104,9 @@ pub(super) struct Connection {
     many: bool,
     timeout: Duration,
     tokens: Arc<Tokens>,
+    history: History,
+    /// How many operations go in one transaction at most.
+    most: AtomicUsize,
 }
 
 /// The token by which the server knows the user.
@@ -99,9 +125,13 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     /// Wraps a client that the user has made.
-    pub(super) fn injected(client: Client, timeout: Duration) -> Self {
-        let endpoints = String::from("the given client's endpoints");
-        Self { route: Route::injected(client), endpoints, many: true, timeout, tokens: Arc::default() }
+    pub(super) fn injected(client: Client, timeout: Duration, handle: Handle) -> Self {
+        Self::new(handle, Route::injected(client), String::from("the given client's endpoints"), true, timeout)
+    }
+
+    fn new(handle: Handle, route: Arc<Route>, endpoints: String, many: bool, timeout: Duration) -> Self {
+        let (tokens, history) = (Arc::default(), History::default());
+        Self { handle, route, endpoints, many, timeout, tokens, history, most: AtomicUsize::new(MOST) }
     }
 
     /// Connects to a server that answers, unless a manager with the same settings has done so.
@@ -125,13 +155,14 @@ impl Connection {
             let left = deadline.saturating_duration_since(Instant::now());
             let ask = || {
                 let (mut kv, probe) = (connection.kv(), probe.clone());
-                async move { kv.get(probe, Some(GetOptions::new().with_keys_only())).await }
+                async move { kv.get(probe, Some(GetOptions::new().with_keys_only())).await.map(|found| found.0) }
             };
+            let header: Header<PbRangeResponse> = |found| found.header.as_ref();
             // A connection that is broken must leave time for another one.
-            match connection.once(left / 3, ask()).await {
+            match connection.send(left / 3, header, ask()).await {
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    connection.retry_within(left, ask).await?;
+                    connection.retry_within(left, header, ask).await?;
                 }
                 answer => drop(answer?),
             }
@@ -142,7 +173,22 @@ impl Connection {
     async fn open(options: Options, handle: &Handle, deadline: Instant) -> Result<Self> {
         let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
         let route = Route::open(options, handle.clone(), deadline).await?;
-        Ok(Self { route, endpoints, many, timeout, tokens: Arc::default() })
+        Ok(Self::new(handle.clone(), route, endpoints, many, timeout))
+    }
+
+    /// Returns how many operations go in one transaction at most.
+    pub(super) fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// Notes that this many operations were too many for the server.
+    pub(super) fn too_many(&self, sent: usize) {
+        self.most.fetch_min((sent / 2).max(1), Ordering::Relaxed);
+    }
+
+    /// Counts how often the store was found to have gone back in its history.
+    pub(super) fn restores(&self) -> watch::Receiver<u64> {
+        self.history.restores()
     }
 
     /// Tells when another endpoint is used: what goes to the old one may hang.
@@ -181,21 +227,50 @@ impl Connection {
     }
 
     /// Sends one request and waits for its answer up to `limit`.
+    pub(super) async fn once<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        request: impl Future<Output = std::result::Result<T, Error>> + Send + 'static,
+    ) -> Result<T> {
+        self.send(limit, |_| None, request).await
+    }
+
+    async fn send<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        header: Header<T>,
+        request: impl Future<Output = std::result::Result<T, Error>> + Send + 'static,
+    ) -> Result<T> {
+        let connection = self.clone();
+        let mut sent = Sent(self.handle.spawn(async move { connection.exchange(limit, header, request).await }));
+        match (&mut sent.0).await {
+            Ok(answer) => answer,
+            Err(error) if error.is_cancelled() => Err(failure::closed()),
+            // The client could not read the answer.
+            Err(_) => Err(failure::nonsense(&self.endpoints)),
+        }
+    }
+
+    /// Sends one request from a task of the keeper and waits for its answer up to `limit`.
     ///
     /// The limit is ours: etcd-client's own one would end streams too.
-    pub(super) async fn once<T>(
+    async fn exchange<T>(
         &self,
         limit: Duration,
+        header: Header<T>,
         request: impl Future<Output = std::result::Result<T, Error>>,
     ) -> Result<T> {
         let (turn, token) = (self.route.turn(), self.tokens.renewals.load(Ordering::Acquire));
+        let mark: Mark = self.history.mark();
         match tokio::time::timeout(limit, request).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => match header(&answer) {
+                Some(header) if !self.history.goes_on(mark, header) => Err(failure::restored(&self.endpoints)),
+                _ => Ok(answer),
+            },
             Ok(Err(error)) => {
                 if failure::is_stale_token(&error) {
-                    // On the keeper, where no caller keeps others waiting. If this fails, then so does the next request, which says
-                    // why.
-                    let renewing = tokio::spawn(renew_token(self.route.clone(), self.tokens.clone(), token));
+                    // Separate, so that it is completed for others. If this fails, then so does the next request, which says why.
+                    let renewing = self.handle.spawn(renew_token(self.route.clone(), self.tokens.clone(), token));
                     let _ = tokio::time::timeout(limit, renewing).await;
                     return Err(failure::of(&self.endpoints, error));
                 }
@@ -213,15 +288,20 @@ impl Connection {
     }
 
     /// Sends an idempotent request until it is answered, within `limit`.
-    pub(super) async fn retry_within<T, F>(&self, limit: Duration, mut request: impl FnMut() -> F) -> Result<T>
+    async fn retry_within<T: Send + 'static, F>(
+        self: &Arc<Self>,
+        limit: Duration,
+        header: Header<T>,
+        mut request: impl FnMut() -> F,
+    ) -> Result<T>
     where
-        F: Future<Output = std::result::Result<T, Error>>,
+        F: Future<Output = std::result::Result<T, Error>> + Send + 'static,
     {
         let deadline = Instant::now() + limit;
         let mut backoff = Backoff::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.once(self.patience(left), request()).await {
+            match self.send(self.patience(left), header, request()).await {
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     let delay = backoff.delay();
                     if Instant::now() + delay >= deadline {
@@ -235,50 +315,91 @@ impl Connection {
     }
 
     /// Sends an idempotent request until it is answered, within the timeout.
-    pub(super) async fn retry<T, F>(&self, request: impl FnMut() -> F) -> Result<T>
+    pub(super) async fn retry<T: Send + 'static, F>(self: &Arc<Self>, request: impl FnMut() -> F) -> Result<T>
     where
-        F: Future<Output = std::result::Result<T, Error>>,
+        F: Future<Output = std::result::Result<T, Error>> + Send + 'static,
     {
-        self.retry_within(self.timeout, request).await
+        self.retry_within(self.timeout, |_| None, request).await
+    }
+
+    /// Sends a transaction once, from a task of the keeper.
+    pub(super) async fn txn_here(&self, limit: Duration, txn: Txn) -> Result<PbTxnResponse> {
+        let mut kv = self.kv();
+        self.exchange(limit, |answer| answer.header.as_ref(), async move { kv.txn(txn).await.map(|answer| answer.0) })
+            .await
     }
 
     /// Sends a transaction once.
-    pub(super) async fn txn_once(&self, limit: Duration, txn: Txn) -> Result<TxnResponse> {
+    pub(super) async fn txn_once(
+        self: &Arc<Self>,
+        limit: Duration,
+        freshness: Freshness,
+        txn: Txn,
+    ) -> Result<PbTxnResponse> {
         let mut kv = self.kv();
-        self.once(limit, async move { kv.txn(txn).await }).await
+        let header: Header<PbTxnResponse> = match freshness {
+            Freshness::Linearizable => |answer| answer.header.as_ref(),
+            Freshness::Serializable => |_| None,
+        };
+        self.send(limit, header, async move { kv.txn(txn).await.map(|answer| answer.0) }).await
     }
 
     /// Sends an idempotent transaction until it is answered.
-    pub(super) async fn txn(&self, txn: Txn) -> Result<TxnResponse> {
-        self.retry(|| {
+    pub(super) async fn txn(self: &Arc<Self>, txn: Txn) -> Result<PbTxnResponse> {
+        let ask = || {
             let (mut kv, txn) = (self.kv(), txn.clone());
-            async move { kv.txn(txn).await }
-        })
-        .await
+            async move { kv.txn(txn).await.map(|answer| answer.0) }
+        };
+        self.retry_within(self.timeout, |answer| answer.header.as_ref(), ask).await
+    }
+
+    /// Reads many ranges, in transactions that are as large as the server takes them. Returns what was found, in their order.
+    pub(super) async fn ranges(self: &Arc<Self>, gets: &[TxnOp]) -> Result<Vec<PbRangeResponse>> {
+        let (mut found, mut left) = (Vec::with_capacity(gets.len()), gets);
+        while !left.is_empty() {
+            let (now, later) = left.split_at(self.most().min(left.len()));
+            match self.txn(Txn::new().and_then(now)).await {
+                Ok(answer) => {
+                    found.extend(txn::ranges(answer));
+                    left = later;
+                    if found.len() + left.len() != gets.len() {
+                        return Err(failure::nonsense(&self.endpoints));
+                    }
+                }
+                Err(error) if now.len() > 1 && failure::is_too_many(&error) => self.too_many(now.len()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// Reads a range.
-    pub(super) async fn get(&self, name: &[u8], options: Option<GetOptions>) -> Result<GetResponse> {
-        self.retry(|| {
-            let (mut kv, options) = (self.kv(), options.clone());
-            async move { kv.get(name, options).await }
-        })
-        .await
+    pub(super) async fn get(self: &Arc<Self>, name: &[u8], options: Option<GetOptions>) -> Result<PbRangeResponse> {
+        let ask = || {
+            let (mut kv, name, options) = (self.kv(), name.to_vec(), options.clone());
+            async move { kv.get(name, options).await.map(|found| found.0) }
+        };
+        self.retry_within(self.timeout, |found| found.header.as_ref(), ask).await
     }
 
-    /// Reads a range, once.
-    pub(super) async fn get_once(
-        &self,
+    /// Reads a name, once. Returns only the key of what is found.
+    pub(super) async fn key_once(
+        self: &Arc<Self>,
         limit: Duration,
+        freshness: Freshness,
         name: &[u8],
-        options: Option<GetOptions>,
-    ) -> Result<GetResponse> {
-        let mut kv = self.kv();
-        self.once(limit, async move { kv.get(name, options).await }).await
+    ) -> Result<PbRangeResponse> {
+        let (mut kv, name) = (self.kv(), name.to_vec());
+        let header: Header<PbRangeResponse> = match freshness {
+            Freshness::Linearizable => |found| found.header.as_ref(),
+            Freshness::Serializable => |_| None,
+        };
+        let ask = async move { kv.get(name, Some(txn::keys_only(freshness))).await.map(|found| found.0) };
+        self.send(limit, header, ask).await
     }
 
     /// Ends a lease. One that is gone already is no error.
-    pub(super) async fn revoke(&self, lease: i64) -> Result<()> {
+    pub(super) async fn revoke(self: &Arc<Self>, lease: i64) -> Result<()> {
         let answer = self
             .retry(|| {
                 let mut client = self.lease();

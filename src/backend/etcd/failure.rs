@@ -20,6 +20,7 @@ const UNIMPLEMENTED: i32 = 12;
 const UNAUTHENTICATED: i32 = 16;
 
 const COMPACTED: &str = "required revision has been compacted";
+const TOO_MANY: &str = "too many operations";
 
 /// Maps an error of the client.
 pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
@@ -31,7 +32,8 @@ pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
             format!("etcd at {endpoints} denied access: {}", plain(status.message()))
         }
         (Error::GRpcStatus(status), ErrorKind::Refused) => {
-            format!("etcd at {endpoints} refused: {}", plain(status.message()))
+            let hint = if says(&error, TOO_MANY) { "; leasehold needs --max-txn-ops of at least 4" } else { "" };
+            format!("etcd at {endpoints} refused: {}{hint}", plain(status.message()))
         }
         (_, ErrorKind::Denied | ErrorKind::Refused) => format!("etcd at {endpoints} cannot be used: {error}"),
         (Error::GRpcStatus(status), _) => match sources(status).last() {
@@ -86,6 +88,12 @@ pub(super) fn nonsense(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("etcd at {endpoints} gave an answer that makes no sense"))
 }
 
+/// Returns the error of an answer by a store that is not the one that was asked before.
+pub(super) fn restored(endpoints: &str) -> BackendError {
+    let reason = format!("etcd at {endpoints} has gone back to an earlier revision, as after a restore from a backup");
+    BackendError::new(ErrorKind::Unreachable, reason)
+}
+
 /// Returns the error of a call after the end.
 pub(super) fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the connection to etcd was closed")
@@ -138,7 +146,7 @@ pub(super) fn is_lease_exists(error: &Error) -> bool {
 
 /// Returns whether the server takes fewer operations in one transaction.
 pub(super) fn is_too_many(error: &BackendError) -> bool {
-    comes_from(error, "too many operations")
+    comes_from(error, TOO_MANY)
 }
 
 /// Returns whether the server has no use for a password.

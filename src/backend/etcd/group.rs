@@ -1,30 +1,31 @@
 //! Group commit: transactions that meet while others are on their way go to the server together, as nested ones in the next.
 //!
 //! A request costs the server far more than what is in it. So a manager has at most three of these on their way, and another one
-//! goes as soon as it is no smaller than those. So a lone one goes at once, on the task that sends it; a release on its way does not
-//! delay the next claim; and under load there are few requests, and large ones. No timer delays anything.
+//! goes as soon as it is no smaller than those. So a lone one goes at once; a release on its way does not delay the next claim; and
+//! under load there are few requests, and large ones. No timer delays anything.
+//!
+//! Requests belong to the keeper, with all that others need: the lane, the time limit and the releases that a claim also makes. A
+//! caller has a place in the queue and later its answer, so a future that nobody polls delays nobody.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::proto::PbTxnResponse;
+use etcd_client::{Txn, TxnOp};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::claims::Claims;
+use super::claims::{Carried, Claims};
 use super::codec::Directory;
 use super::connection::Connection;
 use super::failure;
-use super::txn::{self, Answer, Record};
+use super::txn::{self, Answer, Outcome, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, Result};
 
 /// How many requests are on their way at most. Of 2, 3 and 4, 64 tasks were fastest with 3.
 const LANES: usize = 3;
-
-/// How many go together at most, until the server finds it too many: by default it takes 128 operations at one level.
-const MOST: usize = 100;
 
 /// A transaction that may go together with others.
 #[derive(Debug)]
@@ -38,6 +39,10 @@ pub(super) struct Member {
     pub(super) txn: Txn,
     /// The record to rewrite along with it, so that older copies of an attempt have no effect.
     pub(super) record: Option<Record>,
+    /// The same transaction with that rewrite in it, if there is one: it needs fewer operations, but can only be sent alone.
+    pub(super) alone: Option<Txn>,
+    /// The releases that are part of it.
+    pub(super) carried: Option<Carried>,
 }
 
 /// The requests of one manager that may go together.
@@ -56,7 +61,6 @@ struct Inner {
 struct State {
     /// How many members are on their way, for each lane that is in use.
     lanes: Vec<usize>,
-    most: usize,
     last: u64,
     queue: BTreeMap<u64, Queued>,
 }
@@ -67,24 +71,23 @@ struct Queued {
     teller: oneshot::Sender<Result<Answer>>,
 }
 
-/// A lone member on its way.
-struct Lane<'a>(&'a Arc<Inner>);
+/// A request on its way. However its task ends, the lane is given back.
+struct Lane {
+    inner: Arc<Inner>,
+    /// `None` once it was given back.
+    members: Option<usize>,
+}
 
 /// A place among those that wait for a lane.
 struct Ticket<'a> {
     inner: &'a Inner,
     number: u64,
-    told: oneshot::Receiver<Result<Answer>>,
-}
-
-enum Way<'a> {
-    Free(Member, Lane<'a>),
-    Queued(Ticket<'a>),
+    answer: oneshot::Receiver<Result<Answer>>,
 }
 
 impl Group {
     pub(super) fn new(connection: Arc<Connection>, claims: Arc<Claims>, handle: Handle) -> Self {
-        let state = Mutex::new(State { lanes: Vec::new(), most: MOST, last: 0, queue: BTreeMap::new() });
+        let state = Mutex::new(State { lanes: Vec::new(), last: 0, queue: BTreeMap::new() });
         Self(Arc::new(Inner { connection, claims, handle, state }))
     }
 
@@ -92,37 +95,24 @@ impl Group {
     ///
     /// `limit` bounds each request. An attempt is noted as sent when it is: until then, dropping this leaves nothing.
     pub(super) async fn send(&self, limit: Duration, member: Member) -> Result<Answer> {
-        match self.way(member) {
-            Way::Free(member, _lane) => {
-                if let Some(attempt) = member.attempt {
-                    self.0.claims.sending(attempt);
-                }
-                let answer = self.0.connection.txn_once(limit, together(&[&member])).await?;
-                split(answer, &[&member]).pop().ok_or_else(|| self.0.nonsense())
-            }
-            Way::Queued(mut ticket) => {
-                // The request before, and its own.
-                let told = tokio::time::timeout(limit.saturating_mul(2), &mut ticket.told).await;
-                let told = told.map_err(|_| failure::no_answer(self.0.connection.endpoints(), limit))?;
-                told.unwrap_or_else(|_| Err(failure::closed()))
-            }
-        }
+        let mut ticket = self.queue(member);
+        // The request before, and its own.
+        let answer = tokio::time::timeout(limit.saturating_mul(2), &mut ticket.answer).await;
+        let answer = answer.map_err(|_| failure::no_answer(self.0.connection.endpoints(), limit))?;
+        // Without an answer the task has failed, or the keeper has ended.
+        answer.unwrap_or_else(|_| Err(self.0.nonsense()))
     }
 
-    fn way(&self, member: Member) -> Way<'_> {
+    fn queue(&self, member: Member) -> Ticket<'_> {
         let mut state = self.0.state.lock();
-        if state.queue.is_empty() && state.has_room(1) {
-            state.lanes.push(1);
-            return Way::Free(member, Lane(&self.0));
-        }
         state.last += 1;
         let number = state.last;
-        let (teller, told) = oneshot::channel();
+        let (teller, answer) = oneshot::channel();
         state.queue.insert(number, Queued { member, teller });
         let batch = self.0.take(&mut state);
         drop(state);
         self.0.start(batch);
-        Way::Queued(Ticket { inner: &self.0, number, told })
+        Ticket { inner: &self.0, number, answer }
     }
 }
 
@@ -135,14 +125,23 @@ impl State {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.inner.state.lock().queue.remove(&self.number);
+        // Released after the lock: a member gives back what it carries.
+        let left = self.inner.state.lock().queue.remove(&self.number);
+        drop(left);
     }
 }
 
-impl Drop for Lane<'_> {
+impl Lane {
+    /// Gives the lane back. Returns the next request.
+    fn give_back(&mut self) -> Vec<Queued> {
+        self.members.take().map(|members| self.inner.returned(members)).unwrap_or_default()
+    }
+}
+
+impl Drop for Lane {
     fn drop(&mut self) {
-        let batch = self.0.returned(1);
-        self.0.start(batch);
+        let batch = self.give_back();
+        self.inner.start(batch);
     }
 }
 
@@ -154,7 +153,7 @@ impl Inner {
         }
         let mut directories = HashSet::new();
         let fitting = state.queue.iter().filter(|(_, queued)| directories.insert(&queued.member.directory));
-        let numbers: Vec<_> = fitting.map(|(number, _)| *number).take(state.most).collect();
+        let numbers: Vec<_> = fitting.map(|(number, _)| *number).take(self.connection.most()).collect();
         if numbers.is_empty() || !state.has_room(numbers.len()) {
             return Vec::new();
         }
@@ -182,32 +181,38 @@ impl Inner {
         }
     }
 
-    /// Sends a batch and tells each member its outcome. One that is refused is halved until what is to blame is alone.
+    /// Sends a batch and gives each member its outcome. One that is refused is halved until what is to blame is alone.
     async fn send(&self, batch: Vec<Queued>) {
         let mut parts = vec![batch];
         while let Some(mut part) = parts.pop() {
             let members: Vec<_> = part.iter().map(|queued| &queued.member).collect();
             let limit = self.connection.patience(self.connection.timeout());
-            match self.connection.txn_once(limit, together(&members)).await {
+            match self.connection.txn_here(limit, together(&members)).await {
                 Ok(answer) => {
                     let mut answers = split(answer, &members).into_iter();
-                    for queued in part {
-                        // Who has gone has left the attempt to be settled.
-                        let _ = queued.teller.send(answers.next().ok_or_else(|| self.nonsense()));
+                    for Queued { member, teller } in part {
+                        let answer = answers.next();
+                        if let (Some(answer), Some(carried)) = (&answer, &member.carried)
+                            && answer.txn.succeeded
+                        {
+                            carried.confirm();
+                        }
+                        // A caller that has gone has left the attempt to be settled.
+                        let _ = teller.send(answer.ok_or_else(|| self.nonsense()));
                     }
                 }
                 Err(error) if part.len() > 1 && error.kind() != ErrorKind::Unreachable => {
-                    let half = part.len() / 2;
                     if failure::is_too_many(&error) {
-                        let mut state = self.state.lock();
-                        state.most = state.most.min(half);
+                        self.connection.too_many(part.len());
                     }
+                    let half = part.len() / 2;
                     parts.push(part.split_off(half));
                     parts.push(part);
                 }
                 Err(error) => {
-                    for queued in part {
-                        let _ = queued.teller.send(Err(error.clone()));
+                    for Queued { member, teller } in part {
+                        drop(member);
+                        let _ = teller.send(Err(error.clone()));
                     }
                 }
             }
@@ -222,16 +227,17 @@ impl Inner {
 /// Sends a batch, and what has gathered meanwhile.
 async fn run(inner: Arc<Inner>, mut batch: Vec<Queued>) {
     while !batch.is_empty() {
-        let members = batch.len();
+        let mut lane = Lane { inner: inner.clone(), members: Some(batch.len()) };
         inner.send(batch).await;
-        batch = inner.returned(members);
+        batch = lane.give_back();
     }
 }
 
 /// Builds the request of several members. Siblings may not put the same key, so each record is rewritten once.
 fn together(members: &[&Member]) -> Txn {
-    if let [Member { txn, record: None, .. }] = members {
-        return txn.clone();
+    match members {
+        [Member { txn, record: None, .. }] | [Member { alone: Some(txn), .. }] => return txn.clone(),
+        _ => {}
     }
     let mut records: BTreeMap<&[u8], &Record> = BTreeMap::new();
     for record in members.iter().filter_map(|member| member.record.as_ref()) {
@@ -252,17 +258,18 @@ fn together(members: &[&Member]) -> Txn {
 }
 
 /// Returns the members' answers, in their order.
-fn split(answer: TxnResponse, members: &[&Member]) -> Vec<Answer> {
+fn split(answer: PbTxnResponse, members: &[&Member]) -> Vec<Answer> {
     let revision = txn::revision(&answer);
-    if let [Member { record: None, .. }] = members {
-        return vec![Answer { txn: answer, revision }];
+    match members {
+        [Member { record: None, .. }] | [Member { alone: Some(_), .. }] => vec![Answer { txn: answer, revision }],
+        _ => txn::outcomes(answer)
+            .take(members.len())
+            .map_while(|outcome| match outcome {
+                Outcome::ResponseTxn(txn) => Some(Answer { txn, revision }),
+                _ => None,
+            })
+            .collect(),
     }
-    let own = answer.op_responses().into_iter().take(members.len());
-    own.filter_map(|answer| match answer {
-        TxnOpResponse::Txn(txn) => Some(Answer { txn, revision }),
-        _ => None,
-    })
-    .collect()
 }
 
 #[cfg(test)]
@@ -276,10 +283,10 @@ mod tests {
     use crate::backend::{Backend, Claim, Grant};
 
     /// Takes all lanes, so that what is sent from now on meets.
-    fn full(shared: &Shared) -> Vec<Lane<'_>> {
+    fn full(shared: &Shared) -> Vec<Lane> {
         let inner = &shared.group.0;
         inner.state.lock().lanes.extend([1; LANES]);
-        (0..LANES).map(|_| Lane(inner)).collect()
+        (0..LANES).map(|_| Lane { inner: inner.clone(), members: Some(1) }).collect()
     }
 
     fn queued(client: &Client) -> usize {
@@ -305,7 +312,7 @@ mod tests {
     /// The store's revision, which grows by one with each transaction that writes.
     async fn revision(client: &Client) -> i64 {
         let found = client.etcd.shared().connection.get(b"nothing", None).await.unwrap();
-        found.header().unwrap().revision()
+        found.header.unwrap().revision
     }
 
     #[test]
@@ -403,7 +410,7 @@ mod tests {
                 granted.unwrap().unwrap();
             }
             assert_eq!(server.claims().len(), 35);
-            let most = client.etcd.shared().group.0.state.lock().most;
+            let most = client.etcd.shared().connection.most();
             // What is nested may have as many operations as are left.
             assert!((4..=8).contains(&most), "{most} next time");
         });

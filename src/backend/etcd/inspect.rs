@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
-use etcd_client::{
-    GetOptions, GetResponse, KeyValue, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
-};
+use etcd_client::proto::{PbKeyValue, PbRangeResponse};
+use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, TxnOp};
 use futures::future::join_all;
 
 use super::codec::{self, Author, Directory};
@@ -16,9 +15,6 @@ use crate::{Eviction, FencingToken, Holder, LockInfo, Mode};
 
 /// How many keys one answer may have.
 const PAGE: i64 = 1000;
-
-/// How many directories one request reads; etcd takes 128 operations in a transaction by default.
-const BATCH: usize = 100;
 
 /// How many requests may be on their way at once.
 const PARALLEL: usize = 32;
@@ -34,13 +30,13 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(found: &KeyValue, child: &[u8]) -> Self {
+    fn new(found: &PbKeyValue, child: &[u8]) -> Self {
         Self {
-            name: found.key().to_vec(),
+            name: found.key.clone(),
             child: child.to_vec(),
-            create: found.create_revision(),
-            lease: found.lease(),
-            author: codec::author(child, found.value()),
+            create: found.create_revision,
+            lease: found.lease,
+            author: codec::author(child, &found.value),
         }
     }
 
@@ -78,9 +74,10 @@ fn all_of(directory: &Directory) -> GetOptions {
     GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend)
 }
 
-fn entries_of(directory: &Directory, found: &GetResponse) -> Vec<Entry> {
-    let start = directory.start().len();
-    found.kvs().iter().map(|found| Entry::new(found, &found.key()[start..])).collect()
+fn entries_of(directory: &Directory, found: &PbRangeResponse) -> Vec<Entry> {
+    let start = directory.start();
+    let below = |found: &PbKeyValue| Some(Entry::new(found, found.key.strip_prefix(start.as_slice())?));
+    found.kvs.iter().filter_map(below).collect()
 }
 
 fn info(key: &str, entries: &[Entry], left: &HashMap<i64, Duration>, proofs: &HashMap<Born, i64>) -> Option<LockInfo> {
@@ -133,17 +130,17 @@ impl Shared {
                 page => page?,
             };
             if revision == 0 {
-                revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+                revision = page.header.as_ref().map_or(0, |header| header.revision);
             }
-            for found in page.kvs() {
-                let decoded = self.names.decode(found.key()).filter(|(key, _)| key.starts_with(prefix));
+            for found in &page.kvs {
+                let decoded = self.names.decode(&found.key).filter(|(key, _)| key.starts_with(prefix));
                 if let Some((key, child)) = decoded {
                     last = Some(key.clone());
                     locks.entry(key).or_default().push(Entry::new(found, child));
                 }
             }
-            match page.kvs().last() {
-                Some(last) if page.more() => start = [last.key(), &[0]].concat(),
+            match page.kvs.last() {
+                Some(last) if page.more => start = [last.key.as_slice(), &[0]].concat(),
                 _ => break,
             }
         }
@@ -182,7 +179,7 @@ impl Shared {
 
     /// Deletes a claim if it is still the one that was seen.
     async fn delete_claim(&self, entry: &Entry) -> Result<bool> {
-        Ok(self.connection.txn(entry.born().delete()).await?.succeeded())
+        Ok(self.connection.txn(entry.born().delete()).await?.succeeded)
     }
 
     /// Returns the keys that are held by claims on a lease.
@@ -193,20 +190,12 @@ impl Shared {
         let keys: Vec<_> = keys.into_iter().collect();
         let mut held = Vec::new();
         // An administrator waits for this, and the lease may have ten thousand keys: not a request for each.
-        for keys in keys.chunks(BATCH) {
-            let gets = keys.iter().map(|key| {
-                let directory = self.names.directory(key);
-                TxnOp::get(directory.start(), Some(all_of(&directory)))
-            });
-            let answer = self.connection.txn(Txn::new().and_then(gets.collect::<Vec<_>>())).await?;
-            for (key, answer) in keys.iter().zip(answer.op_responses()) {
-                let TxnOpResponse::Get(found) = answer else { continue };
-                if holding(&entries_of(&self.names.directory(key), &found))
-                    .iter()
-                    .any(|entry| names.contains(&entry.name))
-                {
-                    held.push(key.clone());
-                }
+        let directories: Vec<_> = keys.iter().map(|key| self.names.directory(key)).collect();
+        let get = |directory: &Directory| TxnOp::get(directory.start(), Some(all_of(directory).with_keys_only()));
+        let found = self.connection.ranges(&directories.iter().map(get).collect::<Vec<_>>()).await?;
+        for ((key, directory), found) in keys.into_iter().zip(&directories).zip(found) {
+            if holding(&entries_of(directory, &found)).iter().any(|entry| names.contains(&entry.name)) {
+                held.push(key);
             }
         }
         Ok(held)
@@ -259,6 +248,6 @@ impl Shared {
         let name = self.names.record(crate::backend::LeaseId(0));
         let options = GetOptions::new().with_keys_only();
         let answer = self.connection.get(&name, Some(options)).await?;
-        answer.header().map(|_| ()).ok_or_else(|| failure::nonsense(self.connection.endpoints()))
+        answer.header.map(|_| ()).ok_or_else(|| failure::nonsense(self.connection.endpoints()))
     }
 }

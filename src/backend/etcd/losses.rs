@@ -1,28 +1,25 @@
 //! Losses that the server tells of: deleted records mean ended leases, deleted claims mean lost holds.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::{GetOptions, Txn, TxnOp};
+use etcd_client::TxnOp;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connection::Backoff;
-use super::txn;
+use super::txn::{Freshness, keys_only};
 use super::watch::{Hub, Notice, Sink, WatchId};
 use super::{Shared, claims::Held};
-use crate::backend::{AttemptId, ErrorKind, Event, LeaseId};
+use crate::backend::{AttemptId, BackendError, ErrorKind, Event, LeaseId, Result};
 
 /// Shorter holds are not worth a watch of their own.
 const AGE: Duration = Duration::from_millis(50);
-
-/// How many keys one check reads; etcd takes 128 operations in a transaction by default.
-const BATCH: usize = 100;
 
 /// What a watch is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,10 +79,25 @@ pub(super) fn start(
     shared: &Arc<Shared>,
     notices: UnboundedReceiver<(WatchId, Notice)>,
     handle: &Handle,
-) -> [AbortHandle; 2] {
+) -> [AbortHandle; 3] {
     let sweeper = sweep(Arc::downgrade(shared), shared.losses.grown.clone());
     let listener = listen(Arc::downgrade(shared), notices);
-    [handle.spawn(sweeper).abort_handle(), handle.spawn(listener).abort_handle()]
+    let historian = follow_history(Arc::downgrade(shared), shared.connection.restores());
+    [
+        handle.spawn(sweeper).abort_handle(),
+        handle.spawn(listener).abort_handle(),
+        handle.spawn(historian).abort_handle(),
+    ]
+}
+
+/// Ends all sessions when the store was restored: nothing that is known of it holds any more.
+async fn follow_history(shared: Weak<Shared>, mut restores: watch::Receiver<u64>) {
+    while restores.changed().await.is_ok() {
+        let Some(shared) = shared.upgrade() else { return };
+        for lease in shared.sessions.ids() {
+            shared.lost(Subject::Session(lease));
+        }
+    }
 }
 
 /// Puts watches on grants that have reached the age for it. Sleeps while there are none.
@@ -127,10 +139,13 @@ impl Shared {
         }
     }
 
-    /// Tells of a loss, once.
-    fn lost(&self, subject: Subject) {
+    /// Reports a loss, once.
+    pub(super) fn lost(&self, subject: Subject) {
         let event = match subject {
-            Subject::Session(lease) => self.forget(lease).then_some(Event::LeaseLost(lease)),
+            Subject::Session(lease) => {
+                let wanted = self.sessions.get(lease).is_some_and(|session| session.is_wanted());
+                (self.forget(lease) && wanted).then_some(Event::LeaseLost(lease))
+            }
             Subject::Claim(attempt) => self.claims.let_go(attempt).map(|watch| {
                 self.losses.unwatch(&self.hub, watch);
                 if self.claims.outcome(attempt) == Some(false) {
@@ -144,25 +159,41 @@ impl Shared {
         }
     }
 
-    /// Looks which of these subjects have gone while their watches were down.
-    async fn check(&self, ids: &[WatchId]) -> crate::backend::Result<()> {
-        for ids in ids.chunks(BATCH) {
-            let (mut subjects, mut gets) = (Vec::new(), Vec::new());
-            for id in ids {
-                if let Some((subject, name)) = self.losses.subjects.lock().get(id).cloned() {
-                    gets.push(TxnOp::get(name.clone(), Some(GetOptions::new().with_keys_only())));
-                    subjects.push((subject, name));
+    /// Finds which of these subjects have gone while their watches were down. Returns those that could not be checked, and why.
+    async fn check(&self, ids: Vec<WatchId>) -> Option<(Vec<WatchId>, BackendError)> {
+        let (mut parts, mut unchecked, mut reason) = (vec![ids], Vec::new(), None);
+        while let Some(mut part) = parts.pop() {
+            match self.check_together(&part).await {
+                Ok(()) => {}
+                // One that is refused, for its permissions say, must not hide what has become of the others.
+                Err(error) if part.len() > 1 && error.kind() != ErrorKind::Unreachable => {
+                    let half = part.len() / 2;
+                    parts.push(part.split_off(half));
+                    parts.push(part);
+                }
+                Err(error) => {
+                    let unreachable = error.kind() == ErrorKind::Unreachable;
+                    unchecked.extend(part);
+                    if unreachable {
+                        unchecked.extend(parts.drain(..).flatten());
+                    }
+                    reason = Some(error);
                 }
             }
-            if gets.is_empty() {
-                continue;
-            }
-            let found = txn::keys(&self.connection.txn(Txn::new().and_then(gets)).await?);
-            let found: HashSet<_> = found.iter().map(etcd_client::KeyValue::key).collect();
-            for (subject, name) in subjects {
-                if !found.contains(name.as_slice()) {
-                    self.lost(subject);
-                }
+        }
+        reason.map(|reason| (unchecked, reason))
+    }
+
+    async fn check_together(&self, ids: &[WatchId]) -> Result<()> {
+        let subjects: Vec<_> = {
+            let known = self.losses.subjects.lock();
+            ids.iter().filter_map(|id| known.get(id).cloned()).collect()
+        };
+        let get = |(_, name): &(Subject, Vec<u8>)| TxnOp::get(name.clone(), Some(keys_only(Freshness::Linearizable)));
+        let found = self.connection.ranges(&subjects.iter().map(get).collect::<Vec<_>>()).await?;
+        for ((subject, _), found) in subjects.into_iter().zip(found) {
+            if found.kvs.is_empty() {
+                self.lost(subject);
             }
         }
         Ok(())
@@ -191,18 +222,16 @@ async fn listen(shared: Weak<Shared>, mut notices: UnboundedReceiver<(WatchId, N
     }
 }
 
-/// Checks until there was an answer. What has been told meanwhile is not asked again.
-async fn check(shared: Weak<Shared>, ids: Vec<WatchId>) {
+/// Checks until each subject was seen, or is watched no more.
+async fn check(shared: Weak<Shared>, mut ids: Vec<WatchId>) {
     let mut backoff = Backoff::new();
-    while let Some(shared) = shared.upgrade() {
-        match shared.check(&ids).await {
-            Err(error) if error.kind() == ErrorKind::Unreachable && shared.is_open() => {}
-            Err(error) => {
-                crate::report::warn!(target: "leasehold::etcd", "cannot see what was lost while the watch was down: {error}");
-                return;
-            }
-            Ok(()) => return,
+    let mut warned = false;
+    while let Some(shared) = shared.upgrade().filter(|shared| shared.is_open()) {
+        let Some((unchecked, reason)) = shared.check(ids).await else { return };
+        if reason.kind() != ErrorKind::Unreachable && !std::mem::replace(&mut warned, true) {
+            crate::report::warn!(target: "leasehold::etcd", "cannot check what was lost while the watch was down, trying on: {reason}");
         }
+        ids = unchecked;
         drop(shared);
         tokio::time::sleep(backoff.delay()).await;
     }

@@ -8,6 +8,7 @@ pub(crate) mod codec;
 mod connection;
 mod failure;
 mod group;
+mod history;
 mod inspect;
 mod losses;
 mod numbers;
@@ -86,7 +87,7 @@ pub(crate) struct Etcd {
     /// `None` once it was closed.
     shared: RwLock<Option<Arc<Shared>>>,
     events: tokio::sync::Mutex<UnboundedReceiver<Event>>,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 /// What the tasks see too. They hold it weakly, so that it ends with the last user.
@@ -101,7 +102,7 @@ struct Shared {
     sessions: Sessions,
     claims: Arc<Claims>,
     group: Group,
-    releases: Releases,
+    releases: Arc<Releases>,
     hub: Hub,
     losses: Losses,
     events: UnboundedSender<Event>,
@@ -133,7 +134,7 @@ impl Etcd {
         clock: Arc<dyn Clock>,
         handle: Handle,
     ) -> Self {
-        let connection = Arc::new(Connection::injected(client, timeout.min(EVER)));
+        let connection = Arc::new(Connection::injected(client, timeout.min(EVER), handle.clone()));
         Self::new(connection, prefix, retry_interval, clock, handle)
     }
 
@@ -157,7 +158,7 @@ impl Etcd {
             manager: format!("{:016x}", rand::random::<u64>()),
             retry_interval: retry_interval.clamp(Duration::from_millis(10), EVER),
             sessions: Sessions::default(),
-            releases: Releases::default(),
+            releases: Arc::default(),
             losses: Losses::new(sink),
             events,
             closed: AtomicBool::new(false),

@@ -9,6 +9,7 @@ use super::claims::Held;
 use super::codec::{self, Directory};
 use super::connection::{Backoff, jittered};
 use super::group::Member;
+use super::losses::Subject;
 use super::session::Session;
 use super::txn::{self, Born, Freshness, Place, Placed, Record, Standing};
 use super::watch::Notice;
@@ -17,6 +18,12 @@ use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, 
 
 /// How often a waiter looks by itself while its watch seems to work: with the jitter at least every 5 s.
 const LOOK: Duration = Duration::from_secs(4);
+
+/// What a token can be made of.
+const EPOCHS: std::ops::Range<u64> = 1..1 << 53;
+
+/// A claim's request may also make one release for so many operations that a transaction may have.
+const CARRIED: usize = 8;
 
 /// A claim on its way: what all steps of an acquire need.
 struct Attempt<'a> {
@@ -66,7 +73,9 @@ impl Shared {
             (Standing::Behind(ahead), revision) => self.follow(attempt, &own, ahead, revision).await?,
             (Standing::Gone, _) => return Err(self.claim_lost()),
         };
-        let mut grant = Grant::new(attempt.claim, u64::try_from(proof).unwrap_or_default());
+        let epoch = u64::try_from(proof).ok().filter(|epoch| EPOCHS.contains(epoch));
+        let epoch = epoch.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+        let mut grant = Grant::new(attempt.claim, epoch);
         grant.lease = attempt.session.proven(grant.lease);
         grant.note = u64::try_from(own.create).unwrap_or_default();
         self.claims.hold(grant.attempt, Held { claim: own, proof, watch: None });
@@ -81,7 +90,8 @@ impl Shared {
         let id = claim.attempt;
         let mut backoff = Backoff::new();
         loop {
-            let released = self.releases.carry(directory);
+            let carried = self.releases.carry(directory, self.connection.most() / CARRIED);
+            let released = carried.claims.clone();
             // Whether an earlier copy of this may still be on its way.
             let repeated = self.claims.outcome(id).unwrap_or_default();
             let place = Place {
@@ -90,20 +100,30 @@ impl Shared {
                 name,
                 value: codec::metadata(claim, &self.manager),
                 record: session.record(),
-                released: &released.claims,
+                released: &released,
                 only_if_free: attempt.deadline.is_some(),
             };
+            let (txn, alone) = (place.txn(), repeated.then(|| place.rewriting()));
+            let record = repeated.then(|| place.record.clone());
             let member = Member {
                 attempt: Some(id),
                 directory: directory.clone(),
                 name: name.clone(),
-                txn: place.txn(),
-                record: repeated.then(|| place.record.clone()),
+                txn,
+                record,
+                alone,
+                carried: Some(carried),
             };
             let answer = match self.group.send(self.patience(attempt), member).await {
                 Ok(answer) => answer,
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(attempt, &mut backoff, error).await?;
+                    continue;
+                }
+                Err(error) if !released.is_empty() && failure::is_too_many(&error) => {
+                    // The releases go on separately then, and the claim waits behind those.
+                    self.claims.answered(id, repeated);
+                    self.connection.too_many(released.len() * CARRIED);
                     continue;
                 }
                 Err(error) => {
@@ -117,10 +137,9 @@ impl Shared {
                 }
             };
             let own = |create| Born { name: name.clone(), create };
-            match place.read(&answer.txn) {
+            match place.read(&answer) {
                 None => return Err(failure::nonsense(self.connection.endpoints())),
                 Some(Placed::In { create, standing }) => {
-                    released.confirm();
                     if repeated {
                         session.saw_version(place.record.version + 1);
                     }
@@ -131,6 +150,11 @@ impl Shared {
                 Some(Placed::Already { create }) => return Ok(Some((own(create), None))),
                 Some(Placed::Stale { version }) => {
                     self.claims.answered(id, repeated);
+                    if version < place.record.version {
+                        // It never falls, unless the store was restored from a backup and has overtaken its past since.
+                        self.lost(Subject::Session(claim.lease.id));
+                        return Err(failure::lease_lost(self.connection.endpoints()));
+                    }
                     session.saw_version(version);
                 }
                 Some(Placed::Over) => {
@@ -207,21 +231,19 @@ impl Shared {
     /// Returns whether the claim ahead was still there at a revision, or later: then its deletion comes after that.
     async fn stood_at(&self, revision: i64, ahead: &Born) -> bool {
         // Any member will do if its state is new enough.
-        let options = etcd_client::GetOptions::new().with_keys_only().with_serializable();
         let limit = self.connection.patience(self.connection.timeout());
-        let found = self.connection.get_once(limit, &ahead.name, Some(options)).await;
+        let found = self.connection.key_once(limit, Freshness::Serializable, &ahead.name).await;
         found.is_ok_and(|found| {
-            found.header().is_some_and(|header| header.revision() >= revision)
-                && found.kvs().iter().any(|found| found.create_revision() == ahead.create)
+            found.header.is_some_and(|header| header.revision >= revision)
+                && found.kvs.iter().any(|found| found.create_revision == ahead.create)
         })
     }
 
     /// Returns whether the claim ahead is gone. One key only: a thousand waiters that sort ranges would drown the server.
     async fn is_gone(&self, ahead: &Born) -> bool {
-        let options = etcd_client::GetOptions::new().with_keys_only();
         let limit = self.connection.patience(self.connection.timeout());
-        match self.connection.get_once(limit, &ahead.name, Some(options)).await {
-            Ok(found) => found.kvs().iter().all(|found| found.create_revision() != ahead.create),
+        match self.connection.key_once(limit, Freshness::Linearizable, &ahead.name).await {
+            Ok(found) => found.kvs.iter().all(|found| found.create_revision != ahead.create),
             Err(_) => false,
         }
     }
@@ -231,11 +253,11 @@ impl Shared {
         let mut backoff = Backoff::new();
         loop {
             let look = txn::look_again(&attempt.directory, attempt.claim.mode, own, freshness);
-            match self.connection.txn_once(self.patience(attempt), look).await {
+            match self.connection.txn_once(self.patience(attempt), freshness, look).await {
                 Ok(answer) => {
                     let revision = txn::revision(&answer);
                     let revision = revision.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
-                    return Ok((Standing::read(&own.name, Some(own.create), &txn::keys(&answer)), revision));
+                    return Ok((Standing::read(own, &txn::keys(answer)), revision));
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(attempt, &mut backoff, error).await?;
@@ -349,7 +371,7 @@ impl Shared {
     /// Sends a transaction that deletes, with what keeps older copies away; if the server has no space for that, a bare one.
     async fn delete(&self, directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Result<()> {
         let limit = self.connection.patience(self.connection.timeout());
-        let member = Member { attempt: None, directory, name, txn: txn.clone(), record };
+        let member = Member { attempt: None, directory, name, txn: txn.clone(), record, alone: None, carried: None };
         match self.group.send(limit, member).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, LeaseClient, WatchClient};
+use etcd_client::{Client, ConnectOptions, GetOptions, KvClient, LeaseClient, Txn, TxnOp, WatchClient};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -25,6 +25,9 @@ use crate::backend::{BackendError, ErrorKind, LeaseId, Result};
 /// The server closes a connection that pings more often than each 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How many operations a server must take in one transaction: so many has the claim of a reader that is sent again.
+const LEAST: usize = 4;
 
 /// The clients of one endpoint.
 #[derive(Clone)]
@@ -118,8 +121,9 @@ impl Route {
         if turn != self.turn() || self.searching.swap(true, Ordering::AcqRel) {
             return;
         }
-        let route = self.clone();
+        let searching = Searching(self.clone());
         handle.spawn(async move {
+            let route = &searching.0;
             if let Some((options, handle)) = &route.others {
                 let deadline = Instant::now() + options.timeout;
                 // If none answers, the next request that fails starts the next search.
@@ -133,8 +137,16 @@ impl Route {
                     Err(error) => crate::report::debug!(target: "leasehold::etcd", "not connected again: {error}"),
                 }
             }
-            route.searching.store(false, Ordering::Release);
         });
+    }
+}
+
+/// A search for another endpoint. However it ends, another one may begin.
+struct Searching(Arc<Route>);
+
+impl Drop for Searching {
+    fn drop(&mut self) {
+        self.0.searching.store(false, Ordering::Release);
     }
 }
 
@@ -208,7 +220,9 @@ async fn dial(
                 Err(error) if failure::is_auth_off(&error) => Client::connect(&url, Some(anonymous)).await,
                 client => client,
             }?;
-            client.kv_client().get(probe, Some(GetOptions::new().with_keys_only())).await?;
+            // A server that takes fewer operations in a transaction is of no use.
+            let get = TxnOp::get(probe, Some(GetOptions::new().with_keys_only()));
+            client.kv_client().txn(Txn::new().and_then(vec![get; LEAST])).await?;
             Ok(client)
         })
         .await

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Error, LeaseGrantOptions};
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use super::connection::Connection;
 use super::losses::Subject;
 use super::numbers::Numbers;
-use super::txn::{self, Record, signed};
+use super::txn::{self, Freshness, Record, signed};
 use super::watch::WatchId;
 use super::{Shared, codec, failure};
 use crate::backend::{ErrorKind, Lease, LeaseId, Result, Timestamp};
@@ -27,6 +28,8 @@ pub(super) struct Session {
     value: Vec<u8>,
     facts: Mutex<Facts>,
     pub(super) numbers: Numbers,
+    /// Whether this side has begun to revoke it: its end is no loss then.
+    revoking: AtomicBool,
     /// Turns true at the end.
     over: watch::Sender<bool>,
 }
@@ -67,6 +70,11 @@ impl Session {
         now < facts.proven + facts.ttl
     }
 
+    /// Returns whether its end would be a loss.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.revoking.load(Ordering::Acquire)
+    }
+
     /// Waits for the end of the lease.
     pub(super) async fn ended(&self) {
         let mut over = self.over.subscribe();
@@ -83,6 +91,11 @@ impl Sessions {
     /// Returns a lease that has not ended.
     pub(super) fn get(&self, id: LeaseId) -> Option<Arc<Session>> {
         self.0.lock().get(&id).cloned()
+    }
+
+    /// Returns the names of all leases that have not ended.
+    pub(super) fn ids(&self) -> Vec<LeaseId> {
+        self.0.lock().keys().copied().collect()
     }
 }
 
@@ -115,8 +128,8 @@ impl Shared {
             .connection
             .txn(Record { name: name.clone(), value: value.clone(), lease: id, version: 0 }.create())
             .await?;
-        let header = answer.header().ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
-        let (revision, term) = (header.revision(), header.raft_term());
+        let header = answer.header.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+        let (revision, term) = (header.revision, header.raft_term);
         orphan.lease = None;
         let facts = Mutex::new(Facts { ttl, proven, version: 1, term, watch: None });
         let session = Session {
@@ -125,6 +138,7 @@ impl Shared {
             value,
             facts,
             numbers: Numbers::default(),
+            revoking: AtomicBool::new(false),
             over: watch::Sender::new(false),
         };
         let session = Arc::new(session);
@@ -193,13 +207,13 @@ impl Shared {
         let before = session.facts.lock().term;
         let endpoints = self.connection.endpoints();
         let mut client = self.connection.lease();
-        let id = signed(session.id);
+        let (id, clock) = (signed(session.id), self.clock.clone());
         let (sent, answer) = self
             .connection
-            .once(patience, async {
+            .once(patience, async move {
                 // A stream of its own, since one that hangs never says so. The client swallows the first answer.
                 let (mut keeper, mut answers) = client.keep_alive(id).await?;
-                let sent = self.clock.now();
+                let sent = clock.now();
                 keeper.keep_alive().await?;
                 match answers.message().await? {
                     Some(answer) => Ok((sent, answer)),
@@ -211,13 +225,12 @@ impl Shared {
             Ok(seconds @ 1..) => Duration::from_secs(seconds),
             _ => return Err(failure::lease_lost(endpoints)),
         };
-        let options = etcd_client::GetOptions::new().with_keys_only();
-        let found = self.connection.get_once(patience, &session.record, Some(options)).await?;
-        if found.kvs().is_empty() {
+        let found = self.connection.key_once(patience, Freshness::Linearizable, &session.record).await?;
+        if found.kvs.is_empty() {
             return Err(failure::lease_lost(endpoints));
         }
         let kept = answer.header().map(etcd_client::ResponseHeader::raft_term);
-        let after = found.header().map(etcd_client::ResponseHeader::raft_term);
+        let after = found.header.map(|header| header.raft_term);
         let mut facts = session.facts.lock();
         facts.term = after.unwrap_or_default();
         let counts = kept == Some(before) && after == Some(before);
@@ -227,10 +240,12 @@ impl Shared {
         Ok(counts)
     }
 
-    /// Ends a lease. No event is told of it.
+    /// Ends a lease. Its end is not reported as a loss.
+    ///
+    /// The watch stays until then: if the server cannot be reached, the lease may end without this.
     pub(super) async fn revoke(&self, id: LeaseId) -> Result<()> {
         if let Some(session) = self.sessions.get(id) {
-            self.unwatch(&session);
+            session.revoking.store(true, Ordering::Release);
         }
         self.connection.revoke(signed(id)).await?;
         self.forget(id);

@@ -1,9 +1,9 @@
 //! The transactions, as values: building them is apart from sending them.
 
-use etcd_client::{
-    Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
-    TxnOpResponse, TxnResponse,
-};
+use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbResponseHeader, PbTxnResponse};
+use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
+
+pub(super) use etcd_client::proto::PbTxnOpResponse as Outcome;
 
 use super::codec::Directory;
 use crate::Mode;
@@ -98,6 +98,15 @@ pub(super) enum Placed {
 impl Place<'_> {
     /// Builds the transaction.
     pub(super) fn txn(&self) -> Txn {
+        self.with(None)
+    }
+
+    /// Builds the transaction so that it also rewrites the record.
+    pub(super) fn rewriting(&self) -> Txn {
+        self.with(Some(self.record.put()))
+    }
+
+    fn with(&self, rewrite: Option<TxnOp>) -> Txn {
         let lease = self.record.lease;
         let mut when = vec![Compare::version(self.name, CompareOp::Equal, 0), self.record.is_current()];
         if self.only_if_free {
@@ -111,32 +120,32 @@ impl Place<'_> {
         }
         let mut then: Vec<_> = self.released.iter().map(|claim| TxnOp::txn(claim.delete())).collect();
         then.push(TxnOp::put(self.name, self.value.clone(), Some(PutOptions::new().with_lease(signed(lease)))));
-        then.extend(look(self.directory, self.mode, self.name, None, Freshness::Linearizable));
+        then.extend(ahead_of(self.directory, self.mode, None, Freshness::Linearizable));
+        then.extend(rewrite);
         let keys = Some(GetOptions::new().with_keys_only());
         let or_else = [TxnOp::get(self.name, keys.clone()), TxnOp::get(self.record.name.clone(), keys)];
         Txn::new().when(when).and_then(then).or_else(or_else)
     }
 
     /// Reads the answer. `None` if it makes no sense.
-    pub(super) fn read(&self, answer: &TxnResponse) -> Option<Placed> {
-        let seen = keys(answer);
-        if answer.succeeded() {
-            return match Standing::read(self.name, None, &seen) {
-                Standing::Gone => None,
-                standing => {
-                    let own = seen.iter().find(|found| found.key() == self.name)?;
-                    Some(Placed::In { create: own.create_revision(), standing })
-                }
+    pub(super) fn read(&self, answer: &Answer) -> Option<Placed> {
+        let seen = keys(answer.txn.clone());
+        let own = seen.iter().find(|found| found.key == self.name);
+        if answer.txn.succeeded {
+            // All that is put in a transaction has the transaction's revision as its create revision.
+            let create = answer.revision?;
+            return match self.mode {
+                // It is in the range that blocks it.
+                Mode::Exclusive if own.is_none_or(|own| own.create_revision != create) => None,
+                _ => Some(Placed::In { create, standing: Standing::behind(self.name, &seen) }),
             };
         }
-        if let Some(own) = seen.iter().find(|found| found.key() == self.name) {
-            return Some(Placed::Already { create: own.create_revision() });
+        if let Some(own) = own {
+            return Some(Placed::Already { create: own.create_revision });
         }
-        match seen.iter().find(|found| found.key() == self.record.name) {
+        match seen.iter().find(|found| found.key == self.record.name) {
             None => Some(Placed::Over),
-            Some(record) if record.version() != self.record.version => {
-                Some(Placed::Stale { version: record.version() })
-            }
+            Some(record) if record.version != self.record.version => Some(Placed::Stale { version: record.version }),
             Some(_) => self.only_if_free.then_some(Placed::Busy),
         }
     }
@@ -154,18 +163,19 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    /// Reads the standing from what [`look`] has found. An earlier claim with the same name is another one: without `create`
-    /// there can be none.
-    pub(super) fn read(own: &[u8], create: Option<i64>, seen: &[KeyValue]) -> Self {
-        let is_own =
-            |found: &&KeyValue| found.key() == own && create.is_none_or(|create| found.create_revision() == create);
-        if !seen.iter().any(|found| is_own(&found)) {
-            return Self::Gone;
+    /// Reads the standing from what [`look_again`] has found. An earlier claim with the same name is another one.
+    pub(super) fn read(own: &Born, seen: &[PbKeyValue]) -> Self {
+        if seen.iter().any(|found| found.key == own.name && found.create_revision == own.create) {
+            Self::behind(&own.name, seen)
+        } else {
+            Self::Gone
         }
-        let ahead = seen.iter().filter(|found| !is_own(found)).max_by_key(|found| found.create_revision());
-        ahead.map_or(Self::First, |ahead| {
-            Self::Behind(Born { name: ahead.key().to_vec(), create: ahead.create_revision() })
-        })
+    }
+
+    /// Reads the standing of a claim that is there.
+    fn behind(own: &[u8], seen: &[PbKeyValue]) -> Self {
+        let ahead = seen.iter().filter(|found| found.key != own).max_by_key(|found| found.create_revision);
+        ahead.map_or(Self::First, |ahead| Self::Behind(Born { name: ahead.key.clone(), create: ahead.create_revision }))
     }
 }
 
@@ -184,53 +194,66 @@ pub(super) enum Freshness {
 
 /// Reads a claim's standing again.
 pub(super) fn look_again(directory: &Directory, mode: Mode, own: &Born, freshness: Freshness) -> Txn {
-    Txn::new().and_then(look(directory, mode, &own.name, Some(own.create), freshness))
+    // An exclusive claim is itself in the range that blocks it.
+    let itself = (mode == Mode::Shared).then(|| TxnOp::get(own.name.clone(), Some(keys_only(freshness))));
+    let ahead = ahead_of(directory, mode, Some(own.create), freshness);
+    Txn::new().and_then(itself.into_iter().chain(ahead).collect::<Vec<_>>())
 }
 
-/// Reads the claim itself and what is just ahead of it.
+pub(super) fn keys_only(freshness: Freshness) -> GetOptions {
+    let options = GetOptions::new().with_keys_only();
+    if freshness == Freshness::Serializable { options.with_serializable() } else { options }
+}
+
+/// Reads what is just ahead of a claim.
 ///
 /// Claims that came later must not be seen: of two waiters that see each other first, each would wait for the other. Right after
 /// the claim was put there are none.
-fn look(directory: &Directory, mode: Mode, own: &[u8], create: Option<i64>, freshness: Freshness) -> Vec<TxnOp> {
-    let keys = || {
-        let options = GetOptions::new().with_keys_only();
-        if freshness == Freshness::Serializable { options.with_serializable() } else { options }
+fn ahead_of(directory: &Directory, mode: Mode, create: Option<i64>, freshness: Freshness) -> Vec<TxnOp> {
+    let limit = match mode {
+        Mode::Exclusive => 2,
+        Mode::Shared => 1,
     };
-    let newest = |limit| {
-        let options = keys().with_sort(SortTarget::Create, SortOrder::Descend).with_limit(limit);
-        create.map_or(options.clone(), |create| options.with_max_create_revision(create))
-    };
-    // An exclusive claim is itself in the range that blocks it.
-    let (own, limit) = match mode {
-        Mode::Exclusive => (None, 2),
-        Mode::Shared => (Some(TxnOp::get(own, Some(keys()))), 1),
+    let newest = || {
+        let options = keys_only(freshness).with_sort(SortTarget::Create, SortOrder::Descend).with_limit(limit);
+        match create {
+            Some(create) => options.with_max_create_revision(create),
+            None => options,
+        }
     };
     let ranges = directory.blocking(mode).into_iter();
-    own.into_iter().chain(ranges.map(|(start, end)| TxnOp::get(start, Some(newest(limit).with_range(end))))).collect()
+    ranges.map(|(start, end)| TxnOp::get(start, Some(newest().with_range(end)))).collect()
+}
+
+/// Returns the outcomes of a transaction's operations, up to one that is missing: etcd-client's own way to read them panics there.
+pub(super) fn outcomes(answer: PbTxnResponse) -> impl Iterator<Item = Outcome> {
+    answer.responses.into_iter().map_while(|outcome| outcome.response)
+}
+
+/// Returns what a transaction's ranges have found, range by range.
+pub(super) fn ranges(answer: PbTxnResponse) -> impl Iterator<Item = PbRangeResponse> {
+    outcomes(answer).filter_map(|outcome| match outcome {
+        Outcome::ResponseRange(found) => Some(found),
+        _ => None,
+    })
 }
 
 /// Returns everything that a transaction's ranges have found.
-pub(super) fn keys(answer: &TxnResponse) -> Vec<KeyValue> {
-    let mut keys = Vec::new();
-    for answer in answer.op_responses() {
-        if let TxnOpResponse::Get(mut found) = answer {
-            keys.append(&mut found.take_kvs());
-        }
-    }
-    keys
+pub(super) fn keys(answer: PbTxnResponse) -> Vec<PbKeyValue> {
+    ranges(answer).flat_map(|found| found.kvs).collect()
 }
 
 /// The answer to a transaction that may have been a nested one.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) txn: TxnResponse,
+    pub(super) txn: PbTxnResponse,
     /// The store's revision at the answer.
     pub(super) revision: Option<i64>,
 }
 
 /// Returns the store's revision at an answer. Nested ones have none.
-pub(super) fn revision(answer: &TxnResponse) -> Option<i64> {
-    answer.header().map(etcd_client::ResponseHeader::revision)
+pub(super) fn revision(answer: &PbTxnResponse) -> Option<i64> {
+    answer.header.as_ref().map(|header: &PbResponseHeader| header.revision)
 }
 
 #[cfg(test)]

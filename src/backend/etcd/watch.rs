@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use etcd_client::{GetOptions, WatchRequestSender, WatchResponseStream};
+use etcd_client::{WatchRequestSender, WatchResponseStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use self::board::{Board, Ready};
 use super::connection::{Backoff, Connection};
+use super::txn::Freshness;
 
 /// How long the stream may be silent before it has to show that it lives, and how long it may take to.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -170,7 +171,7 @@ async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Comman
 }
 
 /// Opens a stream, with the first watch on it.
-async fn open(connection: &Connection, board: &mut Board) -> Option<(WatchRequestSender, WatchResponseStream)> {
+async fn open(connection: &Arc<Connection>, board: &mut Board) -> Option<(WatchRequestSender, WatchResponseStream)> {
     let (name, options) = loop {
         if let Ready::Create(name, options) = board.next_request()? {
             break (name, options);
@@ -179,8 +180,7 @@ async fn open(connection: &Connection, board: &mut Board) -> Option<(WatchReques
     let limit = connection.patience(connection.timeout());
     // The server judges all watches of a stream by the token that it was opened with, and refuses them without saying why: a
     // request that can renew the token goes first.
-    let keys = GetOptions::new().with_keys_only();
-    connection.get_once(limit, &name, Some(keys)).await.ok()?;
+    connection.key_once(limit, Freshness::Linearizable, &name).await.ok()?;
     let mut client = connection.watch();
     let stream = connection.once(limit, async move { client.watch(name, Some(options)).await }).await;
     stream.ok().map(etcd_client::WatchStream::split)

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use etcd_client::proto::PbTxnResponse;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::super::codec;
-use super::super::txn::{Place, Placed, Record};
+use super::super::txn::{self, Answer, Place, Placed, Record};
 use super::*;
 
 /// A wire that can hold back what the server says, and be cut.
@@ -175,12 +176,17 @@ fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
         etcd.settle(&claim).await.unwrap();
         assert_eq!(server.claims(), Vec::<String>::new());
         let late = etcd.shared().connection.txn(copy.place().txn()).await.unwrap();
-        assert!(matches!(copy.place().read(&late), Some(Placed::Stale { .. })), "{late:?}");
+        assert!(matches!(copy.place().read(&alone(&late)), Some(Placed::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
         // The session goes on, though its record has a new version.
         let again = etcd.acquire(&super::claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
         etcd.release(&again).await.unwrap();
     });
+}
+
+/// The answer to a transaction that was sent alone.
+fn alone(answer: &PbTxnResponse) -> Answer {
+    Answer { txn: answer.clone(), revision: txn::revision(answer) }
 }
 
 #[test]
@@ -200,7 +206,7 @@ fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
         let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
         etcd.release(&grant).await.unwrap();
         let late = etcd.shared().connection.txn(copy.place().txn()).await.unwrap();
-        assert!(matches!(copy.place().read(&late), Some(Placed::Stale { .. })), "{late:?}");
+        assert!(matches!(copy.place().read(&alone(&late)), Some(Placed::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
     });
 }
@@ -220,7 +226,7 @@ fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
         etcd.settle(&claim).await.unwrap();
         assert_eq!((server.names(), server.leases()), Default::default());
         let late = etcd.shared().connection.txn(copy.place().txn()).await;
-        assert!(late.is_err() || matches!(copy.place().read(&late.unwrap()), Some(Placed::Over)));
+        assert!(late.is_err() || matches!(copy.place().read(&alone(&late.unwrap())), Some(Placed::Over)));
         assert_eq!(server.names(), Vec::<String>::new());
     });
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchResponse};
+use etcd_client::{WatchFilterType, WatchOptions, WatchResponse};
 use tokio::time::Instant;
 
 use super::{Command, Notice, Sink, WatchId};
@@ -17,6 +17,9 @@ const MAX_CANCELS: u32 = 3;
 /// and the waiter the look for what it has missed.
 const REST: Duration = Duration::from_secs(1);
 const MOST_RESTING: usize = 64;
+
+/// The type of an event that is a deletion. etcd-client's own way to read it panics at a type that it does not know.
+const DELETE: i32 = 1;
 
 #[derive(Debug)]
 struct Watch {
@@ -217,7 +220,7 @@ impl Board {
             watch.since = Some(since);
             watch.tell(id, if watch.again { Notice::Again } else { Notice::Created(since) });
         }
-        let deletions = answer.events().iter().filter(|event| event.event_type() == EventType::Delete);
+        let deletions = answer.events().iter().filter(|event| event.0.r#type == DELETE);
         if let Some(last) = deletions.filter_map(|event| event.kv()).map(etcd_client::KeyValue::mod_revision).max() {
             watch.deleted = Some(last);
             watch.tell(id, Notice::Deleted(last));
