@@ -356,10 +356,13 @@ impl Waiter {
 
     /// Takes the grant. Of a lease that is not renewed afterwards, the TTL counts from now.
     async fn granted_afresh(&mut self, grant: Grant, cell: Arc<LeaseCell>) -> Option<LockGuard> {
-        let lease = cell.lease();
-        if !cell.policy().auto_renew && self.life.now().since(lease.proven) > lease.ttl / 20 {
-            // What cannot be renewed now is shorter, or lost.
-            let _ = self.life.renew(&cell).await;
+        let mut backoff = Backoff::new();
+        let is_old = |now: Timestamp| {
+            let lease = cell.lease();
+            now.since(lease.proven) > lease.ttl / 20 && cell.loss(now).is_none()
+        };
+        while !cell.policy().auto_renew && is_old(self.life.now()) && self.life.renew(&cell).await.is_err() {
+            backoff.pause(&self.life).await;
         }
         self.granted(grant, cell)
     }
@@ -375,6 +378,7 @@ impl Waiter {
         if cell.loss(now).is_some() || life.is_closed() || life.has_lost(grant.attempt) {
             return None;
         }
+        life.lease_holds(&cell, &self.entry);
         let held = HeldGrant::new(grant, cell, self.entry.clone(), life.clone());
         let granted = self.entry.arbiter().granted(ticket, held, now);
         // Refused only if the claimant were somebody else, and the ticket says that it is not.

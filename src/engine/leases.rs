@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(super) struct Leases {
 struct Kept {
     cell: Arc<LeaseCell>,
     due: Timestamp,
+    /// The key that is held on it, where it is for one claim.
+    entry: Option<Weak<Entry>>,
 }
 
 #[derive(Debug)]
@@ -109,14 +111,21 @@ impl Leases {
 
     fn keep(&mut self, cell: Arc<LeaseCell>, due: Timestamp) {
         self.due.insert((due, cell.id()));
-        self.cells.insert(cell.id(), Kept { cell, due });
+        self.cells.insert(cell.id(), Kept { cell, due, entry: None });
     }
 
-    fn forget(&mut self, cell: &Arc<LeaseCell>) {
-        if let Some(kept) = self.cells.remove(&cell.id()) {
+    /// Looks after it no more. Returns the key that is held on it, where it is for one claim and holds.
+    fn forget(&mut self, cell: &Arc<LeaseCell>) -> Option<Weak<Entry>> {
+        let kept = self.cells.remove(&cell.id());
+        let entry = kept.and_then(|kept| {
             self.due.remove(&(kept.due, cell.id()));
+            kept.entry
+        });
+        if !cell.is_session() {
+            return entry;
         }
         self.sessions.retain(|(_, session)| !matches!(session, Session::Open(open) if Arc::ptr_eq(open, cell)));
+        entry
     }
 
     /// Has a lease looked after at this time.
@@ -247,6 +256,15 @@ impl Core {
         self.leases.lock().forget(cell);
     }
 
+    /// A key is held on this lease. If the lease is for one claim, its end concerns no other key.
+    pub(crate) fn lease_holds(&self, cell: &LeaseCell, entry: &Arc<Entry>) {
+        if !cell.is_session()
+            && let Some(kept) = self.leases.lock().cells.get_mut(&cell.id())
+        {
+            kept.entry = Some(Arc::downgrade(entry));
+        }
+    }
+
     /// A lease may be over sooner than it was to be looked after.
     pub(super) fn lease_is_due(&self, cell: &LeaseCell) {
         self.leases.lock().schedule(cell.id(), Timestamp::from_nanos(0));
@@ -323,10 +341,12 @@ impl Core {
         if over.is_empty() {
             return;
         }
+        let mut entries = Vec::new();
         {
             let mut leases = self.leases.lock();
-            over.iter().for_each(|(cell, _)| leases.forget(cell));
+            over.iter().for_each(|(cell, _)| entries.extend(leases.forget(cell)));
         }
+        let has_session = over.iter().any(|(cell, _)| cell.is_session());
         for (cell, cause) in over.iter().filter(|(cell, _)| cell.is_session()) {
             let name = self.defaults.name.as_ref();
             warn!(target: "leasehold", name = name, lease:% = cell.id(); "session lost: {cause}");
@@ -334,7 +354,11 @@ impl Core {
         let core = self.clone();
         let unconfirmed = Unconfirmed::new(self);
         self.keeper.spawn(async move {
-            core.purge_all().await;
+            let entries = match has_session {
+                true => core.entries_in_use(),
+                false => entries.iter().filter_map(Weak::upgrade).collect(),
+            };
+            core.purge_each(entries).await;
             // Whatever is left of them on the server goes as soon as the server can be reached.
             let mut revoking = FuturesUnordered::new();
             for (place, (cell, _)) in over.into_iter().enumerate() {
@@ -351,9 +375,9 @@ impl Core {
         });
     }
 
-    /// Lets the waiters of lost grants go to the backend, for all keys. Costs O(keys), in slices.
-    async fn purge_all(self: &Arc<Self>) {
-        for (place, entry) in self.entries_in_use().into_iter().enumerate() {
+    /// Lets the waiters of lost grants of these keys go to the backend, in slices.
+    async fn purge_each(self: &Arc<Self>, entries: Vec<Arc<Entry>>) {
+        for (place, entry) in entries.into_iter().enumerate() {
             self.purge(&entry, self.now());
             if place % SLICE == SLICE - 1 {
                 yield_now().await;
@@ -409,14 +433,7 @@ impl Core {
         self.leases_are_over(over);
         if !lost.is_empty() {
             let core = self.clone();
-            self.keeper.spawn(async move {
-                for (place, entry) in lost.into_iter().enumerate() {
-                    core.purge(&entry, core.now());
-                    if place % SLICE == SLICE - 1 {
-                        yield_now().await;
-                    }
-                }
-            });
+            self.keeper.spawn(async move { core.purge_each(lost).await });
         }
     }
 
@@ -447,7 +464,7 @@ impl Core {
     fn nudge_contended(self: &Arc<Self>) {
         let contended = std::mem::take(&mut *self.contended.lock());
         let now = self.now();
-        for entry in contended.iter().filter_map(std::sync::Weak::upgrade) {
+        for entry in contended.iter().filter_map(Weak::upgrade) {
             let effects = entry.arbiter().nudge(now);
             self.carry_out(&entry, effects);
         }
