@@ -64,7 +64,7 @@ async fn kinds(manager: &LockManager, number: usize) -> Vec<Left> {
 /// A release and a lock of other keys are complete soon.
 async fn others_go_on(manager: &LockManager, what: &str) {
     let mut best = Duration::MAX;
-    for number in 0..10 {
+    for number in 0..40 {
         let began = Instant::now();
         let pair = async {
             let guard = manager.lock(format!("other{number}")).await.unwrap();

@@ -316,6 +316,27 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_is_given_back_however_its_task_ends() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let shared = client.etcd.shared();
+            let lanes = full(&shared);
+            let claims = claims(&client, 3);
+            let begun = begin(&client, &claims, true);
+            let failing = tokio::spawn(async move {
+                let _lanes = lanes;
+                panic!("what a client may do at an answer that it cannot read");
+            });
+            assert!(failing.await.unwrap_err().is_panic());
+            for granted in join_all(begun).await {
+                granted.unwrap().unwrap();
+            }
+            assert_eq!(shared.group.0.state.lock().lanes, [0; 0]);
+        });
+    }
+
+    #[test]
     fn what_meets_goes_together_in_one_write() {
         run(async {
             let server = Server::start().await;

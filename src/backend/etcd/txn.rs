@@ -258,8 +258,39 @@ pub(super) fn revision(answer: &PbTxnResponse) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use etcd_client::proto::PbResponseOp;
+
     use super::super::codec::Names;
     use super::*;
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_read_up_to_there() {
+        let range = |key: &[u8]| {
+            let found = PbKeyValue { key: key.to_vec(), ..PbKeyValue::default() };
+            let found = PbRangeResponse { kvs: vec![found], ..PbRangeResponse::default() };
+            PbResponseOp { response: Some(Outcome::ResponseRange(found)) }
+        };
+        let responses = vec![range(b"a"), PbResponseOp { response: None }, range(b"b")];
+        let answer = PbTxnResponse { responses, ..PbTxnResponse::default() };
+        let found: Vec<_> = keys(answer).into_iter().map(|found| found.key).collect();
+        assert_eq!(found, [b"a"]);
+        let directory = Names::new("p/".into()).directory("k");
+        let record = Record { name: b"r".to_vec(), value: Vec::new(), lease: LeaseId(1), version: 1 };
+        let name = directory.claim(Mode::Exclusive, LeaseId(1), 1);
+        let place = Place {
+            directory: &directory,
+            mode: Mode::Exclusive,
+            name: &name,
+            value: Vec::new(),
+            record,
+            released: &[],
+            only_if_free: false,
+        };
+        let empty = PbTxnResponse { succeeded: true, ..PbTxnResponse::default() };
+        for revision in [None, Some(7)] {
+            assert!(place.read(&Answer { txn: empty.clone(), revision }).is_none());
+        }
+    }
 
     /// No member of a test's cluster lags for long enough to be caught at it, so this looks at what is asked.
     #[test]
