@@ -14,6 +14,10 @@ install_missing() {
     for pair in etcd:etcd-server etcdctl:etcd-client redis-server:redis-server redis-cli:redis-tools protoc:protobuf-compiler cc:gcc setpriv:util-linux faketime:faketime; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
+    # The C library's start files come apart from the compiler, and protoc's include files apart from protoc.
+    [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+    [ -n "${PROTOC_INCLUDE:-}" ] || echo 'syntax = "proto3"; import "google/protobuf/descriptor.proto";' |
+        protoc --proto_path=/dev --descriptor_set_out=/dev/null /dev/stdin >/dev/null 2>&1 || missing+=(libprotobuf-dev)
     # Debian has it apart from python3, which it needs.
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [ ${#missing[@]} -eq 0 ] && return

@@ -69,8 +69,14 @@ pub(crate) enum Command {
 /// the fencing token in LEASEHOLD_TOKEN: give the token to what it writes to, and let that refuse smaller ones. The lock is renewed
 /// for as long as the command runs.
 ///
-/// If the lock is lost, the command gets SIGTERM, and SIGKILL if it has not ended after the grace. Signals are passed on to it; in a
-/// terminal, what the keyboard sends reaches it by itself.
+/// If the lock is lost, the command and all its descendants get SIGTERM, and SIGKILL if they have not ended after the grace (on
+/// Linux; elsewhere only its process group, or the command alone in a terminal). When the command ends, the lock is released, even if
+/// it leaves processes in the background: let it wait for those that need the lock.
+///
+/// INT, QUIT, TERM, HUP, USR1 and USR2 are passed on to the command's process group, with CONT for what is stopped, except for those
+/// that were ignored at the start, as under nohup (on Linux). In a terminal the command stays in the process group of this program:
+/// it may read the terminal, and what is typed reaches it once. While both are stopped by ^Z, the lock is not renewed, and is lost
+/// after the TTL.
 #[derive(Debug, Parser)]
 #[command(after_help = "\
 Exit status:

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt::Display;
 use std::process::ExitCode;
+use std::thread::{self, JoinHandle};
 
 /// The lock was lost while the command ran.
 pub(crate) const LOST: u8 = 120;
@@ -23,6 +24,25 @@ pub(crate) type Ended = Result<u8, Box<dyn Error>>;
 /// Tells what went wrong.
 pub(crate) fn say(what: impl Display) {
     eprintln!("leasehold: {what}");
+}
+
+/// Reports what went wrong on a separate thread: standard error may be a pipe that is full, and a command has to be stopped
+/// meanwhile.
+pub(crate) fn say_aside(what: String) -> Report {
+    Report(thread::Builder::new().spawn(move || say(what)).ok())
+}
+
+/// A report that is being written.
+#[derive(Debug)]
+pub(crate) struct Report(Option<JoinHandle<()>>);
+
+impl Report {
+    /// Waits until it is written.
+    pub(crate) fn join(self) {
+        if let Some(thread) = self.0 {
+            let _ = thread.join();
+        }
+    }
 }
 
 pub(crate) fn failed(error: impl Display) -> ExitCode {

@@ -1,8 +1,10 @@
 //! `leasehold`: locks for shell scripts and cron jobs, and a look at who holds what.
 
 mod args;
+mod child;
 mod exit;
 mod force;
+mod processes;
 mod run;
 mod show;
 mod signals;

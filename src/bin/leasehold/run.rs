@@ -1,22 +1,21 @@
 //! `leasehold run`: a command under a lock.
 
-use std::io::{ErrorKind, IsTerminal};
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 
 use leasehold::{LockError, LockGuard, LockManager};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use tokio::process::{Child, Command};
 
 use super::args::Run;
-use super::exit::{self, Ended, say};
-use super::signals::{Signals, is_from_keyboard, status};
+use super::child::Child;
+use super::exit::{self, Ended, say, say_aside};
+use super::signals::{Signals, status};
 
 pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
     let mut signals = Signals::listen()?;
     let guard = tokio::select! {
         biased;
-        signal = signals.next() => return Ok(status(signal.as_raw())),
+        received = signals.next() => return Ok(status(received.signal.as_raw())),
         acquired = acquire(manager, &args) => match acquired {
             Ok(Some(guard)) => guard,
             Ok(None) => {
@@ -30,8 +29,8 @@ pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
             Err(error) => return Err(error.into()),
         },
     };
-    let mut running = match Running::start(&args, &guard) {
-        Ok(running) => running,
+    let mut child = match start(&args, &guard) {
+        Ok(child) => child,
         Err(error) => {
             say(format_args!("{}: {error}", args.command[0].display()));
             return Ok(if error.kind() == ErrorKind::NotFound { exit::NOT_FOUND } else { exit::NOT_RUNNABLE });
@@ -41,24 +40,34 @@ pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
         tokio::select! {
             biased;
             cause = guard.lost() => {
-                say(format_args!("{}: the lock is lost ({cause}), stopping the command", args.key));
-                running.stop(args.grace).await?;
+                let report = say_aside(format!("{}: the lock is lost ({cause}), stopping the command", args.key));
+                child.stop(args.grace).await?;
+                report.join();
                 return Ok(exit::LOST);
             }
-            ended = running.child.wait() => break ended?,
-            signal = signals.next() => running.forward(signal),
+            ended = child.wait() => break ended?,
+            received = signals.next() => child.forward(received),
         }
     };
     match guard.unlock().await {
         Ok(()) => {}
         Err(error @ LockError::Expired { .. }) => {
+            child.stop(args.grace).await?;
             say(error);
             return Ok(exit::LOST);
         }
-        // The command has done its work under the lock, which expires by itself.
+        // The command has done its work under the lock, which expires after the TTL.
         Err(error) => say(error),
     }
     Ok(code(ended))
+}
+
+fn start(args: &Run, guard: &LockGuard) -> std::io::Result<Child> {
+    let (program, arguments) = args.command.split_first().ok_or(ErrorKind::NotFound)?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command.env("LEASEHOLD_KEY", guard.key()).env("LEASEHOLD_TOKEN", guard.token().to_string());
+    Child::start(&mut command)
 }
 
 async fn acquire(manager: &LockManager, args: &Run) -> leasehold::Result<Option<LockGuard>> {
@@ -80,51 +89,5 @@ fn code(ended: ExitStatus) -> u8 {
         (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
         (None, Some(signal)) => status(signal),
         (None, None) => exit::FAILED,
-    }
-}
-
-/// The command, and all that it has started.
-struct Running {
-    child: Child,
-    /// Whether it has a process group of its own. In a terminal it has not: only ours may use the keyboard.
-    grouped: bool,
-}
-
-impl Running {
-    fn start(args: &Run, guard: &LockGuard) -> std::io::Result<Self> {
-        let grouped = !std::io::stdin().is_terminal();
-        let (program, arguments) = args.command.split_first().ok_or(ErrorKind::NotFound)?;
-        let mut command = Command::new(program);
-        command.args(arguments);
-        command.env("LEASEHOLD_KEY", guard.key()).env("LEASEHOLD_TOKEN", guard.token().to_string());
-        if grouped {
-            command.process_group(0);
-        }
-        Ok(Self { child: command.spawn()?, grouped })
-    }
-
-    fn forward(&self, signal: Signal) {
-        if self.grouped || !is_from_keyboard(signal) {
-            self.send(signal);
-        }
-    }
-
-    fn send(&self, signal: Signal) {
-        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        if let Some(id) = id {
-            // It may have ended just now.
-            let _ = if self.grouped { kill_process_group(id, signal) } else { kill_process(id, signal) };
-        }
-    }
-
-    /// Ends it, politely at first.
-    async fn stop(&mut self, grace: std::time::Duration) -> std::io::Result<()> {
-        self.send(Signal::TERM);
-        if tokio::time::timeout(grace, self.child.wait()).await.is_err() {
-            say("the command goes on, killing it");
-            self.send(Signal::KILL);
-            self.child.wait().await?;
-        }
-        Ok(())
     }
 }

@@ -1,49 +1,64 @@
-//! Signals that others send us.
+//! The signals that the program receives.
 
 use std::io;
-use std::task::Poll;
+use std::thread;
 
 use rustix::process::Signal;
-use tokio::signal::unix::{self, SignalKind};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// Those that a command may want to hear of. The first two also come from the keyboard.
-const KINDS: [(Signal, SignalKind); 6] = [
-    (Signal::INT, SignalKind::interrupt()),
-    (Signal::QUIT, SignalKind::quit()),
-    (Signal::TERM, SignalKind::terminate()),
-    (Signal::HUP, SignalKind::hangup()),
-    (Signal::USR1, SignalKind::user_defined1()),
-    (Signal::USR2, SignalKind::user_defined2()),
-];
+/// The signals that are passed on to a command.
+const FORWARDED: [Signal; 6] = [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2];
 
-/// Hears signals from its creation on. Until then they end the program.
+/// A signal, and where it comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received {
+    pub(crate) signal: Signal,
+    /// Whether it was typed on the terminal, which sends it to the whole foreground process group.
+    pub(crate) typed: bool,
+}
+
+/// A queue of signals, filled from its creation on. Before that they end the program.
 #[derive(Debug)]
-pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
+pub(crate) struct Signals(UnboundedReceiver<Received>);
 
 impl Signals {
+    /// Starts to listen, except for signals that were ignored when the program started, by `nohup` or by a shell without job
+    /// control: they stay ignored, here and in the command.
     pub(crate) fn listen() -> io::Result<Self> {
-        KINDS.into_iter().map(|(signal, kind)| Ok((signal, unix::signal(kind)?))).collect::<io::Result<_>>().map(Self)
-    }
-
-    pub(crate) async fn next(&mut self) -> Signal {
-        std::future::poll_fn(|cx| {
-            for (signal, signals) in &mut self.0 {
-                if signals.poll_recv(cx).is_ready() {
-                    return Poll::Ready(*signal);
+        let ignored = ignored();
+        let numbers = FORWARDED.map(Signal::as_raw).into_iter().filter(|number| ignored >> (number - 1) & 1 == 0);
+        let mut origins = SignalsInfo::<WithOrigin>::new(numbers)?;
+        let (sender, received) = unbounded_channel();
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for origin in origins.forever() {
+                let Some(signal) = Signal::from_named_raw(origin.signal) else { continue };
+                let typed = origin.process.is_none() && matches!(signal, Signal::INT | Signal::QUIT);
+                if sender.send(Received { signal, typed }).is_err() {
+                    break;
                 }
             }
-            Poll::Pending
-        })
-        .await
+        })?;
+        Ok(Self(received))
+    }
+
+    pub(crate) async fn next(&mut self) -> Received {
+        match self.0.recv().await {
+            Some(received) => received,
+            None => std::future::pending().await,
+        }
     }
 }
 
-/// Whether the terminal sends it to the command by itself.
-pub(crate) fn is_from_keyboard(signal: Signal) -> bool {
-    matches!(signal, Signal::INT | Signal::QUIT)
+/// The set of ignored signals, as a bit mask. Only Linux reports it.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// The exit status of who was ended by a signal.
+/// The exit status that stands for a signal.
 pub(crate) fn status(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
