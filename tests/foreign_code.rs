@@ -95,7 +95,7 @@ fn works(manager: &LockManager, store: &MemoryStore, key: &str) {
     let guard = manager.lock(key).timeout(PATIENCE).wait().unwrap();
     std::thread::sleep(TTL * 2);
     assert!(!guard.is_lost(), "it is not renewed");
-    store.steal(key);
+    drop(store.steal(key));
     assert_eq!(lost(&guard).0, Loss::Revoked, "no event is heard");
     let again = manager.lock(key).timeout(PATIENCE).wait().unwrap();
     again.unlock().wait().unwrap();
@@ -122,7 +122,7 @@ fn a_waker_that_panics_panics_nowhere_else() {
             drop((here, there));
         } else {
             // What they were given is theirs to fetch.
-            eventually("one of them gets in", || {
+            let first = eventually("one of them gets in", || {
                 let mut cx = Context::from_waker(Waker::noop());
                 let polled = [here.poll_unpin(&mut cx), there.poll_unpin(&mut cx)];
                 polled.into_iter().find_map(|polled| match polled {
@@ -130,6 +130,7 @@ fn a_waker_that_panics_panics_nowhere_else() {
                     Poll::Pending => None,
                 })
             });
+            drop(first);
             drop((here, there));
         }
         drop(manager.lock("k").timeout(PATIENCE).wait().unwrap());
@@ -140,7 +141,7 @@ fn a_waker_that_panics_panics_nowhere_else() {
     let guard = manager.lock("k").wait().unwrap();
     let mut loss = guard.lost();
     assert!(loss.poll_unpin(&mut Context::from_waker(&panics())).is_pending());
-    store.steal("k");
+    drop(store.steal("k"));
     assert_eq!(lost(&guard).0, Loss::Revoked);
     works(&manager, &store, "k");
 }
@@ -174,7 +175,7 @@ fn a_waker_that_blocks_delays_no_loss_at_a_deadline() {
     let mut loss = stuck.lost();
     assert!(loss.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
     // The keeper hears of it, wakes, and is stuck.
-    store.steal("stuck");
+    drop(store.steal("stuck"));
     let deadline = Instant::now() + held.remaining() + TTL;
     let (cause, at) = lost(&held);
     assert!(matches!(cause, Loss::Expired | Loss::Unreachable), "{cause}");
@@ -200,7 +201,7 @@ impl<B: Backend> Faulty<B> {
         if name != self.of || self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, hit).is_err() {
             return call;
         }
-        if self.panics.load(Ordering::SeqCst) % 2 == 0 {
+        if self.panics.load(Ordering::SeqCst).is_multiple_of(2) {
             resume_unwind(Box::new("as backends should not"));
         }
         Box::pin(async move {
