@@ -231,7 +231,7 @@ impl LockGuard {
 
     /// Releases and waits until the server has confirmed. Above depth 1 it only counts down.
     ///
-    /// Without a server it ends at the lease's deadline.
+    /// Without a server it ends at the deadline that the hold had when this was called; the release goes on in the background.
     ///
     /// # Errors
     ///

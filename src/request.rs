@@ -138,7 +138,8 @@ impl<G: Guards> LockRequest<G> {
     }
 
     /// Sets whether the lease is renewed by itself. If not, the hold is lost after one TTL, unless
-    /// [`LockGuard::renew`] is called in time; it has a lease of its own.
+    /// [`LockGuard::renew`] is called in time; it has a separate lease. The TTL counts from the grant: while the request waits,
+    /// its claim is kept alive.
     pub fn auto_renew(mut self, on: bool) -> Self {
         self.options.terms.auto_renew = on;
         self
