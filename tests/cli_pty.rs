@@ -166,8 +166,9 @@ fn a_typed_interrupt_reaches_the_command_once() {
         assert_eq!(session.expect("times-"), "1");
         assert_eq!(session.ended(), 0);
     }
+    // Not sh: one that is interrupted right before it starts a command waits for that.
     let mut session = Session::with_terminal(
-        r#"trap : INT; echo piped | "$leasehold" run pty/interrupt -- sh -c 'echo ready; sleep 1000'; echo ended-$?"#,
+        r#"trap : INT; echo piped | "$leasehold" run pty/interrupt -- bash -c 'echo ready; exec sleep 1000'; echo ended-$?"#,
     );
     session.expect("ready");
     session.type_in(CTRL_C);
@@ -203,7 +204,8 @@ fn a_signal_ends_a_stopped_command_and_what_it_has_started() {
             assert_eq!(session.ended(), 128 + signal.as_raw());
             // A shell without job control lets what it starts in the background ignore these two.
             if signal == Signal::INT || signal == Signal::QUIT {
-                kill_process(started, Signal::KILL).unwrap();
+                // The end of a session with a terminal may have ended it already.
+                let _ = kill_process(started, Signal::KILL);
             }
             eventually("what the command has started ends", || (!lives(started)).then_some(()));
             assert!(is_free("pty/stopped"));
