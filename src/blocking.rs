@@ -22,13 +22,19 @@ impl Wake for Parker {
 }
 
 thread_local! {
-    static WAKER: Waker = Waker::from(Arc::new(Parker(thread::current())));
+    static WAKER: Waker = parker();
 }
 
 /// Whether `waker` is the one that [`wait`] polls with on this thread.
 pub(crate) fn is_this_thread(waker: &Waker) -> bool {
     // Not will_wake: copies of a vtable are told apart by it, see the owner's comparison. No other waker has this data.
-    WAKER.try_with(|own| own.data() == waker.data()).unwrap_or(false)
+    let is_own = WAKER.try_with(|own| own.data() == waker.data());
+    // Where the local has ended, each wait makes a waker.
+    is_own.unwrap_or_else(|_| *waker.vtable() == *parker().vtable())
+}
+
+fn parker() -> Waker {
+    Waker::from(Arc::new(Parker(thread::current())))
 }
 
 /// Polls `future` on this thread until it is done.
@@ -41,7 +47,7 @@ pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     refuse_async_context()?;
     let _entered = futures::executor::enter().map_err(|_| in_async_context())?;
     // In the destructor of a thread-local, this one may have ended before.
-    let waker = WAKER.try_with(Waker::clone).unwrap_or_else(|_| Waker::from(Arc::new(Parker(thread::current()))));
+    let waker = WAKER.try_with(Waker::clone).unwrap_or_else(|_| parker());
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {

@@ -2,6 +2,7 @@
 
 mod reporter;
 
+use std::cell::Cell;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
@@ -28,6 +29,19 @@ pub(crate) struct Keeper {
     reporter: Reporter,
     /// Ends the thread when it is dropped.
     _stop: oneshot::Sender<()>,
+}
+
+/// Whether this thread has entered a runtime. It is younger than tokio's own local then, so it ends before that one.
+struct Entered(Cell<bool>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+thread_local! {
+    static ENTERED: Entered = const { Entered(Cell::new(false)) };
 }
 
 static KEEPER: Mutex<Weak<Keeper>> = Mutex::new(Weak::new());
@@ -77,11 +91,19 @@ impl Keeper {
     ///
     /// `Unsupported` in the destructor of a thread-local that runs after tokio's own.
     pub(crate) fn enter(&self) -> Result<EnterGuard<'_>> {
+        if ENTERED.try_with(|entered| entered.0.get()).unwrap_or(false) {
+            return Ok(self.runtime.enter());
+        }
         match Handle::try_current() {
             Err(error) if error.is_thread_local_destroyed() => Err(LockError::Unsupported {
                 what: "calls in the destructor of a thread-local; drop the guard to release it".into(),
             }),
-            _ => Ok(self.runtime.enter()),
+            _ => {
+                let within = self.runtime.enter();
+                // Fails in a destructor, where the longer way is good enough.
+                let _ = ENTERED.try_with(|entered| entered.0.set(true));
+                Ok(within)
+            }
         }
     }
 

@@ -99,8 +99,9 @@ impl Session {
 }
 
 fn shell(arguments: &[&str], configure: impl FnOnce(&mut Command)) -> Process {
-    Process::spawn("setsid", |command| {
-        command.args(arguments).env("LEASEHOLD_URL", Redis::shared().url());
+    // Whatever this process was started with, by nohup for example, nothing is ignored there.
+    Process::spawn("env", |command| {
+        command.args(["--default-signal", "setsid"]).args(arguments).env("LEASEHOLD_URL", Redis::shared().url());
         command.env("leasehold", env!("CARGO_BIN_EXE_leasehold"));
         configure(command);
     })

@@ -7,9 +7,8 @@ mod support;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -70,20 +69,6 @@ impl Wake for Panics {
 
 fn panics() -> Waker {
     Waker::from(Arc::new(Panics))
-}
-
-/// Blocks whoever wakes it, until its other end is dropped.
-struct Blocks(Mutex<Receiver<()>>);
-
-impl Wake for Blocks {
-    fn wake(self: Arc<Self>) {
-        let _ = self.0.lock().recv();
-    }
-}
-
-fn blocks() -> (Waker, Sender<()>) {
-    let (end, blocked) = channel();
-    (Waker::from(Arc::new(Blocks(Mutex::new(blocked)))), end)
 }
 
 async fn on(store: &MemoryStore) -> LockManager {
@@ -163,26 +148,6 @@ fn a_logger_that_panics_or_blocks_stops_nothing() {
     let before = LINES.load(Ordering::SeqCst);
     works(&manager, &store, "k");
     eventually("it is logged again", || (LINES.load(Ordering::SeqCst) > before + 2).then_some(()));
-}
-
-/// The keeper itself is held up by a waker that blocks, which is against a waker's contract.
-#[test]
-fn a_waker_that_blocks_delays_no_loss_at_a_deadline() {
-    let store = MemoryStore::new();
-    let (manager, other) = (futures::executor::block_on(on(&store)), futures::executor::block_on(on(&store)));
-    let (held, stuck) = (other.lock("held").wait().unwrap(), manager.lock("stuck").wait().unwrap());
-    let (waker, end) = blocks();
-    let mut loss = stuck.lost();
-    assert!(loss.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
-    // The keeper hears of it, wakes, and is stuck.
-    drop(store.steal("stuck"));
-    let deadline = Instant::now() + held.remaining() + TTL;
-    let (cause, at) = lost(&held);
-    assert!(matches!(cause, Loss::Expired | Loss::Unreachable), "{cause}");
-    assert!(at < deadline + Duration::from_secs(1), "late by {:?}", at - deadline);
-    drop(end);
-    works(&manager, &store, "k");
-    works(&other, &store, "held");
 }
 
 /// A backend that panics when it is called, or when its answer is polled.

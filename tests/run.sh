@@ -120,8 +120,11 @@ say "tests with other clients' locks"
 say "tests without features"
 cargo test --no-fail-fast --lib --tests --quiet
 
-say "owners in an optimized program"
-cargo run --quiet --release --manifest-path tests/optimized/Cargo.toml
+# A waker's vtable may have several copies in an optimized program: owners have to be known by any of them.
+for profile in dev release thin fat single; do
+    say "owners in a program, profile $profile"
+    cargo run --quiet --profile "$profile" --manifest-path tests/optimized/Cargo.toml
+done
 
 say "example quickstart, as the README has it"
 quietly timeout 60 cargo run --quiet --example quickstart

@@ -1,0 +1,67 @@
+//! A waker that blocks, against its contract, holds up the one background thread of the process, so this is a process of its own.
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use leasehold::testing::MemoryStore;
+use leasehold::{LockManager, Loss};
+use parking_lot::Mutex;
+use support::{PATIENCE, lost};
+
+const TTL: Duration = Duration::from_millis(1500);
+
+/// Blocks whoever wakes it, until its other end is dropped.
+struct Blocks(Mutex<Receiver<()>>);
+
+impl Wake for Blocks {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.lock().recv();
+    }
+}
+
+fn blocks() -> (Waker, Sender<()>) {
+    let (end, blocked) = channel();
+    (Waker::from(Arc::new(Blocks(Mutex::new(blocked)))), end)
+}
+
+async fn on(store: &MemoryStore) -> LockManager {
+    LockManager::builder().backend(store.link()).ttl(TTL).build().await.unwrap()
+}
+
+/// Lost in time, as after each fault of the others.
+fn works(manager: &LockManager, store: &MemoryStore, key: &str) {
+    let guard = manager.lock(key).timeout(PATIENCE).wait().unwrap();
+    std::thread::sleep(TTL * 4 / 3);
+    assert!(!guard.is_lost(), "it is not renewed");
+    drop(store.steal(key));
+    assert_eq!(lost(&guard).0, Loss::Revoked, "no event is heard");
+    let again = manager.lock(key).timeout(PATIENCE).wait().unwrap();
+    again.unlock().wait().unwrap();
+}
+
+/// The keeper itself is held up by a waker that blocks, which is against a waker's contract.
+#[test]
+fn a_waker_that_blocks_delays_no_loss_at_a_deadline() {
+    let store = MemoryStore::new();
+    let (manager, other) = (futures::executor::block_on(on(&store)), futures::executor::block_on(on(&store)));
+    let (held, stuck) = (other.lock("held").wait().unwrap(), manager.lock("stuck").wait().unwrap());
+    let (waker, end) = blocks();
+    let mut loss = stuck.lost();
+    assert!(loss.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+    // The keeper hears of it, wakes, and is stuck.
+    drop(store.steal("stuck"));
+    let deadline = Instant::now() + held.remaining() + TTL;
+    let (cause, at) = lost(&held);
+    assert!(matches!(cause, Loss::Expired | Loss::Unreachable), "{cause}");
+    assert!(at < deadline + Duration::from_secs(1), "late by {:?}", at - deadline);
+    drop(end);
+    works(&manager, &store, "k");
+    works(&other, &store, "held");
+}
