@@ -78,7 +78,7 @@ impl LockGuard {
 
     /// Returns the owner, for locking again where this guard was moved to.
     pub fn owner(&self) -> Owner {
-        self.hold().owner.clone()
+        self.hold().owner()
     }
 
     /// Returns whether the hold is lost, or may be: compares the clock at the call, so it is right even after a pause.
@@ -282,15 +282,14 @@ fn leave(hold: &Arc<Hold>) -> Option<Release> {
     // Above depth 1 nothing depends on the time, and reading the clock would be a third of the work.
     let mut read = None;
     let mut now = || *read.get_or_insert_with(|| core.now());
-    let (left, mut effects) = {
+    let (left, mut effects, owner) = {
         let mut arbiter = hold.held.entry.arbiter();
         let (left, effects) = arbiter.leave(hold.id, &mut now);
         let left = left.unwrap_or_else(|| hold.leave_lost());
-        if left == 0 {
-            hold.end(now());
-        }
-        (left, effects)
+        let owner = if left == 0 { hold.end(now()) } else { None };
+        (left, effects, owner)
     };
+    drop(owner);
     if left == 0 {
         core.counters.held_for(hold.age(now()));
     }

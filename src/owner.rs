@@ -16,7 +16,7 @@ use tokio::task;
 pub(crate) use self::caller::{Caller, OwnerSource};
 pub(crate) use self::scope::Scope;
 pub(crate) use self::wakers::{is_waker_known, learn};
-use crate::blocking;
+use crate::{blocking, foreign};
 
 /// The owner of a hold: the one that may lock the same key again without waiting.
 ///
@@ -74,7 +74,8 @@ enum OwnerId {
 /// The waker is kept, so that its address cannot come to mean another future while this owner is known. An executor may use
 /// one waker for all it runs on a thread, so what is run by another task is another owner.
 struct WakerId {
-    waker: Waker,
+    /// `None` while it is dropped.
+    waker: Option<Waker>,
     task: Option<task::Id>,
     /// Only where the wakers of tokio's roots, which threads share, cannot be recognized.
     thread: Option<ThreadId>,
@@ -100,7 +101,7 @@ impl Owner {
             return Self::new();
         } else {
             let thread = wakers::are_unknown().then(|| std::thread::current().id());
-            OwnerId::Waker(Arc::new(WakerId { waker: waker.clone(), task, thread }))
+            OwnerId::Waker(Arc::new(WakerId { waker: Some(waker.clone()), task, thread }))
         };
         Self { id, origin: None }
     }
@@ -116,9 +117,24 @@ impl Owner {
     }
 }
 
+impl WakerId {
+    fn data(&self) -> *const () {
+        self.waker.as_ref().map_or(std::ptr::null(), Waker::data)
+    }
+}
+
+impl Drop for WakerId {
+    fn drop(&mut self) {
+        // Its end is the end of a task, which may panic; this one is a guard's.
+        foreign::drop_all(self.waker.take());
+    }
+}
+
 impl PartialEq for WakerId {
     fn eq(&self, other: &Self) -> bool {
-        wakers::is_same(&self.waker, &other.waker) && self.task == other.task && self.thread == other.thread
+        let is_same =
+            self.waker.as_ref().zip(other.waker.as_ref()).is_some_and(|(one, other)| wakers::is_same(one, other));
+        is_same && self.task == other.task && self.thread == other.thread
     }
 }
 
@@ -139,7 +155,7 @@ impl Hash for Owner {
             OwnerId::Task(task) => task.hash(state),
             OwnerId::Thread(thread) => thread.hash(state),
             // Not the vtable, of which equal wakers may have different copies.
-            OwnerId::Waker(id) => id.waker.data().hash(state),
+            OwnerId::Waker(id) => id.data().hash(state),
         }
     }
 }
@@ -150,7 +166,7 @@ impl fmt::Debug for Owner {
             OwnerId::Numbered(number) => write!(f, "Owner({number})"),
             OwnerId::Task(task) => write!(f, "Owner(task {task})"),
             OwnerId::Thread(thread) => write!(f, "Owner({thread:?})"),
-            OwnerId::Waker(id) => write!(f, "Owner(waker {:p})", id.waker.data()),
+            OwnerId::Waker(id) => write!(f, "Owner(waker {:p})", id.data()),
         }
     }
 }

@@ -40,7 +40,7 @@ mod ends {
     type Way = fn(&str);
 
     /// Each way with the exit code that it ends with.
-    const WAYS: [(&str, Way, i32); 25] = [
+    const WAYS: [(&str, Way, i32); 29] = [
         ("manager_before_guard", manager_before_guard, 0),
         ("guard_before_manager", guard_before_manager, 0),
         ("returned_from_a_function", returned_from_a_function, 0),
@@ -64,6 +64,10 @@ mod ends {
         ("wait_in_a_panic_hook", wait_in_a_panic_hook, 0),
         ("wait_in_a_panic_hook_within_a_runtime", wait_in_a_panic_hook_within_a_runtime, 0),
         ("an_acquire_dropped_at_the_end", an_acquire_dropped_at_the_end, 0),
+        ("scoped_threads", scoped_threads, 0),
+        ("scoped_threads_of_a_main_that_locks", scoped_threads_of_a_main_that_locks, 0),
+        ("a_thread_that_goes_on", a_thread_that_goes_on, 0),
+        ("a_task_of_a_runtime_that_is_not_waited_for", a_task_of_a_runtime_that_is_not_waited_for, 0),
         ("a_fork", a_fork, 0),
         ("forks_among_busy_threads", forks_among_busy_threads, 0),
     ];
@@ -78,21 +82,25 @@ mod ends {
         #[cfg(feature = "etcd")]
         {
             let etcd = super::support::etcd::Etcd::start();
-            all_ways(&etcd.url());
-            // A manager in a `static` is never dropped: its session ends by its TTL.
-            eventually("no other lease is left", || (etcd.leases().len() == 1).then_some(()));
+            all_ways(&etcd.url(), |way| {
+                // A manager in a `static` is never dropped: its session ends by its TTL.
+                let left = if way == "a_static_manager" { 1 } else { 0 };
+                eventually(&format!("{way} leaves {left} leases"), || (etcd.leases().len() == left).then_some(()));
+                for lease in etcd.leases() {
+                    etcd.etcdctl(&["lease", "revoke", &lease]);
+                }
+            });
         }
         #[cfg(feature = "redis")]
         {
             let redis = super::support::redis::Redis::start();
-            all_ways(&redis.url());
+            all_ways(&redis.url(), |_| ());
         }
         println!("test whatever_the_end_the_lock_is_free ... ok");
         println!("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
     }
 
-    fn all_ways(url: &str) {
-        let observer = manager(url);
+    fn all_ways(url: &str, check: impl Fn(&str)) {
         for (way, _, code) in WAYS {
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .env(WAY, format!("{way} {url}"))
@@ -108,14 +116,16 @@ mod ends {
             let output = child.wait_with_output().unwrap();
             let said = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             assert_eq!(output.status.code(), Some(code), "{way} on {url}: {} {said:?}", output.status);
+            let observer = manager(url);
             for key in KEYS {
                 let free = observer.try_lock(key).wait().unwrap();
                 assert!(free.is_some(), "{way} on {url} left {key} locked after {took:?}: {said:?}");
                 drop(free);
             }
             assert!(said.0.contains("held"), "{way}: {said:?}");
+            observer.close().wait().unwrap();
+            check(way);
         }
-        observer.close().wait().unwrap();
     }
 
     const KEYS: [&str; 2] = ["ends", "ends/2"];
@@ -347,6 +357,53 @@ mod ends {
         assert!(catch_unwind(|| panic!("as programs do")).is_err());
         let task = runtime.spawn(async { panic!("as programs do") });
         assert!(futures::executor::block_on(task).is_err());
+    }
+
+    /// The scope ends when their closures have, not when their thread-locals have.
+    fn scoped_threads(url: &str) {
+        std::thread::scope(|scope| {
+            for key in KEYS {
+                scope.spawn(move || {
+                    let _guard = manager(url).lock(key).wait().unwrap();
+                    println!("held");
+                });
+            }
+        });
+    }
+
+    fn scoped_threads_of_a_main_that_locks(url: &str) {
+        drop(made(url));
+        let manager = manager(url);
+        let guards = KEYS.map(|key| manager.lock(key).wait().unwrap());
+        drop(manager);
+        std::thread::scope(|scope| {
+            for guard in guards {
+                scope.spawn(move || drop(guard));
+            }
+        });
+    }
+
+    /// What it has dropped is on its way, though its own end never comes.
+    fn a_thread_that_goes_on(url: &str) {
+        let guard = made(url);
+        let (dropped, drops) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(guard);
+            dropped.send(()).unwrap();
+            std::thread::park();
+        });
+        drops.recv().unwrap();
+    }
+
+    fn a_task_of_a_runtime_that_is_not_waited_for(url: &str) {
+        let runtime = runtime();
+        let guard = runtime.block_on(async {
+            let manager = LockManager::builder().url(url).ttl(TTL).build().await.unwrap();
+            manager.lock(KEYS[0]).await.unwrap()
+        });
+        println!("held");
+        runtime.block_on(runtime.spawn(async move { drop(guard) })).unwrap();
+        runtime.shutdown_background();
     }
 
     /// A claim in the queue, and its owner gone with its manager.

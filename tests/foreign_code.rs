@@ -131,6 +131,31 @@ fn a_waker_that_panics_panics_nowhere_else() {
     works(&manager, &store, "k");
 }
 
+struct PanicsAtItsEnd;
+
+impl Wake for PanicsAtItsEnd {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for PanicsAtItsEnd {
+    fn drop(&mut self) {
+        resume_unwind(Box::new("as tasks should not"));
+    }
+}
+
+#[test]
+fn a_waker_that_panics_at_its_end_panics_in_no_guard() {
+    let manager = LockManager::memory();
+    let waker = Waker::from(Arc::new(PanicsAtItsEnd));
+    let mut request = manager.lock("k").into_future();
+    let Poll::Ready(Ok(guard)) = request.poll_unpin(&mut Context::from_waker(&waker)) else { panic!("it is free") };
+    drop(request);
+    // Another clone keeps it alive until the guard goes.
+    drop(waker);
+    drop(guard);
+    assert!(manager.try_lock("k").wait().unwrap().is_some());
+}
+
 #[test]
 fn a_logger_that_panics_or_blocks_stops_nothing() {
     log();

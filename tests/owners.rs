@@ -527,6 +527,27 @@ fn a_task_that_ends_with_its_hold_may_use_the_key() {
     assert!(manager.try_lock("k2").wait().unwrap().is_some());
 }
 
+/// An executor's waker may own its task, and what waits for a loss may be a part of the task.
+#[test]
+fn a_hold_keeps_no_waker_when_it_has_ended() {
+    struct Task;
+    impl std::task::Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+    let (manager, task) = (LockManager::memory(), Arc::new(Task));
+    let waker = std::task::Waker::from(task.clone());
+    let mut request = manager.lock("k").into_future();
+    let Poll::Ready(Ok(guard)) = request.poll_unpin(&mut std::task::Context::from_waker(&waker)) else {
+        panic!("it is free")
+    };
+    let (lost, owner) = (guard.lost(), guard.owner());
+    drop((request, waker, owner));
+    assert_eq!(Arc::strong_count(&task), 2);
+    drop(guard);
+    assert_eq!(Arc::strong_count(&task), 1, "kept by what waits for a loss");
+    drop(lost);
+}
+
 #[test]
 fn a_poll_is_enough_for_what_is_free() {
     current_thread().block_on(poll_fn(|cx| {

@@ -2,16 +2,24 @@
 //!
 //! The drop of the last manager waits for the releases so far. A guard that is dropped after its manager has nobody to wait for it:
 //! then the thread does that when it ends, in the destructor of a thread-local. The main thread does so for all that it has dropped,
-//! since the process ends with it, and a manager in a `static` is never dropped.
+//! since the process ends with it, and a manager in a `static` is never dropped; and for what other threads have dropped after its
+//! manager, since a scoped thread counts as ended before its locals have.
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use tokio::runtime::Handle;
 
 use super::Core;
 use crate::fork::ForkDetector;
+
+/// What any thread has dropped after its manager, for the main thread to wait for; with the process that it is about.
+static OF_ALL: Mutex<Option<(ForkDetector, Arc<Unconfirmed>)>> = Mutex::new(None);
+/// Whether the main thread waits for something when it ends.
+static MAIN_WAITS: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static UNCONFIRMED: RefCell<AtThreadEnd> = RefCell::new(AtThreadEnd::new());
@@ -27,7 +35,15 @@ struct Unconfirmed {
 impl Unconfirmed {
     fn add(self: &Arc<Self>) -> Awaited {
         *self.count.lock() += 1;
-        Awaited(self.clone())
+        Awaited { by: self.clone(), by_main: None }
+    }
+
+    fn remove(&self) {
+        let mut count = self.count.lock();
+        *count -= 1;
+        if *count == 0 {
+            self.changed.notify_all();
+        }
     }
 
     fn wait(&self, limit: Duration) {
@@ -43,19 +59,57 @@ struct AtThreadEnd {
     unconfirmed: Arc<Unconfirmed>,
     limit: Duration,
     fork: ForkDetector,
+    is_main: bool,
 }
 
 impl AtThreadEnd {
     fn new() -> Self {
-        Self { unconfirmed: Arc::default(), limit: Duration::ZERO, fork: ForkDetector::new() }
+        let is_main = is_main();
+        if is_main {
+            MAIN_WAITS.store(true, Ordering::Release);
+        }
+        Self { unconfirmed: Arc::default(), limit: Duration::ZERO, fork: ForkDetector::new(), is_main }
+    }
+}
+
+fn is_main() -> bool {
+    std::thread::current().name() == Some("main")
+}
+
+/// `None` where another thread has it just now, which in a forked child may be for ever.
+fn of_all() -> Option<Arc<Unconfirmed>> {
+    let mut of_all = OF_ALL.try_lock_for(Duration::from_millis(100))?;
+    let (_, unconfirmed) = match of_all.take().filter(|(fork, _)| !fork.is_forked()) {
+        Some(known) => of_all.insert(known),
+        None => of_all.insert((ForkDetector::new(), Arc::default())),
+    };
+    Some(unconfirmed.clone())
+}
+
+/// A manager begins. If this is the main thread, it waits when it ends.
+pub(super) fn prepare(limit: Duration) {
+    if is_main() && !limit.is_zero() {
+        let prepare = |local: &RefCell<AtThreadEnd>| {
+            let mut local = local.borrow_mut();
+            local.limit = local.limit.max(limit);
+        };
+        // In a destructor it is too late.
+        let _ = UNCONFIRMED.try_with(prepare);
     }
 }
 
 impl Drop for AtThreadEnd {
     fn drop(&mut self) {
         // In a forked child the releases are the parent's, and the mutex may be locked for ever.
-        if !self.fork.is_forked() {
-            self.unconfirmed.wait(self.limit);
+        if self.fork.is_forked() {
+            return;
+        }
+        let began = Instant::now();
+        self.unconfirmed.wait(self.limit);
+        if self.is_main
+            && let Some(of_all) = of_all()
+        {
+            of_all.wait(self.limit.saturating_sub(began.elapsed()));
         }
     }
 }
@@ -63,14 +117,17 @@ impl Drop for AtThreadEnd {
 /// Something that a thread waits for when it ends. Drop it once it is confirmed, or will never be.
 #[derive(Debug)]
 #[must_use = "nothing is waited for unless it is kept"]
-pub(super) struct Awaited(Arc<Unconfirmed>);
+pub(super) struct Awaited {
+    by: Arc<Unconfirmed>,
+    /// The main thread waits as well.
+    by_main: Option<Arc<Unconfirmed>>,
+}
 
 impl Drop for Awaited {
     fn drop(&mut self) {
-        let mut count = self.0.count.lock();
-        *count -= 1;
-        if *count == 0 {
-            self.0.changed.notify_all();
+        self.by.remove();
+        if let Some(main) = &self.by_main {
+            main.remove();
         }
     }
 }
@@ -110,13 +167,15 @@ impl DropWait {
     /// Chooses for something that this thread has begun and the server has yet to confirm.
     pub(super) fn new(core: &Core) -> Self {
         let limit = core.defaults.drop_wait;
-        let is_main = std::thread::current().name() == Some("main");
-        let manager_is_gone = core.manager_is_gone();
+        let (is_main, manager_is_gone) = (is_main(), core.manager_is_gone());
         if limit.is_zero() || !(manager_is_gone || is_main) || core.keeper.is_current() {
             return Self::None;
         }
         // musl runs no destructors of the main thread's locals.
-        let at_end = if cfg!(target_env = "musl") && is_main {
+        let main_waits = MAIN_WAITS.load(Ordering::Acquire) && !cfg!(target_env = "musl");
+        // A plain thread may be a scoped one, which counts as ended before its locals have. A runtime's is joined.
+        let ends_in_time = main_waits || is_main || Handle::try_current().is_ok();
+        let at_end = if (cfg!(target_env = "musl") && is_main) || !ends_in_time {
             None
         } else {
             let add = |local: &RefCell<AtThreadEnd>| {
@@ -127,7 +186,13 @@ impl DropWait {
             UNCONFIRMED.try_with(add).ok()
         };
         match at_end {
-            Some(awaited) => Self::AtThreadEnd(awaited),
+            Some(mut awaited) => {
+                awaited.by_main = if is_main { None } else { of_all() };
+                if let Some(main) = &awaited.by_main {
+                    *main.count.lock() += 1;
+                }
+                Self::AtThreadEnd(awaited)
+            }
             None if cfg!(target_env = "musl") && !manager_is_gone => Self::None,
             None => {
                 let unconfirmed = Arc::<Unconfirmed>::default();

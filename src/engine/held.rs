@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::{Entry, Life};
 use crate::arbiter::{Granted, HoldId};
 use crate::backend::Grant;
@@ -95,7 +97,7 @@ impl Granted for Arc<HeldGrant> {
         Arc::new(Hold {
             id,
             held: self.clone(),
-            owner: owner.clone(),
+            owner: Mutex::new(Some(owner.clone())),
             token: FencingToken::of_grant(self.grant.epoch, handovers),
             since: now,
             depth: AtomicU32::new(1),
@@ -124,7 +126,8 @@ impl Granted for Arc<HeldGrant> {
 pub(crate) struct Hold {
     pub(crate) id: HoldId,
     pub(crate) held: Arc<HeldGrant>,
-    pub(crate) owner: Owner,
+    /// `None` once it has ended: what outlives it, a future for its loss, need not keep the owner's task alive.
+    owner: Mutex<Option<Owner>>,
     pub(crate) token: FencingToken,
     since: Timestamp,
     /// The arbiter's count, for reading; changed under the arbiter's lock only.
@@ -154,12 +157,17 @@ impl Hold {
         now.since(self.since)
     }
 
-    /// The last guard goes.
-    pub(crate) fn end(&self, now: Timestamp) {
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner.lock().clone().unwrap_or_else(Owner::new)
+    }
+
+    /// The last guard goes. Returns the owner, whose drop may run others' code.
+    pub(crate) fn end(&self, now: Timestamp) -> Option<Owner> {
         if let Some(loss) = self.held.quiet_loss(now) {
             self.lost.set(loss);
         }
         self.ended.store(true, Ordering::Release);
+        self.owner.lock().take()
     }
 
     pub(crate) fn depth(&self) -> u32 {

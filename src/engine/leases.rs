@@ -204,6 +204,8 @@ impl Core {
         }
         drop(leases);
         let core = self.clone();
+        // A close waits for it: the lease may be there already.
+        let unconfirmed = Unconfirmed::new(self);
         self.keeper.spawn(async move {
             let limit = core.defaults.timeout;
             let opened = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(no_answer(limit)));
@@ -221,6 +223,7 @@ impl Core {
             {
                 core.end_lease(unwanted);
             }
+            drop(unconfirmed);
         });
         opening
     }

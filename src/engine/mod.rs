@@ -138,6 +138,7 @@ impl Core {
             last_round: AtomicU64::new(now.as_nanos()),
             is_rescuing: AtomicBool::new(false),
         });
+        drop_wait::prepare(core.defaults.drop_wait);
         core.keeper.spawn(leases::supervise(core.clone(), leases::keep));
         core.keeper.spawn(leases::supervise(core.clone(), leases::listen));
         let watched: std::sync::Weak<Core> = Arc::downgrade(&core);
