@@ -359,7 +359,8 @@ impl Waiter {
         let mut backoff = Backoff::new();
         let is_old = |now: Timestamp| {
             let lease = cell.lease();
-            now.since(lease.proven) > lease.ttl / 20 && cell.loss(now).is_none()
+            let is_limited = grant.limit.as_ref().is_some_and(|limit| limit.until() < cell.deadline());
+            (is_limited || now.since(lease.proven) > lease.ttl / 20) && cell.loss(now).is_none()
         };
         while !cell.policy().auto_renew && is_old(self.life.now()) && self.life.renew(&cell).await.is_err() {
             backoff.pause(&self.life).await;

@@ -121,7 +121,7 @@ say "tests without features"
 cargo test --no-fail-fast --lib --tests --quiet
 
 # A waker's vtable may have several copies in an optimized program: owners have to be known by any of them.
-for profile in dev release thin fat single; do
+for profile in release thin fat; do
     say "owners in a program, profile $profile"
     cargo run --quiet --profile "$profile" --manifest-path tests/optimized/Cargo.toml
 done
