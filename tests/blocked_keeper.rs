@@ -10,14 +10,13 @@ use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use leasehold::Loss;
 use leasehold::testing::MemoryStore;
-use leasehold::{LockManager, Loss};
 use parking_lot::Mutex;
-use support::{PATIENCE, lost};
+use support::lost;
+use support::memory::{TTL, on, works};
 
-const TTL: Duration = Duration::from_millis(1500);
-
-/// Blocks whoever wakes it, until its other end is dropped.
+/// Blocks the thread that wakes it, until its other end is dropped.
 struct Blocks(Mutex<Receiver<()>>);
 
 impl Wake for Blocks {
@@ -29,21 +28,6 @@ impl Wake for Blocks {
 fn blocks() -> (Waker, Sender<()>) {
     let (end, blocked) = channel();
     (Waker::from(Arc::new(Blocks(Mutex::new(blocked)))), end)
-}
-
-async fn on(store: &MemoryStore) -> LockManager {
-    LockManager::builder().backend(store.link()).ttl(TTL).build().await.unwrap()
-}
-
-/// Lost in time, as after each fault of the others.
-fn works(manager: &LockManager, store: &MemoryStore, key: &str) {
-    let guard = manager.lock(key).timeout(PATIENCE).wait().unwrap();
-    std::thread::sleep(TTL * 4 / 3);
-    assert!(!guard.is_lost(), "it is not renewed");
-    drop(store.steal(key));
-    assert_eq!(lost(&guard).0, Loss::Revoked, "no event is heard");
-    let again = manager.lock(key).timeout(PATIENCE).wait().unwrap();
-    again.unlock().wait().unwrap();
 }
 
 /// The keeper itself is held up by a waker that blocks, which is against a waker's contract.

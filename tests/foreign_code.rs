@@ -17,11 +17,10 @@ use leasehold::testing::MemoryStore;
 use leasehold::{Eviction, LockInfo, LockManager, Loss};
 use log::{Log, Metadata, Record};
 use parking_lot::Mutex;
+use support::memory::{TTL, on, works};
 use support::{PATIENCE, eventually, lost};
 
-const TTL: Duration = Duration::from_millis(1500);
-
-/// A logger that panics, blocks, or counts, as it is told to.
+/// A logger that counts its lines, and panics or blocks on demand.
 struct Logger;
 
 static LINES: AtomicUsize = AtomicUsize::new(0);
@@ -69,21 +68,6 @@ impl Wake for Panics {
 
 fn panics() -> Waker {
     Waker::from(Arc::new(Panics))
-}
-
-async fn on(store: &MemoryStore) -> LockManager {
-    LockManager::builder().backend(store.link()).ttl(TTL).build().await.unwrap()
-}
-
-/// Lost in time, as after each fault of the others.
-fn works(manager: &LockManager, store: &MemoryStore, key: &str) {
-    let guard = manager.lock(key).timeout(PATIENCE).wait().unwrap();
-    std::thread::sleep(TTL * 4 / 3);
-    assert!(!guard.is_lost(), "it is not renewed");
-    drop(store.steal(key));
-    assert_eq!(lost(&guard).0, Loss::Revoked, "no event is heard");
-    let again = manager.lock(key).timeout(PATIENCE).wait().unwrap();
-    again.unlock().wait().unwrap();
 }
 
 #[test]

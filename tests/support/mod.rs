@@ -10,6 +10,8 @@ pub mod drivers;
 pub mod etcd;
 pub mod folder;
 pub mod history;
+#[cfg(feature = "testing")]
+pub mod memory;
 pub mod network;
 #[cfg(feature = "etcd")]
 pub mod peers;
