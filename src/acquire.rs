@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, Either, poll_fn, select};
 use crate::arbiter::{Cancelled, Decision, Ticket, Turn};
 use crate::backend::{BackendError, Claim, ErrorKind, Grant};
 use crate::clock::Timestamp;
-use crate::engine::{Backoff, Core, Entry, HeldGrant, Hold, LeaseFor, Life};
+use crate::engine::{Backoff, Core, Entry, FRESH, HeldGrant, Hold, LeaseFor, Life};
 use crate::foreign::{self, CatchingWaker};
 use crate::guard::LockGuard;
 use crate::lease::{LeaseCell, Listener};
@@ -130,6 +130,7 @@ impl Start {
             ticket: Some(ticket),
             opening: None,
             sent: None,
+            trouble: None,
         };
         let mut attempt = None;
         let lease = claims.then(|| life.lease_for(&waiter.options.terms, now));
@@ -189,45 +190,60 @@ struct Waiter {
     opening: Option<LeaseFor>,
     /// The attempt that may be at the backend.
     sent: Option<(Arc<Claim>, Arc<LeaseCell>)>,
+    /// Why the last attempt failed that is tried again.
+    trouble: Option<BackendError>,
 }
 
 impl Waiter {
     /// Waits within the caller's limit, and finds out who is in the way.
-    async fn run(self, attempt: Option<Attempt>) -> Acquired {
+    async fn run(mut self, attempt: Option<Attempt>) -> Acquired {
         match self.options.limit(&self.life, self.wait) {
             Some(limit) => self.run_within(limit, attempt).await,
             None => self.acquire(attempt).await,
         }
     }
 
-    async fn run_within(self, limit: Duration, attempt: Option<Attempt>) -> Acquired {
-        let (life, key, wait) = (self.life.clone(), self.entry.key.clone(), self.wait);
-        let (entry, owner) = (self.entry.clone(), self.owner.clone());
-        let mut acquire = pin!(self.acquire(attempt));
+    async fn run_within(mut self, limit: Duration, attempt: Option<Attempt>) -> Acquired {
+        let (life, entry) = (self.life.clone(), self.entry.clone());
+        let found = std::sync::OnceLock::new();
         // The holder's name is asked for shortly before it is wanted: an error shall not come late because of it.
-        let lead = (limit / 2).min(Duration::from_millis(200));
-        if let Either::Left((acquired, _)) = select(acquire.as_mut(), pin!(tokio::time::sleep(limit - lead))).await {
-            return acquired;
+        let lead = (limit / 2).min(FRESH);
+        {
+            let mut acquire = pin!(self.acquire(attempt));
+            if let Either::Left((acquired, _)) = select(acquire.as_mut(), pin!(tokio::time::sleep(limit - lead))).await
+            {
+                return acquired;
+            }
+            let look = async {
+                let _ = found.set(life.look_up(&entry).await);
+                std::future::pending::<()>().await;
+            };
+            let (mut look, mut rest) = (pin!(look), pin!(tokio::time::sleep(lead)));
+            if let Either::Left((acquired, _)) = select(acquire.as_mut(), select(look.as_mut(), rest.as_mut())).await {
+                return acquired;
+            }
         }
-        let holder = std::sync::OnceLock::new();
-        let look = async {
-            let _ = holder.set(life.holder_of(&key).await);
-            std::future::pending::<()>().await;
-        };
-        let (mut look, mut rest) = (pin!(look), pin!(tokio::time::sleep(lead)));
-        if let Either::Left((acquired, _)) = select(acquire.as_mut(), select(look.as_mut(), rest.as_mut())).await {
-            return acquired;
-        }
-        if !wait {
-            return Err(LockError::backend(Some(&key), "try_lock", crate::engine::no_answer(limit)));
+        let key = entry.key.as_ref();
+        if !self.wait {
+            let error = life.backend.outage().or(self.trouble.take()).unwrap_or_else(|| life.no_answer(limit));
+            return Err(LockError::backend(Some(key), "try_lock", error));
         }
         life.counters.timed_out();
-        let holder = holder.get().cloned().flatten();
-        let own = entry.arbiter().is_held_beside(&owner, life.now());
-        Err(LockError::Timeout { key: key.to_string(), after: limit, holder, own })
+        let (holder, source) = match found.into_inner() {
+            Some(Ok(Some(holder))) => (Some(holder), None),
+            Some(Ok(None)) => (None, self.trouble.take()),
+            Some(Err(error)) => (None, life.backend.outage().or(self.trouble.take()).or(Some(error))),
+            None => {
+                // A short time is no proof that the server is silent.
+                let silent = (lead == FRESH).then(|| life.no_answer(lead));
+                (None, life.backend.outage().or(self.trouble.take()).or(silent))
+            }
+        };
+        let own = entry.arbiter().is_held_beside(&self.owner, life.now());
+        Err(LockError::Timeout { key: key.into(), after: limit, holder, own, source })
     }
 
-    async fn acquire(mut self, mut attempt: Option<Attempt>) -> Acquired {
+    async fn acquire(&mut self, mut attempt: Option<Attempt>) -> Acquired {
         let (mut backoff, mut paused) = (Backoff::new(), self.life.now());
         loop {
             let current = match attempt.take() {
@@ -255,11 +271,12 @@ impl Waiter {
                         Err(error)
                             if self.wait && matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::LeaseLost) =>
                         {
+                            self.tries_again(error);
                             backoff.pause(&self.life).await;
                             continue;
                         }
                         Err(error) => {
-                            debug!(target: "leasehold", name = self.life.defaults.name.as_ref(), key = self.entry.key.as_ref(); "no lease: {error}");
+                            self.log_failure(&error);
                             return Err(LockError::backend(Some(&self.entry.key), "lock", error));
                         }
                     }
@@ -280,7 +297,7 @@ impl Waiter {
                     return Ok(None);
                 }
                 Err(error) => {
-                    debug!(target: "leasehold", name = self.life.defaults.name.as_ref(), key = self.entry.key.as_ref(); "attempt failed: {error}");
+                    self.log_failure(&error);
                     let again = match error.kind() {
                         ErrorKind::LeaseLost => true,
                         ErrorKind::Unreachable => self.wait,
@@ -294,8 +311,9 @@ impl Waiter {
                         return Err(LockError::backend(Some(&self.entry.key), "lock", error));
                     }
                     self.life.check_open(Some(&self.entry.key), "lock")?;
-                    if error.kind() == ErrorKind::LeaseLost && cell.is_session() && cell.loss(self.life.now()).is_none()
-                    {
+                    let lease_lost = error.kind() == ErrorKind::LeaseLost;
+                    self.tries_again(error);
+                    if lease_lost && cell.is_session() && cell.loss(self.life.now()).is_none() {
                         // Was it the claim, or the whole session? Nobody may have told, and its next renewal may be far.
                         let _ = self.life.renew(&cell).await;
                     }
@@ -308,6 +326,18 @@ impl Waiter {
                 }
             }
         }
+    }
+
+    /// An attempt has failed for a reason that may pass.
+    fn tries_again(&mut self, error: BackendError) {
+        self.trouble = Some(error);
+        // It may be the first sign of an outage.
+        self.life.look_after();
+    }
+
+    fn log_failure(&self, error: &BackendError) {
+        let (name, key) = (self.life.defaults.name.as_ref(), self.entry.key.as_ref());
+        debug!(target: "leasehold", name = name, key = key; "{name}: lock {key:?}: attempt failed: {error}");
     }
 
     /// Waits until there is something to do.
@@ -457,10 +487,10 @@ fn acquired(guard: &LockGuard, asked: Timestamp, now: Timestamp) {
     let held = guard.held();
     let (life, key) = (&held.life, held.entry.key.as_ref());
     life.counters.acquired_after(now.since(asked));
+    let (name, token) = (life.defaults.name.as_ref(), guard.token().get());
     debug!(
-        target: "leasehold",
-        name = life.defaults.name.as_ref(), key = key, token = guard.token().get(), lease:% = held.cell.id();
-        "acquired"
+        target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id();
+        "{name}: lock {key:?} acquired (token {token})"
     );
 }
 

@@ -158,7 +158,9 @@ impl Entered {
 /// The timeout was for all keys together.
 fn of_all(error: LockError, limit: Option<Duration>) -> LockError {
     match (error, limit) {
-        (LockError::Timeout { key, holder, own, .. }, Some(after)) => LockError::Timeout { key, after, holder, own },
+        (LockError::Timeout { key, holder, own, source, .. }, Some(after)) => {
+            LockError::Timeout { key, after, holder, own, source }
+        }
         (error, _) => error,
     }
 }

@@ -26,7 +26,7 @@ pub type Result<T, E = LockError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum LockError {
     /// The lock was not free in time.
-    #[error("lock {key:?} not acquired within {after:?}{}{}", held_by(.holder), if *.own { OWN } else { "" })]
+    #[error("lock {key:?} not acquired within {after:?}{}{}{}", held_by(.holder), if *.own { OWN } else { "" }, because(.source))]
     #[non_exhaustive]
     Timeout {
         /// The key.
@@ -38,6 +38,9 @@ pub enum LockError {
         /// Whether another owner of the same task or thread held the key, so that the wait may have been for itself: a branch
         /// with a waker of its own inside of what holds the lock, for example. See [`guide::ownership`](crate::guide::ownership).
         own: bool,
+        /// What stood in the way, where it was the server and not a holder: the last failure of an attempt that was tried again, or
+        /// why the server does not answer.
+        source: Option<BackendError>,
     },
     /// This manager does not hold the key.
     #[error("lock {key:?} is not held by this manager")]
@@ -175,6 +178,10 @@ const OWN: &str = "; another owner of the same task or thread holds it, so it ma
 
 fn held_by(holder: &Option<Holder>) -> String {
     holder.as_ref().map(|holder| format!(", held by {holder}")).unwrap_or_default()
+}
+
+fn because(source: &Option<BackendError>) -> String {
+    source.as_ref().map(|error| format!("; {error}")).unwrap_or_default()
 }
 
 fn of_key(key: &Option<String>) -> String {

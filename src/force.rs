@@ -79,7 +79,7 @@ impl IntoFuture for ForceUnlock {
             evicted.inspect(|eviction| {
                 let holders = eviction.holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 let (name, released) = (life.defaults.name.as_ref(), eviction.released.len());
-                warn!(target: "leasehold", name = name, key = key.as_ref(); "force-unlocked: {released} keys of {holders}");
+                warn!(target: "leasehold", name = name, key = key.as_ref(); "{name}: lock {key:?} force-unlocked: {released} keys of {holders}");
             })
         }))
     }

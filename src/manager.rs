@@ -349,7 +349,7 @@ impl LockManager {
             });
             match told.await.unwrap_or(false) {
                 true => Ok(()),
-                false => Err(LockError::backend(None, "close", crate::engine::no_answer(limit))),
+                false => Err(LockError::backend(None, "close", life.no_answer(limit))),
             }
         }))
     }

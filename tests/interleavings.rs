@@ -4,7 +4,7 @@
 
 use std::future::{Future, IntoFuture};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,7 @@ struct Moody {
     opened: AtomicUsize,
     revoked: Mutex<Vec<LeaseId>>,
     slow_revoke: AtomicBool,
+    inspected: AtomicUsize,
     closed: AtomicBool,
 }
 
@@ -49,6 +50,7 @@ impl Moody {
             opened: AtomicUsize::new(0),
             revoked: Mutex::default(),
             slow_revoke: AtomicBool::new(false),
+            inspected: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         })
     }
@@ -110,6 +112,7 @@ impl Backend for Moody {
         self.link.next_event()
     }
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
+        self.inspected.fetch_add(1, SeqCst);
         self.link.inspect(key)
     }
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
@@ -193,6 +196,46 @@ async fn close_wakes_who_waits_for_a_hand_over() {
         let closed = timeout(SOON, waiter).await.expect("it was never woken").unwrap().unwrap_err();
         assert_eq!(closed.code(), "CLOSED");
     }
+}
+
+#[test]
+fn first_locks_at_the_same_time_share_one_session() {
+    const THREADS: usize = 8;
+    let store = MemoryStore::new();
+    for round in 0..200 {
+        let moody = Moody::new(&store);
+        let manager = LockManager::builder().backend(moody.clone()).build().wait().unwrap();
+        let start = Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (manager, start) = (&manager, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    manager.lock(&format!("{round}/{thread}")).wait().unwrap().unlock().wait().unwrap();
+                });
+            }
+        });
+        let begun = Instant::now();
+        while moody.opened.load(SeqCst) - moody.revoked.lock().unwrap().len() != 1 {
+            let (opened, revoked) = (moody.opened.load(SeqCst), moody.revoked.lock().unwrap().len());
+            assert!(begun.elapsed() < SOON, "{opened} sessions opened, {revoked} ended");
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_who_time_out_together_ask_once_who_holds_the_key() {
+    let store = MemoryStore::new();
+    let (moody, manager) = moody(&store).await;
+    let holder = LockManager::builder().backend(store.link()).name("the holder").build().await.unwrap();
+    let _held = holder.lock("k").await.unwrap();
+    let waiting: Vec<_> = (0..1000).map(|_| tokio::spawn(manager.lock("k").timeout(SOON).into_future())).collect();
+    for waiter in waiting {
+        let error = waiter.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("held by the holder"), "{error}");
+    }
+    assert_eq!(moody.inspected.load(SeqCst), 1);
 }
 
 #[tokio::test]

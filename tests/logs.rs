@@ -54,14 +54,22 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Waits for a line of this manager whose text begins so, and takes the first of them away.
+/// Waits for a line of this manager that has these words in its text, and takes the first of them away.
 fn next(manager: &str, text: &str) -> Line {
     eventually(&format!("{text:?} of {manager}"), || {
         let mut lines = LINES.lock().unwrap();
         let is_of = |line: &Line| line.fields.get("name").is_some_and(|name| name == manager);
-        let at = lines.iter().position(|line| is_of(line) && line.text.starts_with(text))?;
+        let at = lines.iter().position(|line| is_of(line) && line.text.contains(text))?;
         let found = lines.remove(at);
         assert_eq!(found.target, "leasehold");
+        // Loggers drop the fields by default.
+        assert!(found.text.starts_with(&format!("{manager}: ")), "{found:?}");
+        if let Some(key) = found.fields.get("key") {
+            assert!(found.text.contains(&format!("lock {key:?}")), "{found:?}");
+        }
+        if let Some(token) = found.fields.get("token") {
+            assert!(found.text.contains(&format!("(token {token})")), "{found:?}");
+        }
         Some(found)
     })
 }
@@ -75,7 +83,7 @@ fn what_happens_to_a_lock_is_logged() {
     let admin = LockManager::builder().url("memory://logs").name("admin").build().wait().unwrap();
 
     let guard = manager.lock("k").wait().unwrap();
-    let established = next(NAME, "session established");
+    let established = next(NAME, " established, TTL");
     assert_eq!(established.level, Level::Info);
     let session = established.field("lease");
     let acquired = next(NAME, "acquired");
@@ -93,15 +101,15 @@ fn what_happens_to_a_lock_is_logged() {
     let forced = next("admin", "force-unlocked");
     assert_eq!((forced.level, forced.field("key")), (Level::Warn, "k"));
     assert!(forced.text.contains(NAME), "who held it: {forced:?}");
-    let lost = next(NAME, "session lost");
+    let lost = next(NAME, "session ");
     assert_eq!((lost.level, lost.field("lease")), (Level::Warn, session));
-    let lost = next(NAME, "lock lost");
+    let lost = next(NAME, " lost (token ");
     assert_eq!((lost.level, lost.field("key"), lost.field("lease")), (Level::Warn, "k", session));
     assert_eq!(lost.field("token"), guard.token().to_string());
     assert!(lost.text.contains("revoked"), "{lost:?}");
 
     let _again = manager.lock("k").wait().unwrap();
-    let established = next(NAME, "session established");
+    let established = next(NAME, " established, TTL");
     assert_ne!(established.field("lease"), session);
     assert_eq!(next(NAME, "acquired").field("lease"), established.field("lease"));
 }

@@ -16,11 +16,12 @@ mod tenure;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 pub(crate) use self::queue::Ticket;
-use self::queue::{Delivery, Queue, Waiter};
-use self::tenure::{HoldEntry, Tenure, deepen, enter};
+use self::queue::{Delivery, Queue};
+use self::tenure::{Left, Tenure, TenureId, Tenures};
 use crate::Mode;
 use crate::clock::Timestamp;
 use crate::owner::Owner;
@@ -56,8 +57,8 @@ pub(crate) trait Granted {
     fn is_fresh(&self, now: Timestamp) -> bool;
 }
 
-/// The arbiter's name for a hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The arbiter's name for a hold; later ones have greater numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HoldId(u64);
 
 /// The answer to a request.
@@ -128,18 +129,22 @@ enum Claimant {
     Settling,
 }
 
+/// Owners come from within the process, their numbers from allocators and counters.
+type ByOwner<T> = HashMap<Owner, T, foldhash::fast::RandomState>;
+
 /// The arbiter of one key. `W` is what wakes a waiter.
 #[derive(Debug)]
 pub(crate) struct Arbiter<G: Granted, W> {
     queue: Queue<W, G::Hold>,
-    tenures: Vec<Tenure<G>>,
+    tenures: Tenures<G>,
+    /// Owners whose waiters may enter what they hold by now.
+    entering: Vec<Owner>,
     claimant: Claimant,
     /// The newest waiter when the claimant's attempt began.
     began_after: Ticket,
     hand_over: HandOver,
     /// Whether somebody has been asked to nudge.
     watched: bool,
-    last_hold: u64,
     /// Wakers that nobody needs any more. Their drop runs others' code, so it is for the caller, without the mutex.
     dead: Vec<W>,
 }
@@ -148,12 +153,12 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     pub(crate) fn new(hand_over: HandOver) -> Self {
         Self {
             queue: Queue::default(),
-            tenures: Vec::new(),
+            tenures: Tenures::default(),
+            entering: Vec::new(),
             claimant: Claimant::Nobody,
             began_after: Queue::<W, G::Hold>::default().last(),
             hand_over,
             watched: false,
-            last_hold: 0,
             dead: Vec::new(),
         }
     }
@@ -172,14 +177,12 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
 
     /// Whether the owner holds the key, by a grant that is not lost.
     pub(crate) fn holds(&self, owner: &Owner, now: Timestamp) -> bool {
-        let holds = |tenure: &Tenure<G>| tenure.holds.iter().any(|entry| entry.owner == *owner);
-        self.tenures.iter().any(|tenure| holds(tenure) && tenure.grant.is_alive(now))
+        self.tenures.holds(owner, now)
     }
 
     /// Whether another owner of the same task or thread holds the key, so that this one may be waiting for itself.
     pub(crate) fn is_held_beside(&self, owner: &Owner, now: Timestamp) -> bool {
-        let beside = |tenure: &Tenure<G>| tenure.holds.iter().any(|entry| entry.owner.is_beside(owner));
-        self.tenures.iter().any(|tenure| beside(tenure) && tenure.grant.is_alive(now))
+        self.tenures.owners().any(|(other, grant)| other.is_beside(owner) && grant.is_alive(now))
     }
 
     /// Whether this process has a grant that is not lost.
@@ -197,7 +200,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
 
     /// The grants that this process has.
     pub(crate) fn grants(&self) -> impl Iterator<Item = &G> {
-        self.tenures.iter().map(|tenure| &tenure.grant)
+        self.tenures.iter().map(|(_, tenure)| &tenure.grant)
     }
 
     /// How many wait, the claimant included.
@@ -215,7 +218,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         waker: impl FnOnce() -> W,
     ) -> (Decision<G::Hold>, Effects<G, W>) {
         let mut effects = Effects::default();
-        let decision = match enter(&mut self.tenures, owner, terms.mode, now) {
+        let decision = match self.tenures.enter(owner, terms.mode, now) {
             Some(Ok((hold, depth))) => Decision::Entered(hold, depth),
             Some(Err(reason)) => Decision::Refused(reason),
             None => match self.queue.is_empty().then(|| self.join(owner, terms, now)).flatten() {
@@ -244,7 +247,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         mode: Mode,
         now: Timestamp,
     ) -> Option<Result<(G::Hold, u32), &'static str>> {
-        enter(&mut self.tenures, owner, mode, now)
+        self.tenures.enter(owner, mode, now)
     }
 
     /// Tells a waiter what to do, and remembers whom to wake next.
@@ -270,9 +273,8 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         }
         let Some((owner, terms)) = self.remove(ticket) else { return Err(grant) };
         self.claimant = Claimant::Nobody;
-        self.tenures.push(Tenure { grant, terms, since: now, handovers: 0, told: false, holds: Vec::with_capacity(1) });
-        let last = self.tenures.len() - 1;
-        let hold = self.add_hold(last, &owner, now);
+        let hold = self.tenures.begin(grant, terms, &owner, now);
+        self.entering.push(owner);
         let mut effects = Effects::default();
         self.admit(now, &mut effects);
         Ok((hold, effects))
@@ -344,52 +346,46 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     /// A waiter that was given a hold found it lost: back to its place. Its owner may hold the key again by another way.
     pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> (Ticket, Effects<G, W>) {
         let mut effects = Effects::default();
-        let place = usize::from(matches!(self.claimant, Claimant::Waiter(_)));
-        let ticket = self.queue.insert(place, owner.clone(), terms, true, now);
+        let ticket = self.queue.push_front(owner.clone(), terms, true, now);
+        self.entering.push(owner.clone());
         self.admit(now, &mut effects);
         (ticket, effects)
     }
 
     /// One more share of a hold. `None` if the hold is over.
     pub(crate) fn reenter(&mut self, id: HoldId) -> Option<Result<u32, &'static str>> {
-        let entry = self.hold_mut(id)?;
-        Some(deepen::<G>(entry))
+        Some(self.tenures.deepen(id)?.map(|(_, depth)| depth))
     }
 
     /// A share of a hold is given up. Returns the depth that is left, or `None` if the hold had been lost.
     pub(crate) fn leave(&mut self, id: HoldId, now: impl FnOnce() -> Timestamp) -> (Option<u32>, Effects<G, W>) {
         let mut effects = Effects::default();
-        let Some(entry) = self.hold_mut(id) else { return (None, effects) };
-        entry.depth -= 1;
-        G::set_depth(&entry.hold, entry.depth);
-        if entry.depth > 0 {
-            return (Some(entry.depth), effects);
-        }
-        let emptied = self.tenures.iter_mut().position(|tenure| {
-            tenure.holds.retain(|entry| entry.id != id);
-            tenure.holds.is_empty()
-        });
-        if let Some(index) = emptied {
-            let now = now();
-            if self.queue.is_empty() {
-                effects.release = Some(self.tenures.swap_remove(index).grant);
-            } else {
-                if !self.hand_over(index, now, &mut effects) {
-                    effects.release = Some(self.tenures.swap_remove(index).grant);
+        let depth = match self.tenures.leave(id) {
+            None => None,
+            Some(Left::Depth(depth)) => Some(depth),
+            Some(Left::Others) => Some(0),
+            Some(Left::Empty(tenure)) => {
+                if self.queue.is_empty() {
+                    effects.release = self.tenures.end(tenure);
+                } else {
+                    let now = now();
+                    if !self.hand_over(tenure, now, &mut effects) {
+                        effects.release = self.tenures.end(tenure);
+                    }
+                    self.admit(now, &mut effects);
                 }
-                self.admit(now, &mut effects);
+                Some(0)
             }
-        }
-        (Some(0), effects)
+        };
+        (depth, effects)
     }
 
     /// Forgets the grants that are lost and returns them; their waiters go to the backend.
     pub(crate) fn purge(&mut self, now: Timestamp) -> (Vec<G>, Effects<G, W>) {
-        let (alive, lost) = self.tenures.drain(..).partition(|tenure| tenure.grant.is_alive(now));
-        self.tenures = alive;
+        let lost = self.tenures.purge(now);
         let mut effects = Effects::default();
         self.admit(now, &mut effects);
-        (lost.into_iter().map(|tenure| tenure.grant).collect(), effects)
+        (lost, effects)
     }
 
     /// Whether somebody waits for a hand-over that may never come, see [`nudge`](Self::nudge). Says so once.
@@ -411,7 +407,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     pub(crate) fn overdue(&mut self, long: Duration, now: Timestamp) -> Overdue {
         let first = |told: &mut bool, since: Timestamp| now.since(since) >= long && !std::mem::replace(told, true);
         let mut overdue = Overdue::default();
-        for tenure in &mut self.tenures {
+        for tenure in self.tenures.iter_mut() {
             overdue.held |= first(&mut tenure.told, tenure.since);
         }
         let mut late: Vec<Owner> = Vec::new();
@@ -430,19 +426,18 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.queue.wakers().collect()
     }
 
-    fn hold_mut(&mut self, id: HoldId) -> Option<&mut HoldEntry<G::Hold>> {
-        self.tenures.iter_mut().flat_map(|tenure| &mut tenure.holds).find(|entry| entry.id == id)
-    }
-
     /// A hold of its own in a shared grant that this process has.
     fn join(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> Option<G::Hold> {
         // With max_hold each hold ends at an age of its own, so each needs a grant of its own.
         if terms.mode != Mode::Shared || terms.max_hold.is_some() {
             return None;
         }
-        let index = self.tenures.iter().position(|tenure| self.fits(tenure, terms, now))?;
-        self.tenures[index].handovers += 1;
-        Some(self.add_hold(index, owner, now))
+        // From the newest on: the first that is too old ends the search.
+        let is_young = |tenure: &Tenure<G>| now.since(tenure.since) < self.hand_over.time;
+        let mut young = self.tenures.iter().rev().take_while(|(_, tenure)| is_young(tenure));
+        let fitting = young.find(|(_, tenure)| self.fits(tenure, terms, now)).map(|(id, _)| id);
+        drop(young);
+        self.pass_on(fitting?, owner, now)
     }
 
     /// Whether a request on these terms may take over this grant, or join it.
@@ -455,13 +450,12 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             && tenure.grant.is_fresh(now)
     }
 
-    fn add_hold(&mut self, index: usize, owner: &Owner, now: Timestamp) -> G::Hold {
-        self.last_hold += 1;
-        let id = HoldId(self.last_hold);
-        let tenure = &mut self.tenures[index];
-        let hold = tenure.grant.hold(id, owner, tenure.handovers, now);
-        tenure.holds.push(HoldEntry { id, owner: owner.clone(), depth: 1, hold: hold.clone() });
-        hold
+    /// Gives a grant to one more owner, whose other waiters may enter then.
+    fn pass_on(&mut self, tenure: TenureId, owner: &Owner, now: Timestamp) -> Option<G::Hold> {
+        if self.queue.has(owner) {
+            self.entering.push(owner.clone());
+        }
+        self.tenures.pass_on(tenure, owner, now)
     }
 
     /// Whether one who does not wait may go to the backend.
@@ -471,21 +465,20 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         };
         // Shared tries wait for the answer to the one that is on its way: they may all get in by it.
         let clear = self.queue.is_empty() || (terms.mode == Mode::Shared && self.queue.has_only_shared_tries());
-        clear && !self.tenures.iter().any(excluded)
+        clear && !self.tenures.iter().any(|(_, tenure)| excluded(tenure))
     }
 
     /// Gives an emptied grant to the first waiter, if it may have it.
-    fn hand_over(&mut self, index: usize, now: Timestamp, effects: &mut Effects<G, W>) -> bool {
+    fn hand_over(&mut self, id: TenureId, now: Timestamp, effects: &mut Effects<G, W>) -> bool {
         if matches!(self.claimant, Claimant::Waiter(_)) {
             return false;
         }
-        let fits = |waiter: &Waiter<W>| self.fits(&self.tenures[index], waiter.terms, now);
-        if !self.queue.first().is_some_and(fits) {
+        let Some(tenure) = self.tenures.get(id) else { return false };
+        if !self.queue.first().is_some_and(|waiter| self.fits(tenure, waiter.terms, now)) {
             return false;
         }
-        self.tenures[index].handovers += 1;
         let Some(waiter) = self.queue.pop() else { return false };
-        let hold = self.add_hold(index, &waiter.owner, now);
+        let Some(hold) = self.pass_on(id, &waiter.owner, now) else { return false };
         effects.wake.extend(self.queue.deliver(waiter, Delivery::Entered(hold, 1)));
         true
     }
@@ -493,6 +486,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     /// Lets in all who need not wait any more, then lets the first of the others claim.
     fn admit(&mut self, now: Timestamp, effects: &mut Effects<G, W>) {
         if self.queue.is_empty() {
+            self.entering.clear();
             return;
         }
         self.admit_owners(now, effects);
@@ -500,7 +494,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             && let Some((owner, terms)) = self.queue.first().map(|waiter| (waiter.owner.clone(), waiter.terms))
         {
             // One who waited twice has entered by the first, and reenters by the second.
-            let entered = enter(&mut self.tenures, &owner, terms.mode, now);
+            let entered = self.tenures.enter(&owner, terms.mode, now);
             let Some(delivery) = entered.or_else(|| self.join(&owner, terms, now).map(|hold| Ok((hold, 1)))) else {
                 break;
             };
@@ -513,15 +507,15 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
 
     /// Waiters whose owner holds the key by now (branches of a `join!`) would wait for themselves.
     fn admit_owners(&mut self, now: Timestamp, effects: &mut Effects<G, W>) {
-        let mut place = 0;
-        while let Some(waiter) = self.queue.get(place) {
-            if self.claimant != Claimant::Waiter(waiter.ticket)
-                && let Some(delivery) = enter(&mut self.tenures, &waiter.owner, waiter.terms.mode, now)
-                && let Some(waiter) = self.queue.remove_at(place)
-            {
-                effects.wake.extend(self.queue.deliver(waiter, delivery.into()));
-            } else {
-                place += 1;
+        while let Some(owner) = self.entering.pop() {
+            for ticket in self.queue.of(&owner) {
+                if self.claimant != Claimant::Waiter(ticket)
+                    && let Some(mode) = self.queue.get(ticket).map(|waiter| waiter.terms.mode)
+                    && let Some(delivery) = self.tenures.enter(&owner, mode, now)
+                    && let Some(waiter) = self.queue.remove(ticket)
+                {
+                    effects.wake.extend(self.queue.deliver(waiter, delivery.into()));
+                }
             }
         }
     }
@@ -531,7 +525,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         let Some(waiter) = self.queue.first() else { return false };
         let comes_by_itself =
             |tenure: &Tenure<G>| tenure.terms.mode == Mode::Exclusive && self.fits(tenure, waiter.terms, now);
-        if self.claimant != Claimant::Nobody || self.tenures.iter().any(comes_by_itself) {
+        if self.claimant != Claimant::Nobody || self.tenures.iter().any(|(_, tenure)| comes_by_itself(tenure)) {
             return false;
         }
         self.claimant = Claimant::Waiter(waiter.ticket);

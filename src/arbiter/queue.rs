@@ -1,15 +1,15 @@
 //! The waiters of one key.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Terms;
+use super::{ByOwner, Terms};
 use crate::Mode;
 use crate::clock::Timestamp;
 use crate::owner::Owner;
 
 /// A waiter's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(i64);
 
 #[derive(Debug)]
 pub(super) struct Waiter<W> {
@@ -49,19 +49,30 @@ impl<H> From<Result<(H, u32), &'static str>> for Delivery<H> {
     }
 }
 
+/// The waiters, first come, first served. Each call costs O(log n) but for those that say otherwise.
 #[derive(Debug)]
 pub(super) struct Queue<W, H> {
-    waiters: VecDeque<Waiter<W>>,
+    waiters: BTreeMap<Ticket, Waiter<W>>,
+    by_owner: ByOwner<BTreeSet<Ticket>>,
     /// What waiters were given and have not fetched yet.
-    delivered: Vec<(Ticket, Delivery<H>)>,
+    delivered: BTreeMap<Ticket, Delivery<H>>,
     /// How many of the waiters are shared tries.
     shared_tries: usize,
-    last: u64,
+    /// The foremost and the last place that were ever taken.
+    first: i64,
+    last: i64,
 }
 
 impl<W, H> Default for Queue<W, H> {
     fn default() -> Self {
-        Self { waiters: VecDeque::new(), delivered: Vec::new(), shared_tries: 0, last: 0 }
+        Self {
+            waiters: BTreeMap::new(),
+            by_owner: ByOwner::default(),
+            delivered: BTreeMap::new(),
+            shared_tries: 0,
+            first: 0,
+            last: 0,
+        }
     }
 }
 
@@ -74,8 +85,9 @@ impl<W: Clone, H> Queue<W, H> {
         self.waiters.len()
     }
 
+    /// O(n).
     pub(super) fn wakers(&self) -> impl Iterator<Item = W> {
-        self.waiters.iter().filter_map(|waiter| waiter.waker.clone())
+        self.waiters.values().filter_map(|waiter| waiter.waker.clone())
     }
 
     /// Whether there is nobody, or only shared tries.
@@ -88,60 +100,76 @@ impl<W: Clone, H> Queue<W, H> {
         Ticket(self.last)
     }
 
+    /// Takes the last place.
     pub(super) fn push(&mut self, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
-        self.insert(self.waiters.len(), owner, terms, waits, since)
+        self.last += 1;
+        self.insert(Ticket(self.last), owner, terms, waits, since)
     }
 
-    pub(super) fn insert(&mut self, place: usize, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
-        self.last += 1;
-        let ticket = Ticket(self.last);
-        let place = place.min(self.waiters.len());
+    /// Takes the first place.
+    pub(super) fn push_front(&mut self, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
+        self.first -= 1;
+        self.insert(Ticket(self.first), owner, terms, waits, since)
+    }
+
+    fn insert(&mut self, ticket: Ticket, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
+        self.by_owner.entry(owner.clone()).or_default().insert(ticket);
         let waiter = Waiter { ticket, owner, terms, waits, since, told: false, waker: None };
         self.shared_tries += usize::from(waiter.is_shared_try());
-        self.waiters.insert(place, waiter);
+        self.waiters.insert(ticket, waiter);
         ticket
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter<W>> {
-        self.waiters.iter_mut()
+        self.waiters.values_mut()
     }
 
     pub(super) fn first(&self) -> Option<&Waiter<W>> {
-        self.waiters.front()
+        self.waiters.first_key_value().map(|(_, waiter)| waiter)
     }
 
-    pub(super) fn get(&self, place: usize) -> Option<&Waiter<W>> {
-        self.waiters.get(place)
+    pub(super) fn get(&self, ticket: Ticket) -> Option<&Waiter<W>> {
+        self.waiters.get(&ticket)
+    }
+
+    pub(super) fn has(&self, owner: &Owner) -> bool {
+        self.by_owner.contains_key(owner)
+    }
+
+    /// The waiters of this owner, by their places.
+    pub(super) fn of(&self, owner: &Owner) -> Vec<Ticket> {
+        self.by_owner.get(owner).into_iter().flatten().copied().collect()
     }
 
     pub(super) fn take_first_waker(&mut self) -> Option<W> {
-        self.waiters.front_mut()?.waker.take()
+        self.waiters.first_entry()?.get_mut().waker.take()
     }
 
     pub(super) fn pop(&mut self) -> Option<Waiter<W>> {
-        self.remove_at(0)
+        self.remove(self.first()?.ticket)
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter<W>> {
-        let place = self.waiters.iter().position(|waiter| waiter.ticket == ticket)?;
-        self.remove_at(place)
-    }
-
-    pub(super) fn remove_at(&mut self, place: usize) -> Option<Waiter<W>> {
-        let waiter = self.waiters.remove(place)?;
+        let waiter = self.waiters.remove(&ticket)?;
         self.shared_tries -= usize::from(waiter.is_shared_try());
+        if let Some(tickets) = self.by_owner.get_mut(&waiter.owner) {
+            tickets.remove(&ticket);
+            if tickets.is_empty() {
+                self.by_owner.remove(&waiter.owner);
+            }
+        }
         Some(waiter)
     }
 
     /// Takes out the first of the tries that came no later than `newest`.
     pub(super) fn pop_try(&mut self, newest: Ticket) -> Option<Waiter<W>> {
-        let is_early_try = |waiter: &Waiter<W>| waiter.is_shared_try() && waiter.ticket.0 <= newest.0;
-        self.waiters.front().is_some_and(is_early_try).then(|| self.pop()).flatten()
+        let is_early_try = |waiter: &Waiter<W>| waiter.is_shared_try() && waiter.ticket <= newest;
+        self.first().is_some_and(is_early_try).then(|| self.pop()).flatten()
     }
 
     /// Returns the waker to drop: the older one, or this if there is no such waiter.
     pub(super) fn set_waker(&mut self, ticket: Ticket, waker: W) -> Option<W> {
-        match self.waiters.iter_mut().find(|waiter| waiter.ticket == ticket) {
+        match self.waiters.get_mut(&ticket) {
             Some(waiter) => waiter.waker.replace(waker),
             None => Some(waker),
         }
@@ -149,12 +177,25 @@ impl<W: Clone, H> Queue<W, H> {
 
     /// Keeps what a waiter was given until it fetches it; returns whom to wake.
     pub(super) fn deliver(&mut self, waiter: Waiter<W>, delivery: Delivery<H>) -> Option<W> {
-        self.delivered.push((waiter.ticket, delivery));
+        self.delivered.insert(waiter.ticket, delivery);
         waiter.waker
     }
 
     pub(super) fn take_delivery(&mut self, ticket: Ticket) -> Option<Delivery<H>> {
-        let place = self.delivered.iter().position(|(delivered, _)| *delivered == ticket)?;
-        Some(self.delivered.swap_remove(place).1)
+        self.delivered.remove(&ticket)
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiter<W>> {
+        self.waiters.values()
+    }
+
+    /// Checks what is true between any two calls.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let known: usize = self.by_owner.values().map(BTreeSet::len).sum();
+        assert!(known == self.len() && self.iter().all(|waiter| self.by_owner[&waiter.owner].contains(&waiter.ticket)));
+        assert_eq!(self.iter().filter(|waiter| waiter.is_shared_try()).count(), self.shared_tries);
+        assert!(self.delivered.keys().all(|ticket| !self.waiters.contains_key(ticket)), "served, and still waiting");
     }
 }

@@ -1,6 +1,8 @@
 //! What this process has of one key.
 
-use super::{Granted, HoldId, Terms};
+use std::collections::BTreeMap;
+
+use super::{ByOwner, Granted, HoldId, Terms};
 use crate::Mode;
 use crate::clock::Timestamp;
 use crate::owner::Owner;
@@ -10,48 +12,210 @@ const TOO_DEEP: &str = "it is nested too deep";
 
 /// A grant while this process has it.
 #[derive(Debug)]
-pub(super) struct Tenure<G: Granted> {
+pub(super) struct Tenure<G> {
     pub(super) grant: G,
     pub(super) terms: Terms,
     pub(super) since: Timestamp,
     pub(super) handovers: u16,
     /// Whether its long hold has been told of.
     pub(super) told: bool,
-    pub(super) holds: Vec<HoldEntry<G::Hold>>,
+    /// How many holds it has.
+    holds: usize,
 }
+
+/// The number of a tenure; later grants have greater ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TenureId(u64);
 
 /// One owner's hold in it.
 #[derive(Debug)]
-pub(super) struct HoldEntry<H> {
-    pub(super) id: HoldId,
-    pub(super) owner: Owner,
-    pub(super) depth: u32,
-    pub(super) hold: H,
+struct HoldEntry<H> {
+    tenure: TenureId,
+    owner: Owner,
+    depth: u32,
+    hold: H,
 }
 
-/// Reentrancy: another share for an owner that has a hold which is not lost.
-pub(super) fn enter<G: Granted>(
-    tenures: &mut [Tenure<G>],
-    owner: &Owner,
-    mode: Mode,
-    now: Timestamp,
-) -> Option<Result<(G::Hold, u32), &'static str>> {
-    for tenure in tenures {
-        let Some(entry) = tenure.holds.iter_mut().find(|entry| entry.owner == *owner) else { continue };
-        if !tenure.grant.is_alive(now) {
-            continue;
+/// All holds, of all tenures.
+#[derive(Debug)]
+struct Holds<H> {
+    entries: BTreeMap<HoldId, HoldEntry<H>>,
+    /// The last hold of each owner: the earlier ones are lost, or there would be no later one.
+    last_of: ByOwner<HoldId>,
+}
+
+impl<H> Holds<H> {
+    fn insert(&mut self, id: HoldId, entry: HoldEntry<H>) {
+        // The owner as it is now, not as it was in an earlier hold, which may be its last trace.
+        self.last_of.remove(&entry.owner);
+        self.last_of.insert(entry.owner.clone(), id);
+        self.entries.insert(id, entry);
+    }
+
+    fn remove(&mut self, id: HoldId) -> Option<HoldEntry<H>> {
+        let entry = self.entries.remove(&id)?;
+        if self.last_of.get(&entry.owner) == Some(&id) {
+            self.last_of.remove(&entry.owner);
         }
+        Some(entry)
+    }
+
+    fn last_of(&self, owner: &Owner) -> Option<(HoldId, &HoldEntry<H>)> {
+        let id = *self.last_of.get(owner)?;
+        Some((id, self.entries.get(&id)?))
+    }
+}
+
+/// What is left when a share of a hold is given up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Other shares of the hold.
+    Depth(u32),
+    /// Other holds of the grant.
+    Others,
+    /// A grant without a hold.
+    Empty(TenureId),
+}
+
+/// All grants and holds of this process. Each call costs O(log n) but for those that say otherwise.
+#[derive(Debug)]
+pub(super) struct Tenures<G: Granted> {
+    tenures: BTreeMap<TenureId, Tenure<G>>,
+    holds: Holds<G::Hold>,
+    last: u64,
+}
+
+impl<G: Granted> Default for Tenures<G> {
+    fn default() -> Self {
+        let holds = Holds { entries: BTreeMap::new(), last_of: ByOwner::default() };
+        Self { tenures: BTreeMap::new(), holds, last: 0 }
+    }
+}
+
+impl<G: Granted> Tenures<G> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (TenureId, &Tenure<G>)> {
+        self.tenures.iter().map(|(id, tenure)| (*id, tenure))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tenure<G>> {
+        self.tenures.values_mut()
+    }
+
+    pub(super) fn get(&self, id: TenureId) -> Option<&Tenure<G>> {
+        self.tenures.get(&id)
+    }
+
+    /// The owners of all holds, with their grants. O(n).
+    pub(super) fn owners(&self) -> impl Iterator<Item = (&Owner, &G)> {
+        let entries = self.holds.entries.values();
+        entries.filter_map(|entry| Some((&entry.owner, &self.tenures.get(&entry.tenure)?.grant)))
+    }
+
+    /// The hold of this owner that is not lost.
+    fn hold_of(&self, owner: &Owner, now: Timestamp) -> Option<(HoldId, &Tenure<G>)> {
+        let (id, entry) = self.holds.last_of(owner)?;
+        let tenure = self.tenures.get(&entry.tenure)?;
+        tenure.grant.is_alive(now).then_some((id, tenure))
+    }
+
+    /// Whether the owner has a hold that is not lost.
+    pub(super) fn holds(&self, owner: &Owner, now: Timestamp) -> bool {
+        self.hold_of(owner, now).is_some()
+    }
+
+    /// Reentrancy: another share for an owner that has a hold which is not lost.
+    pub(super) fn enter(
+        &mut self,
+        owner: &Owner,
+        mode: Mode,
+        now: Timestamp,
+    ) -> Option<Result<(G::Hold, u32), &'static str>> {
+        let (id, tenure) = self.hold_of(owner, now)?;
         if tenure.terms.mode == Mode::Shared && mode == Mode::Exclusive {
             return Some(Err(DEADLOCK));
         }
-        return Some(deepen::<G>(entry).map(|depth| (entry.hold.clone(), depth)));
+        self.deepen(id)
     }
-    None
-}
 
-/// One level deeper.
-pub(super) fn deepen<G: Granted>(entry: &mut HoldEntry<G::Hold>) -> Result<u32, &'static str> {
-    entry.depth = entry.depth.checked_add(1).ok_or(TOO_DEEP)?;
-    G::set_depth(&entry.hold, entry.depth);
-    Ok(entry.depth)
+    /// One more share of a hold. `None` if there is no such hold.
+    pub(super) fn deepen(&mut self, id: HoldId) -> Option<Result<(G::Hold, u32), &'static str>> {
+        let entry = self.holds.entries.get_mut(&id)?;
+        let Some(depth) = entry.depth.checked_add(1) else { return Some(Err(TOO_DEEP)) };
+        entry.depth = depth;
+        G::set_depth(&entry.hold, depth);
+        Some(Ok((entry.hold.clone(), depth)))
+    }
+
+    /// Begins a tenure with its first hold.
+    pub(super) fn begin(&mut self, grant: G, terms: Terms, owner: &Owner, now: Timestamp) -> G::Hold {
+        let id = TenureId(self.next());
+        self.tenures.insert(id, Tenure { grant, terms, since: now, handovers: 0, told: false, holds: 1 });
+        let hold_id = HoldId(self.next());
+        let hold = self.tenures[&id].grant.hold(hold_id, owner, 0, now);
+        self.holds.insert(hold_id, HoldEntry { tenure: id, owner: owner.clone(), depth: 1, hold: hold.clone() });
+        hold
+    }
+
+    /// Adds a hold, by a hand-over within the process. `None` if there is no such tenure.
+    pub(super) fn pass_on(&mut self, id: TenureId, owner: &Owner, now: Timestamp) -> Option<G::Hold> {
+        let hold_id = HoldId(self.next());
+        let tenure = self.tenures.get_mut(&id)?;
+        tenure.handovers += 1;
+        tenure.holds += 1;
+        let hold = tenure.grant.hold(hold_id, owner, tenure.handovers, now);
+        self.holds.insert(hold_id, HoldEntry { tenure: id, owner: owner.clone(), depth: 1, hold: hold.clone() });
+        Some(hold)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Gives up a share of a hold. `None` if there is no such hold: it had been lost.
+    pub(super) fn leave(&mut self, id: HoldId) -> Option<Left> {
+        let entry = self.holds.entries.get_mut(&id)?;
+        entry.depth -= 1;
+        G::set_depth(&entry.hold, entry.depth);
+        if entry.depth > 0 {
+            return Some(Left::Depth(entry.depth));
+        }
+        let entry = self.holds.remove(id)?;
+        let tenure = self.tenures.get_mut(&entry.tenure)?;
+        tenure.holds -= 1;
+        Some(if tenure.holds == 0 { Left::Empty(entry.tenure) } else { Left::Others })
+    }
+
+    /// Ends a tenure that has no hold.
+    pub(super) fn end(&mut self, id: TenureId) -> Option<G> {
+        self.tenures.remove(&id).map(|tenure| tenure.grant)
+    }
+
+    /// Forgets the grants that are lost, with their holds, and returns them. O(n).
+    pub(super) fn purge(&mut self, now: Timestamp) -> Vec<G> {
+        if self.tenures.values().all(|tenure| tenure.grant.is_alive(now)) {
+            return Vec::new();
+        }
+        let all = std::mem::take(&mut self.tenures).into_iter();
+        let (alive, lost): (BTreeMap<_, _>, BTreeMap<_, _>) = all.partition(|(_, tenure)| tenure.grant.is_alive(now));
+        self.tenures = alive;
+        let entries = self.holds.entries.iter();
+        let over = entries.filter(|(_, entry)| lost.contains_key(&entry.tenure)).map(|(id, _)| *id).collect::<Vec<_>>();
+        for id in over {
+            self.holds.remove(id);
+        }
+        lost.into_values().map(|tenure| tenure.grant).collect()
+    }
+
+    /// Checks what is true between any two calls.
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        let entries = &self.holds.entries;
+        for (id, tenure) in &self.tenures {
+            let holds = entries.values().filter(|entry| entry.tenure == *id).count();
+            assert!(holds > 0 && holds == tenure.holds, "{holds} holds, counted as {}", tenure.holds);
+        }
+        assert!(entries.values().all(|entry| self.tenures.contains_key(&entry.tenure)), "a hold without a grant");
+        assert!(self.holds.last_of.values().all(|id| entries.contains_key(id)), "an owner without a hold");
+    }
 }

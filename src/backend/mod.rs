@@ -11,6 +11,8 @@
 mod error;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod health;
 mod limit;
 pub(crate) mod memory;
 #[cfg(any(feature = "etcd", feature = "redis"))]
@@ -128,6 +130,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Takes `key` away from whoever holds it: by ending the holder's lease, or with `key_only` just the claim.
     fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>>;
 
+    /// Returns why the server does not serve at the moment, or `None` while it does, as far as its answers so far tell. No I/O.
+    ///
+    /// It is logged, and named by what runs into a time limit meanwhile. By default nothing is known.
+    fn outage(&self) -> Option<BackendError> {
+        None
+    }
+
     /// Asks the server for a sign of life.
     fn ping(&self) -> BoxFuture<'_, Result<()>>;
 
@@ -175,6 +184,9 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     }
     fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
         (**self).evict(key, key_only)
+    }
+    fn outage(&self) -> Option<BackendError> {
+        (**self).outage()
     }
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
         (**self).ping()

@@ -78,6 +78,9 @@ impl Backend for Caught {
     fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
         foreign::call(Foreign::Backend, || self.0.claim_name(grant)).flatten()
     }
+    fn outage(&self) -> Option<BackendError> {
+        foreign::call(Foreign::Backend, || self.0.outage()).flatten()
+    }
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
         self.ask(|backend| backend.next_event())
     }

@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::lookup::LastLookup;
 use super::{Core, HeldGrant};
 use crate::arbiter::{Arbiter, Effects, HandOver};
 use crate::backend::AttemptId;
@@ -22,6 +23,7 @@ pub(crate) type KeyEffects = Effects<Arc<HeldGrant>, Waker>;
 pub(crate) struct Entry {
     pub(crate) key: Arc<str>,
     arbiter: Mutex<KeyArbiter>,
+    pub(super) last_lookup: LastLookup,
     entries: Arc<Entries>,
 }
 
@@ -113,6 +115,7 @@ impl Entries {
         let entry = Arc::new(Entry {
             key: key.into(),
             arbiter: Mutex::new(Arbiter::new(self.hand_over)),
+            last_lookup: LastLookup::default(),
             entries: self.clone(),
         });
         by_key.insert(entry.key.clone(), Arc::downgrade(&entry));

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, no_answer, overdue};
+use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, overdue};
 use crate::Loss;
 use crate::arbiter::Terms;
 use crate::backend::{AttemptId, BackendError, ErrorKind, Event, Lease, LeaseId};
@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How many keys, or leases, are cleaned up before something else gets its turn.
 const SLICE: usize = 32;
+/// How much later than the notification of its loss a lease that was lost at its deadline is ended on the server, where it may live
+/// on: who waits for the loss has this time to hear of it before another can get in.
+const HEAD_START: Duration = Duration::from_millis(100);
 /// How many leases of those that ended together are revoked at the same time.
 const CLEAN_UPS: usize = 64;
 
@@ -194,8 +197,13 @@ impl Core {
     ) -> Opening {
         let own = terms.wants_own_lease();
         let mut leases = self.leases.lock();
-        if !own && let Some(Session::Opening(opening)) = leases.session(terms.ttl) {
-            return opening.clone();
+        // Another may have come first, and be done by now.
+        match leases.session(terms.ttl).filter(|_| !own) {
+            Some(Session::Opening(opening)) => return opening.clone(),
+            Some(Session::Open(cell)) if cell.quiet_loss(self.now()).is_none() => {
+                return std::future::ready(Ok(cell.clone())).boxed().shared();
+            }
+            Some(Session::Open(_)) | None => {}
         }
         let (tell, told) = oneshot::channel::<Opened>();
         let opening: Opening = Hearing { core: self.clone(), told }.boxed().shared();
@@ -208,7 +216,7 @@ impl Core {
         let unconfirmed = Unconfirmed::new(self);
         self.keeper.spawn(async move {
             let limit = core.defaults.timeout;
-            let opened = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(no_answer(limit)));
+            let opened = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(core.no_answer(limit)));
             let opened = match opened {
                 Ok(lease) => Ok(core.keep_lease(lease, &terms)),
                 Err(error) => {
@@ -230,18 +238,30 @@ impl Core {
 
     fn keep_lease(self: &Arc<Self>, lease: Lease, terms: &Terms) -> Arc<LeaseCell> {
         let cell = Arc::new(LeaseCell::new(lease, terms.policy()));
+        let now = self.now();
+        let known = {
+            let mut leases = self.leases.lock();
+            let known = match leases.session(terms.ttl) {
+                Some(Session::Open(known)) if lease.session && known.quiet_loss(now).is_none() => Some(known.clone()),
+                _ => None,
+            };
+            if known.is_none() {
+                leases.keep(cell.clone(), now);
+                if !terms.wants_own_lease() {
+                    // What the backend does not share is for one of those who wait, and for no later one.
+                    leases.set_session(terms.ttl, lease.session.then(|| Session::Open(cell.clone())));
+                }
+            }
+            known
+        };
+        if let Some(known) = known {
+            // Two that began at the same time: one session is enough.
+            self.revoke(cell);
+            return known;
+        }
         if lease.session {
             let name = self.defaults.name.as_ref();
-            info!(target: "leasehold", name = name, lease:% = lease.id; "session established, TTL {:?}", lease.ttl);
-        }
-        let now = self.now();
-        {
-            let mut leases = self.leases.lock();
-            leases.keep(cell.clone(), now);
-            if !terms.wants_own_lease() {
-                // What the backend does not share is for one of those who wait, and for no later one.
-                leases.set_session(terms.ttl, lease.session.then(|| Session::Open(cell.clone())));
-            }
+            info!(target: "leasehold", name = name, lease:% = lease.id; "{name}: session {} established, TTL {:?}", lease.id, lease.ttl);
         }
         self.leases_changed.notify_one();
         self.keeper.rouse();
@@ -268,6 +288,11 @@ impl Core {
         }
     }
 
+    /// Has the keeper go round now.
+    pub(crate) fn look_after(&self) {
+        self.leases_changed.notify_one();
+    }
+
     /// A lease may be over sooner than it was to be looked after.
     pub(super) fn lease_is_due(&self, cell: &LeaseCell) {
         self.leases.lock().schedule(cell.id(), Timestamp::from_nanos(0));
@@ -286,24 +311,29 @@ impl Core {
         let answers = match tokio::time::timeout(limit, self.backend.renew(&leases)).await {
             Ok(answers) if answers.len() == leases.len() => answers,
             Ok(_) => vec![Err(BackendError::new(ErrorKind::Refused, "renewals without answers")); leases.len()],
-            Err(_) => vec![Err(no_answer(limit)); leases.len()],
+            Err(_) => vec![Err(self.no_answer(limit)); leases.len()],
         };
         let now = self.now();
         let outcome = |(cell, answer): (&Arc<LeaseCell>, Result<Lease, BackendError>)| match answer {
             Ok(proof) => {
                 self.counters.renewed();
+                cell.recovered();
                 cell.update(now, |renewal| renewal.renewed(proof, now));
                 Ok(())
             }
             Err(error) => {
                 self.counters.renewal_failed();
                 let name = self.defaults.name.as_ref();
-                debug!(target: "leasehold", name = name, lease:% = cell.id(); "renewal failed: {error}");
+                debug!(target: "leasehold", name = name, lease:% = cell.id(); "{name}: renewal of {} failed: {error}", cell.id());
+                cell.failed(&error);
                 cell.update(now, |renewal| renewal.failed(error.kind(), now));
                 Err(error)
             }
         };
-        let outcomes = cells.iter().zip(answers).map(outcome).collect();
+        let outcomes: Vec<_> = cells.iter().zip(answers).map(outcome).collect();
+        // Of a lease that is gone, the loss is reported.
+        let failures = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
+        self.report_renewals(failures.clone().find(|error| error.kind() != ErrorKind::LeaseLost));
         let mut leases = self.leases.lock();
         cells.iter().for_each(|cell| leases.schedule(cell.id(), now));
         drop(leases);
@@ -352,7 +382,7 @@ impl Core {
         let has_session = over.iter().any(|(cell, _)| cell.is_session());
         for (cell, cause) in over.iter().filter(|(cell, _)| cell.is_session()) {
             let name = self.defaults.name.as_ref();
-            warn!(target: "leasehold", name = name, lease:% = cell.id(); "session lost: {cause}");
+            warn!(target: "leasehold", name = name, lease:% = cell.id(); "{name}: session {} lost: {cause}{}", cell.id(), cell.because(*cause));
         }
         let core = self.clone();
         let unconfirmed = Unconfirmed::new(self);
@@ -363,8 +393,14 @@ impl Core {
             };
             core.purge_each(entries).await;
             // Whatever is left of them on the server goes as soon as the server can be reached.
+            let begun = tokio::time::Instant::now();
             let mut revoking = FuturesUnordered::new();
-            for (place, (cell, _)) in over.into_iter().enumerate() {
+            let at_deadline = |cause: Loss| matches!(cause, Loss::Expired | Loss::Unreachable);
+            let (later, at_once): (Vec<_>, Vec<_>) = over.into_iter().partition(|(_, cause)| at_deadline(*cause));
+            for (place, (cell, cause)) in at_once.into_iter().chain(later).enumerate() {
+                if at_deadline(cause) {
+                    tokio::time::sleep_until(begun + HEAD_START).await;
+                }
                 revoking.push(core.revoke_until_confirmed(cell));
                 if revoking.len() == CLEAN_UPS {
                     revoking.next().await;
@@ -402,7 +438,10 @@ impl Core {
         }
         self.counters.lost(cause);
         let (name, key, token) = (self.defaults.name.as_ref(), held.entry.key.as_ref(), held.first_token().get());
-        warn!(target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id(); "lock lost: {cause}");
+        warn!(
+            target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id();
+            "{name}: lock {key:?} lost (token {token}): {cause}{}", held.cell.because(cause)
+        );
     }
 
     fn on_events(self: &Arc<Self>, events: &[Event]) {
@@ -523,7 +562,7 @@ impl Watched for Core {
     }
 }
 
-fn closed() -> BackendError {
+pub(super) fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the manager is closed")
 }
 
@@ -531,7 +570,8 @@ fn closed() -> BackendError {
 /// again.
 pub(super) async fn supervise<F: Future<Output = ()>>(core: Arc<Core>, task: impl Fn(Arc<Core>) -> F) {
     while AssertUnwindSafe(task(core.clone())).catch_unwind().await.is_err() {
-        error!(target: "leasehold", name = core.defaults.name.as_ref(); "a background task panicked: all holds are lost");
+        let name = core.defaults.name.as_ref();
+        error!(target: "leasehold", name = name; "{name}: a background task panicked: all holds are lost");
         core.lose_all();
         tokio::time::sleep(LOOK).await;
     }
@@ -549,6 +589,7 @@ pub(super) async fn keep(core: Arc<Core>) {
             core.tell_overdue();
         }
         let changed = core.leases_changed.notified();
+        core.report_outage();
         core.nudge_contended();
         let (due, next) = core.look_after_leases();
         if !due.is_empty() {
@@ -557,7 +598,7 @@ pub(super) async fn keep(core: Arc<Core>) {
         }
         let pause = match next {
             Some(next) => next.since(core.now()).min(LOOK),
-            None if !core.contended.lock().is_empty() => LOOK,
+            None if !core.contended.lock().is_empty() || core.is_outage_logged() => LOOK,
             None => Duration::from_secs(3600),
         };
         let timer = std::pin::pin!(tokio::time::sleep(pause));
@@ -593,7 +634,8 @@ pub(super) async fn listen(core: Arc<Core>) {
                 backoff = Backoff::new();
             }
             Either::Left((Err(error), _)) => {
-                debug!(target: "leasehold", name = core.defaults.name.as_ref(); "no events: {error}");
+                let name = core.defaults.name.as_ref();
+                debug!(target: "leasehold", name = name; "{name}: no events: {error}");
                 let pause = std::pin::pin!(backoff.pause(&core));
                 if let Either::Right(_) = select(pause, &mut ended).await {
                     return;

@@ -7,9 +7,11 @@ mod entries;
 mod held;
 mod histogram;
 mod leases;
+mod lookup;
 mod overdue;
 mod release;
 mod stats;
+mod troubles;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,11 +28,12 @@ pub(crate) use self::entries::Entry;
 pub(crate) use self::held::{HeldGrant, Hold};
 pub use self::histogram::Histogram;
 pub(crate) use self::leases::LeaseFor;
+pub(crate) use self::lookup::FRESH;
 pub(crate) use self::release::Release;
 pub(crate) use self::stats::Counters;
 pub use self::stats::{Losses, Stats};
 use crate::arbiter::HandOver;
-use crate::backend::{AttemptId, Backend, BackendError, ErrorKind};
+use crate::backend::{AttemptId, Backend, BackendError};
 use crate::clock::{Clock, Timestamp};
 use crate::foreign::CatchingWaker;
 use crate::keeper::Keeper;
@@ -92,6 +95,7 @@ pub(crate) struct Core {
     contended: Mutex<Vec<std::sync::Weak<Entry>>>,
     strays: leases::Strays,
     outage: backoff::Outage,
+    troubles: troubles::Troubles,
     closed: AtomicBool,
     /// Whether the last manager has been dropped, though guards or handles may live.
     manager_gone: AtomicBool,
@@ -129,6 +133,7 @@ impl Core {
             contended: Mutex::default(),
             strays: leases::Strays::default(),
             outage: backoff::Outage::default(),
+            troubles: troubles::Troubles::default(),
             closed: AtomicBool::new(false),
             manager_gone: AtomicBool::new(false),
             ended: watch::Sender::new(false),
@@ -196,7 +201,7 @@ impl Core {
         WithinKeeper::new(self.keeper.clone(), async move {
             checked?;
             let limit = core.defaults.timeout;
-            let answer = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(no_answer(limit)));
+            let answer = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(core.no_answer(limit)));
             answer.map_err(|error| LockError::backend(key.as_deref(), operation, error))
         })
     }
@@ -264,10 +269,6 @@ impl Core {
         // The sender lives in self: no error to be had.
         let _ = ended.wait_for(|ended| *ended).await;
     }
-}
-
-pub(crate) fn no_answer(limit: Duration) -> BackendError {
-    BackendError::new(ErrorKind::Unreachable, format!("no answer from the server within {limit:?}"))
 }
 
 /// Counts something that the server has yet to confirm.

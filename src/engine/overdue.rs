@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::Core;
-use crate::Holder;
 use crate::arbiter::Overdue;
 use crate::report::warn;
 
@@ -12,6 +13,8 @@ use crate::report::warn;
 const LONG: Duration = Duration::from_secs(60);
 /// How often to look.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
+/// How long the server has to say who holds the key.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Logs each hold and each wait that has lasted for a minute, once.
@@ -21,28 +24,22 @@ impl Core {
             let Overdue { held, waited, own } = entry.arbiter().overdue(LONG, now);
             let (name, key) = (self.defaults.name.as_ref(), entry.key.as_ref());
             if held {
-                warn!(target: "leasehold", name = name, key = key; "held for over {LONG:?}");
+                warn!(target: "leasehold", name = name, key = key; "{name}: lock {key:?} held for over {LONG:?}");
             }
             if waited {
-                let (core, key) = (self.clone(), entry.key.clone());
+                let (core, entry) = (self.clone(), entry.clone());
                 self.keeper.spawn(async move {
-                    let holder = core.holder_of(&key).await;
-                    let holder = holder.as_ref().map_or_else(|| "somebody unknown".to_owned(), Holder::to_string);
-                    warn!(
-                        target: "leasehold", name = core.defaults.name.as_ref(), key = key.as_ref();
-                        "waited for over {LONG:?}, held by {holder}{}", if own { ", by another owner of the same task or thread" } else { "" }
-                    );
+                    let holder = match timeout(PATIENCE, core.look_up(&entry)).await {
+                        Ok(Ok(Some(holder))) => format!("held by {holder}"),
+                        Ok(Ok(None)) => "held by somebody unknown".to_owned(),
+                        Ok(Err(error)) => error.to_string(),
+                        Err(_) => core.no_answer(PATIENCE).to_string(),
+                    };
+                    let (name, key) = (core.defaults.name.as_ref(), entry.key.as_ref());
+                    let own = if own { ", by another owner of the same task or thread" } else { "" };
+                    warn!(target: "leasehold", name = name, key = key; "{name}: lock {key:?} waited for for over {LONG:?}, {holder}{own}");
                 });
             }
         }
-    }
-
-    /// Who holds the key: this process, or whoever the backend knows of.
-    pub(crate) async fn holder_of(self: &Arc<Self>, key: &str) -> Option<Holder> {
-        let held_here = self.entry(key).arbiter().is_held(self.now());
-        if held_here {
-            return Some((*self.holder).clone());
-        }
-        self.backend.inspect(key).await.ok().flatten().and_then(|info| info.holders.into_iter().next())
     }
 }

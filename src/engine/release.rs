@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::drop_wait::DropWait;
 use super::entries::KeyEffects;
-use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, no_answer};
+use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed};
 use crate::backend::{BackendError, Claim, ErrorKind};
 use crate::clock::Timestamp;
 use crate::foreign::{self, CatchingWaker};
@@ -103,14 +103,14 @@ impl Core {
                     return Err(held.expired(cause));
                 }
                 let answer = within(&core, deadline, core.backend.release(&held.grant)).await;
-                match answer.unwrap_or_else(|| Err(no_answer(core.defaults.timeout))) {
+                match answer.unwrap_or_else(|| Err(core.no_answer(core.defaults.timeout))) {
                     Ok(()) => {
                         core.counters.released();
                         let (name, key) = (core.defaults.name.as_ref(), held.entry.key.as_ref());
+                        let token = held.first_token().get();
                         debug!(
-                            target: "leasehold",
-                            name = name, key = key, token = held.first_token().get(), lease:% = held.cell.id();
-                            "released"
+                            target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id();
+                            "{name}: lock {key:?} released (token {token})"
                         );
                         return Ok(());
                     }
@@ -123,8 +123,12 @@ impl Core {
                         within(&core, deadline, backoff.pause(&core)).await;
                     }
                     Err(error) => {
-                        let key = held.entry.key.as_ref();
-                        warn!(target: "leasehold", name = core.defaults.name.as_ref(), key = key; "not released: {error}");
+                        let (name, key) = (core.defaults.name.as_ref(), held.entry.key.as_ref());
+                        let token = held.first_token().get();
+                        warn!(
+                            target: "leasehold", name = name, key = key, token = token;
+                            "{name}: lock {key:?} not released (token {token}): {error}"
+                        );
                         if error.kind() != ErrorKind::Closed {
                             // The session lives on, and the claim with it.
                             core.keep_releasing(held.clone());
@@ -202,11 +206,12 @@ impl Core {
         loop {
             // A backend may wait for an answer for ever.
             let limit = self.defaults.timeout;
-            match tokio::time::timeout(limit, clean_up()).await.unwrap_or_else(|_| Err(no_answer(limit))) {
+            match tokio::time::timeout(limit, clean_up()).await.unwrap_or_else(|_| Err(self.no_answer(limit))) {
                 Ok(()) => return,
                 Err(error) if matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Closed) => return,
                 Err(error) => {
-                    debug!(target: "leasehold", name = self.defaults.name.as_ref(); "clean-up to be repeated: {error}");
+                    let name = self.defaults.name.as_ref();
+                    debug!(target: "leasehold", name = name; "{name}: clean-up to be repeated: {error}");
                 }
             }
             // A renewal whose answer was lost may have prolonged it by one TTL beyond what is known here.

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::{LossFlag, Policy, Renewal, Signal, Step};
 use crate::Loss;
-use crate::backend::{Lease, LeaseId};
+use crate::backend::{BackendError, Lease, LeaseId};
 use crate::clock::Timestamp;
 
 /// One lease, shared by the keeper and all who hold something on it.
@@ -21,6 +21,8 @@ pub(crate) struct LeaseCell {
     lost: LossFlag,
     renewal: Mutex<Renewal>,
     policy: Policy,
+    /// Why the last renewal failed, if it did.
+    failure: Mutex<Option<BackendError>>,
     pub(crate) signal: Signal,
 }
 
@@ -35,6 +37,7 @@ impl LeaseCell {
             lost: LossFlag::default(),
             renewal: Mutex::new(renewal),
             policy,
+            failure: Mutex::new(None),
             signal: Signal::default(),
         }
     }
@@ -54,6 +57,23 @@ impl LeaseCell {
 
     pub(crate) fn policy(&self) -> Policy {
         self.policy
+    }
+
+    /// A renewal has failed.
+    pub(crate) fn failed(&self, error: &BackendError) {
+        *self.failure.lock() = Some(error.clone());
+    }
+
+    /// A renewal has succeeded.
+    pub(crate) fn recovered(&self) {
+        *self.failure.lock() = None;
+    }
+
+    /// What to add to a loss for this cause: why it was not renewed.
+    pub(crate) fn because(&self, cause: Loss) -> String {
+        let failure = self.failure.lock().clone();
+        let failure = failure.filter(|_| matches!(cause, Loss::Expired | Loss::Unreachable));
+        failure.map(|error| format!("; the last renewal failed: {error}")).unwrap_or_default()
     }
 
     /// The lease as it was last proven.

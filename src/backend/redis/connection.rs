@@ -28,8 +28,9 @@ use super::line::{Line, Link};
 use super::link::Target;
 use super::looks::Looks;
 use super::scripts::{self, By, Kind, Part, Placed, Scripts};
+use crate::backend::health::Health;
 use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp};
-use crate::report::{debug, info};
+use crate::report::debug;
 
 /// How many calls that take and as many that give back may be under way. With two, what is given back never delays what is taken.
 const WINDOW: usize = 2;
@@ -39,6 +40,14 @@ const OTHERS: usize = 4;
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How often the server is asked for a sign of life when nothing else is.
 const PULSE: Duration = Duration::from_secs(2);
+
+/// What may fail apart from the rest: to connect, and each kind of calls.
+const SORTS: usize = 1 + Kind::ALL.len();
+const CONNECTING: usize = 0;
+
+fn sort(kind: Kind) -> usize {
+    1 + kind as usize
+}
 
 /// A call under way.
 struct Call {
@@ -102,6 +111,7 @@ pub(super) struct Connection {
     jobs: Jobs,
     commands: Mutex<VecDeque<(Cmd, oneshot::Sender<Result<Value>>)>>,
     bell: Notify,
+    health: Health<SORTS>,
     /// How long an answer may take, in nanoseconds.
     patience: AtomicU64,
     last_call: AtomicU64,
@@ -133,6 +143,7 @@ impl Connection {
             jobs: Jobs::default(),
             commands: Mutex::default(),
             bell: Notify::new(),
+            health: Health::default(),
             patience: AtomicU64::new(nanos(PATIENCE)),
             last_call: AtomicU64::new(0),
         }
@@ -141,6 +152,11 @@ impl Connection {
     /// The server, for errors.
     pub(super) fn server(&self) -> &str {
         &self.server
+    }
+
+    /// Why it does not serve at the moment.
+    pub(super) fn outage(&self) -> Option<BackendError> {
+        self.health.failure()
     }
 
     /// Learns of a TTL in use: a dead connection has to be noticed early enough to renew on another one.
@@ -236,12 +252,14 @@ impl Connection {
             let begun = Instant::now();
             let (under_way, broken) = self.serve(&link.connection).await;
             debug!(target: "leasehold::redis", "{broken}");
+            self.health.failed(CONNECTING, &broken);
             self.take_back(under_way);
             if begun.elapsed() > PATIENCE {
                 backoff = Backoff::default();
             }
             link = self.reopen(&line, link.number, &mut backoff).await;
-            info!(target: "leasehold::redis", "connected again to redis at {}", self.server);
+            debug!(target: "leasehold::redis", "connected again to redis at {}", self.server);
+            self.health.served(CONNECTING);
             self.looks.at_all();
         }
     }
@@ -253,6 +271,7 @@ impl Connection {
                 Ok(link) => return link,
                 Err(error) => {
                     debug!(target: "leasehold::redis", "{error}");
+                    self.health.failed(CONNECTING, &error);
                     if error.kind() != ErrorKind::Unreachable {
                         // Nothing that passes while somebody waits for it.
                         self.jobs.fail(&error);
@@ -407,6 +426,7 @@ impl Connection {
         }
         let Some(error) = refused else {
             self.jobs.served(kind);
+            self.health.served(sort(kind));
             return Ok(None);
         };
         self.put_off(kind, later, &error);
@@ -417,6 +437,7 @@ impl Connection {
     /// The server has refused this for now, and done nothing.
     fn put_off(&self, kind: Kind, jobs: Vec<Job>, error: &BackendError) {
         debug!(target: "leasehold::redis", "to be asked again: {error}");
+        self.health.failed(sort(kind), error);
         // Several times within the third of the shortest TTL, which a renewal has.
         self.jobs.put_off(kind, jobs, self.patience() / 4);
     }

@@ -72,7 +72,7 @@ pub(crate) use self::names::side;
 use self::replicas::Replicas;
 use self::scripts::Scripts;
 use self::wake::Subscription;
-use super::{Backend, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
+use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
 /// Longer than anybody waits, and short enough to be added to a time.
@@ -292,6 +292,10 @@ impl Backend for Redis {
 
     fn evict<'a>(&'a self, key: &'a str, _key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
         async move { self.open_shared()?.evict(key).await }.boxed()
+    }
+
+    fn outage(&self) -> Option<BackendError> {
+        self.shared.connection.outage()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {

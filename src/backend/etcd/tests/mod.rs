@@ -153,9 +153,19 @@ impl Client {
     }
 
     async fn get(&self, key: &str, mode: Mode) -> Grant {
-        let claim = self.claim(key, mode);
-        let granted = tokio::time::timeout(LIMIT, self.etcd.acquire(&claim, true)).await;
-        granted.expect("not granted").unwrap().unwrap()
+        let granted = tokio::time::timeout(LIMIT, async {
+            loop {
+                let claim = self.claim(key, mode);
+                match self.etcd.acquire(&claim, true).await {
+                    // The outcome is unknown: settled, and tried again.
+                    Err(error) if error.kind() == ErrorKind::Unreachable => {
+                        while self.etcd.settle(&claim).await.is_err() {}
+                    }
+                    granted => return granted,
+                }
+            }
+        });
+        granted.await.expect("not granted").unwrap().unwrap()
     }
 
     pub(super) async fn lock(&self, key: &str) -> Grant {

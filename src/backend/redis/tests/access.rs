@@ -361,7 +361,8 @@ fn a_lock_that_too_few_replicas_have_is_given_back() {
         assert!(!master.run::<bool>("EXISTS lock:k"));
 
         let replica = Server::start_with(&["--replicaof", "127.0.0.1", &port.to_string()]);
-        while !replica.run::<String>("INFO replication").contains("master_link_status:up") {
+        // Up as the replica sees it is not enough: the master has to count it among those that confirm.
+        while !master.run::<String>("INFO replication").contains("state=online") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let client = Client::with(wanted()).await;
