@@ -240,7 +240,7 @@ impl Waiter {
             }
         };
         let own = entry.arbiter().is_held_beside(&self.owner, life.now());
-        Err(LockError::Timeout { key: key.into(), after: limit, holder, own, source })
+        Err(LockError::Timeout { key: key.into(), after: limit, holder, own, source: source.map(Box::new) })
     }
 
     async fn acquire(&mut self, mut attempt: Option<Attempt>) -> Acquired {

@@ -40,7 +40,7 @@ pub enum LockError {
         own: bool,
         /// What stood in the way, where it was the server and not a holder: the last failure of an attempt that was tried again, or
         /// why the server does not answer.
-        source: Option<BackendError>,
+        source: Option<Box<BackendError>>,
     },
     /// This manager does not hold the key.
     #[error("lock {key:?} is not held by this manager")]
@@ -180,7 +180,7 @@ fn held_by(holder: &Option<Holder>) -> String {
     holder.as_ref().map(|holder| format!(", held by {holder}")).unwrap_or_default()
 }
 
-fn because(source: &Option<BackendError>) -> String {
+fn because(source: &Option<Box<BackendError>>) -> String {
     source.as_ref().map(|error| format!("; {error}")).unwrap_or_default()
 }
 

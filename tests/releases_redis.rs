@@ -113,7 +113,11 @@ fn unlock_in_the_dark(
     meanwhile(&proxy);
     at(3);
     let (done, outcome) = channel();
-    std::thread::spawn(move || done.send((guard.unlock().wait(), start.elapsed())));
+    std::thread::spawn(move || {
+        let outcome = guard.unlock().wait();
+        // Received, or the test has failed.
+        let _ = done.send((outcome, start.elapsed()));
+    });
     let (outcome, took) = outcome.recv_timeout(TTL + PATIENCE).expect("unlock() ends");
     drop(other);
     proxy.heal();

@@ -76,7 +76,10 @@ impl Redis {
         let port = self.address.port().to_string();
         let replica = Self::start_with(&["--replicaof", "127.0.0.1", &port]);
         super::eventually("the replica is up to date", || {
-            replica.cli(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+            let is_up = replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
+            // The master has to count it among those that confirm.
+            let is_online = self.cli(&["INFO", "replication"]).contains("state=online");
+            (is_up && is_online).then_some(())
         });
         replica
     }

@@ -17,7 +17,8 @@ use super::route::{self, Route};
 use super::txn::{self, Freshness};
 use super::{Options, failure};
 use crate::backend::pool::Pool;
-use crate::backend::{ErrorKind, Result};
+use crate::backend::health::Health;
+use crate::backend::{BackendError, ErrorKind, Result};
 
 /// How much later than its deadline an attempt to connect may tell what came of it.
 const AFTER: Duration = Duration::from_millis(50);
@@ -105,6 +106,7 @@ pub(super) struct Connection {
     timeout: Duration,
     tokens: Arc<Tokens>,
     history: History,
+    health: Health<1>,
     /// How many operations go in one transaction at most.
     most: AtomicUsize,
 }
@@ -131,7 +133,8 @@ impl Connection {
 
     fn new(handle: Handle, route: Arc<Route>, endpoints: String, many: bool, timeout: Duration) -> Self {
         let (tokens, history) = (Arc::default(), History::default());
-        Self { handle, route, endpoints, many, timeout, tokens, history, most: AtomicUsize::new(MOST) }
+        let health = Health::default();
+        Self { handle, route, endpoints, many, timeout, tokens, history, health, most: AtomicUsize::new(MOST) }
     }
 
     /// Connects to a server that answers, unless a manager with the same settings has done so.
@@ -174,6 +177,11 @@ impl Connection {
         let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
         let route = Route::open(options, handle.clone(), deadline).await?;
         Ok(Self::new(handle.clone(), route, endpoints, many, timeout))
+    }
+
+    /// Returns why the server does not serve at the moment.
+    pub(super) fn outage(&self) -> Option<BackendError> {
+        self.health.failure()
     }
 
     /// Returns how many operations go in one transaction at most.
@@ -252,9 +260,22 @@ impl Connection {
     }
 
     /// Sends one request from a task of the keeper and waits for its answer up to `limit`.
-    ///
-    /// The limit is ours: etcd-client's own one would end streams too.
     async fn exchange<T>(
+        &self,
+        limit: Duration,
+        header: Header<T>,
+        request: impl Future<Output = std::result::Result<T, Error>>,
+    ) -> Result<T> {
+        let answer = self.ask(limit, header, request).await;
+        match &answer {
+            Err(error) if error.kind() == ErrorKind::Unreachable => self.health.failed(0, error),
+            _ => self.health.served(0),
+        }
+        answer
+    }
+
+    /// The limit is ours: etcd-client's own one would end streams too.
+    async fn ask<T>(
         &self,
         limit: Duration,
         header: Header<T>,

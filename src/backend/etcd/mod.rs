@@ -43,7 +43,7 @@ use self::session::Sessions;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
 use self::watch::Hub;
-use super::{Backend, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
+use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
 /// etcd counts leases in seconds.
@@ -275,6 +275,10 @@ impl Backend for Etcd {
 
     fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
         async move { self.open_shared()?.evict(key, key_only).await }.boxed()
+    }
+
+    fn outage(&self) -> Option<BackendError> {
+        self.shared.read().as_ref().and_then(|shared| shared.connection.outage())
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
