@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, poll_fn, select};
+use tokio::task::coop::RestoreOnPending;
 
 use crate::arbiter::{Cancelled, Decision, Ticket, Turn};
 use crate::backend::{BackendError, Claim, ErrorKind, Grant};
@@ -14,7 +15,7 @@ use crate::engine::{Backoff, Core, Entry, FRESH, HeldGrant, Hold, LeaseFor, Life
 use crate::foreign::{self, CatchingWaker};
 use crate::guard::LockGuard;
 use crate::lease::{LeaseCell, Listener};
-use crate::owner::Owner;
+use crate::owner::{self, Owner};
 use crate::report::debug;
 use crate::request::Options;
 use crate::{LockError, Loss, Result};
@@ -61,23 +62,34 @@ impl Future for Acquisition {
     type Output = Acquired;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
         let this = self.get_mut();
-        if let State::Start(..) = this.state
-            && let State::Start(start) = std::mem::replace(&mut this.state, State::Done)
+        let Poll::Ready(budget) = owner::proceed(cx) else { return Poll::Pending };
+        let polled = this.advance(cx);
+        if polled.is_ready() {
+            budget.inspect(RestoreOnPending::made_progress);
+        }
+        polled
+    }
+}
+
+impl Acquisition {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Acquired> {
+        if let State::Start(..) = self.state
+            && let State::Start(start) = std::mem::replace(&mut self.state, State::Done)
         {
-            match start.poll(&this.life, cx, &mut this.catching) {
+            match start.poll(&self.life, cx, &mut self.catching) {
                 Ok(Started::Done(guard)) => return Poll::Ready(Ok(guard)),
-                Ok(Started::Waiting(waiting)) => this.state = State::Waiting(waiting),
+                Ok(Started::Waiting(waiting)) => self.state = State::Waiting(waiting),
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        let State::Waiting(waiting) = &mut this.state else { return Poll::Pending };
-        let _within = match this.life.keeper.enter() {
+        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
+        let _within = match self.life.keeper.enter() {
             Ok(within) => within,
             Err(error) => return Poll::Ready(Err(error)),
         };
-        let polled = this.catching.poll(cx, |cx| waiting.as_mut().poll(cx));
+        let polled = self.catching.poll(cx, |cx| waiting.as_mut().poll(cx));
         if polled.is_ready() {
-            this.state = State::Done;
+            self.state = State::Done;
         }
         polled
     }

@@ -15,7 +15,7 @@ use tokio::task;
 
 pub(crate) use self::caller::{Caller, OwnerSource};
 pub(crate) use self::scope::Scope;
-pub(crate) use self::wakers::{is_waker_known, learn};
+pub(crate) use self::wakers::{is_waker_known, learn, proceed};
 use crate::{blocking, foreign};
 
 /// The owner of a hold: the one that may lock the same key again without waiting.

@@ -4,9 +4,9 @@
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::{FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -556,4 +556,23 @@ fn a_poll_is_enough_for_what_is_free() {
         Poll::Ready(())
     }));
     current_thread().block_on(async { yield_now().await });
+}
+
+#[test]
+fn a_loop_that_never_waits_lets_other_tasks_run() {
+    for nested in [false, true] {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let manager = LockManager::memory();
+            let _outer = if nested { Some(manager.lock("k").await.unwrap()) } else { None };
+            let seen = Arc::new(AtomicBool::new(false));
+            let other = seen.clone();
+            tokio::spawn(async move { other.store(true, Ordering::SeqCst) });
+            let begun = Instant::now();
+            while !seen.load(Ordering::SeqCst) {
+                drop(manager.lock("k").await.unwrap());
+                assert!(begun.elapsed() < Duration::from_secs(10), "the other task never ran (nested: {nested})");
+            }
+        });
+    }
 }

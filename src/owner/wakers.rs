@@ -10,6 +10,7 @@ use std::task::{Context, Poll, RawWakerVTable, Waker};
 
 use futures::stream::{FuturesUnordered, Stream};
 use tokio::runtime::Runtime;
+use tokio::task::coop::{self, RestoreOnPending};
 
 use crate::blocking;
 
@@ -32,6 +33,13 @@ pub(crate) fn learn(runtime: &Runtime) {
 pub(super) fn is_of_tokio(waker: &Waker) -> bool {
     let table = waker.vtable();
     TOKIO.get().is_some_and(|known| known.iter().any(|known| std::ptr::eq(*known, table) || **known == *table))
+}
+
+/// Takes part in the cooperative budget of tokio's tasks, as tokio's own locks do: a loop that never has to wait lets others run.
+///
+/// Not where something else polls inside of a task: an executor that blocks there would wait for ever for a new budget.
+pub(crate) fn proceed(cx: &mut Context<'_>) -> Poll<Option<RestoreOnPending>> {
+    if is_of_tokio(cx.waker()) { coop::poll_proceed(cx).map(Some) } else { Poll::Ready(None) }
 }
 
 /// Whether this is tokio's waker or our own, which do not panic.
