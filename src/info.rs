@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::FencingToken;
+use crate::display::Printable;
 
 /// How a key is held: by one owner, or together with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +43,7 @@ impl Holder {
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (pid {} on {})", self.name, self.pid, self.host)
+        write!(f, "{} (pid {} on {})", Printable(&self.name), self.pid, Printable(&self.host))
     }
 }
 

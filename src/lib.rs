@@ -14,6 +14,7 @@ mod builder;
 mod clock;
 #[cfg(feature = "config")]
 mod config;
+mod display;
 mod engine;
 mod error;
 mod fence;
@@ -43,6 +44,7 @@ pub use builder::LockManagerBuilder;
 #[cfg(feature = "config")]
 #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
 pub use config::Config;
+pub use display::Printable;
 pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};
 #[cfg(feature = "redis")]
