@@ -54,7 +54,7 @@ pub use fence::{FenceGate, StaleToken};
 pub use force::ForceUnlock;
 pub use guard::{LockGuard, Lost, Run};
 pub use guards::{Guards, LockGuards};
-pub use info::{Eviction, Holder, LockInfo, Loss, Mode};
+pub use info::{ClaimId, Eviction, Holder, LockInfo, Loss, Mode};
 pub use lock::Lock;
 pub use manager::LockManager;
 pub use owner::Owner;
