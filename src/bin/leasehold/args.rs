@@ -90,8 +90,8 @@ Exit status:
   that of the command, 128 + n if signal n ended it
   120  the lock was lost while the command ran
   121  --try: somebody else holds the lock
-  122  --timeout: the lock was not free in time
-  123  anything else: no server, a wrong password, a wrong key
+  122  --timeout: somebody else held the lock all the time
+  123  anything else: no server, also while it waited, a wrong password, a wrong key
   125  wrong arguments
   126  the command cannot be run, 127 there is no such command
 
@@ -109,7 +109,7 @@ pub(crate) struct Run {
     #[arg(long = "try", conflicts_with = "timeout")]
     pub(crate) attempt: bool,
 
-    /// Wait no longer than this, then exit with 122.
+    /// Wait no longer than this, then exit with 122, or with 123 if the server does not answer.
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 

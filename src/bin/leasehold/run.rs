@@ -1,5 +1,6 @@
 //! `leasehold run`: a command under a lock.
 
+use std::error::Error;
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -22,7 +23,8 @@ pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
                 say(format_args!("{}: somebody else holds the lock", Printable(&args.key)));
                 return Ok(exit::BUSY);
             }
-            Err(error @ LockError::Timeout { .. }) => {
+            // With a source, it was the server that did not answer.
+            Err(error @ LockError::Timeout { .. }) if error.source().is_none() => {
                 say(error);
                 return Ok(exit::TIMEOUT);
             }
