@@ -9,7 +9,7 @@ use redis::Value;
 use super::names::Name;
 use super::scripts::{self, Part};
 use super::{Shared, failure, token};
-use crate::backend::{Evict, Result};
+use crate::backend::{ErrorKind, Evict, Result};
 use crate::{ClaimId, Eviction, FencingToken, Holder, LockInfo, Mode};
 
 /// How many names the server looks at in one step of a list.
@@ -45,7 +45,11 @@ impl Shared {
             let parts = names.iter().map(|(_, name)| Part::Inspect(name.clone())).collect();
             let answers = self.connection.request(parts).await;
             for ((key, _), answer) in names.iter().zip(answers) {
-                locks.extend(self.info(key, answer?)?);
+                match answer {
+                    // One that others have spoilt must not hide the rest.
+                    Err(error) if error.kind() == ErrorKind::Incompatible => locks.push(spoilt(key)),
+                    answer => locks.extend(self.info(key, answer?)?),
+                }
             }
         }
         Ok(locks)
@@ -127,6 +131,13 @@ impl Seen {
         }
         Some(info)
     }
+}
+
+/// What is known of a lock beside which there is something of another type than ours.
+fn spoilt(key: &str) -> LockInfo {
+    let mut info = LockInfo::new(key, Mode::Exclusive);
+    info.foreign = true;
+    info
 }
 
 /// Who a word is of, if it says.

@@ -23,6 +23,25 @@ fn what_stands_at_the_key_that_is_no_lock_is_left_alone() {
 }
 
 #[test]
+fn a_lock_that_is_spoilt_does_not_hide_the_others() {
+    run(async {
+        let server = Server::start();
+        let (client, other) = (Client::new(&server).await, Client::new(&server).await);
+        let (good, _spoilt) = (client.lock("good").await, client.lock("spoilt").await);
+        let waiting = other.claim("spoilt", Mode::Exclusive);
+        let waiting = other.redis.acquire(&waiting, true);
+        tokio::select! { _ = waiting => panic!("busy"), () = client.queued("spoilt", 1) => {} }
+        let lives = server.run::<Vec<String>>("KEYS *%lives:lock:spoilt").remove(0);
+        server.run::<()>(&format!("SET {lives} text"));
+        assert_eq!(kind(client.redis.inspect("spoilt").await), ErrorKind::Incompatible);
+        let listed = client.redis.list("").await.unwrap();
+        let keys: Vec<_> = listed.iter().map(|info| (&*info.key, info.foreign)).collect();
+        assert_eq!(keys, [("good", false), ("spoilt", true)]);
+        client.release(&good).await;
+    });
+}
+
+#[test]
 fn other_clients_exclude_and_are_excluded() {
     run(async {
         let server = Server::start();
