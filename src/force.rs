@@ -66,7 +66,7 @@ impl ForceUnlock {
     /// is, on Redis, one of a foreign client that always writes the same value.
     ///
     /// It fails with [`LockError::InvalidConfig`] if `info` is about another key, and with [`LockError::Unsupported`] if it names no
-    /// claims, since the backend cannot tell one from another.
+    /// claims, since what is there is no lock, or the backend cannot tell one claim from another.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -86,7 +86,7 @@ impl ForceUnlock {
                 return Err(LockError::config(format!("expecting: {:?} is not {key:?}", Printable(&info.key))));
             }
             if info.claims.is_empty() {
-                let what = format!("expecting: {} does not tell one claim from another", self.life.backend.kind());
+                let what = format!("expecting: {} does not say which claim holds {key:?}", self.life.backend.kind());
                 return Err(LockError::Unsupported { what });
             }
             Ok(key)

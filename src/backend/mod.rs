@@ -119,7 +119,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Box::pin(std::future::pending())
     }
 
-    /// Returns who holds `key`, or `None` if nobody does.
+    /// Returns who holds `key`, or `None` if nobody does. [`LockInfo::claims`] is what [`evict`](Self::evict) compares.
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>>;
 
     /// Returns all locks that are held whose keys begin with `prefix`, in the order of their keys.

@@ -141,6 +141,26 @@ fn an_eviction_of_the_key_alone_leaves_the_lease() {
 }
 
 #[test]
+fn an_eviction_leaves_the_lease_of_a_claim_that_is_released_meanwhile() {
+    run(async {
+        let server = Server::start().await;
+        let (a, b) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
+        let held = a.lock("k").await;
+        // So many keys are on the lease that they take a while to be read.
+        let others: Vec<_> = (0..3000).map(|n| format!("other-{n}")).collect();
+        futures::future::join_all(others.iter().map(|key| a.lock(key))).await;
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            a.release(&held).await;
+        };
+        let everyone = Evict::default();
+        let (eviction, ()) = tokio::join!(b.etcd.evict("k", &everyone), release);
+        assert_eq!(eviction.unwrap().released.len(), 0);
+        a.etcd.renew(&[a.lease]).await.remove(0).unwrap();
+    });
+}
+
+#[test]
 fn an_eviction_takes_all_readers_and_what_has_no_lease() {
     run(async {
         let server = Server::start().await;
