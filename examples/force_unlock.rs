@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::LockManager;
+use leasehold::{LockManager, Printable};
 use tokio::time::{sleep, timeout};
 
 #[tokio::main]
@@ -18,7 +18,8 @@ async fn main() -> leasehold::Result<()> {
     println!("What is locked:");
     for info in admin.list("import/").await? {
         let holders: Vec<_> = info.holders.iter().map(ToString::to_string).collect();
-        println!("  {:20} {:?}, held by {}", info.key, info.mode, holders.join(", "));
+        // Anybody may have named a key so that it moves a terminal's cursor.
+        println!("  {:20} {:?}, held by {}", Printable(&info.key).to_string(), info.mode, holders.join(", "));
     }
 
     // Just this one: the others of the same manager stay.

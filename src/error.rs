@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{BackendError, ErrorKind};
+use crate::display::Printable;
 use crate::info::{Holder, Loss};
 
 /// A `Result` whose error is a [`LockError`] unless said otherwise.
@@ -26,7 +27,7 @@ pub type Result<T, E = LockError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum LockError {
     /// The lock was not free in time.
-    #[error("lock {key:?} not acquired within {after:?}{}{}{}", held_by(.holder), if *.own { OWN } else { "" }, because(.source))]
+    #[error("lock {:?} not acquired within {after:?}{}{}{}", Printable(.key), held_by(.holder), if *.own { OWN } else { "" }, because(.source))]
     #[non_exhaustive]
     Timeout {
         /// The key.
@@ -43,14 +44,14 @@ pub enum LockError {
         source: Option<Box<BackendError>>,
     },
     /// This manager does not hold the key.
-    #[error("lock {key:?} is not held by this manager")]
+    #[error("lock {:?} is not held by this manager", Printable(.key))]
     #[non_exhaustive]
     NotHeld {
         /// The key.
         key: String,
     },
     /// The owner holds the key already, in a way that excludes what it asks for.
-    #[error("lock {key:?} is already held: {reason}")]
+    #[error("lock {:?} is already held: {reason}", Printable(.key))]
     #[non_exhaustive]
     AlreadyHeld {
         /// The key.
@@ -59,7 +60,7 @@ pub enum LockError {
         reason: &'static str,
     },
     /// The hold was lost.
-    #[error("lock {key:?} was lost: {cause}")]
+    #[error("lock {:?} was lost: {cause}", Printable(.key))]
     #[non_exhaustive]
     Expired {
         /// The key.
@@ -67,8 +68,8 @@ pub enum LockError {
         /// Why.
         cause: Loss,
     },
-    /// The key is not 1 to 1,024 bytes of UTF-8 without control characters.
-    #[error("invalid key {:?}: {reason}", shortened(.key))]
+    /// The key is not 1 to 1,024 bytes of UTF-8 without control characters, those of bidirectional text included.
+    #[error("invalid key {:?}: {reason}", Printable(.key))]
     #[non_exhaustive]
     InvalidKey {
         /// The key.
@@ -100,7 +101,7 @@ pub enum LockError {
         what: String,
     },
     /// The server refused or could not be reached.
-    #[error("cannot {operation}{}: {reason}", of_key(.key))]
+    #[error("cannot {operation}{}: {}", of_key(.key), Printable(.reason))]
     #[non_exhaustive]
     Backend {
         /// The key, where there is one.
@@ -163,13 +164,10 @@ impl LockError {
             ErrorKind::Closed => Self::closed(key, operation),
             ErrorKind::Misconfigured => Self::config(error.to_string()),
             ErrorKind::Unsupported => Self::Unsupported { what: error.to_string() },
-            kind => Self::Backend {
-                key: key.map(Into::into),
-                operation,
-                kind,
-                reason: error.to_string(),
-                cause: error.into_cause(),
-            },
+            kind => {
+                let (reason, cause) = error.into_parts();
+                Self::Backend { key: key.map(Into::into), operation, kind, reason, cause }
+            }
         }
     }
 }
@@ -185,12 +183,7 @@ fn because(source: &Option<Box<BackendError>>) -> String {
 }
 
 fn of_key(key: &Option<String>) -> String {
-    key.as_ref().map(|key| format!(" {key:?}")).unwrap_or_default()
-}
-
-fn shortened(key: &str) -> String {
-    const SHOWN: usize = 64;
-    if key.chars().count() <= SHOWN { key.into() } else { key.chars().take(SHOWN).chain(['…']).collect() }
+    key.as_ref().map(|key| format!(" {:?}", Printable(key))).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -209,9 +202,28 @@ mod tests {
     }
 
     #[test]
-    fn long_keys_are_cut_in_the_text_only() {
-        let error = crate::key::check(&"k".repeat(5000)).unwrap_err();
-        assert!(error.to_string().len() < 200);
-        assert_eq!(error.key().map(str::len), Some(5000));
+    fn what_others_have_written_is_escaped_and_cut_in_the_text_only() {
+        let hostile = format!("\u{1b}[2J\n\u{202e}{}", "x".repeat(1 << 20));
+        let holder = Holder::new(hostile.clone(), hostile.clone(), 7);
+        let refused = |kind| LockError::backend(Some(&hostile), "lock", BackendError::new(kind, hostile.clone()));
+        let (key, after) = (hostile.clone(), Duration::ZERO);
+        for error in [
+            LockError::Timeout { key: key.clone(), after, holder: Some(holder), own: true, source: None },
+            LockError::NotHeld { key: key.clone() },
+            LockError::AlreadyHeld { key: key.clone(), reason: "shared" },
+            LockError::Expired { key: key.clone(), cause: Loss::Revoked },
+            crate::key::check(&key).unwrap_err(),
+            refused(ErrorKind::Closed),
+            refused(ErrorKind::Misconfigured),
+            refused(ErrorKind::Unsupported),
+            refused(ErrorKind::Refused),
+        ] {
+            let text = error.to_string();
+            assert!(text.len() < 1000 && text.contains(r"\u{1b}[2J\u{a}\u{202e}xxx"), "{text}");
+            assert!(!crate::display::has_control(&text), "{text:?}");
+            assert!(error.key().is_none_or(|whole| whole == key));
+        }
+        let LockError::Backend { reason, .. } = refused(ErrorKind::Denied) else { panic!("another error") };
+        assert_eq!(reason, hostile);
     }
 }

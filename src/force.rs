@@ -5,21 +5,26 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 
+use crate::backend::Evict;
+use crate::display::Printable;
 use crate::engine::Life;
 use crate::pending::Pending;
 use crate::report::warn;
-use crate::{Eviction, Result};
+use crate::{Eviction, LockError, LockInfo, Result};
 
 /// A lock to be taken away from whoever holds it: an administrator's last resort. `.await` it, or [`wait`](Self::wait) for it.
 ///
-/// The holder's lease is revoked. On etcd that ends *all* holds of its manager that have the same TTL: [`Eviction`] names them.
+/// Whatever holds the lock when the call reaches the server loses it; [`expecting`](Self::expecting) takes it only from the holder that
+/// was seen before. The holder's lease is revoked. On etcd that ends *all* holds of its manager that have the same TTL:
+/// [`Eviction`] names them.
 /// [`key_only`](Self::key_only) takes away just this key; holds that are [`isolated`](crate::LockRequest::isolated) have a
 /// lease of their own anyway. The holder learns of it within 200 ms; until then both may believe that they hold the lock, and
 /// the [`FencingToken`](crate::FencingToken) tells who is right. A free key is no error.
 ///
 /// # Errors
 ///
-/// [`InvalidKey`](crate::LockError::InvalidKey) before any I/O; [`Backend`](crate::LockError::Backend) if the server does not answer
+/// [`InvalidKey`](crate::LockError::InvalidKey), and [`InvalidConfig`](crate::LockError::InvalidConfig) and
+/// [`Unsupported`](crate::LockError::Unsupported) for what is [expected](Self::expecting), before any I/O; [`Backend`](crate::LockError::Backend) if the server does not answer
 /// within the manager's timeout, then the lock may have been taken away or not; [`Closed`](crate::LockError::Closed).
 ///
 /// # Cancel safety
@@ -39,17 +44,54 @@ use crate::{Eviction, Result};
 pub struct ForceUnlock {
     life: Arc<Life>,
     key: Result<Arc<str>>,
-    key_only: bool,
+    evict: Evict,
 }
 
 impl ForceUnlock {
     pub(crate) fn new(life: Arc<Life>, key: Result<Arc<str>>) -> Self {
-        Self { life, key, key_only: false }
+        Self { life, key, evict: Evict::default() }
     }
 
     /// Takes away just this key's claim, if it is still the one that was seen.
     pub fn key_only(mut self) -> Self {
-        self.key_only = true;
+        self.evict.key_only = true;
+        self
+    }
+
+    /// Takes the lock away only from those who held it when `info` was asked for, who were shown to somebody who has decided since.
+    ///
+    /// The server compares and removes in one step. If none of them holds the lock any more, nothing happens, whoever holds it now, and
+    /// the [`Eviction`] is empty; of those who share a lock, the ones that came later stay. On etcd, a lease is only revoked if its
+    /// claim was still there. A hold that was handed over to another task of the same process is still the one that was seen, and so
+    /// is, on Redis, one of a foreign client that always writes the same value.
+    ///
+    /// It fails with [`LockError::InvalidConfig`] if `info` is about another key, and with [`LockError::Unsupported`] if it names no
+    /// claims, since what is there is no lock, or the backend cannot tell one claim from another.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # let (holder, admin) = (leasehold::LockManager::connect("memory://desk").await?, leasehold::LockManager::connect("memory://desk").await?);
+    /// let stuck = holder.lock("k").await?;
+    /// let seen = admin.info("k").await?.expect("held");
+    /// // While somebody thinks about it, the lock gets another holder.
+    /// stuck.unlock().await?;
+    /// let next = holder.lock("k").await?;
+    /// let eviction = admin.force_unlock("k").expecting(&seen).await?;
+    /// assert!(eviction.released.is_empty() && !next.is_lost());
+    /// # Ok(()) });
+    /// ```
+    pub fn expecting(mut self, info: &LockInfo) -> Self {
+        self.key = self.key.and_then(|key| {
+            if info.key != *key {
+                return Err(LockError::config(format!("expecting: {:?} is not {key:?}", Printable(&info.key))));
+            }
+            if info.claims.is_empty() {
+                let what = format!("expecting: {} does not say which claim holds {key:?}", self.life.backend.kind());
+                return Err(LockError::Unsupported { what });
+            }
+            Ok(key)
+        });
+        self.evict.only = Some(info.claims.clone());
         self
     }
 
@@ -68,18 +110,21 @@ impl IntoFuture for ForceUnlock {
     type IntoFuture = Pending<Eviction>;
 
     fn into_future(self) -> Pending<Eviction> {
-        let Self { life, key, key_only } = self;
+        let Self { life, key, evict } = self;
         let key = match key {
             Ok(key) => key,
             Err(error) => return Pending::failed(error),
         };
         let (backend, evicted) = (life.backend.clone(), key.clone());
-        let call = life.bounded(Some(&key), "force-unlock", async move { backend.evict(&evicted, key_only).await });
+        let call = life.bounded(Some(&key), "force-unlock", async move { backend.evict(&evicted, &evict).await });
         Pending::new(call.map(move |evicted| {
             evicted.inspect(|eviction| {
                 let holders = eviction.holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 let (name, released) = (life.defaults.name.as_ref(), eviction.released.len());
-                warn!(target: "leasehold", name = name, key = key.as_ref(); "{name}: lock {key:?} force-unlocked: {released} keys of {holders}");
+                if released > 0 {
+                    let holders = Printable(&holders);
+                    warn!(target: "leasehold", name = name, key = key.as_ref(); "{name}: lock {key:?} force-unlocked: {released} keys of {holders}");
+                }
             })
         }))
     }
@@ -87,6 +132,6 @@ impl IntoFuture for ForceUnlock {
 
 impl fmt::Debug for ForceUnlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ForceUnlock").field("key", &self.key).field("key_only", &self.key_only).finish_non_exhaustive()
+        f.debug_struct("ForceUnlock").field("key", &self.key).field("evict", &self.evict).finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::FencingToken;
+use crate::display::Printable;
 
 /// How a key is held: by one owner, or together with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +43,27 @@ impl Holder {
 
 impl std::fmt::Display for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} (pid {} on {})", self.name, self.pid, self.host)
+        write!(f, "{} (pid {} on {})", Printable(&self.name), self.pid, Printable(&self.host))
+    }
+}
+
+/// A claim on the server that holds a key: a process's hold, whatever local hand-overs there are within it. Never used again.
+///
+/// It names the claim for [`ForceUnlock::expecting`](crate::ForceUnlock::expecting) and is good for nothing else: nobody can
+/// release or renew the hold with it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
+pub struct ClaimId(String);
+
+impl ClaimId {
+    /// Creates a claim's id, from what the backend can tell it from all others of its key by.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self(id.into())
+    }
+
+    /// Returns the text that it was created from.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -70,6 +91,8 @@ pub struct LockInfo {
     pub waiters: usize,
     /// Whether a client that is not leasehold holds the lock.
     pub foreign: bool,
+    /// The claims that hold the lock, in no order, for [`ForceUnlock::expecting`](crate::ForceUnlock::expecting).
+    pub claims: Vec<ClaimId>,
 }
 
 impl LockInfo {
@@ -84,6 +107,7 @@ impl LockInfo {
             holders: Vec::new(),
             waiters: 0,
             foreign: false,
+            claims: Vec::new(),
         }
     }
 }
@@ -93,9 +117,10 @@ impl LockInfo {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Eviction {
-    /// Who held the key. Empty if it was free.
+    /// Who held the key, where known: a foreign client may not say. Empty if it was free.
     pub holders: Vec<Holder>,
-    /// Every key that was released, those that shared the revoked lease included, in order.
+    /// Every key that was released, those that shared the revoked lease included, in order. Empty if the key was free, or not
+    /// held any more by the claims that were [expected](crate::ForceUnlock::expecting).
     pub released: Vec<String>,
 }
 

@@ -1,11 +1,12 @@
 //! What may be locked.
 
 use crate::LockError;
+use crate::display::has_control;
 
 /// The longest key, in bytes.
 pub(crate) const MAX_KEY_BYTES: usize = 1024;
 
-/// Checks that `key` is 1 to 1,024 bytes of UTF-8 without control characters.
+/// Checks that `key` is 1 to 1,024 bytes of UTF-8 without control characters, those of bidirectional text included.
 pub(crate) fn check(key: &str) -> Result<(), LockError> {
     let reason = if key.is_empty() {
         "it is empty"
@@ -19,11 +20,6 @@ pub(crate) fn check(key: &str) -> Result<(), LockError> {
     Err(LockError::InvalidKey { key: key.into(), reason })
 }
 
-fn has_control(key: &str) -> bool {
-    // Nearly all keys are printable ASCII: one pass over bytes settles those.
-    !key.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && key.chars().any(char::is_control)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,7 +31,7 @@ mod tests {
             assert!(check(good).is_ok(), "{good:?}");
         }
         let too_long = "k".repeat(MAX_KEY_BYTES + 1);
-        for bad in ["", "a\nb", "\0", "a\u{7f}", "a\u{85}b", too_long.as_str()] {
+        for bad in ["", "a\nb", "\0", "a\u{7f}", "a\u{85}b", "a\u{202e}b", "\u{2066}", "\u{61c}", too_long.as_str()] {
             let error = check(bad).unwrap_err();
             assert_eq!(error.code(), "INVALID_KEY", "{bad:?}");
             assert_eq!(error.key(), Some(bad));

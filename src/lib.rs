@@ -14,6 +14,7 @@ mod builder;
 mod clock;
 #[cfg(feature = "config")]
 mod config;
+mod display;
 mod engine;
 mod error;
 mod fence;
@@ -43,6 +44,7 @@ pub use builder::LockManagerBuilder;
 #[cfg(feature = "config")]
 #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
 pub use config::Config;
+pub use display::Printable;
 pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};
 #[cfg(feature = "redis")]
@@ -52,7 +54,7 @@ pub use fence::{FenceGate, StaleToken};
 pub use force::ForceUnlock;
 pub use guard::{LockGuard, Lost, Run};
 pub use guards::{Guards, LockGuards};
-pub use info::{Eviction, Holder, LockInfo, Loss, Mode};
+pub use info::{ClaimId, Eviction, Holder, LockInfo, Loss, Mode};
 pub use lock::Lock;
 pub use manager::LockManager;
 pub use owner::Owner;

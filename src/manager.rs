@@ -125,7 +125,8 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidKey`] unless the key is 1 to 1,024 bytes of UTF-8 without control characters.
+    /// [`LockError::InvalidKey`] unless the key is 1 to 1,024 bytes of UTF-8 without control characters, those of bidirectional text
+    /// included.
     pub fn handle(&self, key: impl AsRef<str>) -> Result<Lock> {
         let key = key.as_ref();
         Ok(Lock::new(self.life().clone(), self.entry(key)?))

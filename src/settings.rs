@@ -14,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::display::has_control;
 use crate::{LockError, Result};
 
 /// The longest TTL.
@@ -320,7 +321,7 @@ fn check_not_zero(option: &str, duration: Duration) -> Result<()> {
 fn check_text(option: &str, text: &str) -> Result<()> {
     if text.len() > MAX_TEXT_BYTES {
         Err(LockError::config(format!("{option}: longer than {MAX_TEXT_BYTES} bytes")))
-    } else if text.chars().any(char::is_control) {
+    } else if has_control(text) {
         Err(LockError::config(format!("{option}: it has a control character")))
     } else {
         Ok(())

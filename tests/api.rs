@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use leasehold::backend::{Backend, BackendError, BoxFuture, Claim, Event, Grant, Lease};
+use leasehold::backend::{Backend, BackendError, BoxFuture, Claim, Event, Evict, Grant, Lease};
 use leasehold::testing::MemoryStore;
 use leasehold::{
     Acquire, Eviction, FencingToken, ForceUnlock, Guards, Holder, Lock, LockError, LockGuard, LockGuards, LockInfo,
@@ -165,6 +165,7 @@ mod shapes {
     const OTHERS: (
         fn(Pending<u8>) -> Result<u8>,
         fn(ForceUnlock) -> ForceUnlock,
+        fn(ForceUnlock, &LockInfo) -> ForceUnlock,
         fn(ForceUnlock) -> Result<Eviction>,
         fn() -> Owner,
         fn(u64) -> FencingToken,
@@ -175,6 +176,7 @@ mod shapes {
     ) = (
         Pending::wait,
         ForceUnlock::key_only,
+        ForceUnlock::expecting,
         ForceUnlock::wait,
         Owner::new,
         FencingToken::from,
@@ -488,8 +490,8 @@ impl<B: Backend> Backend for Counting<B> {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>, BackendError>> {
         self.inner.list(prefix)
     }
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction, BackendError>> {
-        self.inner.evict(key, key_only)
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction, BackendError>> {
+        self.inner.evict(key, evict)
     }
     fn ping(&self) -> BoxFuture<'_, Result<(), BackendError>> {
         self.inner.ping()

@@ -36,7 +36,21 @@ fn cut_off() -> (Etcd, [LockManager; 2]) {
 fn bad_keys_are_refused_without_a_server() {
     let (etcd, managers) = cut_off();
     let long = "k".repeat(1025);
-    let bad = ["", "\0", "a\0b", "\n", "a\tb", "\u{1b}[0m", "\u{7f}", "\u{85}", long.as_str()];
+    let bad = [
+        "",
+        "\0",
+        "a\0b",
+        "\n",
+        "a\tb",
+        "\u{1b}[0m",
+        "\u{7f}",
+        "\u{85}",
+        "a\u{202e}b",
+        "\u{2066}",
+        "\u{200f}",
+        "\u{61c}",
+        long.as_str(),
+    ];
     for manager in managers {
         let good = manager.handle("k".repeat(1024)).unwrap();
         assert_eq!(good.key().len(), 1024);

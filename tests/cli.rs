@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use leasehold::{LockGuard, LockManager};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -30,8 +31,12 @@ macro_rules! cli_tests {
             a_signal_while_waiting_leaves_nothing
             locks_are_shown
             a_change_of_holder_is_watched
-            wrong_arguments_are_told_from_failures;
+            wrong_arguments_are_told_from_failures
+            a_reader_that_has_gone_is_no_failure
+            the_command_does_not_find_the_password
+            force_unlock_takes_only_what_it_has_shown;
             a_server_that_stops_is_a_loss_in_time
+            an_outage_does_not_end_a_watch
             force_unlock_asks_first
         }
     };
@@ -280,9 +285,199 @@ fn force_unlock_asks_first(url: &str, _server: &Process) {
     assert!(text(&answer("", &["--yes"]).stdout).contains("was free"));
 }
 
+/// `force-unlock` that has shown the holder and waits for an answer.
+struct Asked(Child);
+
+impl Asked {
+    fn start(url: &str, key: &str, more: &[&str]) -> Self {
+        let mut command = command(url, &[&["force-unlock", key], more].concat());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut shown, errors) = (Vec::new(), child.stderr.as_mut().unwrap());
+        while !shown.ends_with(b"[y/N] ") {
+            let mut byte = [0];
+            assert_eq!(errors.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&shown));
+            shown.extend(byte);
+        }
+        Self(child)
+    }
+
+    fn answer(mut self, answer: &str) -> Output {
+        self.0.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        self.0.wait_with_output().unwrap()
+    }
+}
+
+fn force_unlock_takes_only_what_it_has_shown(url: &str) {
+    let named = |name: &str| LockManager::builder().url(url).name(name).build().wait().unwrap();
+    let (first, second) = (named("first-one"), named("second-one"));
+    for more in [&[][..], &["--key-only"]] {
+        let (shown, other) = (hold(&first, "cli/shown"), hold(&first, "cli/shown/other"));
+        let asked = Asked::start(url, "cli/shown", more);
+        shown.unlock().wait().unwrap();
+        let next = hold(&second, "cli/shown");
+        let answered = asked.answer("y\n");
+        assert_eq!((code(&answered), text(&answered.stdout)), (1, String::new()), "{answered:?}");
+        let said = text(&answered.stderr);
+        assert!(said.contains("second-one") && said.contains("left alone"), "{said}");
+        assert!(next.lost().now_or_never().is_none() && other.lost().now_or_never().is_none());
+        next.renew().wait().unwrap();
+        other.renew().wait().unwrap();
+    }
+    let shown = hold(&first, "cli/shown");
+    let asked = Asked::start(url, "cli/shown", &["--json"]);
+    shown.unlock().wait().unwrap();
+    let answered = asked.answer("y\n");
+    let eviction: Value = serde_json::from_slice(&answered.stdout).unwrap();
+    assert_eq!((code(&answered), &eviction["released"]), (0, &Value::Array(Vec::new())), "{answered:?}");
+    let shown = hold(&first, "cli/shown");
+    let answered = Asked::start(url, "cli/shown", &["--key-only"]).answer("y\n");
+    assert_eq!(code(&answered), 0, "{answered:?}");
+    assert!(text(&answered.stdout).contains("taken from first-one"), "{answered:?}");
+    assert_eq!(futures::executor::block_on(shown.lost()), leasehold::Loss::Revoked);
+}
+
+fn a_reader_that_has_gone_is_no_failure(url: &str) {
+    let _held = hold(&manager(url), "cli/pipe");
+    let nobody = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for (arguments, status) in [
+        (&["ls"][..], 0),
+        (&["ls", "--json"], 0),
+        (&["who", "cli/pipe"], 0),
+        (&["who", "cli/pipe/nobody"], 1),
+        (&["watch", "cli/pipe"], 0),
+        (&["force-unlock", "--yes", "cli/pipe/nobody"], 0),
+        (&["completions", "bash"], 0),
+        (&["run", "--help"], 0),
+    ] {
+        let output = command(url, arguments).stdout(nobody()).output().unwrap();
+        assert_eq!((code(&output), text(&output.stderr)), (status, String::new()), "{arguments:?}");
+    }
+    // Nor is one of what goes wrong.
+    for (arguments, status) in [
+        (&["run", "cli/pipe", "--try", "--", "true"][..], 121),
+        (&["run", "cli/pipe/free", "--", "no-such-command-anywhere"], 127),
+        (&["run", "cli/pipe"], 125),
+        (&["who", "bad\nkey"], 123),
+    ] {
+        let output = command(url, arguments).stderr(nobody()).output().unwrap();
+        assert_eq!(code(&output), status, "{arguments:?}");
+    }
+}
+
+fn the_command_does_not_find_the_password(url: &str) {
+    for arguments in [&["run", "cli/secret"][..], &["--url", url, "run", "cli/secret"]] {
+        let output = output(url, &[arguments, &["--", "env"]].concat());
+        let printed = text(&output.stdout);
+        assert!(code(&output) == 0 && printed.contains("LEASEHOLD_KEY"), "{:?}", output.status);
+        assert!(!printed.contains("LEASEHOLD_URL") && !printed.contains(url));
+    }
+}
+
+fn an_outage_does_not_end_a_watch(url: &str, server: &Process) {
+    let url = format!("{url}?timeout=500ms");
+    let mut watching = Running::start(command(&url, &["watch", "watched", "--interval", "50ms"]));
+    let mut errors = BufReader::new(watching.child.stderr.take().unwrap());
+    let mut said = || {
+        let mut line = String::new();
+        errors.read_line(&mut line).unwrap();
+        line
+    };
+    assert!(watching.line().ends_with("free"));
+    for mode in ["exclusive", "shared"] {
+        server.stop();
+        let outage = said();
+        assert!(outage.contains("watched") && outage.contains("trying on"), "{outage}");
+        // There is time for many more tries.
+        std::thread::sleep(Duration::from_millis(1500));
+        server.resume();
+        let back = said();
+        assert!(back.contains("answers again"), "{back}");
+        let manager = manager(&url);
+        let request = manager.lock("watched").timeout(LIMIT);
+        let guard = if mode == "shared" { request.shared() } else { request }.wait().unwrap();
+        assert!(watching.line().contains(mode));
+        guard.unlock().wait().unwrap();
+        assert!(watching.line().ends_with("free"));
+    }
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+}
+
+/// What others have put on the server, by key, name of the holder and ms since 1970. One of the keys begins a terminal sequence.
+fn names_are_escaped_where_they_are_shown(url: &str, put: impl Fn(&str, &str, u64)) {
+    let hostile = "\u{1b}[2J\n\u{202e}";
+    let long = "n".repeat(1000);
+    put("cli/odd/\u{1b}[2J", "key", 0);
+    put("cli/odd/name", hostile, 1_700_000_000_000);
+    put("cli/odd/long", &long, 1_700_000_000_000);
+    put("cli/odd/late", "late", u64::MAX);
+    let shown = |output: &Output| {
+        let printed = text(&output.stdout) + &text(&output.stderr);
+        let is_plain = |char: char| char == '\n' || !char.is_control() && char != '\u{202e}';
+        assert!(printed.chars().all(is_plain), "{printed:?}");
+        assert!(printed.lines().all(|line| line.chars().count() < 800), "{printed}");
+        printed
+    };
+    let listed = output(url, &["ls", "cli/odd/"]);
+    let table = shown(&listed);
+    assert_eq!((code(&listed), table.lines().count()), (0, 5), "{table}");
+    assert!(table.contains(r"cli/odd/\u{1b}[2J") && table.contains(r"\u{1b}[2J\u{a}\u{202e} (pid 7"), "{table}");
+    assert!(table.contains("1970-01-01T00:00:00Z") && !table.contains(&long), "{table}");
+    let json: Value = serde_json::from_slice(&output(url, &["ls", "cli/odd/", "--json"]).stdout).unwrap();
+    let names: Vec<_> =
+        json.as_array().unwrap().iter().map(|lock| lock["holders"][0]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["key", "late", &long, hostile]);
+    for (arguments, status) in [
+        (&["who", "cli/odd/name"][..], 0),
+        (&["who", "cli/odd/late"], 0),
+        (&["run", "cli/odd/name", "--timeout", "100ms", "--", "true"], 122),
+        (&["run", "cli/odd/long", "--timeout", "100ms", "--", "true"], 122),
+        (&["force-unlock", "cli/odd/name"], 1),
+        (&["force-unlock", "--yes", "cli/odd/name"], 0),
+    ] {
+        let output = output(url, arguments);
+        let printed = shown(&output);
+        assert_eq!(code(&output), status, "{arguments:?}: {printed}");
+        assert!(!arguments.contains(&"cli/odd/name") || printed.contains(r"\u{1b}[2J\u{a}\u{202e}"), "{printed}");
+    }
+    let mut watching = Running::start(command(url, &["watch", "cli/odd/long"]));
+    assert!(watching.line().chars().count() < 400);
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn names_on_etcd_are_escaped_where_they_are_shown() {
+    let server = support::etcd::Etcd::shared();
+    names_are_escaped_where_they_are_shown(&server.url(), |key, name, asked_at| {
+        let segment = key.replace('/', "%2F").replace('\u{1b}', "%1B");
+        let claim = serde_json::json!({
+            "v": 1, "name": name, "host": "h", "pid": 7, "manager": "m", "mode": "exclusive", "asked_at": asked_at
+        });
+        server.etcdctl(&["put", &format!("leasehold/{segment}/1-2"), &claim.to_string()]);
+    });
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn names_on_redis_are_escaped_where_they_are_shown() {
+    let server = support::redis::Redis::shared();
+    names_are_escaped_where_they_are_shown(&server.url(), |key, name, asked_at| {
+        let token = format!("0000000000000005:0000000000000abc:x1:30000:{asked_at}:7:h:{name}");
+        server.cli(&["SET", &format!("lock:{key}"), &token]);
+    });
+}
+
 fn wrong_arguments_are_told_from_failures(url: &str) {
-    assert_eq!(code(&output(url, &["run", "cli/usage"])), 2, "no command");
-    assert_eq!(code(&output(url, &["run", "cli/usage", "--try", "--timeout", "1s", "--", "true"])), 2, "either or");
+    assert_eq!(code(&output(url, &["run", "cli/usage"])), 125, "no command");
+    assert_eq!(code(&output(url, &["run", "cli/usage", "--try", "--timeout", "1s", "--", "true"])), 125, "either or");
+    assert_eq!(code(&output(url, &["list"])), 125, "no such subcommand");
+    assert_eq!(code(&output(url, &["run", "--help"])), 0);
     assert_eq!(code(&output(url, &["run", "bad\nkey", "--", "true"])), 123);
 }
 
@@ -303,7 +498,7 @@ fn what_goes_wrong_is_said_without_secrets() {
 #[test]
 fn help_and_completions_teach() {
     let help = text(&output("", &["run", "--help"]).stdout);
-    for word in ["120", "121", "122", "LEASEHOLD_TOKEN", "--grace", "leasehold run --try"] {
+    for word in ["120", "121", "122", "123", "125", "126", "127", "LEASEHOLD_TOKEN", "--grace", "leasehold run --try"] {
         assert!(help.contains(word), "{word} in {help}");
     }
     for shell in ["bash", "zsh", "fish"] {

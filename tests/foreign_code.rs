@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use leasehold::backend::{Backend, Claim, Event, Grant, Lease, Result};
+use leasehold::backend::{Backend, Claim, Event, Evict, Grant, Lease, Result};
 use leasehold::testing::MemoryStore;
 use leasehold::{Eviction, LockInfo, LockManager, Loss};
 use log::{Log, Metadata, Record};
@@ -216,8 +216,8 @@ impl<B: Backend> Backend for Faulty<B> {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
         self.call("list", self.inner.list(prefix))
     }
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
-        self.call("evict", self.inner.evict(key, key_only))
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        self.call("evict", self.inner.evict(key, evict))
     }
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
         self.call("ping", self.inner.ping())

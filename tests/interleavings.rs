@@ -8,7 +8,9 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use leasehold::backend::{Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Grant, Lease, LeaseId, Result};
+use leasehold::backend::{
+    Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Evict, Grant, Lease, LeaseId, Result,
+};
 use leasehold::testing::{MemoryLink, MemoryStore};
 use leasehold::{Eviction, LockError, LockGuard, LockInfo, LockManager, Lost, Owner};
 use tokio::sync::Notify;
@@ -118,8 +120,8 @@ impl Backend for Moody {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
         self.link.list(prefix)
     }
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
-        self.link.evict(key, key_only)
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        self.link.evict(key, evict)
     }
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
         self.link.ping()

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::display::Printable;
+
 /// The sort of a backend's failure: decides what leasehold does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -52,14 +54,15 @@ impl BackendError {
         self.kind
     }
 
-    pub(crate) fn into_cause(self) -> Option<Arc<dyn Error + Send + Sync>> {
-        self.cause
+    /// The whole reason, and the cause.
+    pub(crate) fn into_parts(self) -> (String, Option<Arc<dyn Error + Send + Sync>>) {
+        (self.reason, self.cause)
     }
 }
 
 impl fmt::Display for BackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
+        Printable(&self.reason).fmt(f)
     }
 }
 

@@ -29,7 +29,7 @@ pub use self::limit::Limit;
 pub use crate::clock::{Clock, SystemClock, Timestamp};
 pub use futures::future::BoxFuture;
 
-use crate::{Eviction, Holder, LockInfo, Mode};
+use crate::{ClaimId, Eviction, Holder, LockInfo, Mode};
 
 /// What a backend's method returns.
 pub type Result<T> = std::result::Result<T, BackendError>;
@@ -121,14 +121,17 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Box::pin(std::future::pending())
     }
 
-    /// Returns who holds `key`, or `None` if nobody does.
+    /// Returns who holds `key`, or `None` if nobody does. [`LockInfo::claims`] is what [`evict`](Self::evict) compares.
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>>;
 
     /// Returns all locks that are held whose keys begin with `prefix`, in the order of their keys.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>>;
 
-    /// Takes `key` away from whoever holds it: by ending the holder's lease, or with `key_only` just the claim.
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>>;
+    /// Takes `key` away from the claims that hold it and that `evict` is for.
+    ///
+    /// A claim is compared and removed in one step on the server: one that came to hold the key after it was looked at is left
+    /// alone.
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>>;
 
     /// Returns why the server does not serve at the moment, or `None` while it does, as far as its answers so far tell. No I/O.
     ///
@@ -182,8 +185,8 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
         (**self).list(prefix)
     }
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
-        (**self).evict(key, key_only)
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        (**self).evict(key, evict)
     }
     fn outage(&self) -> Option<BackendError> {
         (**self).outage()
@@ -295,6 +298,23 @@ impl Grant {
             note: 0,
             limit: None,
         }
+    }
+}
+
+/// Which claims an eviction is for, and what becomes of their leases: by default all that hold the key, with their leases.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Evict {
+    /// Whether a lease that carries other claims as well lives on.
+    pub key_only: bool,
+    /// Only these claims, if there is a list.
+    pub only: Option<Vec<ClaimId>>,
+}
+
+impl Evict {
+    /// Returns whether it is for this claim.
+    pub fn is_for(&self, claim: &ClaimId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(claim))
     }
 }
 

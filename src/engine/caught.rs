@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 
-use crate::backend::{Backend, BackendError, Claim, ErrorKind, Event, Grant, Lease, Result};
+use crate::backend::{Backend, BackendError, Claim, ErrorKind, Event, Evict, Grant, Lease, Result};
 use crate::foreign::{self, Catching, Foreign};
 use crate::{Eviction, LockInfo};
 
@@ -90,8 +90,8 @@ impl Backend for Caught {
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
         self.ask(move |backend| backend.list(prefix))
     }
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
-        self.ask(move |backend| backend.evict(key, key_only))
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        self.ask(move |backend| backend.evict(key, evict))
     }
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
         self.ask(|backend| backend.ping())

@@ -262,6 +262,9 @@ fn a_builder_is_checked_like_a_url() {
         (|s| s.database = Some(1), "database"),
         (|s| s.unix_path = Some("/s".into()), "etcd"),
         (|s| s.prefix = Some("p".repeat(1025)), "prefix"),
+        (|s| s.prefix = Some("p\n".into()), "prefix"),
+        (|s| s.name = Some("n\u{1b}".into()), "name"),
+        (|s| s.name = Some("\u{202e}n".into()), "name"),
     ];
     for (change, word) in changes {
         let mut settings = good.clone();

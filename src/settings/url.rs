@@ -9,6 +9,7 @@ use std::net::Ipv6Addr;
 use percent_encoding::percent_decode_str;
 
 use super::{BackendKind, Secret, Settings, duration};
+use crate::display::Printable;
 use crate::{LockError, Result};
 
 const OPTIONS: &str =
@@ -142,7 +143,7 @@ pub(crate) fn endpoint(text: &str, default_port: u16, show: bool) -> Result<Stri
             None => (text.to_owned(), None),
         }
     };
-    let quoted = if show { format!("{:?}", shortened(&host)) } else { NOT_SHOWN.into() };
+    let quoted = if show { format!("{:?}", Printable(&host)) } else { NOT_SHOWN.into() };
     if host.is_empty() {
         return Err(LockError::config("host: missing"));
     }
@@ -168,7 +169,7 @@ fn options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
             Some((name, value)) => (name, Some(value)),
             None => (pair, None),
         };
-        let quoted = |word: &str| if show { format!("{:?}", shortened(word)) } else { NOT_SHOWN.into() };
+        let quoted = |word: &str| if show { format!("{:?}", Printable(word)) } else { NOT_SHOWN.into() };
         let Some(name) = decoded(name) else {
             return Err(LockError::config(format!("url: bad percent escape in the option {}", quoted(name))));
         };
@@ -238,9 +239,4 @@ fn decoded(text: &str) -> Option<String> {
         (0..2).all(|_| bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit()))
     });
     if well_formed { percent_decode_str(text).decode_utf8().ok().map(Into::into) } else { None }
-}
-
-fn shortened(word: &str) -> String {
-    const SHOWN: usize = 64;
-    if word.chars().count() <= SHOWN { word.into() } else { word.chars().take(SHOWN).chain(['…']).collect() }
 }

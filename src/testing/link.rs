@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::gate::Gate;
 use crate::backend::memory::Memory;
-use crate::backend::{Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Grant, Lease, Result};
+use crate::backend::{Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Evict, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
 /// The connection of one manager to a [`MemoryStore`](super::MemoryStore).
@@ -185,8 +185,8 @@ impl Backend for MemoryLink {
         Box::pin(async move { self.send(Call::List, self.0.memory.list(prefix)).await? })
     }
 
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
-        Box::pin(async move { self.send(Call::Evict, self.0.memory.evict(key, key_only)).await? })
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        Box::pin(async move { self.send(Call::Evict, self.0.memory.evict(key, evict)).await? })
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {

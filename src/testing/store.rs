@@ -7,7 +7,7 @@ use super::gate::Gate;
 use super::link::MemoryLink;
 use crate::Eviction;
 use crate::backend::memory::{Memory, Store};
-use crate::backend::{Clock, LeaseId, SystemClock};
+use crate::backend::{Clock, Evict, LeaseId, SystemClock};
 
 /// A lock server within this process, the one behind `memory://`, with faults to order.
 ///
@@ -84,7 +84,7 @@ impl MemoryStore {
     ///
     /// Says who they were, and what else they held on the same leases.
     pub fn revoke(&self, key: &str) -> Eviction {
-        self.store.evict(key, false)
+        self.store.evict(key, &Evict::default())
     }
 
     /// Takes `key` away from its holders, who are told, and gives it to a client that is not of leasehold, at once and before

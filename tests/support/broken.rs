@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use leasehold::backend::{
-    AttemptId, Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Grant, Lease, LeaseId, Result, SystemClock,
-    Timestamp,
+    AttemptId, Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Evict, Grant, Lease, LeaseId, Result,
+    SystemClock, Timestamp,
 };
 use leasehold::{Eviction, LockInfo};
 
@@ -119,7 +119,7 @@ impl Backend for Broken {
         unsupported()
     }
 
-    fn evict<'a>(&'a self, _key: &'a str, _key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
+    fn evict<'a>(&'a self, _key: &'a str, _evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
         unsupported()
     }
 

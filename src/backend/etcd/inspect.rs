@@ -8,10 +8,10 @@ use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn
 use futures::future::join_all;
 
 use super::codec::{self, Author, Directory};
-use super::txn::Born;
+use super::txn::{Born, Freshness};
 use super::{Shared, failure};
-use crate::backend::{ErrorKind, Result};
-use crate::{Eviction, FencingToken, Holder, LockInfo, Mode};
+use crate::backend::{ErrorKind, Evict, Result};
+use crate::{ClaimId, Eviction, FencingToken, Holder, LockInfo, Mode};
 
 /// How many keys one answer may have.
 const PAGE: i64 = 1000;
@@ -42,6 +42,10 @@ impl Entry {
 
     fn born(&self) -> Born {
         Born { name: self.name.clone(), create: self.create }
+    }
+
+    fn id(&self) -> ClaimId {
+        ClaimId::new(format!("{:x}/{}", self.create, self.child.escape_ascii()))
     }
 
     fn mode(&self) -> Mode {
@@ -98,6 +102,7 @@ fn info(key: &str, entries: &[Entry], left: &HashMap<i64, Duration>, proofs: &Ha
     info.holders = holders.iter().filter_map(Entry::holder).cloned().collect();
     info.waiters = entries.len() - holders.len();
     info.foreign = head.author == Author::Foreign;
+    info.claims = holders.iter().map(Entry::id).collect();
     Some(info)
 }
 
@@ -153,22 +158,28 @@ impl Shared {
         Ok(locks.iter().filter_map(|(key, entries)| info(key, entries, &left, &proofs)).collect())
     }
 
-    /// Takes a key away from whoever holds it.
-    pub(super) async fn evict(&self, key: &str, key_only: bool) -> Result<Eviction> {
+    /// Takes a key away from the claims that hold it.
+    pub(super) async fn evict(&self, key: &str, evict: &Evict) -> Result<Eviction> {
         let entries = self.entries(key).await?;
         let mut eviction = Eviction::default();
         let mut released = BTreeSet::new();
         let mut leases = BTreeSet::new();
-        for entry in holding(&entries) {
-            if key_only || entry.lease == 0 {
+        for entry in holding(&entries).iter().filter(|entry| evict.is_for(&entry.id())) {
+            // A lease may hold the key twice, shared.
+            if !leases.contains(&entry.lease) {
+                let revokes = !evict.key_only && entry.lease != 0;
+                let carried = if revokes { self.held_on(entry.lease).await? } else { Vec::new() };
+                // Revoking cannot be made conditional, so the claim goes first: a hold that has ended by now leaves its
+                // manager's others alone.
                 if !self.delete_claim(entry).await? {
                     continue;
                 }
+                if revokes {
+                    self.connection.revoke(entry.lease).await?;
+                    leases.insert(entry.lease);
+                }
+                released.extend(carried);
                 released.insert(key.to_owned());
-            } else if leases.insert(entry.lease) {
-                released.extend(self.held_on(entry.lease).await?);
-                released.insert(key.to_owned());
-                self.connection.revoke(entry.lease).await?;
             }
             // A foreign client does not say who it is, but the key was not free.
             eviction.holders.push(entry.holder().cloned().unwrap_or_default());
@@ -179,7 +190,9 @@ impl Shared {
 
     /// Deletes a claim if it is still the one that was seen.
     async fn delete_claim(&self, entry: &Entry) -> Result<bool> {
-        Ok(self.connection.txn(entry.born().delete()).await?.succeeded)
+        let (limit, delete) = (self.connection.timeout(), entry.born().delete());
+        // Once: a second one does not know whether the first has found the claim.
+        Ok(self.connection.txn_once(limit, Freshness::Linearizable, delete).await?.succeeded)
     }
 
     /// Returns the keys that are held by claims on a lease.

@@ -43,7 +43,7 @@ use self::session::Sessions;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
 use self::watch::Hub;
-use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
+use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
 /// etcd counts leases in seconds.
@@ -273,8 +273,8 @@ impl Backend for Etcd {
         async move { self.open_shared()?.list(prefix).await }.boxed()
     }
 
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
-        async move { self.open_shared()?.evict(key, key_only).await }.boxed()
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        async move { self.open_shared()?.evict(key, evict).await }.boxed()
     }
 
     fn outage(&self) -> Option<BackendError> {

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use self::store::Answer;
 pub(crate) use self::store::Store;
 use self::wakes::Mailbox;
-use super::{Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Grant, Lease, Result};
+use super::{Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Evict, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
 /// One manager's link to a [`Store`].
@@ -143,8 +143,8 @@ impl Backend for Memory {
         Box::pin(async move { Ok(self.store()?.list(prefix)) })
     }
 
-    fn evict<'a>(&'a self, key: &'a str, key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
-        Box::pin(async move { Ok(self.store()?.evict(key, key_only)) })
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        Box::pin(async move { Ok(self.store()?.evict(key, evict)) })
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {

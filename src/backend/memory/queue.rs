@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::wakes::Wakes;
 use crate::backend::{AttemptId, Claim, LeaseId, Timestamp};
-use crate::{Holder, Mode};
+use crate::{ClaimId, Holder, Mode};
 
 /// One claim's place in the queue.
 #[derive(Debug)]
@@ -50,6 +50,10 @@ impl Place {
 
     pub(super) fn is(&self, lease: LeaseId, attempt: AttemptId) -> bool {
         self.attempt == attempt && self.lease == lease
+    }
+
+    pub(super) fn id(&self) -> ClaimId {
+        ClaimId::new(format!("{}-{}", self.lease, self.attempt))
     }
 }
 

@@ -12,7 +12,7 @@ use super::ids::{IdMap, Settled};
 use super::queue::{Epoch, Place, Queue};
 use super::store::Answer;
 use super::wakes::{Mailbox, Wakes};
-use crate::backend::{AttemptId, Claim, Event, LeaseId, Timestamp};
+use crate::backend::{AttemptId, Claim, Event, Evict, LeaseId, Timestamp};
 use crate::{Eviction, FencingToken, Holder, LockInfo};
 
 /// Keys come from users: a hasher with a secret, but a fast one.
@@ -175,14 +175,18 @@ impl State {
         soonest
     }
 
-    /// Ends the leases of a key's holders, or with `key_only` takes their claims, and tells them.
-    pub(super) fn evict(&mut self, key: &str, key_only: bool, wakes: &mut Wakes) -> Eviction {
+    /// Ends the leases of a key's holders, or takes just their claims, and tells them.
+    pub(super) fn evict(&mut self, key: &str, evict: &Evict, wakes: &mut Wakes) -> Eviction {
         let Some((key, queue)) = self.keys.get_key_value(key) else { return Eviction::default() };
         let key = key.clone();
-        let holders = queue.holding().map(|place| Holder::clone(&place.holder)).collect();
-        let claims: Vec<_> = queue.holding().map(|place| (place.lease, place.attempt)).collect();
+        let evicted: Vec<_> = queue.holding().filter(|place| evict.is_for(&place.id())).collect();
+        if evicted.is_empty() {
+            return Eviction::default();
+        }
+        let holders = evicted.iter().map(|place| Holder::clone(&place.holder)).collect();
+        let claims: Vec<_> = evicted.iter().map(|place| (place.lease, place.attempt)).collect();
         let mut released = vec![String::from(&*key)];
-        if key_only {
+        if evict.key_only {
             claims.into_iter().for_each(|(lease, attempt)| self.take(lease, attempt, wakes));
         } else {
             released.extend(claims.iter().flat_map(|(lease, _)| self.held_keys(*lease)));
@@ -236,6 +240,7 @@ impl State {
         let ends = queue.holding().filter_map(|place| self.leases.get(&place.lease)).map(|held| held.end);
         info.remaining = ends.max().map(|end| end.since(now));
         info.holders = queue.holding().map(|place| Holder::clone(&place.holder)).collect();
+        info.claims = queue.holding().map(Place::id).collect();
         info.waiters = queue.iter().count() - info.holders.len();
         info
     }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::state::State;
 use super::wakes::{Mailbox, Wakes};
-use crate::backend::{AttemptId, Claim, Clock, LeaseId, SystemClock, Timestamp};
+use crate::backend::{AttemptId, Claim, Clock, Evict, LeaseId, SystemClock, Timestamp};
 use crate::{Eviction, LockInfo};
 #[cfg(feature = "testing")]
 use crate::{Holder, Mode, backend::Lease};
@@ -108,8 +108,8 @@ impl Store {
     }
 
     /// Takes a key away from its holders, who are told: their leases with all their claims, or just this key's.
-    pub(crate) fn evict(&self, key: &str, key_only: bool) -> Eviction {
-        self.step(|state, _, wakes| state.evict(key, key_only, wakes))
+    pub(crate) fn evict(&self, key: &str, evict: &Evict) -> Eviction {
+        self.step(|state, _, wakes| state.evict(key, evict, wakes))
     }
 
     #[cfg(test)]

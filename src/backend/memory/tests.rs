@@ -239,14 +239,14 @@ async fn evict_ends_the_lease_with_all_that_was_on_it() {
     let mut waiting = a.acquire(&waits_for_b, true);
     assert!(futures::poll!(&mut waiting).is_pending());
 
-    let eviction = at_once(b.evict("k", false));
+    let eviction = at_once(b.evict("k", &Evict::default()));
     assert_eq!(eviction.released, ["also", "k"], "what was only waited for is not released");
     assert_eq!(eviction.holders.len(), 1);
     assert_eq!(at_once(a.next_event()), Event::LeaseLost(on_a.id));
     assert_eq!(waiting.await.unwrap_err().kind(), ErrorKind::LeaseLost);
     assert!(b.next_event().now_or_never().is_none());
     assert_eq!(at_once(b.list("")).iter().map(|info| &*info.key).collect::<Vec<_>>(), ["b"]);
-    assert_eq!(at_once(b.evict("k", false)), Eviction::default());
+    assert_eq!(at_once(b.evict("k", &Evict::default())), Eviction::default());
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn evict_of_the_key_alone_leaves_the_lease() {
     let claim = world.exclusive(on_a, "k");
     take(&a, &claim);
     take(&a, &world.exclusive(on_a, "also"));
-    assert_eq!(at_once(b.evict("k", true)).released, ["k"]);
+    assert_eq!(at_once(b.evict("k", &Evict { key_only: true, only: None })).released, ["k"]);
     assert_eq!(at_once(a.next_event()), Event::ClaimLost(claim.attempt));
     assert!(a.renew(&[on_a]).now_or_never().unwrap()[0].is_ok());
     assert!(at_once(b.inspect("k")).is_none() && at_once(b.inspect("also")).is_some());
@@ -413,7 +413,7 @@ impl Run {
             }
             Step::Evict { key, key_only } => {
                 let holding = self.model.holding(KEYS[key]);
-                let eviction = self.world.store.evict(KEYS[key], key_only);
+                let eviction = self.world.store.evict(KEYS[key], &Evict { key_only, only: None });
                 assert_eq!(eviction.holders.len(), holding.len());
                 let (gone, kept) = std::mem::take(&mut self.model.claims)
                     .into_iter()

@@ -461,7 +461,7 @@ impl Connection {
                     self.claims.forget(attempt.id);
                 }
             }
-            Part::Release(..) | Part::Renew(..) | Part::Inspect(_) | Part::Evict(_) => {}
+            Part::Release(..) | Part::Renew(..) | Part::Inspect(_) | Part::Evict(..) => {}
         }
         job.answer(failed.map_or(Ok(answer), Err));
     }

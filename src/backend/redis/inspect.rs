@@ -9,8 +9,8 @@ use redis::Value;
 use super::names::Name;
 use super::scripts::{self, Part};
 use super::{Shared, failure, token};
-use crate::backend::Result;
-use crate::{Eviction, FencingToken, Holder, LockInfo, Mode};
+use crate::backend::{ErrorKind, Evict, Result};
+use crate::{ClaimId, Eviction, FencingToken, Holder, LockInfo, Mode};
 
 /// How many names the server looks at in one step of a list.
 const PAGE: usize = 500;
@@ -45,7 +45,11 @@ impl Shared {
             let parts = names.iter().map(|(_, name)| Part::Inspect(name.clone())).collect();
             let answers = self.connection.request(parts).await;
             for ((key, _), answer) in names.iter().zip(answers) {
-                locks.extend(self.info(key, answer?)?);
+                match answer {
+                    // One that others have spoilt must not hide the rest.
+                    Err(error) if error.kind() == ErrorKind::Incompatible => locks.push(spoilt(key)),
+                    answer => locks.extend(self.info(key, answer?)?),
+                }
             }
         }
         Ok(locks)
@@ -56,10 +60,10 @@ impl Shared {
         Ok(read.info(key))
     }
 
-    /// Takes a key away from whoever holds it.
-    pub(super) async fn evict(&self, key: &str) -> Result<Eviction> {
+    /// Takes a key away from those who hold it.
+    pub(super) async fn evict(&self, key: &str, evict: &Evict) -> Result<Eviction> {
         let server = self.connection.server();
-        match self.connection.request_one(Part::Evict(self.names.of(key)?)).await? {
+        match self.connection.request_one(Part::Evict(self.names.of(key)?, evict.only.clone())).await? {
             Value::Array(tokens) if tokens.is_empty() => Ok(Eviction::default()),
             Value::Array(tokens) => {
                 let holders = tokens.iter().filter_map(bytes).filter_map(|word| holder(word).map(|(holder, _)| holder));
@@ -79,7 +83,9 @@ struct Seen {
     left: Option<Duration>,
     fence: Option<u64>,
     waiters: usize,
-    readers: Vec<Vec<u8>>,
+    /// What the claims that hold it are, and who they are of: the readers', if there are some.
+    claims: Vec<ClaimId>,
+    words: Vec<Vec<u8>>,
 }
 
 impl Seen {
@@ -91,9 +97,14 @@ impl Seen {
         let Value::Int(left) = parts.next()? else { return None };
         let fence = scripts::text(&parts.next()?)?.parse().ok();
         let Value::Int(waiters) = parts.next()? else { return None };
-        let readers = parts.filter_map(|reader| bytes(&reader).map(<[u8]>::to_vec)).collect();
+        let (mut claims, mut words) = (Vec::new(), Vec::new());
+        while let (Some(id), Some(word)) = (parts.next(), parts.next()) {
+            claims.push(ClaimId::new(scripts::text(&id)?));
+            words.push(bytes(&word)?.to_vec());
+        }
         let left = u64::try_from(left).ok().map(Duration::from_millis);
-        Some(Self { kind, value, left, fence, waiters: usize::try_from(waiters).unwrap_or_default(), readers })
+        let waiters = usize::try_from(waiters).unwrap_or_default();
+        Some(Self { kind, value, left, fence, waiters, claims, words })
     }
 
     fn info(self, key: &str) -> Option<LockInfo> {
@@ -102,7 +113,7 @@ impl Seen {
         }
         let value = if self.kind == "string" { token::read(&self.value) } else { token::Value::Foreign };
         // All who shared it are gone, and nobody has come since.
-        if value == token::Value::Shared && self.readers.is_empty() {
+        if value == token::Value::Shared && self.claims.is_empty() {
             return None;
         }
         let mode = if value == token::Value::Shared { Mode::Shared } else { Mode::Exclusive };
@@ -113,13 +124,20 @@ impl Seen {
         if !info.foreign {
             info.token = self.fence.map(|epoch| FencingToken::of_grant(epoch, 0));
         }
-        let words = if mode == Mode::Shared { self.readers } else { vec![self.value] };
-        for (holder, since) in words.iter().filter_map(|word| holder(word)) {
+        info.claims = self.claims;
+        for (holder, since) in self.words.iter().filter_map(|word| holder(word)) {
             info.holders.push(holder);
             info.since = Some(info.since.map_or(since, |known| known.min(since)));
         }
         Some(info)
     }
+}
+
+/// What is known of a lock beside which there is something of another type than ours.
+fn spoilt(key: &str) -> LockInfo {
+    let mut info = LockInfo::new(key, Mode::Exclusive);
+    info.foreign = true;
+    info
 }
 
 /// Who a word is of, if it says.

@@ -58,7 +58,7 @@ impl Job {
         match &self.part {
             Part::Acquire(attempt) => attempt.sending(now),
             Part::Release(..) => true,
-            Part::Renew(..) | Part::Inspect(_) | Part::Evict(_) => {
+            Part::Renew(..) | Part::Inspect(_) | Part::Evict(..) => {
                 self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
             }
         }
@@ -164,7 +164,7 @@ impl Jobs {
         for job in sent.into_iter().rev() {
             match &job.part {
                 // A second time it would be the successor's turn.
-                Part::Evict(_) => {
+                Part::Evict(..) => {
                     evictions.push(job);
                     continue;
                 }

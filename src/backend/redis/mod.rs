@@ -72,7 +72,7 @@ pub(crate) use self::names::side;
 use self::replicas::Replicas;
 use self::scripts::Scripts;
 use self::wake::Subscription;
-use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
+use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
 /// Longer than anybody waits, and short enough to be added to a time.
@@ -290,8 +290,8 @@ impl Backend for Redis {
         async move { self.open_shared()?.list(prefix).await }.boxed()
     }
 
-    fn evict<'a>(&'a self, key: &'a str, _key_only: bool) -> BoxFuture<'a, Result<Eviction>> {
-        async move { self.open_shared()?.evict(key).await }.boxed()
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        async move { self.open_shared()?.evict(key, evict).await }.boxed()
     }
 
     fn outage(&self) -> Option<BackendError> {

@@ -10,8 +10,8 @@ use redis::{Cmd, Pipeline, Script, Value};
 use super::attempt::Attempt;
 use super::failure::{self, Meaning};
 use super::names::Name;
-use crate::Mode;
 use crate::backend::BackendError;
+use crate::{ClaimId, Mode};
 
 /// Which script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,8 @@ pub(super) enum Part {
     /// Give a hold its TTL again, of this epoch.
     Renew(Arc<Attempt>, u64),
     Inspect(Arc<Name>),
-    Evict(Arc<Name>),
+    /// Take it away from its holders, or from these only if there is a list.
+    Evict(Arc<Name>, Option<Vec<ClaimId>>),
 }
 
 impl Part {
@@ -130,14 +131,14 @@ impl Part {
             Self::Release(..) => Kind::Release,
             Self::Renew(..) => Kind::Renew,
             Self::Inspect(_) => Kind::Inspect,
-            Self::Evict(_) => Kind::Evict,
+            Self::Evict(..) => Kind::Evict,
         }
     }
 
     fn name(&self) -> &Name {
         match self {
             Self::Acquire(attempt) | Self::Release(attempt, _) | Self::Renew(attempt, _) => &attempt.name,
-            Self::Inspect(name) | Self::Evict(name) => name,
+            Self::Inspect(name) | Self::Evict(name, _) => name,
         }
     }
 
@@ -157,7 +158,13 @@ impl Part {
                     Mode::Shared => call.arg(*epoch),
                 };
             }
-            Self::Inspect(_) | Self::Evict(_) => {}
+            Self::Evict(_, only) => {
+                let list = |only: &Vec<ClaimId>| {
+                    only.iter().fold(String::from("="), |list, claim| list + claim.as_str() + ",")
+                };
+                call.arg(only.as_ref().map(list).unwrap_or_default());
+            }
+            Self::Inspect(_) => {}
         }
     }
 }

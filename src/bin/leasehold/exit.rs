@@ -1,7 +1,8 @@
-//! How the program ends.
+//! What the program prints, and how it ends.
 
 use std::error::Error;
 use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::thread::{self, JoinHandle};
 
@@ -13,6 +14,8 @@ pub(crate) const BUSY: u8 = 121;
 pub(crate) const TIMEOUT: u8 = 122;
 /// Anything else that went wrong.
 pub(crate) const FAILED: u8 = 123;
+/// The arguments are wrong. GNU's timeout and env have the same.
+pub(crate) const USAGE: u8 = 125;
 /// The command cannot be run.
 pub(crate) const NOT_RUNNABLE: u8 = 126;
 /// There is no such command.
@@ -21,9 +24,17 @@ pub(crate) const NOT_FOUND: u8 = 127;
 /// The exit status, or what is told before [`FAILED`].
 pub(crate) type Ended = Result<u8, Box<dyn Error>>;
 
-/// Tells what went wrong.
+/// Prints lines. Returns whether somebody still reads them: `head` may have read enough.
+pub(crate) fn print(lines: impl Display) -> io::Result<bool> {
+    match writeln!(io::stdout(), "{lines}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        printed => printed.map(|()| true),
+    }
+}
+
+/// Reports something on standard error, if that is still read.
 pub(crate) fn say(what: impl Display) {
-    eprintln!("leasehold: {what}");
+    let _ = writeln!(io::stderr(), "leasehold: {what}");
 }
 
 /// Reports what went wrong on a separate thread: standard error may be a pipe that is full, and a command has to be stopped

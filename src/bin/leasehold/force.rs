@@ -2,48 +2,64 @@
 
 use std::io::Write;
 
-use leasehold::LockManager;
+use leasehold::{LockInfo, LockManager, Printable};
 
 use super::args::ForceUnlock;
-use super::exit::{Ended, say};
-use super::show::names;
+use super::exit::{Ended, print, say};
+use super::table::names;
 
 pub(crate) async fn unlock(manager: &LockManager, args: ForceUnlock, json: bool) -> Ended {
-    let key = &args.key;
+    let key = Printable(&args.key);
+    let mut force = manager.force_unlock(&args.key);
+    if args.key_only {
+        force = force.key_only();
+    }
     if !args.yes {
-        let Some(info) = manager.info(key).await? else {
+        let Some(info) = manager.info(&args.key).await? else {
             say(format_args!("{key} is free"));
             return Ok(0);
         };
-        eprintln!("{key} is held by {}", names(&info.holders));
-        if !args.key_only && !info.holders.is_empty() {
-            let locks = manager.list("").await?;
-            let of_theirs = |holders: &[_]| holders.iter().any(|holder| info.holders.contains(holder));
-            let others = locks.iter().filter(|lock| lock.key != *key && of_theirs(&lock.holders));
-            for other in others {
-                eprintln!("  which holds {} as well: on etcd that goes along if it has the same TTL", other.key);
-            }
-        }
-        if !confirmed()? {
+        force = force.expecting(&info);
+        if !confirmed(&question(manager, &info, args.key_only).await?)? {
             say("left alone");
             return Ok(1);
         }
     }
-    let force = manager.force_unlock(key);
-    let eviction = if args.key_only { force.key_only().await? } else { force.await? };
+    let eviction = force.await?;
+    let taken = !eviction.released.is_empty();
+    // Those who were shown do not hold it any more: somebody else may.
+    let now = if taken || args.yes { None } else { manager.info(&args.key).await? };
     if json {
-        println!("{}", serde_json::to_string_pretty(&eviction)?);
-    } else if eviction.holders.is_empty() {
-        println!("{key} was free");
-    } else {
-        println!("taken from {}: {}", names(&eviction.holders), eviction.released.join(", "));
+        print(serde_json::to_string_pretty(&eviction)?)?;
+    } else if taken {
+        let released: Vec<_> = eviction.released.iter().map(|key| Printable(key).to_string()).collect();
+        print(format_args!("taken from {}: {}", names(&eviction.holders), released.join(", ")))?;
+    } else if now.is_none() {
+        print(format_args!("{key} was free"))?;
     }
-    Ok(0)
+    if let Some(now) = &now {
+        say(format_args!("{key} is held by {} by now: left alone", names(&now.holders)));
+    }
+    Ok(u8::from(now.is_some()))
 }
 
-fn confirmed() -> std::io::Result<bool> {
-    eprint!("Take it away? [y/N] ");
-    std::io::stderr().flush()?;
+/// Who holds the lock, and what would go along with it.
+async fn question(manager: &LockManager, info: &LockInfo, key_only: bool) -> leasehold::Result<String> {
+    let mut question = format!("{} is held by {}\n", Printable(&info.key), names(&info.holders));
+    if !key_only && !info.holders.is_empty() {
+        let locks = manager.list("").await?;
+        let of_theirs = |holders: &[_]| holders.iter().any(|holder| info.holders.contains(holder));
+        for other in locks.iter().filter(|lock| lock.key != info.key && of_theirs(&lock.holders)) {
+            let other = Printable(&other.key);
+            question += &format!("  which holds {other} as well: on etcd that goes along if it has the same TTL\n");
+        }
+    }
+    Ok(question + "Take it away? [y/N] ")
+}
+
+/// Asks. What cannot be asked is not confirmed.
+fn confirmed(question: &str) -> std::io::Result<bool> {
+    write!(std::io::stderr(), "{question}")?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

@@ -8,6 +8,7 @@ mod processes;
 mod run;
 mod show;
 mod signals;
+mod table;
 
 use std::process::ExitCode;
 
@@ -15,10 +16,17 @@ use clap::{CommandFactory, Parser};
 use leasehold::LockManager;
 
 use self::args::{Args, Command};
-use self::exit::{Ended, failed};
+use self::exit::{Ended, USAGE, failed, print};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and the version are printed by the same way.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(error),
@@ -31,7 +39,9 @@ fn main() -> ExitCode {
 
 async fn command(args: Args) -> Ended {
     if let Command::Completions { shell } = args.command {
-        clap_complete::generate(shell, &mut Args::command(), "leasehold", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Args::command(), "leasehold", &mut script);
+        print(String::from_utf8(script)?.trim_end())?;
         return Ok(0);
     }
     let url = args.url.ok_or("where are the locks? Say so by --url or LEASEHOLD_URL")?;

@@ -1,12 +1,13 @@
 //! `leasehold run`: a command under a lock.
 
+use std::error::Error;
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
-use leasehold::{LockError, LockGuard, LockManager};
+use leasehold::{LockError, LockGuard, LockManager, Printable};
 
-use super::args::Run;
+use super::args::{Run, URL};
 use super::child::Child;
 use super::exit::{self, Ended, say, say_aside};
 use super::signals::{Signals, status};
@@ -19,10 +20,11 @@ pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
         acquired = acquire(manager, &args) => match acquired {
             Ok(Some(guard)) => guard,
             Ok(None) => {
-                say(format_args!("{}: somebody else holds the lock", args.key));
+                say(format_args!("{}: somebody else holds the lock", Printable(&args.key)));
                 return Ok(exit::BUSY);
             }
-            Err(error @ LockError::Timeout { .. }) => {
+            // With a source, it was the server that did not answer.
+            Err(error @ LockError::Timeout { .. }) if error.source().is_none() => {
                 say(error);
                 return Ok(exit::TIMEOUT);
             }
@@ -40,7 +42,7 @@ pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
         tokio::select! {
             biased;
             cause = guard.lost() => {
-                let report = say_aside(format!("{}: the lock is lost ({cause}), stopping the command", args.key));
+                let report = say_aside(format!("{}: the lock is lost ({cause}), stopping the command", Printable(&args.key)));
                 child.stop(args.grace).await?;
                 report.join();
                 return Ok(exit::LOST);
@@ -67,6 +69,8 @@ fn start(args: &Run, guard: &LockGuard) -> std::io::Result<Child> {
     let mut command = Command::new(program);
     command.args(arguments);
     command.env("LEASEHOLD_KEY", guard.key()).env("LEASEHOLD_TOKEN", guard.token().to_string());
+    // It may have a password.
+    command.env_remove(URL);
     Child::start(&mut command)
 }
 

@@ -3,7 +3,7 @@
 use tokio::time::sleep;
 
 use super::support::{A_WHILE, SOON, done, has_waiters, is_busy, is_free, key, soon, within};
-use crate::{Eviction, LockError, LockGuard, LockManager, Loss};
+use crate::{Eviction, LockError, LockGuard, LockInfo, LockManager, Loss, Mode};
 
 async fn is_revoked(guard: &LockGuard) {
     assert_eq!(within(SOON, "told of the loss", guard.lost()).await, Loss::Revoked);
@@ -157,4 +157,79 @@ pub async fn force_unlock_lets_the_next_waiter_in(a: LockManager, b: LockManager
     assert!(next.token() > guard.token());
     is_revoked(&guard).await;
     assert!(!next.is_lost());
+}
+
+async fn seen(manager: &LockManager, key: &str) -> LockInfo {
+    manager.info(key).await.expect("the server answers").expect("held")
+}
+
+/// One who has come to hold the lock since is left alone, and so is what else the first one holds; who was seen is not.
+pub async fn force_unlock_takes_only_what_was_seen(a: LockManager, b: LockManager) {
+    let (key, other) = (key("expecting"), key("expecting-other"));
+    let kept = soon(a.lock(&other)).await;
+    for next in [&a, &b] {
+        for key_only in [false, true] {
+            let guard = soon(a.lock(&key)).await;
+            let info = seen(&b, &key).await;
+            let evict = || {
+                let evict = b.force_unlock(&key).expecting(&info);
+                if key_only { evict.key_only() } else { evict }
+            };
+            guard.unlock().await.expect("unlocked");
+            assert_eq!(evict().await.expect("the server answers"), Eviction::default(), "free");
+            let guard = soon(next.lock(&key)).await;
+            assert_eq!(evict().await.expect("the server answers"), Eviction::default(), "held by another claim");
+            sleep(A_WHILE).await;
+            assert!(!guard.is_lost() && !kept.is_lost());
+            guard.renew().await.expect("not lost");
+            kept.renew().await.expect("not lost");
+            let info = seen(&a, &key).await;
+            assert_eq!(seen(&b, &key).await.claims, info.claims, "the same seen from everywhere");
+            let evict = b.force_unlock(&key).expecting(&info).key_only();
+            let eviction = evict.await.expect("the server answers");
+            assert_eq!((&eviction.holders, &eviction.released), (&info.holders, &vec![key.clone()]));
+            is_revoked(&guard).await;
+        }
+    }
+    let guard = soon(a.lock(&key)).await;
+    let eviction = b.force_unlock(&key).expecting(&seen(&b, &key).await).await.expect("the server answers");
+    assert!(eviction.released.contains(&key), "{eviction:?}");
+    is_revoked(&guard).await;
+    is_free(&b, &key).await;
+}
+
+/// Of those who share a lock, the ones that were seen: a writer waits for the others.
+pub async fn force_unlock_takes_only_the_readers_that_were_seen(a: LockManager, b: LockManager) {
+    let key = key("expecting-readers");
+    let first = soon(a.lock(&key).shared()).await;
+    let info = seen(&b, &key).await;
+    let second = soon(b.lock(&key).shared()).await;
+    let eviction = a.force_unlock(&key).expecting(&info).await.expect("the server answers");
+    assert_eq!((&eviction.holders, &eviction.released), (&info.holders, &vec![key.clone()]));
+    is_revoked(&first).await;
+    drop(first);
+    let left = seen(&a, &key).await;
+    assert_eq!((left.mode, left.holders.len()), (Mode::Shared, 1), "{left:?}");
+    second.renew().await.expect("not lost");
+    let waiting = tokio::spawn(a.lock(&key).into_future());
+    has_waiters(&b, &key, 1).await;
+    assert_eq!(a.force_unlock(&key).expecting(&info).await.expect("the server answers"), Eviction::default());
+    sleep(A_WHILE).await;
+    assert!(!waiting.is_finished() && !second.is_lost());
+    drop(second);
+    let writer = done(waiting).await.expect("granted");
+    assert!(!writer.is_lost());
+}
+
+/// Information on another key, or without claims, is refused before any I/O.
+pub async fn force_unlock_expects_what_it_can_compare(a: LockManager, b: LockManager) {
+    let (key, other) = (key("expecting-key"), key("expecting-another"));
+    let (guard, another) = (soon(a.lock(&key)).await, soon(a.lock(&other)).await);
+    let error = b.force_unlock(&key).expecting(&seen(&b, &other).await).await.expect_err("another key");
+    assert!(error.code() == "INVALID_CONFIG" && error.to_string().contains("expecting"), "{error}");
+    let error = b.force_unlock(&key).expecting(&LockInfo::new(&*key, Mode::Exclusive)).await.expect_err("no claims");
+    assert!(error.code() == "UNSUPPORTED" && error.to_string().contains("expecting"), "{error}");
+    assert!(!guard.is_lost() && !another.is_lost());
+    guard.unlock().await.expect("unlocked");
+    another.unlock().await.expect("unlocked");
 }

@@ -15,9 +15,11 @@ fn refused<T: Debug>(call: impl IntoFuture<Output = Result<T>>) -> (&'static str
     (error.code(), error.to_string())
 }
 
-/// Empty keys, keys with control characters, keys that are too long.
+/// Empty keys, keys with control characters, those of bidirectional text included, keys that are too long.
 pub async fn bad_keys_are_refused_at_once(a: LockManager, _: LockManager) {
-    for bad in ["", "\0", "a\nb", "a\tb", "\u{7f}", "a\u{85}", &"k".repeat(1025), &"é".repeat(513)] {
+    for bad in
+        ["", "\0", "a\nb", "a\tb", "\u{7f}", "a\u{85}", "a\u{202e}b", "\u{2069}", &"k".repeat(1025), &"é".repeat(513)]
+    {
         assert_eq!(a.handle(bad).expect_err("refused").code(), "INVALID_KEY");
         for (code, text) in [
             refused(a.lock(bad)),

@@ -107,7 +107,8 @@ macro_rules! __conformance_cases {
             eviction: force_unlock_names_the_holder, force_unlock_says_what_else_was_lost, key_only_takes_no_other_key,
                 an_isolated_hold_has_a_lease_of_its_own, force_unlock_of_a_free_key_is_no_error, an_evicted_holder_recovers,
                 a_lost_guard_leaves_its_successor_alone, all_readers_are_evicted, force_unlock_of_ones_own_lock,
-                force_unlock_lets_the_next_waiter_in;
+                force_unlock_lets_the_next_waiter_in, force_unlock_takes_only_what_was_seen,
+                force_unlock_takes_only_the_readers_that_were_seen, force_unlock_expects_what_it_can_compare;
             loss: a_normal_unlock_is_no_loss, run_returns_what_the_work_returns, run_drops_the_work_at_the_loss,
                 a_lost_hold_is_not_entered_again, max_hold_ends_a_hold, a_hold_without_renewal_expires,
                 a_hold_without_renewal_counts_from_its_grant,

@@ -110,8 +110,8 @@ fn an_eviction_ends_the_lease_and_names_what_it_carried() {
         let mut wait = a.lock("waited").boxed();
         tokio::select! { _ = &mut wait => panic!("busy"), () = b.queued("waited", 2) => {} }
         drop(wait);
-        assert_eq!(b.etcd.evict("free", false).await.unwrap(), crate::Eviction::default());
-        let eviction = b.etcd.evict("k", false).await.unwrap();
+        assert_eq!(b.etcd.evict("free", &Evict::default()).await.unwrap(), crate::Eviction::default());
+        let eviction = b.etcd.evict("k", &Evict::default()).await.unwrap();
         assert_eq!(eviction.holders, [Holder::new("test", "here", 7)]);
         assert_eq!(eviction.released, ["also", "k"]);
         loop {
@@ -132,11 +132,31 @@ fn an_eviction_of_the_key_alone_leaves_the_lease() {
         let held = a.lock("k").await;
         a.lock("also").await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let eviction = b.etcd.evict("k", true).await.unwrap();
+        let eviction = b.etcd.evict("k", &Evict { key_only: true, only: None }).await.unwrap();
         assert_eq!((eviction.holders.len(), eviction.released), (1, vec!["k".to_owned()]));
         assert_eq!(a.event(Duration::from_millis(200)).await, Event::ClaimLost(held.attempt));
         assert!(b.try_get("k", Mode::Exclusive).await.is_some());
         assert!(b.try_get("also", Mode::Exclusive).await.is_none());
+    });
+}
+
+#[test]
+fn an_eviction_leaves_the_lease_of_a_claim_that_is_released_meanwhile() {
+    run(async {
+        let server = Server::start().await;
+        let (a, b) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
+        let held = a.lock("k").await;
+        // So many keys are on the lease that they take a while to be read.
+        let others: Vec<_> = (0..3000).map(|n| format!("other-{n}")).collect();
+        futures::future::join_all(others.iter().map(|key| a.lock(key))).await;
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            a.release(&held).await;
+        };
+        let everyone = Evict::default();
+        let (eviction, ()) = tokio::join!(b.etcd.evict("k", &everyone), release);
+        assert_eq!(eviction.unwrap().released.len(), 0);
+        a.etcd.renew(&[a.lease]).await.remove(0).unwrap();
     });
 }
 
@@ -149,12 +169,12 @@ fn an_eviction_takes_all_readers_and_what_has_no_lease() {
         b.get("k", Mode::Shared).await;
         let admin = Client::new(&server, "p/").await;
         assert_eq!(admin.etcd.inspect("k").await.unwrap().unwrap().holders.len(), 2);
-        let eviction = admin.etcd.evict("k", false).await.unwrap();
+        let eviction = admin.etcd.evict("k", &Evict::default()).await.unwrap();
         assert_eq!((eviction.holders.len(), eviction.released), (2, vec!["k".to_owned()]));
         assert_eq!(server.claims(), Vec::<String>::new());
         server.ctl(&["put", "p/k/forgotten", ""]);
         assert!(admin.try_get("k", Mode::Exclusive).await.is_none());
-        assert_eq!(admin.etcd.evict("k", false).await.unwrap().released, ["k"]);
+        assert_eq!(admin.etcd.evict("k", &Evict::default()).await.unwrap().released, ["k"]);
         assert!(admin.try_get("k", Mode::Exclusive).await.is_some());
     });
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Etcd, Options};
-use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease, SystemClock};
+use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
 use crate::{Holder, Mode};
 
 /// Longer than anything here takes, shorter than anybody's patience.

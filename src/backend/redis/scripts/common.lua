@@ -47,6 +47,11 @@ local function period_of(held)
   return held and held:sub(1, #SHARED) == SHARED and held:sub(#SHARED + 1) or nil
 end
 
+-- Names the claim that a token is of, to who may know it but not act for it.
+local function claim_of(token)
+  return redis.sha1hex(token)
+end
+
 -- Lets a key live for `ms` at least.
 local function prolong(key, ms)
   redis.call('PEXPIRE', key, math.max(ms, redis.call('PTTL', key)))

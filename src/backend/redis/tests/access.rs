@@ -14,11 +14,30 @@ fn what_stands_at_the_key_that_is_no_lock_is_left_alone() {
                 assert_eq!(kind(refused), ErrorKind::Incompatible, "{mode:?} {wait}");
             }
         }
-        assert_eq!(kind(client.redis.evict("k", false).await), ErrorKind::Incompatible);
+        assert_eq!(kind(client.redis.evict("k", &Evict::default()).await), ErrorKind::Incompatible);
         let info = client.redis.inspect("k").await.unwrap().unwrap();
         assert!(info.foreign && info.holders.is_empty() && info.token.is_none() && info.remaining.is_none());
         assert_eq!(server.run::<String>("TYPE lock:k"), "hash");
         assert_eq!(client.redis.list("").await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_lock_that_is_spoilt_does_not_hide_the_others() {
+    run(async {
+        let server = Server::start();
+        let (client, other) = (Client::new(&server).await, Client::new(&server).await);
+        let (good, _spoilt) = (client.lock("good").await, client.lock("spoilt").await);
+        let waiting = other.claim("spoilt", Mode::Exclusive);
+        let waiting = other.redis.acquire(&waiting, true);
+        tokio::select! { _ = waiting => panic!("busy"), () = client.queued("spoilt", 1) => {} }
+        let lives = server.run::<Vec<String>>("KEYS *%lives:lock:spoilt").remove(0);
+        server.run::<()>(&format!("SET {lives} text"));
+        assert_eq!(kind(client.redis.inspect("spoilt").await), ErrorKind::Incompatible);
+        let listed = client.redis.list("").await.unwrap();
+        let keys: Vec<_> = listed.iter().map(|info| (&*info.key, info.foreign)).collect();
+        assert_eq!(keys, [("good", false), ("spoilt", true)]);
+        client.release(&good).await;
     });
 }
 
@@ -51,7 +70,7 @@ fn other_clients_exclude_and_are_excluded() {
         client.lock("k").await;
         assert!(waited.elapsed() > Duration::from_millis(350));
         server.run::<()>("SET lock:k other");
-        let eviction = client.redis.evict("k", false).await.unwrap();
+        let eviction = client.redis.evict("k", &Evict::default()).await.unwrap();
         assert!(eviction.holders.is_empty() && eviction.released == ["k"], "{eviction:?}");
     });
 }
@@ -84,13 +103,13 @@ fn a_lock_that_is_free_again_is_told_to_who_waits_for_its_signal_list() {
         assert_eq!(server.run::<u64>("LLEN lock-signal:k"), 1, "one word, however often");
 
         server.run::<()>("SET lock:k other");
-        client.redis.evict("k", false).await.unwrap();
+        client.redis.evict("k", &Evict::default()).await.unwrap();
         told(1);
         server.run::<()>("SET lock:k other");
         let claim = other.claim("k", Mode::Exclusive);
         let (successor, ()) = tokio::join!(other.redis.acquire(&claim, true), async {
             client.queued("k", 1).await;
-            client.redis.evict("k", false).await.unwrap();
+            client.redis.evict("k", &Evict::default()).await.unwrap();
         });
         told(0);
         other.release(&successor.unwrap().unwrap()).await;
@@ -99,7 +118,7 @@ fn a_lock_that_is_free_again_is_told_to_who_waits_for_its_signal_list() {
         server.run::<()>("DEL lock-signal:k");
         silent.release(&silent.lock("k").await).await;
         server.run::<()>("SET lock:k other");
-        silent.redis.evict("k", false).await.unwrap();
+        silent.redis.evict("k", &Evict::default()).await.unwrap();
         told(0);
         assert!(!server.run::<bool>("EXISTS lock-signal:k"), "not unless it is wanted");
     });
@@ -115,7 +134,7 @@ fn who_may_not_write_to_a_signal_list_releases_all_the_same() {
         client.release(&client.lock("k").await).await;
         assert!(!server.run::<bool>("EXISTS lock:k"));
         client.lock("k").await;
-        assert_eq!(client.redis.evict("k", false).await.unwrap().released, ["k"]);
+        assert_eq!(client.redis.evict("k", &Evict::default()).await.unwrap().released, ["k"]);
         assert!(!server.run::<bool>("EXISTS lock:k lock-signal:k"));
     });
 }
@@ -137,7 +156,7 @@ fn a_signal_list_on_another_server_of_a_cluster_keeps_nobody_from_releasing() {
         client.release(&client.lock("k").await).await;
         assert!(!server.run::<bool>("EXISTS lock:k"));
         client.lock("k").await;
-        assert_eq!(client.redis.evict("k", false).await.unwrap().released, ["k"]);
+        assert_eq!(client.redis.evict("k", &Evict::default()).await.unwrap().released, ["k"]);
         assert!(!server.run::<bool>("EXISTS lock:k"));
     });
 }
@@ -247,7 +266,7 @@ fn both_protocols_and_another_database() {
             let (handed, released) = tokio::join!(waiter.lock("k"), released);
             assert!(handed.limit.is_some() && released.elapsed() < Duration::from_millis(500), "{url}: by message");
             assert!(waiter.renew().await.is_ok());
-            waiter.redis.evict("k", false).await.unwrap();
+            waiter.redis.evict("k", &Evict::default()).await.unwrap();
             assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));
         }
         assert_eq!(server.run::<String>("INFO keyspace").matches("keys=").count(), 2);
@@ -309,7 +328,7 @@ fn what_an_account_needs_is_enough() {
                 let (handed, ()) = tokio::join!(waiter.lock(key), release);
                 assert!(handed.limit.is_some(), "by message");
                 assert!(waiter.renew().await.is_ok());
-                holder.redis.evict(key, false).await.unwrap();
+                holder.redis.evict(key, &Evict::default()).await.unwrap();
                 assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));
                 let readers = (holder.share(key).await, waiter.share(key).await);
                 assert!(holder.renew().await.is_ok());
@@ -337,7 +356,7 @@ fn who_may_not_send_messages_hands_over_all_the_same() {
         let (handed, released) = tokio::join!(waiter.lock("k"), release);
         assert!(handed.epoch > grant.epoch && handed.limit.is_none(), "found by its own look");
         assert!(released.elapsed() < Duration::from_secs(2), "{:?}", released.elapsed());
-        let evicted = holder.redis.evict("k", false).await.unwrap();
+        let evicted = holder.redis.evict("k", &Evict::default()).await.unwrap();
         assert_eq!(evicted.released, ["k"]);
         assert!(waiter.renew().await.is_ok());
         assert_eq!(waiter.event(LIMIT).await, Event::ClaimLost(handed.attempt));

@@ -229,7 +229,7 @@ fn an_evicted_holder_is_told_at_once_and_the_next_one_let_in() {
             let evicted = async {
                 holder.queued("k", 1).await;
                 let asked = Instant::now();
-                let eviction = holder.redis.evict("k", false).await.unwrap();
+                let eviction = holder.redis.evict("k", &Evict::default()).await.unwrap();
                 assert_eq!(eviction.released, ["k"]);
                 assert_eq!(eviction.holders, [Holder::new("test", "here", 7)]);
                 assert_eq!(holder.event(LIMIT).await, Event::ClaimLost(grant.attempt));
@@ -240,7 +240,10 @@ fn an_evicted_holder_is_told_at_once_and_the_next_one_let_in() {
             assert_eq!(kind(holder.redis.release(&grant).await), ErrorKind::LeaseLost);
             waiter.release(&next).await;
         }
-        assert_eq!(holder.redis.evict("k", true).await.unwrap(), crate::Eviction::default());
+        assert_eq!(
+            holder.redis.evict("k", &Evict { key_only: true, only: None }).await.unwrap(),
+            crate::Eviction::default()
+        );
     });
 }
 

@@ -19,7 +19,7 @@ use redis::{FromRedisValue, Value};
 use super::attempt::Attempt;
 use super::scripts::{self, By, Kind, Part, Scripts};
 use super::{Address, Options, Redis, Target, link};
-use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease, SystemClock};
+use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
 use crate::{Holder, Mode};
 
 /// Longer than anything here takes.

@@ -1,0 +1,159 @@
+//! Locks as they are printed, for people and for programs.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use humantime::{format_duration, format_rfc3339_seconds};
+use leasehold::{Holder, LockInfo, Mode, Printable};
+use serde::Serialize;
+
+/// A lock.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Row {
+    key: String,
+    mode: Mode,
+    holders: Vec<Holder>,
+    since: Option<String>,
+    remaining_ms: Option<u64>,
+    waiters: usize,
+    token: Option<String>,
+    foreign: bool,
+}
+
+impl From<LockInfo> for Row {
+    fn from(info: LockInfo) -> Self {
+        let LockInfo { key, mode, token, since, remaining, holders, waiters, foreign, .. } = info;
+        Self {
+            key,
+            mode,
+            holders,
+            since: since.and_then(time),
+            remaining_ms: remaining.and_then(|left| u64::try_from(left.as_millis()).ok()),
+            waiters,
+            token: token.map(|token| token.to_string()),
+            foreign,
+        }
+    }
+}
+
+impl Row {
+    pub(super) fn holders(&self) -> &[Holder] {
+        &self.holders
+    }
+
+    /// Whether somebody else holds it than in another row.
+    pub(super) fn has_changed(&self, other: &Self) -> bool {
+        (&self.holders, self.mode, &self.since, self.foreign)
+            != (&other.holders, other.mode, &other.since, other.foreign)
+    }
+
+    pub(super) fn mode(&self) -> &'static str {
+        match self.mode {
+            Mode::Exclusive => "exclusive",
+            Mode::Shared => "shared",
+        }
+    }
+
+    fn cells(&self) -> [String; COLUMNS.len()] {
+        let unknown = || "-".to_owned();
+        [
+            Printable(&self.key).to_string(),
+            self.mode().to_owned(),
+            names(&self.holders),
+            self.since.clone().unwrap_or_else(unknown),
+            self.remaining_ms.map_or_else(unknown, |left| format_duration(Duration::from_millis(left)).to_string()),
+            self.waiters.to_string(),
+        ]
+    }
+}
+
+const COLUMNS: [&str; 6] = ["KEY", "MODE", "HOLDER", "SINCE", "REMAINING", "WAITING"];
+
+/// A table with a heading. Its cells are bounded, as what they show is.
+pub(super) fn table(rows: &[Row]) -> String {
+    let lines: Vec<_> = std::iter::once(COLUMNS.map(str::to_owned)).chain(rows.iter().map(Row::cells)).collect();
+    let width = |column: usize| lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<_> = (0..COLUMNS.len()).map(width).collect();
+    let line = |cells: &[String; COLUMNS.len()]| {
+        let padded: Vec<_> = cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The holders in a word or two. A foreign client does not say who it is.
+pub(super) fn names(holders: &[Holder]) -> String {
+    let name = |holder: &Holder| (*holder != Holder::default()).then(|| holder.to_string());
+    let known: Vec<_> = holders.iter().filter_map(name).collect();
+    if known.is_empty() { "(not leasehold)".to_owned() } else { Printable(&known.join(", ")).to_string() }
+}
+
+/// A time as RFC 3339 has it: between 1970 and the year 9999. What a server shows may be any other.
+pub(super) fn time(at: SystemTime) -> Option<String> {
+    const YEAR_10_000: u64 = 253_402_300_800;
+    let since = at.duration_since(UNIX_EPOCH).ok()?;
+    (since.as_secs() < YEAR_10_000).then(|| format_rfc3339_seconds(at).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use leasehold::FencingToken;
+
+    use super::*;
+
+    fn info(key: &str, holders: Vec<Holder>) -> LockInfo {
+        let mut info = LockInfo::new(key, Mode::Exclusive);
+        info.holders = holders;
+        info
+    }
+
+    fn cells(info: LockInfo) -> [String; COLUMNS.len()] {
+        Row::from(info).cells()
+    }
+
+    #[test]
+    fn times_that_have_no_date_are_unknown() {
+        let date = |seconds: u64| time(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(date(0).as_deref(), Some("1970-01-01T00:00:00Z"));
+        assert_eq!(date(253_402_300_799).as_deref(), Some("9999-12-31T23:59:59Z"));
+        assert_eq!(date(253_402_300_800), None);
+        assert_eq!(date(u64::MAX / 1000), None);
+        assert_eq!(time(UNIX_EPOCH - Duration::from_nanos(1)), None);
+        let mut odd = info("k", vec![Holder::new("n", "h", 1)]);
+        odd.since = Some(UNIX_EPOCH + Duration::from_millis(u64::MAX));
+        odd.remaining = Some(Duration::MAX);
+        odd.waiters = usize::MAX;
+        assert_eq!(cells(odd.clone())[3..5], ["-", "-"]);
+        odd.since = Some(UNIX_EPOCH - Duration::from_secs(1));
+        odd.remaining = Some(Duration::from_millis(u64::MAX));
+        assert_eq!(cells(odd.clone())[3], "-");
+        let plain = info("plain", vec![Holder::new("n", "h", 1)]);
+        assert_eq!(table(&[odd.into(), plain.into()]).lines().count(), 3);
+    }
+
+    #[test]
+    fn names_are_escaped_and_cut() {
+        let hostile = "\u{1b}[2J\n\u{202e}";
+        let escaped = r"\u{1b}[2J\u{a}\u{202e}";
+        let row = cells(info(hostile, vec![Holder::new(hostile, hostile, 7)]));
+        assert_eq!(row[0], escaped);
+        assert_eq!(row[2], format!("{escaped} (pid 7 on {escaped})"));
+        assert_eq!(cells(info("k", vec![Holder::default()]))[2], "(not leasehold)");
+        let readers = |_| Holder::new("n".repeat(1000), "h".repeat(1 << 20), 1);
+        let many = info(&"k".repeat(1 << 20), (0..400).map(readers).collect());
+        let table = table(&[many.into(), info("last", Vec::new()).into()]);
+        assert!(table.lines().all(|line| line.chars().count() < 700), "{table}");
+        assert!(table.lines().last().unwrap().starts_with("last "), "{table}");
+    }
+
+    #[test]
+    fn json_has_all_of_it() {
+        let name = format!("\u{1b}\u{202e}{}", "n".repeat(1000));
+        let mut odd = info("a\n\"b\"", vec![Holder::new(name.clone(), "h", 7)]);
+        odd.token = Some(FencingToken::from(u64::MAX));
+        odd.since = Some(UNIX_EPOCH + Duration::from_millis(u64::MAX));
+        let json = serde_json::to_string(&Row::from(odd)).unwrap();
+        let back: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&back["key"], &back["holders"][0]["name"]), (&"a\n\"b\"".into(), &name.into()));
+        assert_eq!((&back["since"], &back["token"]), (&serde_json::Value::Null, &u64::MAX.to_string().into()));
+    }
+}
