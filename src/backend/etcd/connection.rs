@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::proto::{PbRangeResponse, PbResponseHeader, PbTxnResponse};
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::history::{History, Mark};
+use super::limits::Limits;
 use super::route::{self, Route};
 use super::txn::{self, Freshness};
 use super::{Options, failure};
@@ -21,9 +22,6 @@ use crate::backend::{ErrorKind, Result};
 
 /// How much later than its deadline an attempt to connect may tell what came of it.
 const AFTER: Duration = Duration::from_millis(50);
-
-/// How many operations go in one transaction at most, until the server finds it too many: by default it takes 128 at one level.
-const MOST: usize = 100;
 
 /// Where the header of an answer is, if it says something about the store's history.
 type Header<T> = fn(&T) -> Option<&PbResponseHeader>;
@@ -105,8 +103,7 @@ pub(super) struct Connection {
     timeout: Duration,
     tokens: Arc<Tokens>,
     history: History,
-    /// How many operations go in one transaction at most.
-    most: AtomicUsize,
+    limits: Limits,
 }
 
 /// The token by which the server knows the user.
@@ -130,8 +127,8 @@ impl Connection {
     }
 
     fn new(handle: Handle, route: Arc<Route>, endpoints: String, many: bool, timeout: Duration) -> Self {
-        let (tokens, history) = (Arc::default(), History::default());
-        Self { handle, route, endpoints, many, timeout, tokens, history, most: AtomicUsize::new(MOST) }
+        let (tokens, history, limits) = (Arc::default(), History::default(), Limits::default());
+        Self { handle, route, endpoints, many, timeout, tokens, history, limits }
     }
 
     /// Connects to a server that answers, unless a manager with the same settings has done so.
@@ -176,14 +173,9 @@ impl Connection {
         Ok(Self::new(handle.clone(), route, endpoints, many, timeout))
     }
 
-    /// Returns how many operations go in one transaction at most.
-    pub(super) fn most(&self) -> usize {
-        self.most.load(Ordering::Relaxed)
-    }
-
-    /// Notes that this many operations were too many for the server.
-    pub(super) fn too_many(&self, sent: usize) {
-        self.most.fetch_min((sent / 2).max(1), Ordering::Relaxed);
+    /// Returns how much goes in one request.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Counts how often the store was found to have gone back in its history.
@@ -194,6 +186,12 @@ impl Connection {
     /// Tells when another endpoint is used: what goes to the old one may hang.
     pub(super) fn turns(&self) -> tokio::sync::watch::Receiver<usize> {
         self.route.turns()
+    }
+
+    /// How many times the endpoint in use has changed.
+    #[cfg(test)]
+    pub(super) fn turn(&self) -> usize {
+        self.route.turn()
     }
 
     /// Returns the endpoints for an error.
@@ -353,11 +351,13 @@ impl Connection {
         self.retry_within(self.timeout, |answer| answer.header.as_ref(), ask).await
     }
 
-    /// Reads many ranges, in transactions that are as large as the server takes them. Returns what was found, in their order.
+    /// Reads many ranges, in transactions that are as large as the server takes them, and whose answers can be read. Returns what
+    /// was found, in their order.
     pub(super) async fn ranges(self: &Arc<Self>, gets: &[TxnOp]) -> Result<Vec<PbRangeResponse>> {
         let (mut found, mut left) = (Vec::with_capacity(gets.len()), gets);
+        let mut most = gets.len();
         while !left.is_empty() {
-            let (now, later) = left.split_at(self.most().min(left.len()));
+            let (now, later) = left.split_at(most.min(self.limits.operations()).min(left.len()));
             match self.txn(Txn::new().and_then(now)).await {
                 Ok(answer) => {
                     found.extend(txn::ranges(answer));
@@ -366,7 +366,7 @@ impl Connection {
                         return Err(failure::nonsense(&self.endpoints));
                     }
                 }
-                Err(error) if now.len() > 1 && failure::is_too_many(&error) => self.too_many(now.len()),
+                Err(error) if now.len() > 1 && failure::is_size(&error) => most = now.len() / 2,
                 Err(error) => return Err(error),
             }
         }

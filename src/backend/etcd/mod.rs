@@ -10,6 +10,7 @@ mod failure;
 mod group;
 mod history;
 mod inspect;
+mod limits;
 mod losses;
 mod numbers;
 mod queue;

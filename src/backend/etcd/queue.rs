@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(4);
 /// What a token can be made of.
 const EPOCHS: std::ops::Range<u64> = 1..1 << 53;
 
-/// A claim's request may also make one release for so many operations that a transaction may have.
+/// A claim's request may also make one release for so many that a request has room for.
 const CARRIED: usize = 8;
 
 /// A claim on its way: what all steps of an acquire need.
@@ -90,7 +90,9 @@ impl Shared {
         let id = claim.attempt;
         let mut backoff = Backoff::new();
         loop {
-            let carried = self.releases.carry(directory, self.connection.most() / CARRIED);
+            let limits = self.connection.limits();
+            let most = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name)) / CARRIED;
+            let carried = self.releases.carry(directory, most);
             let released = carried.claims.clone();
             // Whether an earlier copy of this may still be on its way.
             let repeated = self.claims.outcome(id).unwrap_or_default();
@@ -103,7 +105,7 @@ impl Shared {
                 released: &released,
                 only_if_free: attempt.deadline.is_some(),
             };
-            let (txn, alone) = (place.txn(), repeated.then(|| place.rewriting()));
+            let (txn, alone, bytes) = (place.txn(), repeated.then(|| place.rewriting()), place.bytes());
             let record = repeated.then(|| place.record.clone());
             let member = Member {
                 attempt: Some(id),
@@ -113,6 +115,7 @@ impl Shared {
                 record,
                 alone,
                 carried: Some(carried),
+                bytes,
             };
             let answer = match self.group.send(self.patience(attempt), member).await {
                 Ok(answer) => answer,
@@ -120,14 +123,13 @@ impl Shared {
                     self.pause(attempt, &mut backoff, error).await?;
                     continue;
                 }
-                Err(error) if !released.is_empty() && failure::is_too_many(&error) => {
+                Err(error) if !released.is_empty() && limits.refused(&error, released.len() * CARRIED, bytes) => {
                     // The releases go on separately then, and the claim waits behind those.
-                    self.claims.answered(id, repeated);
-                    self.connection.too_many(released.len() * CARRIED);
+                    self.claims.answered(id, repeated || failure::is_unread(&error));
                     continue;
                 }
                 Err(error) => {
-                    if repeated {
+                    if repeated || failure::is_unread(&error) {
                         self.claims.answered(id, true);
                     } else {
                         // Refused, and the only copy: there is nothing to settle, which might be refused as well.
@@ -371,7 +373,9 @@ impl Shared {
     /// Sends a transaction that deletes, with what keeps older copies away; if the server has no space for that, a bare one.
     async fn delete(&self, directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Result<()> {
         let limit = self.connection.patience(self.connection.timeout());
-        let member = Member { attempt: None, directory, name, txn: txn.clone(), record, alone: None, carried: None };
+        let bytes = txn::bytes_of_deletion(&name) + record.as_ref().map_or(0, Record::bytes);
+        let member =
+            Member { attempt: None, directory, name, txn: txn.clone(), record, alone: None, carried: None, bytes };
         match self.group.send(limit, member).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),

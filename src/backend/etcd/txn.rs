@@ -33,6 +33,11 @@ impl Record {
         Compare::version(self.name.clone(), CompareOp::Equal, self.version)
     }
 
+    /// How many bytes it adds to a request, at most.
+    pub(super) fn bytes(&self) -> usize {
+        bytes(4, &self.name) + self.value.len()
+    }
+
     /// Rewrites the record, so that no older copy of any transaction matches it any more.
     ///
     /// One with another version by now, and one that is gone, does not match those either.
@@ -59,6 +64,19 @@ impl Born {
         let alive = Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create);
         Txn::new().when([alive]).and_then([TxnOp::delete(self.name.clone(), None::<DeleteOptions>)])
     }
+}
+
+/// How many bytes an operation has beside its names and values, at most.
+const OVERHEAD: usize = 64;
+
+/// An upper bound for the bytes of `operations` that have one name each.
+fn bytes(operations: usize, name: &[u8]) -> usize {
+    operations * (name.len() + OVERHEAD)
+}
+
+/// How many bytes the deletion of a claim adds to a request, at most.
+pub(super) fn bytes_of_deletion(name: &[u8]) -> usize {
+    bytes(3, name)
 }
 
 /// Deletes a claim by its name, which is unique as long as an outcome is unknown.
@@ -96,6 +114,13 @@ pub(super) enum Placed {
 }
 
 impl Place<'_> {
+    /// How many bytes this adds to a request, at most.
+    pub(super) fn bytes(&self) -> usize {
+        // Each end of a range counts as a name.
+        let released: usize = self.released.iter().map(|claim| bytes_of_deletion(&claim.name)).sum();
+        bytes(12, self.name) + self.value.len() + self.record.bytes() + released
+    }
+
     /// Builds the transaction.
     pub(super) fn txn(&self) -> Txn {
         self.with(None)
