@@ -16,12 +16,15 @@ use super::history::{History, Mark};
 use super::limits::Limits;
 use super::route::{self, Route};
 use super::txn::{self, Freshness};
-use super::{Options, failure};
+use super::{Options, answer, failure};
 use crate::backend::pool::Pool;
 use crate::backend::{ErrorKind, Result};
 
 /// How much later than its deadline an attempt to connect may tell what came of it.
 const AFTER: Duration = Duration::from_millis(50);
+
+/// How many bytes an answer may have. The client's default.
+const ANSWER: usize = 4 * 1024 * 1024;
 
 /// Where the header of an answer is, if it says something about the store's history.
 type Header<T> = fn(&T) -> Option<&PbResponseHeader>;
@@ -262,6 +265,7 @@ impl Connection {
         let mark: Mark = self.history.mark();
         match tokio::time::timeout(limit, request).await {
             Ok(Ok(answer)) => match header(&answer) {
+                Some(header) if answer::revision(Some(header)).is_none() => Err(failure::nonsense(&self.endpoints)),
                 Some(header) if !self.history.goes_on(mark, header) => Err(failure::restored(&self.endpoints)),
                 _ => Ok(answer),
             },
@@ -344,8 +348,13 @@ impl Connection {
 
     /// Sends an idempotent transaction until it is answered.
     pub(super) async fn txn(self: &Arc<Self>, txn: Txn) -> Result<PbTxnResponse> {
+        self.txn_within(ANSWER, txn).await
+    }
+
+    /// Sends an idempotent transaction until it is answered, with at most this many bytes.
+    pub(super) async fn txn_within(self: &Arc<Self>, bytes: usize, txn: Txn) -> Result<PbTxnResponse> {
         let ask = || {
-            let (mut kv, txn) = (self.kv(), txn.clone());
+            let (mut kv, txn) = (self.kv().max_decoding_message_size(bytes), txn.clone());
             async move { kv.txn(txn).await.map(|answer| answer.0) }
         };
         self.retry_within(self.timeout, |answer| answer.header.as_ref(), ask).await

@@ -3,6 +3,7 @@
 //! Each lock is a directory of claims, and the oldest one by create revision holds it, as for Go's `concurrency.Mutex` and
 //! `etcdctl lock`, with which it excludes and queues.
 
+mod answer;
 mod claims;
 pub(crate) mod codec;
 mod connection;
@@ -15,6 +16,8 @@ mod losses;
 mod numbers;
 mod queue;
 mod route;
+#[cfg(feature = "testing")]
+pub(crate) mod sent;
 mod session;
 #[cfg(test)]
 mod tests;

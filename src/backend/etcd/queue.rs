@@ -13,14 +13,11 @@ use super::losses::Subject;
 use super::session::Session;
 use super::txn::{self, Born, Freshness, Place, Placed, Record, Standing};
 use super::watch::Notice;
-use super::{Shared, failure};
+use super::{Shared, answer, failure};
 use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
 
 /// How often a waiter looks by itself while its watch seems to work: with the jitter at least every 5 s.
 const LOOK: Duration = Duration::from_secs(4);
-
-/// What a token can be made of.
-const EPOCHS: std::ops::Range<u64> = 1..1 << 53;
 
 /// A claim's request may also make one release for so many that a request has room for.
 const CARRIED: usize = 8;
@@ -73,11 +70,11 @@ impl Shared {
             (Standing::Behind(ahead), revision) => self.follow(attempt, &own, ahead, revision).await?,
             (Standing::Gone, _) => return Err(self.claim_lost()),
         };
-        let epoch = u64::try_from(proof).ok().filter(|epoch| EPOCHS.contains(epoch));
-        let epoch = epoch.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+        let nonsense = || failure::nonsense(self.connection.endpoints());
+        let epoch = answer::epoch(proof).ok_or_else(nonsense)?;
         let mut grant = Grant::new(attempt.claim, epoch);
         grant.lease = attempt.session.proven(grant.lease);
-        grant.note = u64::try_from(own.create).unwrap_or_default();
+        grant.note = answer::epoch(own.create).ok_or_else(nonsense)?;
         self.claims.hold(grant.attempt, Held { claim: own, proof, watch: None });
         self.losses.granted(grant.attempt);
         Ok(Some(grant))
@@ -236,7 +233,7 @@ impl Shared {
         let limit = self.connection.patience(self.connection.timeout());
         let found = self.connection.key_once(limit, Freshness::Serializable, &ahead.name).await;
         found.is_ok_and(|found| {
-            found.header.is_some_and(|header| header.revision >= revision)
+            answer::revision(found.header.as_ref()).is_some_and(|at| at >= revision)
                 && found.kvs.iter().any(|found| found.create_revision == ahead.create)
         })
     }
@@ -258,8 +255,8 @@ impl Shared {
             match self.connection.txn_once(self.patience(attempt), freshness, look).await {
                 Ok(answer) => {
                     let revision = txn::revision(&answer);
-                    let revision = revision.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
-                    return Ok((Standing::read(own, &txn::keys(answer)), revision));
+                    let seen = txn::keys(answer).and_then(|seen| Standing::read(&attempt.directory, own, &seen));
+                    return seen.zip(revision).ok_or_else(|| failure::nonsense(self.connection.endpoints()));
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(attempt, &mut backoff, error).await?;

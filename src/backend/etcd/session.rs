@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use etcd_client::proto::PbKeyValue;
 use etcd_client::{Error, LeaseGrantOptions};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use super::losses::Subject;
 use super::numbers::Numbers;
 use super::txn::{self, Freshness, Record, signed};
 use super::watch::WatchId;
-use super::{Shared, codec, failure};
+use super::{Shared, answer, codec, failure};
 use crate::backend::{ErrorKind, Lease, LeaseId, Result, Timestamp};
 
 /// How many renewals in a row may be spoilt by a change of leader before one call gives up.
@@ -24,6 +25,8 @@ const MAX_PROOFS: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Session {
     id: LeaseId,
+    /// The TTL that was asked for.
+    asked: Duration,
     record: Vec<u8>,
     value: Vec<u8>,
     facts: Mutex<Facts>,
@@ -122,18 +125,21 @@ impl Shared {
         let id = LeaseId((rand::random::<u64>() >> 1).max(1));
         let mut orphan = Orphan { shared: self, lease: Some(signed(id)) };
         let proven = self.clock.now();
-        let ttl = self.grant(id, ttl).await?;
+        let asked = ttl;
+        let ttl = self.grant(id, asked).await?;
         let (name, value) = (self.names.record(id), codec::record(&self.manager));
         let answer = self
             .connection
             .txn(Record { name: name.clone(), value: value.clone(), lease: id, version: 0 }.create())
             .await?;
-        let header = answer.header.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
-        let (revision, term) = (header.revision, header.raft_term);
+        let revision = answer::revision(answer.header.as_ref());
+        let revision = revision.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+        let term = answer.header.map_or(0, |header| header.raft_term);
         orphan.lease = None;
         let facts = Mutex::new(Facts { ttl, proven, version: 1, term, watch: None });
         let session = Session {
             id,
+            asked,
             record: name.clone(),
             value,
             facts,
@@ -168,7 +174,7 @@ impl Shared {
                 }
             })
             .await?;
-        u64::try_from(granted).map(Duration::from_secs).map_err(|_| failure::nonsense(self.connection.endpoints()))
+        answer::ttl(granted, ttl).ok_or_else(|| failure::nonsense(self.connection.endpoints()))
     }
 
     /// Renews a lease within `limit`.
@@ -221,12 +227,13 @@ impl Shared {
                 }
             })
             .await?;
-        let ttl = match u64::try_from(answer.ttl()) {
-            Ok(seconds @ 1..) => Duration::from_secs(seconds),
-            _ => return Err(failure::lease_lost(endpoints)),
-        };
+        if !answer::is_about(answer.id(), session.id) {
+            return Err(failure::nonsense(endpoints));
+        }
+        let ttl = answer::ttl(answer.ttl(), session.asked).ok_or_else(|| failure::lease_lost(endpoints))?;
         let found = self.connection.key_once(patience, Freshness::Linearizable, &session.record).await?;
-        if found.kvs.is_empty() {
+        let is_record = |found: &PbKeyValue| found.key == session.record && answer::is_about(found.lease, session.id);
+        if !found.kvs.iter().any(is_record) {
             return Err(failure::lease_lost(endpoints));
         }
         let kept = answer.header().map(etcd_client::ResponseHeader::raft_term);

@@ -139,6 +139,27 @@ impl Drop for Subscription<'_> {
     }
 }
 
+/// Reads what a stream says whose only watch is one for `name`. Returns the revisions at which that was deleted.
+#[cfg(feature = "testing")]
+pub(super) fn read(name: Vec<u8>, answers: impl Iterator<Item = etcd_client::WatchResponse>) -> Vec<i64> {
+    let (sink, mut notices) = unbounded_channel();
+    let mut board = Board::default();
+    board.apply(Command::Watch { id: WatchId(1), name, start: 0, sink }, Instant::now());
+    while board.next_request().is_some() {}
+    for answer in answers {
+        if !board.read(&answer) {
+            board.stream_is_gone();
+        }
+        while board.next_request().is_some() {}
+    }
+    std::iter::from_fn(|| notices.try_recv().ok())
+        .filter_map(|(_, notice)| match notice {
+            Notice::Deleted(at) => Some(at),
+            _ => None,
+        })
+        .collect()
+}
+
 async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Command>) {
     let mut board = Board::default();
     let mut backoff = Backoff::new();

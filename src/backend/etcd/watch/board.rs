@@ -7,6 +7,7 @@ use etcd_client::{WatchFilterType, WatchOptions, WatchResponse};
 use tokio::time::Instant;
 
 use super::{Command, Notice, Sink, WatchId};
+use crate::backend::etcd::answer;
 
 /// How often in a row the server may cancel one watch before the hub gives it up until the next stream.
 const MAX_CANCELS: u32 = 3;
@@ -17,9 +18,6 @@ const MAX_CANCELS: u32 = 3;
 /// and the waiter the look for what it has missed.
 const REST: Duration = Duration::from_secs(1);
 const MOST_RESTING: usize = 64;
-
-/// The type of an event that is a deletion. etcd-client's own way to read it panics at a type that it does not know.
-const DELETE: i32 = 1;
 
 #[derive(Debug)]
 struct Watch {
@@ -216,12 +214,12 @@ impl Board {
                 self.outbox.push_back(Request::Create(id));
             }
         } else if answer.created() {
-            let since = answer.header().map(etcd_client::ResponseHeader::revision).unwrap_or(i64::MAX);
+            // A revision that is not known is later than all that anybody has seen: who waits looks again.
+            let since = answer::revision(answer.0.header.as_ref()).unwrap_or(i64::MAX);
             watch.since = Some(since);
             watch.tell(id, if watch.again { Notice::Again } else { Notice::Created(since) });
         }
-        let deletions = answer.events().iter().filter(|event| event.0.r#type == DELETE);
-        if let Some(last) = deletions.filter_map(|event| event.kv()).map(etcd_client::KeyValue::mod_revision).max() {
+        if let Some(last) = answer::deletion(&answer.0, &watch.name) {
             watch.deleted = Some(last);
             watch.tell(id, Notice::Deleted(last));
         }
