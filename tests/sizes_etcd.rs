@@ -111,3 +111,44 @@ fn what_is_too_large_for_the_server_is_halved_and_remembered_and_one_key_fails_n
     assert!(!held.is_lost());
     assert!(etcd.keys("leasehold/").iter().all(|name| !name.contains("%2F")), "something is left of what was refused");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_of_megabytes_hide_no_lock() {
+    let etcd = Etcd::start_with(&["--max-request-bytes", "10485760"]);
+    let proxy = Proxy::start(etcd.address());
+    let url = format!("etcd://{}", proxy.address());
+    let builder = || LockManager::builder().url(&url).ttl(PATIENCE).name("holder");
+    let (manager, admin) = (builder().build().await.unwrap(), builder().build().await.unwrap());
+    let mut guards = Vec::new();
+    for number in 0..150 {
+        guards.push(manager.lock(format!("k{number:03}")).await.unwrap());
+    }
+    let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
+    let large = vec![b'x'; 5_000_000];
+    // Behind a holder, with a name like ours and with one of somebody else's; as holders; and by the hundred, of 40 kB each.
+    for name in ["k000/ff-1", "k000/theirs", "large/ff-2", "theirs/x", "k001/read/ff-3"] {
+        client.put(format!("leasehold/{name}"), large.clone(), None).await.unwrap();
+    }
+    for number in 0..120 {
+        client.put(format!("leasehold/many{number:03}/ff-{number}"), vec![b'x'; 40_000], None).await.unwrap();
+    }
+    let accepted = proxy.accepted();
+    let info = admin.info("k000").await.unwrap().unwrap();
+    assert_eq!((info.holders.len(), &*info.holders[0].name, info.waiters, info.foreign), (1, "holder", 2, false));
+    for key in ["large", "theirs", "many007"] {
+        let info = admin.info(key).await.unwrap().unwrap();
+        assert!(info.foreign && info.holders.is_empty(), "{info:?}");
+    }
+    let listed = admin.list("").await.unwrap();
+    assert_eq!(listed.len(), 150 + 2 + 120);
+    let known = listed.iter().filter(|info| info.key.starts_with('k') && info.holders.len() == 1 && !info.foreign);
+    assert_eq!(known.count(), 150, "a holder is not shown");
+    assert!(listed.iter().filter(|info| !info.key.starts_with('k')).all(|info| info.foreign));
+    for key in ["large", "theirs", "many007"] {
+        assert_eq!(admin.force_unlock(key).await.unwrap().released, [key]);
+        drop(admin.try_lock(key).await.unwrap().expect("it was forced out"));
+    }
+    assert_eq!(admin.force_unlock("k149").key_only().await.unwrap().holders.len(), 1);
+    assert_eq!(admin.force_unlock("k000").await.unwrap().released.len(), 149);
+    assert_eq!(proxy.accepted(), accepted, "the connection was replaced");
+}
