@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::proto::PbKeyValue;
-use etcd_client::{Error, LeaseGrantOptions};
+use etcd_client::{Error, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -118,6 +118,12 @@ impl Drop for Orphan<'_> {
     }
 }
 
+/// Ends a stream by both sides' word. One that is just dropped counts as a failed call on the server.
+async fn end(keeper: LeaseKeeper, mut answers: LeaseKeepAliveStream) {
+    drop(keeper);
+    while let Ok(Some(_)) = answers.message().await {}
+}
+
 impl Shared {
     /// Opens a lease and puts its record on it.
     pub(super) async fn open(&self, ttl: Duration, own: bool) -> Result<Lease> {
@@ -222,7 +228,11 @@ impl Shared {
                 let sent = clock.now();
                 keeper.keep_alive().await?;
                 match answers.message().await? {
-                    Some(answer) => Ok((sent, answer)),
+                    Some(answer) => {
+                        // Apart: nobody waits for it, and the end of this manager does not cut it off.
+                        tokio::spawn(tokio::time::timeout(patience, end(keeper, answers)));
+                        Ok((sent, answer))
+                    }
                     None => Err(Error::LeaseKeepAliveError("the stream has ended".into())),
                 }
             })
