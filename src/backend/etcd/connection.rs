@@ -16,7 +16,7 @@ use super::history::{History, Mark};
 use super::limits::Limits;
 use super::route::{self, Route};
 use super::txn::{self, Freshness};
-use super::{Options, answer, failure};
+use super::{Options, answer, failure, proxy};
 use crate::backend::pool::Pool;
 use crate::backend::{ErrorKind, Result};
 
@@ -107,6 +107,8 @@ pub(super) struct Connection {
     tokens: Arc<Tokens>,
     history: History,
     limits: Limits,
+    /// Whether it may be one by way of a proxy: the client was made by the user.
+    unchecked: AtomicBool,
 }
 
 /// The token by which the server knows the user.
@@ -126,12 +128,16 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// Wraps a client that the user has made.
     pub(super) fn injected(client: Client, timeout: Duration, handle: Handle) -> Self {
-        Self::new(handle, Route::injected(client), String::from("the given client's endpoints"), true, timeout)
+        let endpoints = String::from("the given client's endpoints");
+        let unchecked = AtomicBool::new(true);
+        Self { unchecked, ..Self::new(handle, Route::injected(client), endpoints, true, timeout) }
     }
 
     fn new(handle: Handle, route: Arc<Route>, endpoints: String, many: bool, timeout: Duration) -> Self {
         let (tokens, history, limits) = (Arc::default(), History::default(), Limits::default());
-        Self { handle, route, endpoints, many, timeout, tokens, history, limits }
+        // A connection that is made here is checked before it is used.
+        let unchecked = AtomicBool::new(false);
+        Self { handle, route, endpoints, many, timeout, tokens, history, limits, unchecked }
     }
 
     /// Connects to a server that answers, unless a manager with the same settings has done so.
@@ -174,6 +180,18 @@ impl Connection {
         let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
         let route = Route::open(options, handle.clone(), deadline).await?;
         Ok(Self::new(handle.clone(), route, endpoints, many, timeout))
+    }
+
+    /// Refuses a client that goes by way of a proxy.
+    pub(super) async fn check(self: &Arc<Self>, name: Vec<u8>) -> Result<()> {
+        if self.unchecked.load(Ordering::Relaxed) {
+            let limit = self.patience(self.timeout);
+            if self.once(limit, proxy::renumbers(self.watch(), name)).await? {
+                return Err(failure::proxied(&self.endpoints));
+            }
+            self.unchecked.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Returns how much goes in one request.

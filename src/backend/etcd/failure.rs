@@ -105,6 +105,14 @@ pub(super) fn restored(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, reason)
 }
 
+/// Returns the error of an endpoint that is a proxy.
+pub(super) fn proxied(endpoint: &str) -> BackendError {
+    let reason = format!(
+        "locks by way of a gRPC proxy of etcd ({endpoint}), which renumbers watches; name the members of the cluster instead"
+    );
+    BackendError::new(ErrorKind::Unsupported, reason)
+}
+
 /// Returns the error of a call after the end.
 pub(super) fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the connection to etcd was closed")

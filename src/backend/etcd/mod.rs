@@ -14,6 +14,7 @@ mod inspect;
 mod limits;
 mod losses;
 mod numbers;
+mod proxy;
 mod queue;
 mod route;
 #[cfg(feature = "testing")]

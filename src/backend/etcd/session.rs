@@ -127,6 +127,7 @@ async fn end(keeper: LeaseKeeper, mut answers: LeaseKeepAliveStream) {
 impl Shared {
     /// Opens a lease and puts its record on it.
     pub(super) async fn open(&self, ttl: Duration, own: bool) -> Result<Lease> {
+        self.connection.check(self.names.record(LeaseId(0))).await?;
         // Chosen here, so that an attempt of unknown outcome can be repeated and undone.
         let id = LeaseId((rand::random::<u64>() >> 1).max(1));
         let mut orphan = Orphan { shared: self, lease: Some(signed(id)) };
