@@ -1,8 +1,8 @@
 //! The connection: its options, and how a request is bounded, retried and refused.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use etcd_client::proto::{PbRangeResponse, PbResponseHeader, PbTxnResponse};
@@ -16,6 +16,7 @@ use super::history::{History, Mark};
 use super::limits::Limits;
 use super::route::{self, Route};
 use super::txn::{self, Freshness};
+use super::watch::Hub;
 use super::{Options, answer, failure, proxy};
 use crate::backend::pool::Pool;
 use crate::backend::{ErrorKind, Result};
@@ -107,6 +108,8 @@ pub(super) struct Connection {
     tokens: Arc<Tokens>,
     history: History,
     limits: Limits,
+    /// Started with the first watch.
+    hub: OnceLock<Hub>,
     /// Whether it may be one by way of a proxy: the client was made by the user.
     unchecked: AtomicBool,
 }
@@ -137,7 +140,8 @@ impl Connection {
         let (tokens, history, limits) = (Arc::default(), History::default(), Limits::default());
         // A connection that is made here is checked before it is used.
         let unchecked = AtomicBool::new(false);
-        Self { handle, route, endpoints, many, timeout, tokens, history, limits, unchecked }
+        let hub = OnceLock::new();
+        Self { handle, route, endpoints, many, timeout, tokens, history, limits, hub, unchecked }
     }
 
     /// Connects to a server that answers, unless a manager with the same settings has done so.
@@ -180,6 +184,11 @@ impl Connection {
         let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
         let route = Route::open(options, handle.clone(), deadline).await?;
         Ok(Self::new(handle.clone(), route, endpoints, many, timeout))
+    }
+
+    /// Returns the hub of all watches on this connection.
+    pub(super) fn hub(self: &Arc<Self>) -> &Hub {
+        self.hub.get_or_init(|| Hub::start(self, &self.handle))
     }
 
     /// Refuses a client that goes by way of a proxy.

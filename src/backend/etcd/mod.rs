@@ -47,7 +47,6 @@ use self::losses::Losses;
 use self::session::Sessions;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
-use self::watch::Hub;
 use super::{Backend, BoxFuture, Claim, Clock, Event, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
@@ -108,7 +107,6 @@ struct Shared {
     claims: Arc<Claims>,
     group: Group,
     releases: Arc<Releases>,
-    hub: Hub,
     losses: Losses,
     events: UnboundedSender<Event>,
     closed: AtomicBool,
@@ -157,7 +155,6 @@ impl Etcd {
             group: Group::new(connection.clone(), claims.clone(), handle.clone()),
             claims,
             names: Names::new(prefix),
-            hub: Hub::start(connection.clone(), &handle),
             connection,
             clock,
             manager: format!("{:016x}", rand::random::<u64>()),
@@ -187,7 +184,7 @@ impl Etcd {
         // Others may have the same connection: this one lets go of it.
         let Some(shared) = self.shared.write().take() else { return };
         shared.closed.store(true, Ordering::Release);
-        shared.hub.stop();
+        shared.losses.end(shared.connection.hub());
         self.tasks.iter().for_each(AbortHandle::abort);
     }
 }

@@ -178,7 +178,7 @@ impl Shared {
     /// The claim `ahead` was there at the revision `seen`.
     async fn follow(&self, attempt: &Attempt<'_>, own: &Born, mut ahead: Born, mut seen: i64) -> Result<i64> {
         loop {
-            let mut watch = self.hub.subscribe(ahead.name.clone());
+            let mut watch = self.connection.hub().subscribe(ahead.name.clone());
             let mut trusted = false;
             loop {
                 let look = tokio::select! {
@@ -299,7 +299,7 @@ impl Shared {
             return Ok(());
         };
         if let Some(watch) = self.claims.let_go(claim.attempt) {
-            self.losses.unwatch(&self.hub, watch);
+            self.losses.unwatch(self.connection.hub(), watch);
         }
         let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
         let directory = self.names.directory(&claim.key);
@@ -315,7 +315,7 @@ impl Shared {
         let directory = self.names.directory(&grant.key);
         let unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
         if let Some(watch) = self.claims.let_go(grant.attempt) {
-            self.losses.unwatch(&self.hub, watch);
+            self.losses.unwatch(self.connection.hub(), watch);
         }
         // On a lease that is over there is nothing left to release.
         if let Some(claim) = self.born(&directory, grant) {

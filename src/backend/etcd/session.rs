@@ -157,7 +157,8 @@ impl Shared {
         let session = Arc::new(session);
         // Known before it is watched, or its end could come as a surprise.
         self.sessions.0.lock().insert(id, session.clone());
-        session.facts.lock().watch = Some(self.losses.watch(&self.hub, Subject::Session(id), name, revision + 1));
+        session.facts.lock().watch =
+            Some(self.losses.watch(self.connection.hub(), Subject::Session(id), name, revision + 1));
         Ok(Lease::new(id, ttl, proven, !own))
     }
 
@@ -274,7 +275,7 @@ impl Shared {
     pub(super) fn forget(&self, id: LeaseId) -> bool {
         let session = self.sessions.0.lock().remove(&id);
         for watch in self.claims.forget_lease(id) {
-            self.losses.unwatch(&self.hub, watch);
+            self.losses.unwatch(self.connection.hub(), watch);
         }
         self.releases.forget_lease(id);
         if let Some(session) = &session {
@@ -287,7 +288,7 @@ impl Shared {
     fn unwatch(&self, session: &Session) {
         let watch = session.facts.lock().watch.take();
         if let Some(watch) = watch {
-            self.losses.unwatch(&self.hub, watch);
+            self.losses.unwatch(self.connection.hub(), watch);
         }
     }
 
