@@ -26,6 +26,12 @@ proptest! {
 
     #[test]
     #[cfg(all(feature = "etcd", feature = "testing"))]
+    fn answers(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+        drivers::answers::etcd_answers(&data);
+    }
+
+    #[test]
+    #[cfg(all(feature = "etcd", feature = "testing"))]
     fn names(data in proptest::collection::vec(prop_oneof![any::<u8>(), "[a%/2F\n]".prop_map(|c| c.as_bytes()[0])], 0..40)) {
         drivers::names::key_codec(&data);
     }

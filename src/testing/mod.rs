@@ -40,3 +40,6 @@ pub use self::link::{Call, MemoryLink};
 #[doc(hidden)]
 pub use self::names::EtcdNames;
 pub use self::store::{MemoryStore, Thief};
+#[cfg(feature = "etcd")]
+#[doc(hidden)]
+pub use crate::backend::etcd::sent::{EtcdAnswers, EtcdKey, EtcdWatchAnswer};

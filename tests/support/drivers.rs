@@ -1,5 +1,8 @@
 //! What the fuzz targets do with their bytes. Plain tests call them as well, so that they cannot rot.
 
+#[cfg(all(feature = "etcd", feature = "testing"))]
+#[path = "drivers/answers.rs"]
+pub mod answers;
 #[path = "drivers/calls.rs"]
 pub mod calls;
 #[cfg(all(feature = "etcd", feature = "testing"))]

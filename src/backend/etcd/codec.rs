@@ -24,6 +24,12 @@ const SESSIONS: &str = "%session/";
 /// The part of a directory where shared claims are.
 const SHARED: &[u8] = b"read/";
 
+/// The largest value that is read as ours. Ours are far smaller; what others write may be of any size.
+pub(super) const LARGEST: usize = 4096;
+
+/// How many characters of a text in our metadata there are at most, so that no value gets too large.
+const SHOWN: usize = 256;
+
 /// The version of our metadata.
 const VERSION: u32 = 1;
 
@@ -95,6 +101,11 @@ impl Directory {
         end
     }
 
+    /// Returns whether a name is in the directory.
+    pub(super) fn contains(&self, name: &[u8]) -> bool {
+        name.starts_with(&self.0)
+    }
+
     /// Returns the ranges of the claims that block one of this mode.
     pub(super) fn blocking(&self, mode: Mode) -> Vec<(Vec<u8>, Vec<u8>)> {
         match mode {
@@ -151,7 +162,7 @@ struct Metadata {
 pub(super) enum Author {
     /// Written by leasehold in a format that this version reads.
     Known(Holder, SystemTime),
-    /// Written by a leasehold of another version.
+    /// Ours by its name, and not known: written by a leasehold of another version, or not read.
     Other,
     /// Written by somebody else.
     Foreign,
@@ -162,8 +173,8 @@ pub(super) fn metadata(claim: &Claim, manager: &str) -> Vec<u8> {
     let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let metadata = Metadata {
         v: VERSION,
-        name: claim.holder.name.clone(),
-        host: claim.holder.host.clone(),
+        name: cut(&claim.holder.name),
+        host: cut(&claim.holder.host),
         pid: claim.holder.pid,
         manager: manager.into(),
         mode: if claim.mode == Mode::Shared { "shared" } else { "exclusive" }.into(),
@@ -171,6 +182,11 @@ pub(super) fn metadata(claim: &Claim, manager: &str) -> Vec<u8> {
     };
     // Plain strings and numbers always serialize; an empty value would only hide who holds the lock.
     serde_json::to_vec(&metadata).unwrap_or_default()
+}
+
+/// Returns as much of a text as is stored: whoever reads a claim shows no more of it.
+fn cut(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }
 
 /// Returns the value of the record of a lease.
@@ -184,7 +200,7 @@ pub(super) fn author(child: &[u8], value: &[u8]) -> Author {
     struct Version {
         v: u32,
     }
-    if ids(child).is_none() {
+    if ids(child).is_none() || value.len() > LARGEST {
         return Author::Foreign;
     }
     match serde_json::from_slice::<Version>(value) {

@@ -1,8 +1,8 @@
 //! The connection: its options, and how a request is bounded, retried and refused.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use etcd_client::proto::{PbRangeResponse, PbResponseHeader, PbTxnResponse};
@@ -13,9 +13,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::history::{History, Mark};
+use super::limits::Limits;
 use super::route::{self, Route};
 use super::txn::{self, Freshness};
-use super::{Options, failure};
+use super::watch::Hub;
+use super::{Options, answer, failure, proxy};
 use crate::backend::pool::Pool;
 use crate::backend::health::Health;
 use crate::backend::{BackendError, ErrorKind, Result};
@@ -23,8 +25,8 @@ use crate::backend::{BackendError, ErrorKind, Result};
 /// How much later than its deadline an attempt to connect may tell what came of it.
 const AFTER: Duration = Duration::from_millis(50);
 
-/// How many operations go in one transaction at most, until the server finds it too many: by default it takes 128 at one level.
-const MOST: usize = 100;
+/// How many bytes an answer may have. The client's default.
+const ANSWER: usize = 4 * 1024 * 1024;
 
 /// Where the header of an answer is, if it says something about the store's history.
 type Header<T> = fn(&T) -> Option<&PbResponseHeader>;
@@ -107,8 +109,11 @@ pub(super) struct Connection {
     tokens: Arc<Tokens>,
     history: History,
     health: Health<1>,
-    /// How many operations go in one transaction at most.
-    most: AtomicUsize,
+    limits: Limits,
+    /// Started with the first watch.
+    hub: OnceLock<Hub>,
+    /// Whether it may be one by way of a proxy: the client was made by the user.
+    unchecked: AtomicBool,
 }
 
 /// The token by which the server knows the user.
@@ -128,13 +133,17 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// Wraps a client that the user has made.
     pub(super) fn injected(client: Client, timeout: Duration, handle: Handle) -> Self {
-        Self::new(handle, Route::injected(client), String::from("the given client's endpoints"), true, timeout)
+        let endpoints = String::from("the given client's endpoints");
+        let unchecked = AtomicBool::new(true);
+        Self { unchecked, ..Self::new(handle, Route::injected(client), endpoints, true, timeout) }
     }
 
     fn new(handle: Handle, route: Arc<Route>, endpoints: String, many: bool, timeout: Duration) -> Self {
-        let (tokens, history) = (Arc::default(), History::default());
-        let health = Health::default();
-        Self { handle, route, endpoints, many, timeout, tokens, history, health, most: AtomicUsize::new(MOST) }
+        let (tokens, history, limits) = (Arc::default(), History::default(), Limits::default());
+        // A connection that is made here is checked before it is used.
+        let unchecked = AtomicBool::new(false);
+        let (hub, health) = (OnceLock::new(), Health::default());
+        Self { handle, route, endpoints, many, timeout, tokens, history, health, limits, hub, unchecked }
     }
 
     /// Connects to a server that answers, unless a manager with the same settings has done so.
@@ -184,14 +193,26 @@ impl Connection {
         self.health.failure()
     }
 
-    /// Returns how many operations go in one transaction at most.
-    pub(super) fn most(&self) -> usize {
-        self.most.load(Ordering::Relaxed)
+    /// Returns the hub of all watches on this connection.
+    pub(super) fn hub(self: &Arc<Self>) -> &Hub {
+        self.hub.get_or_init(|| Hub::start(self, &self.handle))
     }
 
-    /// Notes that this many operations were too many for the server.
-    pub(super) fn too_many(&self, sent: usize) {
-        self.most.fetch_min((sent / 2).max(1), Ordering::Relaxed);
+    /// Refuses a client that goes by way of a proxy.
+    pub(super) async fn check(self: &Arc<Self>, name: Vec<u8>) -> Result<()> {
+        if self.unchecked.load(Ordering::Relaxed) {
+            let limit = self.patience(self.timeout);
+            if self.once(limit, proxy::renumbers(self.watch(), name)).await? {
+                return Err(failure::proxied(&self.endpoints));
+            }
+            self.unchecked.store(false, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Returns how much goes in one request.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Counts how often the store was found to have gone back in its history.
@@ -202,6 +223,12 @@ impl Connection {
     /// Tells when another endpoint is used: what goes to the old one may hang.
     pub(super) fn turns(&self) -> tokio::sync::watch::Receiver<usize> {
         self.route.turns()
+    }
+
+    /// How many times the endpoint in use has changed.
+    #[cfg(test)]
+    pub(super) fn turn(&self) -> usize {
+        self.route.turn()
     }
 
     /// Returns the endpoints for an error.
@@ -285,6 +312,7 @@ impl Connection {
         let mark: Mark = self.history.mark();
         match tokio::time::timeout(limit, request).await {
             Ok(Ok(answer)) => match header(&answer) {
+                Some(header) if answer::revision(Some(header)).is_none() => Err(failure::nonsense(&self.endpoints)),
                 Some(header) if !self.history.goes_on(mark, header) => Err(failure::restored(&self.endpoints)),
                 _ => Ok(answer),
             },
@@ -367,18 +395,25 @@ impl Connection {
 
     /// Sends an idempotent transaction until it is answered.
     pub(super) async fn txn(self: &Arc<Self>, txn: Txn) -> Result<PbTxnResponse> {
+        self.txn_within(ANSWER, txn).await
+    }
+
+    /// Sends an idempotent transaction until it is answered, with at most this many bytes.
+    pub(super) async fn txn_within(self: &Arc<Self>, bytes: usize, txn: Txn) -> Result<PbTxnResponse> {
         let ask = || {
-            let (mut kv, txn) = (self.kv(), txn.clone());
+            let (mut kv, txn) = (self.kv().max_decoding_message_size(bytes), txn.clone());
             async move { kv.txn(txn).await.map(|answer| answer.0) }
         };
         self.retry_within(self.timeout, |answer| answer.header.as_ref(), ask).await
     }
 
-    /// Reads many ranges, in transactions that are as large as the server takes them. Returns what was found, in their order.
+    /// Reads many ranges, in transactions that are as large as the server takes them, and whose answers can be read. Returns what
+    /// was found, in their order.
     pub(super) async fn ranges(self: &Arc<Self>, gets: &[TxnOp]) -> Result<Vec<PbRangeResponse>> {
         let (mut found, mut left) = (Vec::with_capacity(gets.len()), gets);
+        let mut most = gets.len();
         while !left.is_empty() {
-            let (now, later) = left.split_at(self.most().min(left.len()));
+            let (now, later) = left.split_at(most.min(self.limits.operations()).min(left.len()));
             match self.txn(Txn::new().and_then(now)).await {
                 Ok(answer) => {
                     found.extend(txn::ranges(answer));
@@ -387,7 +422,7 @@ impl Connection {
                         return Err(failure::nonsense(&self.endpoints));
                     }
                 }
-                Err(error) if now.len() > 1 && failure::is_too_many(&error) => self.too_many(now.len()),
+                Err(error) if now.len() > 1 && failure::is_size(&error) => most = now.len() / 2,
                 Err(error) => return Err(error),
             }
         }

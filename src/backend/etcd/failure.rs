@@ -22,6 +22,17 @@ const UNAUTHENTICATED: i32 = 16;
 const COMPACTED: &str = "required revision has been compacted";
 const TOO_MANY: &str = "too many operations";
 
+/// What is said of a request with more bytes than the server, or something on the way, takes.
+const TOO_LARGE: [&str; 4] = [
+    "request is too large",
+    "received message larger than max",
+    "trying to send message larger than max",
+    "encoded message length too large",
+];
+
+/// What is said of an answer that was not delivered for its size. The first one does not say which of the two it is about.
+const UNREAD: [&str; 2] = ["trying to send message larger than max", "decoded message length too large"];
+
 /// Maps an error of the client.
 pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
     let kind = kind(&error);
@@ -94,6 +105,14 @@ pub(super) fn restored(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, reason)
 }
 
+/// Returns the error of an endpoint that is a proxy.
+pub(super) fn proxied(endpoint: &str) -> BackendError {
+    let reason = format!(
+        "locks by way of a gRPC proxy of etcd ({endpoint}), which renumbers watches; name the members of the cluster instead"
+    );
+    BackendError::new(ErrorKind::Unsupported, reason)
+}
+
 /// Returns the error of a call after the end.
 pub(super) fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the connection to etcd was closed")
@@ -121,6 +140,8 @@ fn kind(error: &Error) -> ErrorKind {
             ErrorKind::Denied
         }
         FAILED_PRECONDITION if message.contains("authentication is not enabled") => ErrorKind::Denied,
+        // The server is well, and goes on like this: no reason to connect again.
+        _ if TOO_LARGE.into_iter().chain(UNREAD).any(|limit| message.contains(limit)) => ErrorKind::Refused,
         // "too many requests" has the same code and passes.
         RESOURCE_EXHAUSTED if message.contains("space exceeded") => ErrorKind::Refused,
         OUT_OF_RANGE if message.contains(COMPACTED) => ErrorKind::Refused,
@@ -147,6 +168,21 @@ pub(super) fn is_lease_exists(error: &Error) -> bool {
 /// Returns whether the server takes fewer operations in one transaction.
 pub(super) fn is_too_many(error: &BackendError) -> bool {
     comes_from(error, TOO_MANY)
+}
+
+/// Returns whether a request has more bytes than the server, or something on the way, takes.
+pub(super) fn is_too_large(error: &BackendError) -> bool {
+    TOO_LARGE.into_iter().any(|limit| comes_from(error, limit))
+}
+
+/// Returns whether the request may have taken effect, though its answer is too large to be read.
+pub(super) fn is_unread(error: &BackendError) -> bool {
+    UNREAD.into_iter().any(|limit| comes_from(error, limit))
+}
+
+/// Returns whether a smaller request, or one with a smaller answer, may pass.
+pub(super) fn is_size(error: &BackendError) -> bool {
+    is_too_many(error) || is_too_large(error) || is_unread(error)
 }
 
 /// Returns whether the server has no use for a password.

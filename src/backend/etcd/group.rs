@@ -43,6 +43,8 @@ pub(super) struct Member {
     pub(super) alone: Option<Txn>,
     /// The releases that are part of it.
     pub(super) carried: Option<Carried>,
+    /// How many bytes it adds to a request, at most.
+    pub(super) bytes: usize,
 }
 
 /// The requests of one manager that may go together.
@@ -151,9 +153,18 @@ impl Inner {
         if !state.has_room(state.queue.len()) {
             return Vec::new();
         }
-        let mut directories = HashSet::new();
+        let (mut directories, limits) = (HashSet::new(), self.connection.limits());
         let fitting = state.queue.iter().filter(|(_, queued)| directories.insert(&queued.member.directory));
-        let numbers: Vec<_> = fitting.map(|(number, _)| *number).take(self.connection.most()).collect();
+        let (mut bytes, most) = (0_usize, limits.bytes());
+        let numbers: Vec<_> = fitting
+            .take(limits.operations())
+            .take_while(|(_, queued)| {
+                let first = bytes == 0;
+                bytes = bytes.saturating_add(queued.member.bytes);
+                first || bytes <= most
+            })
+            .map(|(number, _)| *number)
+            .collect();
         if numbers.is_empty() || !state.has_room(numbers.len()) {
             return Vec::new();
         }
@@ -202,9 +213,8 @@ impl Inner {
                     }
                 }
                 Err(error) if part.len() > 1 && error.kind() != ErrorKind::Unreachable => {
-                    if failure::is_too_many(&error) {
-                        self.connection.too_many(part.len());
-                    }
+                    let bytes = members.iter().map(|member| member.bytes).sum();
+                    self.connection.limits().refused(&error, members.len(), bytes);
                     let half = part.len() / 2;
                     parts.push(part.split_off(half));
                     parts.push(part);
@@ -431,9 +441,64 @@ mod tests {
                 granted.unwrap().unwrap();
             }
             assert_eq!(server.claims().len(), 35);
-            let most = client.etcd.shared().connection.most();
+            let most = client.etcd.shared().connection.limits().operations();
             // What is nested may have as many operations as are left.
             assert!((4..=8).contains(&most), "{most} next time");
+        });
+    }
+
+    /// Also of a size that the budget keeps requests from: over the limit for a message, 2 MiB by default.
+    #[test]
+    fn a_batch_with_too_many_bytes_for_the_server_is_halved_and_no_outage() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let shared = client.etcd.shared();
+            shared.connection.limits().believe(usize::MAX);
+            let key = |n| format!("{}{n:02}", "/".repeat(1000));
+            let claims: Vec<_> = (0..100).map(|n| client.claim(&key(n), Mode::Exclusive)).collect();
+            for wait in [false, true] {
+                let lanes = full(&shared);
+                let begun = begin(&client, &claims, wait);
+                drop(lanes);
+                for granted in join_all(begun).await {
+                    client.etcd.release(&granted.unwrap().unwrap()).await.unwrap();
+                }
+            }
+            let bytes = shared.connection.limits().bytes();
+            assert!((500_000..5_000_000).contains(&bytes), "{bytes} next time");
+            assert_eq!(shared.connection.turn(), 0, "the connection was replaced");
+        });
+    }
+
+    #[test]
+    fn answers_that_are_too_large_together_are_asked_for_apart() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let claims = claims(&client, 4);
+            let shared = client.etcd.shared();
+            // Somebody else's, with names that are 4 MiB together.
+            let ahead: Vec<_> =
+                (0..4).map(|n| [format!("p/k{n}/").as_bytes(), &vec![b'x'; 1_300_000]].concat()).collect();
+            for name in &ahead {
+                shared.connection.txn(Txn::new().and_then([TxnOp::put(name.clone(), "", None)])).await.unwrap();
+            }
+            let lanes = full(&shared);
+            let mut begun = begin(&client, &claims, true);
+            drop(lanes);
+            let mut all = join_all(begun.iter_mut());
+            let waiting = tokio::time::timeout(Duration::from_millis(500), &mut all).await;
+            assert!(waiting.is_err(), "{waiting:?}");
+            assert_eq!(server.claims().iter().filter(|name| name.len() < 100).count(), 4);
+            for name in &ahead {
+                shared.connection.txn(Txn::new().and_then([TxnOp::delete(name.clone(), None)])).await.unwrap();
+            }
+            for granted in all.await {
+                client.etcd.release(&granted.unwrap().unwrap()).await.unwrap();
+            }
+            assert_eq!(server.claims(), Vec::<String>::new());
+            assert_eq!(shared.connection.turn(), 0, "the connection was replaced");
         });
     }
 

@@ -3,18 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
-use etcd_client::proto::{PbKeyValue, PbRangeResponse};
-use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, TxnOp};
+use etcd_client::proto::PbKeyValue;
+use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp};
 use futures::future::join_all;
 
 use super::codec::{self, Author, Directory};
 use super::txn::{Born, Freshness};
-use super::{Shared, failure};
+use super::{Shared, answer, failure, txn};
 use crate::backend::{ErrorKind, Evict, Result};
 use crate::{ClaimId, Eviction, FencingToken, Holder, LockInfo, Mode};
 
 /// How many keys one answer may have.
 const PAGE: i64 = 1000;
+
+/// How many values one answer may have.
+const VALUES: usize = 100;
+
+/// How many bytes a value has in an answer beside itself and its name, at most.
+const OVERHEAD: usize = 100;
 
 /// How many requests may be on their way at once.
 const PARALLEL: usize = 32;
@@ -30,13 +36,24 @@ struct Entry {
 }
 
 impl Entry {
+    /// A claim whose value was not read: whatever is there, it excludes.
     fn new(found: &PbKeyValue, child: &[u8]) -> Self {
+        let author = if codec::ids(child).is_some() { Author::Other } else { Author::Foreign };
         Self {
             name: found.key.clone(),
             child: child.to_vec(),
             create: found.create_revision,
             lease: found.lease,
-            author: codec::author(child, &found.value),
+            author,
+        }
+    }
+
+    /// Reads the value, as it was found by the name.
+    fn read(&mut self, found: Option<Vec<PbKeyValue>>) {
+        // It may have been replaced since.
+        let found = found.into_iter().flatten().find(|found| found.create_revision == self.create);
+        if let Some(found) = found {
+            self.author = codec::author(&self.child, &found.value);
         }
     }
 
@@ -67,32 +84,29 @@ impl Entry {
     }
 }
 
-/// Returns the claims that hold the key: the oldest, and if it is shared all shared ones up to the first that is not.
-fn holding(entries: &[Entry]) -> &[Entry] {
+/// Returns how many claims hold the key: the oldest, and if it is shared all shared ones up to the first that is not.
+fn holders(entries: &[Entry]) -> usize {
     let shared = entries.iter().take_while(|entry| entry.mode() == Mode::Shared).count();
-    &entries[..shared.max(1).min(entries.len())]
+    shared.max(1).min(entries.len())
 }
 
-/// How to read all claims of a directory, oldest first.
+/// Returns the claims that hold the key, and those that wait for it.
+fn split(entries: &[Entry]) -> (&[Entry], &[Entry]) {
+    entries.split_at(holders(entries))
+}
+
+/// How to read the names of all claims of a directory, oldest first.
 fn all_of(directory: &Directory) -> GetOptions {
-    GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend)
-}
-
-fn entries_of(directory: &Directory, found: &PbRangeResponse) -> Vec<Entry> {
-    let start = directory.start();
-    let below = |found: &PbKeyValue| Some(Entry::new(found, found.key.strip_prefix(start.as_slice())?));
-    found.kvs.iter().filter_map(below).collect()
+    GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_keys_only()
 }
 
 fn info(key: &str, entries: &[Entry], left: &HashMap<i64, Duration>, proofs: &HashMap<Born, i64>) -> Option<LockInfo> {
     let head = entries.first()?;
-    let holders = holding(entries);
+    let (holders, waiters) = split(entries);
     let mut info = LockInfo::new(key, head.mode());
     // Only a claim's own process knows its token: it is not the claim's revision, but that of its proof.
-    info.token = proofs
-        .get(&head.born())
-        .and_then(|&proof| u64::try_from(proof).ok())
-        .map(|epoch| FencingToken::of_grant(epoch, 0));
+    info.token =
+        proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(|epoch| FencingToken::of_grant(epoch, 0));
     info.since = head.since();
     // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
     info.remaining = holders
@@ -100,7 +114,7 @@ fn info(key: &str, entries: &[Entry], left: &HashMap<i64, Duration>, proofs: &Ha
         .map(|holder| left.get(&holder.lease).copied())
         .max_by_key(|left| left.unwrap_or(Duration::MAX))?;
     info.holders = holders.iter().filter_map(Entry::holder).cloned().collect();
-    info.waiters = entries.len() - holders.len();
+    info.waiters = waiters.len();
     info.foreign = head.author == Author::Foreign;
     info.claims = holders.iter().map(Entry::id).collect();
     Some(info)
@@ -110,18 +124,29 @@ impl Shared {
     /// Tells who holds a key.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
         let entries = self.entries(key).await?;
-        let left = self.time_left(holding(&entries)).await?;
+        let left = self.time_left(split(&entries).0).await?;
         Ok(info(key, &entries, &left, &self.claims.proofs()))
     }
 
     /// Tells who holds all the keys that begin with `prefix`.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
+        let (start, end) = self.names.range(prefix);
+        let mut locks = self.claims(start, &end).await?;
+        locks.retain(|key, _| key.starts_with(prefix));
+        self.read_authors(locks.values_mut()).await?;
+        let holders: Vec<_> = locks.values().flat_map(|entries| split(entries).0).cloned().collect();
+        let left = self.time_left(&holders).await?;
+        let proofs = self.claims.proofs();
+        Ok(locks.iter().filter_map(|(key, entries)| info(key, entries, &left, &proofs)).collect())
+    }
+
+    /// Returns the claims in a range, oldest first, by key. Their values are not read: anybody may have written anything there.
+    async fn claims(&self, mut start: Vec<u8>, end: &[u8]) -> Result<BTreeMap<String, Vec<Entry>>> {
         let mut locks: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
-        let (mut start, end) = self.names.range(prefix);
-        let (mut revision, mut last) = (0, None::<String>);
+        let (mut revision, mut last, mut limit) = (0, None::<String>, PAGE);
         loop {
             // All pages show the store at the same time, unless that is forgotten meanwhile.
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision).with_keys_only();
             let page = match self.connection.get(&start, Some(options)).await {
                 Err(error) if revision != 0 && failure::is_compacted(&error) => {
                     revision = 0;
@@ -132,30 +157,72 @@ impl Shared {
                     }
                     continue;
                 }
+                // Others may have long names there.
+                Err(error) if limit > 1 && failure::is_size(&error) => {
+                    limit /= 2;
+                    continue;
+                }
                 page => page?,
             };
+            let (at, more) = (answer::revision(page.header.as_ref()), page.more);
+            let found = answer::range(page, &start, end);
+            let (at, found) = at.zip(found).ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
             if revision == 0 {
-                revision = page.header.as_ref().map_or(0, |header| header.revision);
+                revision = at;
             }
-            for found in &page.kvs {
-                let decoded = self.names.decode(&found.key).filter(|(key, _)| key.starts_with(prefix));
-                if let Some((key, child)) = decoded {
+            for found in &found {
+                if let Some((key, child)) = self.names.decode(&found.key) {
                     last = Some(key.clone());
                     locks.entry(key).or_default().push(Entry::new(found, child));
                 }
             }
-            match page.kvs.last() {
-                Some(last) if page.more => start = [last.key.as_slice(), &[0]].concat(),
+            match found.last() {
+                Some(last) if more => start = [last.key.as_slice(), &[0]].concat(),
                 _ => break,
             }
         }
         for entries in locks.values_mut() {
             entries.sort_by_key(|entry| entry.create);
         }
-        let holders: Vec<_> = locks.values().flat_map(|entries| holding(entries)).cloned().collect();
-        let left = self.time_left(&holders).await?;
-        let proofs = self.claims.proofs();
-        Ok(locks.iter().filter_map(|(key, entries)| info(key, entries, &left, &proofs)).collect())
+        Ok(locks)
+    }
+
+    /// Reads what the holders of some locks say about themselves. What is too large is not ours.
+    async fn read_authors(&self, locks: impl Iterator<Item = &mut Vec<Entry>>) -> Result<()> {
+        let holders = locks.flat_map(|entries| {
+            let count = holders(entries);
+            entries.iter_mut().take(count).filter(|entry| entry.author == Author::Other)
+        });
+        let mut parts = vec![holders.collect::<Vec<_>>()];
+        while let Some(mut part) = parts.pop() {
+            let mut asked = part.split_off(part.len().saturating_sub(VALUES));
+            if !part.is_empty() {
+                parts.push(part);
+            }
+            if asked.is_empty() {
+                continue;
+            }
+            let gets: Vec<_> = asked.iter().map(|entry| TxnOp::get(entry.name.clone(), None)).collect();
+            let most = asked.iter().map(|entry| entry.name.len() + codec::LARGEST + OVERHEAD).sum();
+            match self.connection.txn_within(most, Txn::new().and_then(gets)).await {
+                Ok(answer) => {
+                    let mut found = txn::ranges(answer);
+                    for entry in asked {
+                        entry.read(found.next().and_then(|found| answer::range(found, &entry.name, &[])));
+                    }
+                }
+                Err(error) if failure::is_size(&error) => match asked.as_mut_slice() {
+                    [alone] => alone.author = Author::Foreign,
+                    _ => {
+                        let half = asked.len() / 2;
+                        parts.push(asked.split_off(half));
+                        parts.push(asked);
+                    }
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Takes a key away from the claims that hold it.
@@ -164,7 +231,7 @@ impl Shared {
         let mut eviction = Eviction::default();
         let mut released = BTreeSet::new();
         let mut leases = BTreeSet::new();
-        for entry in holding(&entries).iter().filter(|entry| evict.is_for(&entry.id())) {
+        for entry in split(&entries).0.iter().filter(|entry| evict.is_for(&entry.id())) {
             // A lease may hold the key twice, shared.
             if !leases.contains(&entry.lease) {
                 let revokes = !evict.key_only && entry.lease != 0;
@@ -204,21 +271,28 @@ impl Shared {
         let mut held = Vec::new();
         // An administrator waits for this, and the lease may have ten thousand keys: not a request for each.
         let directories: Vec<_> = keys.iter().map(|key| self.names.directory(key)).collect();
-        let get = |directory: &Directory| TxnOp::get(directory.start(), Some(all_of(directory).with_keys_only()));
+        let get = |directory: &Directory| TxnOp::get(directory.start(), Some(all_of(directory)));
         let found = self.connection.ranges(&directories.iter().map(get).collect::<Vec<_>>()).await?;
         for ((key, directory), found) in keys.into_iter().zip(&directories).zip(found) {
-            if holding(&entries_of(directory, &found)).iter().any(|entry| names.contains(&entry.name)) {
+            let (start, end) = (directory.start(), directory.end());
+            let found = answer::range(found, &start, &end);
+            let found = found.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+            let below = |found: &PbKeyValue| Some(Entry::new(found, found.key.strip_prefix(start.as_slice())?));
+            let entries: Vec<_> = found.iter().filter_map(below).collect();
+            if split(&entries).0.iter().any(|entry| names.contains(&entry.name)) {
                 held.push(key);
             }
         }
         Ok(held)
     }
 
-    /// Returns all claims of a key, oldest first.
+    /// Returns all claims of a key, oldest first, and what its holders say about themselves.
     async fn entries(&self, key: &str) -> Result<Vec<Entry>> {
         let directory = self.names.directory(key);
-        let found = self.connection.get(&directory.start(), Some(all_of(&directory))).await?;
-        Ok(entries_of(&directory, &found))
+        let mut locks = self.claims(directory.start(), &directory.end()).await?;
+        let mut entries = locks.remove(key).unwrap_or_default();
+        self.read_authors(std::iter::once(&mut entries)).await?;
+        Ok(entries)
     }
 
     /// Asks how long the leases of these claims will live.
@@ -247,9 +321,7 @@ impl Shared {
             })
             .await;
         match answer {
-            Ok(answer) => Ok(u64::try_from(answer.ttl())
-                .ok()
-                .map(|seconds| (Duration::from_secs(seconds), answer.keys().to_vec()))),
+            Ok(answer) => Ok(answer::time_left(answer.ttl()).map(|left| (left, answer.keys().to_vec()))),
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(None),
             Err(error) => Err(error),
         }

@@ -33,7 +33,8 @@ pub(super) enum Subject {
 /// What is watched, and what will be.
 #[derive(Debug)]
 pub(super) struct Losses {
-    subjects: Mutex<HashMap<WatchId, (Subject, Vec<u8>)>>,
+    /// `None` after the end.
+    subjects: Mutex<Option<HashMap<WatchId, (Subject, Vec<u8>)>>>,
     /// Grants that are too young for a watch, oldest first.
     young: Mutex<VecDeque<(Instant, AttemptId)>>,
     grown: Arc<Notify>,
@@ -43,21 +44,32 @@ pub(super) struct Losses {
 impl Losses {
     /// Creates the register, whose notices go to `sink`.
     pub(super) fn new(sink: Sink) -> Self {
-        Self { subjects: Mutex::default(), young: Mutex::default(), grown: Arc::default(), sink }
+        let subjects = Mutex::new(Some(HashMap::new()));
+        Self { subjects, young: Mutex::default(), grown: Arc::default(), sink }
     }
 
     /// Watches the key of a subject from a revision on.
     pub(super) fn watch(&self, hub: &Hub, subject: Subject, name: Vec<u8>, start: i64) -> WatchId {
         let id = hub.next_id();
-        self.subjects.lock().insert(id, (subject, name.clone()));
-        hub.watch_as(id, name, start, self.sink.clone());
+        if let Some(subjects) = &mut *self.subjects.lock() {
+            subjects.insert(id, (subject, name.clone()));
+            hub.watch_as(id, name, start, self.sink.clone());
+        }
         id
     }
 
     /// Ends a watch: what happens to its subject from now on is no loss.
     pub(super) fn unwatch(&self, hub: &Hub, id: WatchId) {
-        self.subjects.lock().remove(&id);
+        if let Some(subjects) = &mut *self.subjects.lock() {
+            subjects.remove(&id);
+        }
         hub.cancel(id);
+    }
+
+    /// Ends all watches, for good.
+    pub(super) fn end(&self, hub: &Hub) {
+        let ended = self.subjects.lock().take();
+        ended.into_iter().flatten().for_each(|(id, _)| hub.cancel(id));
     }
 
     /// Takes note of a grant, which will be watched if it gets old enough.
@@ -70,7 +82,7 @@ impl Losses {
     }
 
     fn subject(&self, id: WatchId) -> Option<Subject> {
-        self.subjects.lock().get(&id).map(|(subject, _)| *subject)
+        self.subjects.lock().as_ref()?.get(&id).map(|(subject, _)| *subject)
     }
 }
 
@@ -132,9 +144,9 @@ impl Shared {
             };
             let Some((_, attempt)) = attempt else { return };
             let Some(Held { claim, proof, .. }) = self.claims.held(attempt) else { continue };
-            let watch = self.losses.watch(&self.hub, Subject::Claim(attempt), claim.name, proof + 1);
+            let watch = self.losses.watch(self.connection.hub(), Subject::Claim(attempt), claim.name, proof + 1);
             if !self.claims.watched(attempt, watch) {
-                self.losses.unwatch(&self.hub, watch);
+                self.losses.unwatch(self.connection.hub(), watch);
             }
         }
     }
@@ -147,7 +159,7 @@ impl Shared {
                 (self.forget(lease) && wanted).then_some(Event::LeaseLost(lease))
             }
             Subject::Claim(attempt) => self.claims.let_go(attempt).map(|watch| {
-                self.losses.unwatch(&self.hub, watch);
+                self.losses.unwatch(self.connection.hub(), watch);
                 if self.claims.outcome(attempt) == Some(false) {
                     self.claims.forget(attempt);
                 }
@@ -187,7 +199,7 @@ impl Shared {
     async fn check_together(&self, ids: &[WatchId]) -> Result<()> {
         let subjects: Vec<_> = {
             let known = self.losses.subjects.lock();
-            ids.iter().filter_map(|id| known.get(id).cloned()).collect()
+            ids.iter().filter_map(|id| known.as_ref()?.get(id).cloned()).collect()
         };
         let get = |(_, name): &(Subject, Vec<u8>)| TxnOp::get(name.clone(), Some(keys_only(Freshness::Linearizable)));
         let found = self.connection.ranges(&subjects.iter().map(get).collect::<Vec<_>>()).await?;

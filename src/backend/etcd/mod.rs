@@ -3,6 +3,7 @@
 //! Each lock is a directory of claims, and the oldest one by create revision holds it, as for Go's `concurrency.Mutex` and
 //! `etcdctl lock`, with which it excludes and queues.
 
+mod answer;
 mod claims;
 pub(crate) mod codec;
 mod connection;
@@ -10,10 +11,14 @@ mod failure;
 mod group;
 mod history;
 mod inspect;
+mod limits;
 mod losses;
 mod numbers;
+mod proxy;
 mod queue;
 mod route;
+#[cfg(feature = "testing")]
+pub(crate) mod sent;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -42,7 +47,6 @@ use self::losses::Losses;
 use self::session::Sessions;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
-use self::watch::Hub;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
 use crate::{Eviction, LockInfo};
 
@@ -103,7 +107,6 @@ struct Shared {
     claims: Arc<Claims>,
     group: Group,
     releases: Arc<Releases>,
-    hub: Hub,
     losses: Losses,
     events: UnboundedSender<Event>,
     closed: AtomicBool,
@@ -152,7 +155,6 @@ impl Etcd {
             group: Group::new(connection.clone(), claims.clone(), handle.clone()),
             claims,
             names: Names::new(prefix),
-            hub: Hub::start(connection.clone(), &handle),
             connection,
             clock,
             manager: format!("{:016x}", rand::random::<u64>()),
@@ -182,7 +184,7 @@ impl Etcd {
         // Others may have the same connection: this one lets go of it.
         let Some(shared) = self.shared.write().take() else { return };
         shared.closed.store(true, Ordering::Release);
-        shared.hub.stop();
+        shared.losses.end(shared.connection.hub());
         self.tasks.iter().for_each(AbortHandle::abort);
     }
 }

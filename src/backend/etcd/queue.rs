@@ -13,16 +13,13 @@ use super::losses::Subject;
 use super::session::Session;
 use super::txn::{self, Born, Freshness, Place, Placed, Record, Standing};
 use super::watch::Notice;
-use super::{Shared, failure};
+use super::{Shared, answer, failure};
 use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
 
 /// How often a waiter looks by itself while its watch seems to work: with the jitter at least every 5 s.
 const LOOK: Duration = Duration::from_secs(4);
 
-/// What a token can be made of.
-const EPOCHS: std::ops::Range<u64> = 1..1 << 53;
-
-/// A claim's request may also make one release for so many operations that a transaction may have.
+/// A claim's request may also make one release for so many that a request has room for.
 const CARRIED: usize = 8;
 
 /// A claim on its way: what all steps of an acquire need.
@@ -73,11 +70,11 @@ impl Shared {
             (Standing::Behind(ahead), revision) => self.follow(attempt, &own, ahead, revision).await?,
             (Standing::Gone, _) => return Err(self.claim_lost()),
         };
-        let epoch = u64::try_from(proof).ok().filter(|epoch| EPOCHS.contains(epoch));
-        let epoch = epoch.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+        let nonsense = || failure::nonsense(self.connection.endpoints());
+        let epoch = answer::epoch(proof).ok_or_else(nonsense)?;
         let mut grant = Grant::new(attempt.claim, epoch);
         grant.lease = attempt.session.proven(grant.lease);
-        grant.note = u64::try_from(own.create).unwrap_or_default();
+        grant.note = answer::epoch(own.create).ok_or_else(nonsense)?;
         self.claims.hold(grant.attempt, Held { claim: own, proof, watch: None });
         self.losses.granted(grant.attempt);
         Ok(Some(grant))
@@ -90,7 +87,9 @@ impl Shared {
         let id = claim.attempt;
         let mut backoff = Backoff::new();
         loop {
-            let carried = self.releases.carry(directory, self.connection.most() / CARRIED);
+            let limits = self.connection.limits();
+            let most = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name)) / CARRIED;
+            let carried = self.releases.carry(directory, most);
             let released = carried.claims.clone();
             // Whether an earlier copy of this may still be on its way.
             let repeated = self.claims.outcome(id).unwrap_or_default();
@@ -103,7 +102,7 @@ impl Shared {
                 released: &released,
                 only_if_free: attempt.deadline.is_some(),
             };
-            let (txn, alone) = (place.txn(), repeated.then(|| place.rewriting()));
+            let (txn, alone, bytes) = (place.txn(), repeated.then(|| place.rewriting()), place.bytes());
             let record = repeated.then(|| place.record.clone());
             let member = Member {
                 attempt: Some(id),
@@ -113,6 +112,7 @@ impl Shared {
                 record,
                 alone,
                 carried: Some(carried),
+                bytes,
             };
             let answer = match self.group.send(self.patience(attempt), member).await {
                 Ok(answer) => answer,
@@ -120,14 +120,13 @@ impl Shared {
                     self.pause(attempt, &mut backoff, error).await?;
                     continue;
                 }
-                Err(error) if !released.is_empty() && failure::is_too_many(&error) => {
+                Err(error) if !released.is_empty() && limits.refused(&error, released.len() * CARRIED, bytes) => {
                     // The releases go on separately then, and the claim waits behind those.
-                    self.claims.answered(id, repeated);
-                    self.connection.too_many(released.len() * CARRIED);
+                    self.claims.answered(id, repeated || failure::is_unread(&error));
                     continue;
                 }
                 Err(error) => {
-                    if repeated {
+                    if repeated || failure::is_unread(&error) {
                         self.claims.answered(id, true);
                     } else {
                         // Refused, and the only copy: there is nothing to settle, which might be refused as well.
@@ -179,7 +178,7 @@ impl Shared {
     /// The claim `ahead` was there at the revision `seen`.
     async fn follow(&self, attempt: &Attempt<'_>, own: &Born, mut ahead: Born, mut seen: i64) -> Result<i64> {
         loop {
-            let mut watch = self.hub.subscribe(ahead.name.clone());
+            let mut watch = self.connection.hub().subscribe(ahead.name.clone());
             let mut trusted = false;
             loop {
                 let look = tokio::select! {
@@ -234,7 +233,7 @@ impl Shared {
         let limit = self.connection.patience(self.connection.timeout());
         let found = self.connection.key_once(limit, Freshness::Serializable, &ahead.name).await;
         found.is_ok_and(|found| {
-            found.header.is_some_and(|header| header.revision >= revision)
+            answer::revision(found.header.as_ref()).is_some_and(|at| at >= revision)
                 && found.kvs.iter().any(|found| found.create_revision == ahead.create)
         })
     }
@@ -256,8 +255,8 @@ impl Shared {
             match self.connection.txn_once(self.patience(attempt), freshness, look).await {
                 Ok(answer) => {
                     let revision = txn::revision(&answer);
-                    let revision = revision.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
-                    return Ok((Standing::read(own, &txn::keys(answer)), revision));
+                    let seen = txn::keys(answer).and_then(|seen| Standing::read(&attempt.directory, own, &seen));
+                    return seen.zip(revision).ok_or_else(|| failure::nonsense(self.connection.endpoints()));
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(attempt, &mut backoff, error).await?;
@@ -300,7 +299,7 @@ impl Shared {
             return Ok(());
         };
         if let Some(watch) = self.claims.let_go(claim.attempt) {
-            self.losses.unwatch(&self.hub, watch);
+            self.losses.unwatch(self.connection.hub(), watch);
         }
         let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
         let directory = self.names.directory(&claim.key);
@@ -316,7 +315,7 @@ impl Shared {
         let directory = self.names.directory(&grant.key);
         let unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
         if let Some(watch) = self.claims.let_go(grant.attempt) {
-            self.losses.unwatch(&self.hub, watch);
+            self.losses.unwatch(self.connection.hub(), watch);
         }
         // On a lease that is over there is nothing left to release.
         if let Some(claim) = self.born(&directory, grant) {
@@ -371,7 +370,9 @@ impl Shared {
     /// Sends a transaction that deletes, with what keeps older copies away; if the server has no space for that, a bare one.
     async fn delete(&self, directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Result<()> {
         let limit = self.connection.patience(self.connection.timeout());
-        let member = Member { attempt: None, directory, name, txn: txn.clone(), record, alone: None, carried: None };
+        let bytes = txn::bytes_of_deletion(&name) + record.as_ref().map_or(0, Record::bytes);
+        let member =
+            Member { attempt: None, directory, name, txn: txn.clone(), record, alone: None, carried: None, bytes };
         match self.group.send(limit, member).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),

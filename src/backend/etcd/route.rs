@@ -19,7 +19,7 @@ use super::codec::Names;
 use super::connection::Backoff;
 #[cfg(feature = "etcd-tls")]
 use super::tls::Tls;
-use super::{Options, failure};
+use super::{Options, failure, proxy};
 use crate::backend::{BackendError, ErrorKind, LeaseId, Result};
 
 /// The server closes a connection that pings more often than each 5 s.
@@ -183,7 +183,6 @@ enum Failed {
     /// Another may answer, or the same one later.
     Here(BackendError),
     /// It wants nothing to do with us, or we with it; another may.
-    #[cfg_attr(not(feature = "etcd-tls"), expect(dead_code, reason = "only certificates differ among endpoints"))]
     Refused(BackendError),
     /// The cluster, or the configuration, is in the way.
     Everywhere(BackendError),
@@ -221,14 +220,16 @@ async fn dial(
                 client => client,
             }?;
             // A server that takes fewer operations in a transaction is of no use.
-            let get = TxnOp::get(probe, Some(GetOptions::new().with_keys_only()));
+            let get = TxnOp::get(probe.clone(), Some(GetOptions::new().with_keys_only()));
             client.kv_client().txn(Txn::new().and_then(vec![get; LEAST])).await?;
-            Ok(client)
+            // After that, which says better what an endpoint has against us.
+            Ok((!proxy::renumbers(client.watch_client(), probe).await?).then_some(client))
         })
         .await
     });
     let error = match dialing.await {
-        Ok(Ok(Ok(client))) => return Ok(client),
+        Ok(Ok(Ok(Some(client)))) => return Ok(client),
+        Ok(Ok(Ok(None))) => return Err(Failed::Refused(failure::proxied(endpoint))),
         Ok(Ok(Err(error))) => failure::at_first(&options.endpoints.join(", "), scheme == "https://", error),
         Ok(Err(_)) | Err(_) => return Err(Failed::Here(no_answer(options))),
     };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Error, LeaseGrantOptions};
+use etcd_client::proto::PbKeyValue;
+use etcd_client::{Error, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -14,7 +15,7 @@ use super::losses::Subject;
 use super::numbers::Numbers;
 use super::txn::{self, Freshness, Record, signed};
 use super::watch::WatchId;
-use super::{Shared, codec, failure};
+use super::{Shared, answer, codec, failure};
 use crate::backend::{ErrorKind, Lease, LeaseId, Result, Timestamp};
 
 /// How many renewals in a row may be spoilt by a change of leader before one call gives up.
@@ -24,6 +25,8 @@ const MAX_PROOFS: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Session {
     id: LeaseId,
+    /// The TTL that was asked for.
+    asked: Duration,
     record: Vec<u8>,
     value: Vec<u8>,
     facts: Mutex<Facts>,
@@ -115,25 +118,35 @@ impl Drop for Orphan<'_> {
     }
 }
 
+/// Ends a stream by both sides' word. One that is just dropped counts as a failed call on the server.
+async fn end(keeper: LeaseKeeper, mut answers: LeaseKeepAliveStream) {
+    drop(keeper);
+    while let Ok(Some(_)) = answers.message().await {}
+}
+
 impl Shared {
     /// Opens a lease and puts its record on it.
     pub(super) async fn open(&self, ttl: Duration, own: bool) -> Result<Lease> {
+        self.connection.check(self.names.record(LeaseId(0))).await?;
         // Chosen here, so that an attempt of unknown outcome can be repeated and undone.
         let id = LeaseId((rand::random::<u64>() >> 1).max(1));
         let mut orphan = Orphan { shared: self, lease: Some(signed(id)) };
         let proven = self.clock.now();
-        let ttl = self.grant(id, ttl).await?;
+        let asked = ttl;
+        let ttl = self.grant(id, asked).await?;
         let (name, value) = (self.names.record(id), codec::record(&self.manager));
         let answer = self
             .connection
             .txn(Record { name: name.clone(), value: value.clone(), lease: id, version: 0 }.create())
             .await?;
-        let header = answer.header.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
-        let (revision, term) = (header.revision, header.raft_term);
+        let revision = answer::revision(answer.header.as_ref());
+        let revision = revision.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+        let term = answer.header.map_or(0, |header| header.raft_term);
         orphan.lease = None;
         let facts = Mutex::new(Facts { ttl, proven, version: 1, term, watch: None });
         let session = Session {
             id,
+            asked,
             record: name.clone(),
             value,
             facts,
@@ -144,7 +157,8 @@ impl Shared {
         let session = Arc::new(session);
         // Known before it is watched, or its end could come as a surprise.
         self.sessions.0.lock().insert(id, session.clone());
-        session.facts.lock().watch = Some(self.losses.watch(&self.hub, Subject::Session(id), name, revision + 1));
+        session.facts.lock().watch =
+            Some(self.losses.watch(self.connection.hub(), Subject::Session(id), name, revision + 1));
         Ok(Lease::new(id, ttl, proven, !own))
     }
 
@@ -168,7 +182,7 @@ impl Shared {
                 }
             })
             .await?;
-        u64::try_from(granted).map(Duration::from_secs).map_err(|_| failure::nonsense(self.connection.endpoints()))
+        answer::ttl(granted, ttl).ok_or_else(|| failure::nonsense(self.connection.endpoints()))
     }
 
     /// Renews a lease within `limit`.
@@ -216,17 +230,22 @@ impl Shared {
                 let sent = clock.now();
                 keeper.keep_alive().await?;
                 match answers.message().await? {
-                    Some(answer) => Ok((sent, answer)),
+                    Some(answer) => {
+                        // Apart: nobody waits for it, and the end of this manager does not cut it off.
+                        tokio::spawn(tokio::time::timeout(patience, end(keeper, answers)));
+                        Ok((sent, answer))
+                    }
                     None => Err(Error::LeaseKeepAliveError("the stream has ended".into())),
                 }
             })
             .await?;
-        let ttl = match u64::try_from(answer.ttl()) {
-            Ok(seconds @ 1..) => Duration::from_secs(seconds),
-            _ => return Err(failure::lease_lost(endpoints)),
-        };
+        if !answer::is_about(answer.id(), session.id) {
+            return Err(failure::nonsense(endpoints));
+        }
+        let ttl = answer::ttl(answer.ttl(), session.asked).ok_or_else(|| failure::lease_lost(endpoints))?;
         let found = self.connection.key_once(patience, Freshness::Linearizable, &session.record).await?;
-        if found.kvs.is_empty() {
+        let is_record = |found: &PbKeyValue| found.key == session.record && answer::is_about(found.lease, session.id);
+        if !found.kvs.iter().any(is_record) {
             return Err(failure::lease_lost(endpoints));
         }
         let kept = answer.header().map(etcd_client::ResponseHeader::raft_term);
@@ -256,7 +275,7 @@ impl Shared {
     pub(super) fn forget(&self, id: LeaseId) -> bool {
         let session = self.sessions.0.lock().remove(&id);
         for watch in self.claims.forget_lease(id) {
-            self.losses.unwatch(&self.hub, watch);
+            self.losses.unwatch(self.connection.hub(), watch);
         }
         self.releases.forget_lease(id);
         if let Some(session) = &session {
@@ -269,7 +288,7 @@ impl Shared {
     fn unwatch(&self, session: &Session) {
         let watch = session.facts.lock().watch.take();
         if let Some(watch) = watch {
-            self.losses.unwatch(&self.hub, watch);
+            self.losses.unwatch(self.connection.hub(), watch);
         }
     }
 

@@ -1,10 +1,11 @@
 //! The transactions, as values: building them is apart from sending them.
 
-use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbResponseHeader, PbTxnResponse};
+use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbTxnResponse};
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
 
 pub(super) use etcd_client::proto::PbTxnOpResponse as Outcome;
 
+use super::answer;
 use super::codec::Directory;
 use crate::Mode;
 use crate::backend::LeaseId;
@@ -33,6 +34,11 @@ impl Record {
         Compare::version(self.name.clone(), CompareOp::Equal, self.version)
     }
 
+    /// How many bytes it adds to a request, at most.
+    pub(super) fn bytes(&self) -> usize {
+        bytes(4, &self.name) + self.value.len()
+    }
+
     /// Rewrites the record, so that no older copy of any transaction matches it any more.
     ///
     /// One with another version by now, and one that is gone, does not match those either.
@@ -59,6 +65,19 @@ impl Born {
         let alive = Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create);
         Txn::new().when([alive]).and_then([TxnOp::delete(self.name.clone(), None::<DeleteOptions>)])
     }
+}
+
+/// How many bytes an operation has beside its names and values, at most.
+const OVERHEAD: usize = 64;
+
+/// An upper bound for the bytes of `operations` that have one name each.
+fn bytes(operations: usize, name: &[u8]) -> usize {
+    operations * (name.len() + OVERHEAD)
+}
+
+/// How many bytes the deletion of a claim adds to a request, at most.
+pub(super) fn bytes_of_deletion(name: &[u8]) -> usize {
+    bytes(3, name)
 }
 
 /// Deletes a claim by its name, which is unique as long as an outcome is unknown.
@@ -96,6 +115,13 @@ pub(super) enum Placed {
 }
 
 impl Place<'_> {
+    /// How many bytes this adds to a request, at most.
+    pub(super) fn bytes(&self) -> usize {
+        // Each end of a range counts as a name.
+        let released: usize = self.released.iter().map(|claim| bytes_of_deletion(&claim.name)).sum();
+        bytes(12, self.name) + self.value.len() + self.record.bytes() + released
+    }
+
     /// Builds the transaction.
     pub(super) fn txn(&self) -> Txn {
         self.with(None)
@@ -129,16 +155,17 @@ impl Place<'_> {
 
     /// Reads the answer. `None` if it makes no sense.
     pub(super) fn read(&self, answer: &Answer) -> Option<Placed> {
-        let seen = keys(answer.txn.clone());
+        let seen = keys(answer.txn.clone())?;
         let own = seen.iter().find(|found| found.key == self.name);
         if answer.txn.succeeded {
             // All that is put in a transaction has the transaction's revision as its create revision.
-            let create = answer.revision?;
-            return match self.mode {
+            let own = Born { name: self.name.to_vec(), create: answer.revision? };
+            let standing = match self.mode {
                 // It is in the range that blocks it.
-                Mode::Exclusive if own.is_none_or(|own| own.create_revision != create) => None,
-                _ => Some(Placed::In { create, standing: Standing::behind(self.name, &seen) }),
+                Mode::Exclusive => Standing::read(self.directory, &own, &seen)?,
+                Mode::Shared => Standing::behind(self.directory, &own, &seen)?,
             };
+            return (standing != Standing::Gone).then_some(Placed::In { create: own.create, standing });
         }
         if let Some(own) = own {
             return Some(Placed::Already { create: own.create_revision });
@@ -163,19 +190,23 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    /// Reads the standing from what [`look_again`] has found. An earlier claim with the same name is another one.
-    pub(super) fn read(own: &Born, seen: &[PbKeyValue]) -> Self {
+    /// Reads the standing from what [`look_again`] has found. An earlier claim with the same name is another one. `None` if it makes
+    /// no sense.
+    pub(super) fn read(directory: &Directory, own: &Born, seen: &[PbKeyValue]) -> Option<Self> {
         if seen.iter().any(|found| found.key == own.name && found.create_revision == own.create) {
-            Self::behind(&own.name, seen)
+            Self::behind(directory, own, seen)
         } else {
-            Self::Gone
+            Some(Self::Gone)
         }
     }
 
     /// Reads the standing of a claim that is there.
-    fn behind(own: &[u8], seen: &[PbKeyValue]) -> Self {
-        let ahead = seen.iter().filter(|found| found.key != own).max_by_key(|found| found.create_revision);
-        ahead.map_or(Self::First, |ahead| Self::Behind(Born { name: ahead.key.clone(), create: ahead.create_revision }))
+    fn behind(directory: &Directory, own: &Born, seen: &[PbKeyValue]) -> Option<Self> {
+        let ahead = seen.iter().filter(|found| found.key != own.name).max_by_key(|found| found.create_revision);
+        let Some(ahead) = ahead else { return Some(Self::First) };
+        // Newer ones were not asked for: to wait on such a claim could be to wait on a waiter behind this one.
+        let is_ahead = directory.contains(&ahead.key) && ahead.create_revision < own.create;
+        is_ahead.then(|| Self::Behind(Born { name: ahead.key.clone(), create: ahead.create_revision }))
     }
 }
 
@@ -238,9 +269,9 @@ pub(super) fn ranges(answer: PbTxnResponse) -> impl Iterator<Item = PbRangeRespo
     })
 }
 
-/// Returns everything that a transaction's ranges have found.
-pub(super) fn keys(answer: PbTxnResponse) -> Vec<PbKeyValue> {
-    ranges(answer).flat_map(|found| found.kvs).collect()
+/// Returns everything that a transaction's ranges have found. `None` if it makes no sense.
+pub(super) fn keys(answer: PbTxnResponse) -> Option<Vec<PbKeyValue>> {
+    ranges(answer).flat_map(|found| found.kvs).map(answer::key).collect()
 }
 
 /// The answer to a transaction that may have been a nested one.
@@ -253,7 +284,7 @@ pub(super) struct Answer {
 
 /// Returns the store's revision at an answer. Nested ones have none.
 pub(super) fn revision(answer: &PbTxnResponse) -> Option<i64> {
-    answer.header.as_ref().map(|header: &PbResponseHeader| header.revision)
+    answer::revision(answer.header.as_ref())
 }
 
 #[cfg(test)]
@@ -266,13 +297,13 @@ mod tests {
     #[test]
     fn an_answer_that_makes_no_sense_is_read_up_to_there() {
         let range = |key: &[u8]| {
-            let found = PbKeyValue { key: key.to_vec(), ..PbKeyValue::default() };
+            let found = PbKeyValue { key: key.to_vec(), create_revision: 2, version: 1, ..PbKeyValue::default() };
             let found = PbRangeResponse { kvs: vec![found], ..PbRangeResponse::default() };
             PbResponseOp { response: Some(Outcome::ResponseRange(found)) }
         };
         let responses = vec![range(b"a"), PbResponseOp { response: None }, range(b"b")];
         let answer = PbTxnResponse { responses, ..PbTxnResponse::default() };
-        let found: Vec<_> = keys(answer).into_iter().map(|found| found.key).collect();
+        let found: Vec<_> = keys(answer).unwrap().into_iter().map(|found| found.key).collect();
         assert_eq!(found, [b"a"]);
         let directory = Names::new("p/".into()).directory("k");
         let record = Record { name: b"r".to_vec(), value: Vec::new(), lease: LeaseId(1), version: 1 };

@@ -1,16 +1,21 @@
-//! The watch hub: one stream for all watches of a manager.
+//! The watch hub: one stream for all watches on a connection, whichever managers they are of.
 //!
 //! A watch that starts in the past is served each 100 ms only, one that starts now at once; so waiters watch from now, and look
 //! once more when the server has confirmed the watch, unless it has begun before what they saw last. The same after every new
 //! stream.
+//!
+//! A watch that the server refuses, since its key may not be read any more, is asked for again later and keeps no other from the
+//! stream. But the server judges by the token that the stream was opened with, and refuses watches likewise if that is too old: then
+//! another stream is needed. A read of the key, with the token of today, tells which it is.
 
 mod board;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::{WatchRequestSender, WatchResponseStream};
+use etcd_client::{WatchRequestSender, WatchStream};
+use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
@@ -18,7 +23,9 @@ use tokio::time::Instant;
 
 use self::board::{Board, Ready};
 use super::connection::{Backoff, Connection};
+use super::failure;
 use super::txn::Freshness;
+use crate::backend::{ErrorKind, Result};
 
 /// How long the stream may be silent before it has to show that it lives, and how long it may take to.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -66,10 +73,10 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    /// Starts the hub's task. It ends with the hub.
-    pub(super) fn start(connection: Arc<Connection>, handle: &Handle) -> Self {
+    /// Starts the hub's task. It ends with the hub, which the connection owns.
+    pub(super) fn start(connection: &Arc<Connection>, handle: &Handle) -> Self {
         let (commands, receiver) = unbounded_channel();
-        let task = handle.spawn(run(connection, receiver)).abort_handle();
+        let task = handle.spawn(run(Arc::downgrade(connection), connection.turns(), receiver)).abort_handle();
         Self { commands, next: AtomicU64::new(1), task }
     }
 
@@ -101,16 +108,11 @@ impl Hub {
     pub(super) fn cancel(&self, id: WatchId) {
         let _ = self.commands.send(Command::Cancel(id));
     }
-
-    /// Ends the hub's task.
-    pub(super) fn stop(&self) {
-        self.task.abort();
-    }
 }
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        self.stop();
+        self.task.abort();
     }
 }
 
@@ -139,10 +141,34 @@ impl Drop for Subscription<'_> {
     }
 }
 
-async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Command>) {
+/// Reads what a stream says whose only watch is one for `name`. Returns the revisions at which that was deleted.
+#[cfg(feature = "testing")]
+pub(super) fn read(name: Vec<u8>, answers: impl Iterator<Item = etcd_client::WatchResponse>) -> Vec<i64> {
+    let (sink, mut notices) = unbounded_channel();
+    let mut board = Board::default();
+    board.apply(Command::Watch { id: WatchId(1), name, start: 0, sink }, Instant::now());
+    while board.next_request().is_some() {}
+    for answer in answers {
+        if let Some((id, _)) = board.read(&answer) {
+            board.ask_later(id, Instant::now());
+        }
+        while board.next_request().is_some() {}
+    }
+    std::iter::from_fn(|| notices.try_recv().ok())
+        .filter_map(|(_, notice)| match notice {
+            Notice::Deleted(at) => Some(at),
+            _ => None,
+        })
+        .collect()
+}
+
+async fn run(
+    connection: Weak<Connection>,
+    mut turns: tokio::sync::watch::Receiver<usize>,
+    mut commands: UnboundedReceiver<Command>,
+) {
     let mut board = Board::default();
     let mut backoff = Backoff::new();
-    let mut turns = connection.turns();
     loop {
         turns.mark_unchanged();
         while let Ok(command) = commands.try_recv() {
@@ -155,9 +181,9 @@ async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Comman
             }
         }
         board.stream_is_gone();
-        if let Some((sender, answers)) = open(&connection, &mut board).await {
+        if let Some(stream) = open(&connection, &mut board).await {
             let since = Instant::now();
-            if serve(&mut board, &mut commands, &mut turns, sender, answers).await.is_none() {
+            if serve(&connection, &mut board, &mut commands, &mut turns, stream).await.is_none() {
                 return;
             }
             crate::report::debug!(target: "leasehold::etcd", "the watch stream has ended, making another");
@@ -171,44 +197,63 @@ async fn run(connection: Arc<Connection>, mut commands: UnboundedReceiver<Comman
 }
 
 /// Opens a stream, with the first watch on it.
-async fn open(connection: &Arc<Connection>, board: &mut Board) -> Option<(WatchRequestSender, WatchResponseStream)> {
+async fn open(connection: &Weak<Connection>, board: &mut Board) -> Option<WatchStream> {
     let (name, options) = loop {
         if let Ready::Create(name, options) = board.next_request()? {
             break (name, options);
         }
     };
-    let limit = connection.patience(connection.timeout());
     // The server judges all watches of a stream by the token that it was opened with, and refuses them without saying why: a
     // request that can renew the token goes first.
-    connection.key_once(limit, Freshness::Linearizable, &name).await.ok()?;
+    may_read(connection, &name).await.ok()?;
+    let connection = connection.upgrade()?;
     let mut client = connection.watch();
-    let stream = connection.once(limit, async move { client.watch(name, Some(options)).await }).await;
-    stream.ok().map(etcd_client::WatchStream::split)
+    let limit = connection.patience(connection.timeout());
+    connection.once(limit, async move { client.watch(name, Some(options)).await }).await.ok()
+}
+
+/// Reads a key, to see whether the user may.
+async fn may_read(connection: &Weak<Connection>, name: &[u8]) -> Result<bool> {
+    let connection = connection.upgrade().ok_or_else(failure::closed)?;
+    let limit = connection.patience(connection.timeout());
+    match connection.key_once(limit, Freshness::Linearizable, name).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::Denied => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Serves a stream until it fails; `None` at the end of the hub.
 async fn serve(
+    connection: &Weak<Connection>,
     board: &mut Board,
     commands: &mut UnboundedReceiver<Command>,
     turns: &mut tokio::sync::watch::Receiver<usize>,
-    mut sender: WatchRequestSender,
-    mut answers: WatchResponseStream,
+    stream: WatchStream,
 ) -> Option<()> {
+    let (mut sender, mut answers) = stream.split();
     let mut probe_at = Instant::now() + SILENCE;
     let mut probing = false;
     let mut request = None;
+    let mut refused = FuturesUnordered::new();
     loop {
         request = request.or_else(|| board.next_request());
+        let due = board.next_due();
         // Reading goes on while a request cannot be sent, or both sides might wait for each other.
         tokio::select! {
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => {
-                    if !board.read(&answer) {
-                        return Some(());
+                    if let Some((id, name)) = board.read(&answer) {
+                        refused.push(async move { (id, may_read(connection, &name).await) });
                     }
                     (probing, probe_at) = (false, Instant::now() + SILENCE);
                 }
                 Ok(None) | Err(_) => return Some(()),
+            },
+            Some((id, permission)) = refused.next() => match permission {
+                // The token was too old, also for the one who asked: it has been renewed since.
+                Ok(true) | Err(_) if board.is_new_to_refusal(id) => return Some(()),
+                _ => board.ask_later(id, Instant::now()),
             },
             command = commands.recv() => board.apply(command?, Instant::now()),
             // This endpoint has failed for others, so silence here may mean the same.
@@ -217,8 +262,8 @@ async fn serve(
                 Ok(()) => request = None,
                 Err(_) => return Some(()),
             },
-            () = tokio::time::sleep_until(board.next_end().unwrap_or(probe_at)), if board.next_end().is_some() => {
-                board.end_oldest();
+            () = tokio::time::sleep_until(due.unwrap_or(probe_at)), if due.is_some() => {
+                board.do_what_is_due(Instant::now());
             }
             () = tokio::time::sleep_until(probe_at) => {
                 if probing {
@@ -232,7 +277,7 @@ async fn serve(
 }
 
 /// Sends a request. If this is dropped unfinished, nothing was sent.
-async fn send(sender: &mut WatchRequestSender, request: Option<&Ready>) -> Result<(), etcd_client::Error> {
+async fn send(sender: &mut WatchRequestSender, request: Option<&Ready>) -> std::result::Result<(), etcd_client::Error> {
     match request {
         None => std::future::pending().await,
         Some(Ready::Progress) => sender.request_progress().await,
@@ -251,7 +296,8 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let hub = &client.etcd.shared().hub;
+            let shared = client.etcd.shared();
+            let hub = shared.connection.hub();
             server.ctl(&["put", "a", ""]);
             let mut first = hub.subscribe(b"a".to_vec());
             let Notice::Created(since) = first.next().await else { panic!("no watch") };
@@ -273,7 +319,8 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let hub = &client.etcd.shared().hub;
+            let shared = client.etcd.shared();
+            let hub = shared.connection.hub();
             server.ctl(&["put", "a", ""]);
             let mut first = hub.subscribe(b"a".to_vec());
             let Notice::Created(since) = first.next().await else { panic!("no watch") };

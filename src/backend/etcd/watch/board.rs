@@ -7,9 +7,16 @@ use etcd_client::{WatchFilterType, WatchOptions, WatchResponse};
 use tokio::time::Instant;
 
 use super::{Command, Notice, Sink, WatchId};
+use crate::backend::etcd::answer;
 
 /// How often in a row the server may cancel one watch before the hub gives it up until the next stream.
 const MAX_CANCELS: u32 = 3;
+
+/// How often in a row the server may refuse a watch on a key that may be read, before that needs no other stream.
+const MAX_REFUSALS: u32 = 3;
+
+/// When a watch that was refused is asked for again on the same stream.
+const LATER: Duration = Duration::from_secs(30);
 
 /// How long a watch that nobody needs is kept, and how many are.
 ///
@@ -17,9 +24,6 @@ const MAX_CANCELS: u32 = 3;
 /// and the waiter the look for what it has missed.
 const REST: Duration = Duration::from_secs(1);
 const MOST_RESTING: usize = 64;
-
-/// The type of an event that is a deletion. etcd-client's own way to read it panics at a type that it does not know.
-const DELETE: i32 = 1;
 
 #[derive(Debug)]
 struct Watch {
@@ -30,6 +34,7 @@ struct Watch {
     /// Whether the next confirmation is not the first one.
     again: bool,
     cancels: u32,
+    refusals: u32,
     /// Its id on the present stream; each is used once.
     wire: Option<i64>,
     /// The revision after which it tells everything, once it is confirmed.
@@ -40,7 +45,17 @@ struct Watch {
 
 impl Watch {
     fn new(name: Vec<u8>, start: i64, sink: Sink) -> Self {
-        Self { name, start, sink: Some(sink), again: false, cancels: 0, wire: None, since: None, deleted: None }
+        Self {
+            name,
+            start,
+            sink: Some(sink),
+            again: false,
+            cancels: 0,
+            refusals: 0,
+            wire: None,
+            since: None,
+            deleted: None,
+        }
     }
 
     fn tell(&self, id: WatchId, notice: Notice) {
@@ -81,9 +96,13 @@ pub(super) struct Board {
     watches: HashMap<WatchId, Watch>,
     by_wire: HashMap<i64, WatchId>,
     outbox: VecDeque<Request>,
+    /// The ids of the requests that were sent and not answered: answers come in their order.
+    unanswered: VecDeque<i64>,
     last_wire: i64,
     /// The watches that nobody needs, oldest first, with the time until which they are kept.
     resting: VecDeque<(Instant, WatchId)>,
+    /// The watches that were refused, oldest first, with the time at which they are asked for again.
+    refused: VecDeque<(Instant, WatchId)>,
 }
 
 impl Board {
@@ -138,13 +157,36 @@ impl Board {
         }
     }
 
-    /// When the next watch has rested long enough.
-    pub(super) fn next_end(&self) -> Option<Instant> {
-        self.resting.front().map(|(end, _)| *end)
+    /// When there is something to [do](Self::do_what_is_due).
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let fronts = self.resting.front().into_iter().chain(self.refused.front());
+        fronts.map(|(due, _)| *due).min()
+    }
+
+    /// Ends the watches that have rested long enough, and asks again for those that were refused long ago.
+    pub(super) fn do_what_is_due(&mut self, now: Instant) {
+        while self.resting.front().is_some_and(|(end, _)| *end <= now) {
+            self.end_oldest();
+        }
+        while self.refused.front().is_some_and(|(due, _)| *due <= now) {
+            if let Some((_, id)) = self.refused.pop_front() {
+                self.outbox.push_back(Request::Create(id));
+            }
+        }
+    }
+
+    /// Returns whether a watch was not refused often though its key may be read.
+    pub(super) fn is_new_to_refusal(&self, id: WatchId) -> bool {
+        self.watches.get(&id).is_some_and(|watch| watch.refusals < MAX_REFUSALS)
+    }
+
+    /// Asks for a watch again that was refused, but not soon.
+    pub(super) fn ask_later(&mut self, id: WatchId, now: Instant) {
+        self.refused.push_back((now + LATER, id));
     }
 
     /// Ends the watch that has rested for longest.
-    pub(super) fn end_oldest(&mut self) {
+    fn end_oldest(&mut self) {
         if let Some((_, id)) = self.resting.pop_front() {
             self.cancel(id);
         }
@@ -164,6 +206,7 @@ impl Board {
         self.last_wire += 1;
         watch.wire = Some(self.last_wire);
         self.by_wire.insert(self.last_wire, id);
+        self.unanswered.push_back(self.last_wire);
         Some((watch.name.clone(), watch.options(self.last_wire)))
     }
 
@@ -188,6 +231,8 @@ impl Board {
             self.end_oldest();
         }
         self.outbox.clear();
+        self.unanswered.clear();
+        self.refused.clear();
         self.by_wire.clear();
         for (id, watch) in &mut self.watches {
             if watch.wire.is_some() {
@@ -198,33 +243,116 @@ impl Board {
         }
     }
 
-    /// Reads an answer. Returns false if the stream is of no use any more.
-    pub(super) fn read(&mut self, answer: &WatchResponse) -> bool {
-        if answer.canceled() && answer.created() && answer.compact_revision() == 0 {
-            // Refused, under this id or (etcd 3.5) under none: a stream keeps the token that it was opened with, and that is too
-            // old by now.
-            return false;
+    /// Reads an answer. Returns a watch that was refused, and its key.
+    pub(super) fn read(&mut self, answer: &WatchResponse) -> Option<(WatchId, Vec<u8>)> {
+        // One that is refused is refused under its id, or (etcd 3.5) under none.
+        let wire = match self.unanswered.front() {
+            Some(&oldest) if answer.created() && !self.by_wire.contains_key(&answer.watch_id()) => oldest,
+            _ => answer.watch_id(),
+        };
+        if answer.created() {
+            self.unanswered.retain(|unanswered| *unanswered != wire);
         }
-        let Some(&id) = self.by_wire.get(&answer.watch_id()) else { return true };
-        let Some(watch) = self.watches.get_mut(&id) else { return true };
+        let id = *self.by_wire.get(&wire)?;
+        let watch = self.watches.get_mut(&id)?;
         if answer.canceled() {
-            // Compacted, most likely.
-            self.by_wire.remove(&answer.watch_id());
+            self.by_wire.remove(&wire);
             watch.down(id);
+            if answer.created() && answer.compact_revision() == 0 {
+                watch.refusals += 1;
+                return Some((id, watch.name.clone()));
+            }
+            // Compacted, most likely.
             watch.cancels += 1;
             if watch.cancels < MAX_CANCELS {
                 self.outbox.push_back(Request::Create(id));
             }
         } else if answer.created() {
-            let since = answer.header().map(etcd_client::ResponseHeader::revision).unwrap_or(i64::MAX);
+            // A revision that is not known is later than all that anybody has seen: who waits looks again.
+            let since = answer::revision(answer.0.header.as_ref()).unwrap_or(i64::MAX);
             watch.since = Some(since);
+            watch.refusals = 0;
             watch.tell(id, if watch.again { Notice::Again } else { Notice::Created(since) });
         }
-        let deletions = answer.events().iter().filter(|event| event.0.r#type == DELETE);
-        if let Some(last) = deletions.filter_map(|event| event.kv()).map(etcd_client::KeyValue::mod_revision).max() {
+        if let Some(last) = answer::deletion(&answer.0, &watch.name) {
             watch.deleted = Some(last);
             watch.tell(id, Notice::Deleted(last));
         }
-        true
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::proto::{PbResponseHeader, PbWatchResponse};
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+
+    type Notices = UnboundedReceiver<(WatchId, Notice)>;
+
+    /// A board with watches on `k1`, `k2` and so on, all of which were asked for.
+    fn board(count: u64) -> (Board, Notices) {
+        let (sink, notices) = unbounded_channel();
+        let mut board = Board::default();
+        for n in 1..=count {
+            let name = format!("k{n}").into_bytes();
+            board.apply(Command::Watch { id: WatchId(n), name, start: 0, sink: sink.clone() }, Instant::now());
+        }
+        assert_eq!(asked(&mut board).len(), usize::try_from(count).unwrap());
+        (board, notices)
+    }
+
+    /// The names that are asked for now.
+    fn asked(board: &mut Board) -> Vec<Vec<u8>> {
+        let requests = std::iter::from_fn(|| board.next_request());
+        requests.map(|request| if let Ready::Create(name, _) = request { name } else { Vec::new() }).collect()
+    }
+
+    fn answer(watch_id: i64, canceled: bool) -> WatchResponse {
+        let header = PbResponseHeader { revision: 7, ..PbResponseHeader::default() };
+        let answer =
+            PbWatchResponse { header: Some(header), watch_id, created: true, canceled, ..PbWatchResponse::default() };
+        WatchResponse(answer)
+    }
+
+    #[test]
+    fn a_refusal_is_that_of_one_watch_with_its_number_and_without() {
+        for number in [2, -1, 0, 99] {
+            let (mut board, mut notices) = board(3);
+            assert_eq!(board.read(&answer(1, false)), None);
+            assert_eq!(board.read(&answer(number, true)), Some((WatchId(2), b"k2".to_vec())), "{number}");
+            assert_eq!(board.read(&answer(3, false)), None);
+            let told: Vec<_> = std::iter::from_fn(|| notices.try_recv().ok()).collect();
+            let expected =
+                [(WatchId(1), Notice::Created(7)), (WatchId(2), Notice::Down), (WatchId(3), Notice::Created(7))];
+            assert_eq!(told, expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_watch_that_is_refused_is_asked_for_later_and_needs_no_other_stream_again_and_again() {
+        let (mut board, _notices) = board(2);
+        let now = Instant::now();
+        board.read(&answer(1, false));
+        let (refused, _) = board.read(&answer(2, true)).unwrap();
+        assert!(board.is_new_to_refusal(refused));
+        board.ask_later(refused, now);
+        board.do_what_is_due(now);
+        assert_eq!((asked(&mut board).len(), board.next_due()), (0, Some(now + LATER)));
+        for _ in 1..MAX_REFUSALS {
+            board.do_what_is_due(now + LATER);
+            assert_eq!(asked(&mut board), [b"k2"]);
+            assert_eq!(board.read(&answer(board.last_wire, true)), Some((refused, b"k2".to_vec())));
+            board.ask_later(refused, now);
+        }
+        assert!(!board.is_new_to_refusal(refused));
+        board.do_what_is_due(now + LATER);
+        asked(&mut board);
+        assert_eq!(board.read(&answer(board.last_wire, false)), None);
+        board.stream_is_gone();
+        asked(&mut board);
+        board.read(&answer(board.last_wire, true));
+        assert!(board.is_new_to_refusal(refused), "a watch that stood is as good as new");
     }
 }
