@@ -81,7 +81,8 @@ pub struct LockInfo {
     pub mode: Mode,
     /// The fencing token of the grant, without the holder's local hand-overs, where the backend keeps one.
     pub token: Option<FencingToken>,
-    /// When the holder asked for the lock, by the holder's clock.
+    /// Since when it is held, where that is known: on Redis by the server's clock; on etcd by the holder's, if the lock was free when
+    /// it was asked for, and the store still knows that.
     pub since: Option<SystemTime>,
     /// How long the lock lives if its lease is not renewed any more.
     pub remaining: Option<Duration>,

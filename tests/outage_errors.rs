@@ -42,9 +42,8 @@ fn manager(url: String, name: &str) -> LockManager {
 /// The lines of this manager at this level that have these words.
 fn lines(name: &str, level: Level, words: &str) -> Vec<String> {
     let lines = LINES.lock().unwrap();
-    let is_one = |(at, text): &&(Level, String)| {
-        *at == level && text.starts_with(&format!("{name}: ")) && text.contains(words)
-    };
+    let is_one =
+        |(at, text): &&(Level, String)| *at == level && text.starts_with(&format!("{name}: ")) && text.contains(words);
     lines.iter().filter(is_one).map(|(_, text)| text.clone()).collect()
 }
 

@@ -103,7 +103,6 @@ pub(crate) struct Core {
     /// Releases and the like that the server has not confirmed.
     unconfirmed: AtomicUsize,
     confirmed: Notify,
-    last_attempt: AtomicU64,
     /// When the keeper last looked after the leases.
     last_round: AtomicU64,
     /// Whether a thread notifies losses in the keeper's place.
@@ -139,7 +138,6 @@ impl Core {
             ended: watch::Sender::new(false),
             unconfirmed: AtomicUsize::new(0),
             confirmed: Notify::new(),
-            last_attempt: AtomicU64::new(rand::random()),
             last_round: AtomicU64::new(now.as_nanos()),
             is_rescuing: AtomicBool::new(false),
         });
@@ -176,7 +174,8 @@ impl Core {
     }
 
     pub(crate) fn next_attempt(&self) -> AttemptId {
-        AttemptId(self.last_attempt.fetch_add(1, Ordering::Relaxed))
+        // Not to be guessed from another one: on Redis, whoever may publish could speak of it.
+        AttemptId(rand::random())
     }
 
     /// Somebody waits at `entry` for a hand-over that may never come: have an eye on it.

@@ -18,8 +18,8 @@ use super::route::{self, Route};
 use super::txn::{self, Freshness};
 use super::watch::Hub;
 use super::{Options, answer, failure, proxy};
-use crate::backend::pool::Pool;
 use crate::backend::health::Health;
+use crate::backend::pool::Pool;
 use crate::backend::{BackendError, ErrorKind, Result};
 
 /// How much later than its deadline an attempt to connect may tell what came of it.

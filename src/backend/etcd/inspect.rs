@@ -1,6 +1,6 @@
 //! Who holds what, and how to take it away.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use etcd_client::proto::PbKeyValue;
@@ -100,14 +100,23 @@ fn all_of(directory: &Directory) -> GetOptions {
     GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_keys_only()
 }
 
-fn info(key: &str, entries: &[Entry], left: &HashMap<i64, Duration>, proofs: &HashMap<Born, i64>) -> Option<LockInfo> {
+/// What else has to be known to tell of locks.
+struct Context {
+    left: HashMap<i64, Duration>,
+    proofs: HashMap<Born, i64>,
+    /// The create revisions of claims that were the first of their keys at once, and have held them since they were asked for.
+    at_once: HashSet<i64>,
+}
+
+fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
+    let Context { left, proofs, at_once } = context;
     let head = entries.first()?;
     let (holders, waiters) = split(entries);
     let mut info = LockInfo::new(key, head.mode());
     // Only a claim's own process knows its token: it is not the claim's revision, but that of its proof.
     info.token =
         proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(|epoch| FencingToken::of_grant(epoch, 0));
-    info.since = head.since();
+    info.since = head.since().filter(|_| at_once.contains(&head.create));
     // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
     info.remaining = holders
         .iter()
@@ -124,8 +133,8 @@ impl Shared {
     /// Tells who holds a key.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
         let entries = self.entries(key).await?;
-        let left = self.time_left(split(&entries).0).await?;
-        Ok(info(key, &entries, &left, &self.claims.proofs()))
+        let context = self.context(&[(key, &entries)]).await?;
+        Ok(info(key, &entries, &context))
     }
 
     /// Tells who holds all the keys that begin with `prefix`.
@@ -134,10 +143,34 @@ impl Shared {
         let mut locks = self.claims(start, &end).await?;
         locks.retain(|key, _| key.starts_with(prefix));
         self.read_authors(locks.values_mut()).await?;
-        let holders: Vec<_> = locks.values().flat_map(|entries| split(entries).0).cloned().collect();
+        let all: Vec<_> = locks.iter().map(|(key, entries)| (key.as_str(), entries.as_slice())).collect();
+        let context = self.context(&all).await?;
+        Ok(all.iter().filter_map(|(key, entries)| info(key, entries, &context)).collect())
+    }
+
+    async fn context(&self, locks: &[(&str, &[Entry])]) -> Result<Context> {
+        let holders: Vec<_> = locks.iter().flat_map(|(_, entries)| split(entries).0).cloned().collect();
         let left = self.time_left(&holders).await?;
-        let proofs = self.claims.proofs();
-        Ok(locks.iter().filter_map(|(key, entries)| info(key, entries, &left, &proofs)).collect())
+        Ok(Context { left, proofs: self.claims.proofs(), at_once: self.at_once(locks).await? })
+    }
+
+    /// Finds those of the oldest claims before which there was none in their directory when they were made.
+    async fn at_once(&self, locks: &[(&str, &[Entry])]) -> Result<HashSet<i64>> {
+        let heads: Vec<_> = locks.iter().filter_map(|(key, entries)| Some((*key, entries.first()?.create))).collect();
+        let before = |(key, create): &(&str, i64)| {
+            let directory = self.names.directory(key);
+            // Revision 0 would be the newest; a claim is never the store's first change.
+            TxnOp::get(directory.start(), Some(all_of(&directory).with_limit(1).with_revision((create - 1).max(1))))
+        };
+        match self.connection.ranges(&heads.iter().map(before).collect::<Vec<_>>()).await {
+            Ok(found) => {
+                let at_once = heads.iter().zip(found).filter(|(_, found)| found.kvs.is_empty());
+                Ok(at_once.map(|((_, create), _)| *create).collect())
+            }
+            // Nobody knows any more.
+            Err(error) if failure::is_compacted(&error) => Ok(HashSet::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the claims in a range, oldest first, by key. Their values are not read: anybody may have written anything there.

@@ -16,7 +16,7 @@ pub(super) struct Place {
     pub(super) lease: LeaseId,
     pub(super) mode: Mode,
     pub(super) holder: Arc<Holder>,
-    /// When it came.
+    /// Since when it holds the key; before that, when it came.
     pub(super) since: Timestamp,
     /// Set once it holds the key.
     pub(super) epoch: Option<u64>,
@@ -42,7 +42,7 @@ impl Place {
             return;
         }
         let granted = epoch.grant();
-        self.epoch = Some(granted);
+        (self.epoch, self.since) = (Some(granted), epoch.now);
         if let Some(waiter) = self.waiter.take() {
             wakes.granted(waiter, granted);
         }
@@ -66,8 +66,18 @@ pub(super) struct Queue {
 }
 
 /// The store's epoch: grows with each grant of any key, so that a key's tokens grow although keys are forgotten.
-#[derive(Debug, Default)]
-pub(super) struct Epoch(u64);
+#[derive(Debug)]
+pub(super) struct Epoch {
+    last: u64,
+    /// The time of this step of the store.
+    pub(super) now: Timestamp,
+}
+
+impl Default for Epoch {
+    fn default() -> Self {
+        Self { last: 0, now: Timestamp::from_nanos(0) }
+    }
+}
 
 impl Epoch {
     /// The epoch of a new grant.
@@ -75,8 +85,8 @@ impl Epoch {
     /// A shared one has one of its own too: with that of the exclusive grant before it, its token would be below those of
     /// that grant's local hand-overs.
     pub(super) fn grant(&mut self) -> u64 {
-        self.0 += 1;
-        self.0
+        self.last += 1;
+        self.last
     }
 }
 

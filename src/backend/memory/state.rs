@@ -44,6 +44,7 @@ struct Held {
 impl State {
     /// Ends what is over by `now`. An expired lease is no news to its link, whose own deadline came first.
     pub(super) fn purge(&mut self, now: Timestamp, wakes: &mut Wakes) {
+        self.epoch.now = now;
         let mut over = Vec::new();
         while let Some(&(end, lease)) = self.ends.first()
             && end <= now

@@ -55,6 +55,9 @@ struct State {
     look: Option<Instant>,
     /// Its release was asked for while it held the lock, and has not been answered.
     releasing: bool,
+    /// Whether its hold is being checked, and whether it is to be checked once more: something was said meanwhile.
+    checking: bool,
+    check_again: bool,
     /// Whether a release has found something to release, or one that was sent will not be answered and so may have.
     released: bool,
     waker: Option<Waker>,
@@ -106,6 +109,8 @@ impl Attempt {
                 fence: 0,
                 look: None,
                 releasing: false,
+                checking: false,
+                check_again: false,
                 released: false,
                 waker: None,
             }),
@@ -294,6 +299,26 @@ impl Attempt {
     /// Whether the release of what it held has not been answered.
     pub(super) fn is_releasing(&self) -> bool {
         self.state.lock().releasing
+    }
+
+    /// Whether it has been granted nothing.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.state.lock().stage, Stage::Waiting)
+    }
+
+    /// Begins to check whether it still holds, unless that is under way: then it is checked once more.
+    pub(super) fn begin_check(&self) -> bool {
+        let mut state = self.state.lock();
+        let begins = !std::mem::replace(&mut state.checking, true);
+        state.check_again = !begins;
+        begins
+    }
+
+    /// A check is done. Whether there is to be another one.
+    pub(super) fn end_check(&self) -> bool {
+        let mut state = self.state.lock();
+        state.checking = std::mem::take(&mut state.check_again);
+        state.checking
     }
 
     /// The epoch, if it holds the lock.

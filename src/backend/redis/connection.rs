@@ -272,7 +272,8 @@ impl Connection {
                 Err(error) => {
                     debug!(target: "leasehold::redis", "{error}");
                     self.health.failed(CONNECTING, &error);
-                    if error.kind() != ErrorKind::Unreachable {
+                    // A file for TLS may be about to be replaced.
+                    if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Misconfigured) {
                         // Nothing that passes while somebody waits for it.
                         self.jobs.fail(&error);
                         let commands = std::mem::take(&mut *self.commands.lock());

@@ -103,6 +103,35 @@ impl Shared {
         Ok(())
     }
 
+    /// A message says that the lock was taken away from an attempt. Anybody may have sent it, so a hold that can be renewed goes on.
+    pub(super) fn check(self: &Arc<Self>, attempt: Arc<Attempt>) {
+        let Some(epoch) = attempt.held() else {
+            // A grant that nobody has yet is no loss. One that waits has nothing to lose.
+            if !attempt.is_waiting() {
+                self.lose(&attempt);
+            }
+            return;
+        };
+        // Asked once for all messages that come meanwhile.
+        if !attempt.begin_check() {
+            return;
+        }
+        let shared = self.clone();
+        self.handle.spawn(async move {
+            loop {
+                let renewal = shared.connection.request_one(Part::Renew(attempt.clone(), epoch)).await;
+                // What cannot be known is decided by the deadline.
+                let is_lost = renewal.is_ok_and(|answer| scripts::text(&answer) == Some("0"));
+                if is_lost && attempt.held().is_some() {
+                    return shared.lose(&attempt);
+                }
+                if !attempt.end_check() {
+                    return;
+                }
+            }
+        });
+    }
+
     /// An attempt has lost what it had, or may have: tells so, and leaves nothing of it behind.
     pub(super) fn lose(self: &Arc<Self>, attempt: &Arc<Attempt>) {
         self.tell(Event::ClaimLost(attempt.id));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use redis::Value;
 
@@ -66,7 +66,7 @@ impl Shared {
         match self.connection.request_one(Part::Evict(self.names.of(key)?, evict.only.clone())).await? {
             Value::Array(tokens) if tokens.is_empty() => Ok(Eviction::default()),
             Value::Array(tokens) => {
-                let holders = tokens.iter().filter_map(bytes).filter_map(|word| holder(word).map(|(holder, _)| holder));
+                let holders = tokens.iter().filter_map(bytes).filter_map(holder);
                 Ok(Eviction::new(holders.collect(), vec![key.to_owned()]))
             }
             answer if scripts::text(&answer) == Some("i") => Err(failure::incompatible(server)),
@@ -123,12 +123,11 @@ impl Seen {
         info.foreign = value == token::Value::Foreign;
         if !info.foreign {
             info.token = self.fence.map(|epoch| FencingToken::of_grant(epoch, 0));
+            // An epoch is the time of its grant, by the server's clock.
+            info.since = self.fence.and_then(|epoch| UNIX_EPOCH.checked_add(Duration::from_micros(epoch)));
         }
         info.claims = self.claims;
-        for (holder, since) in self.words.iter().filter_map(|word| holder(word)) {
-            info.holders.push(holder);
-            info.since = Some(info.since.map_or(since, |known| known.min(since)));
-        }
+        info.holders.extend(self.words.iter().filter_map(|word| holder(word)));
         Some(info)
     }
 }
@@ -141,7 +140,7 @@ fn spoilt(key: &str) -> LockInfo {
 }
 
 /// Who a word is of, if it says.
-fn holder(word: &[u8]) -> Option<(Holder, std::time::SystemTime)> {
+fn holder(word: &[u8]) -> Option<Holder> {
     match token::read(word) {
         token::Value::Ours(known) => known,
         token::Value::Shared | token::Value::Foreign => None,

@@ -134,8 +134,9 @@ impl Target {
             .set_response_timeout(None)
             .set_connection_timeout(None)
             .set_pipeline_buffer_size(BUFFER);
+        let client = self.client(false).map_err(|error| self.explain_options(&error))?;
         let connecting = async {
-            let mut connection = self.client(false)?.get_multiplexed_async_connection_with_config(&config).await?;
+            let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
             if let Self::Server(server) = self {
                 server.log_in(&mut connection).await?;
             }
@@ -146,19 +147,31 @@ impl Target {
 
     /// Connects, for messages.
     pub(super) async fn listen(&self) -> Result<PubSub> {
-        let connecting = async { self.client(true)?.get_async_pubsub().await };
-        connecting.await.map_err(|error| self.explain(&error))
+        let client = self.client(true).map_err(|error| self.explain_options(&error))?;
+        client.get_async_pubsub().await.map_err(|error| self.explain(&error))
+    }
+
+    fn has_tls(&self) -> bool {
+        matches!(self, Self::Server(Server { address: Address::Tcp { tls: Some(_), .. }, .. }))
+    }
+
+    /// Maps an error before anything was sent: of files for TLS, which may be about to be replaced.
+    fn explain_options(&self, error: &RedisError) -> BackendError {
+        if !self.has_tls() {
+            return self.explain(error);
+        }
+        let reason = format!("the files for TLS to redis at {self} cannot be used: {error}");
+        BackendError::new(ErrorKind::Misconfigured, reason).because(error.clone())
     }
 
     fn explain(&self, error: &RedisError) -> BackendError {
         let explained = failure::of(&self.to_string(), error);
-        let tls = matches!(self, Self::Server(Server { address: Address::Tcp { tls: Some(_), .. }, .. }));
-        if !tls || explained.kind() != ErrorKind::Unreachable {
+        if !self.has_tls() || explained.kind() != ErrorKind::Unreachable {
             return explained;
         }
         use std::io::ErrorKind as Io;
         match io_error(error) {
-            // Files that are not there, certificates that are none or that nobody trusts: nothing that passes by itself.
+            // Certificates that are none or that nobody trusts: nothing that passes without help.
             Some(Io::InvalidData | Io::NotFound | Io::Other | Io::PermissionDenied) => {
                 let reason = format!("redis at {self} cannot be used by TLS: {error}");
                 BackendError::new(ErrorKind::Denied, reason).because(error.clone())

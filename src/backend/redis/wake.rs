@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use redis::aio::{PubSub, PubSubSink, PubSubStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, coop, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::backoff::Backoff;
@@ -27,6 +27,9 @@ use crate::report::debug;
 
 /// How often a silent subscription is asked for a sign of life. If it is dead, waiters look by themselves meanwhile.
 const PULSE: Duration = Duration::from_secs(3);
+
+/// How many messages are heard before others get their turn.
+const BURST: usize = 10_000;
 
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +184,13 @@ async fn listen(
     let mut backoff = Backoff::default();
     loop {
         let hear = async {
-            while let Some(message) = messages.next().await {
+            let mut heard: usize = 0;
+            // Without tokio's budget for a task: the client reads on in one of its own and keeps what is not taken.
+            while let Some(message) = coop::unconstrained(messages.next()).await {
+                heard += 1;
+                if heard % BURST == 0 {
+                    yield_now().await;
+                }
                 match subscription.upgrade() {
                     Some(subscription) => subscription.hear(message.get_channel_name(), message.get_payload_bytes()),
                     None => return,
@@ -228,7 +237,7 @@ impl Shared {
             }
             Some(Word::Lost(attempt)) => {
                 if let Some(attempt) = self.claims.get(attempt) {
-                    self.lose(&attempt);
+                    self.check(attempt);
                 }
             }
             None => debug!(target: "leasehold::redis", "a message that is none of ours"),

@@ -1,5 +1,6 @@
 //! Looking at locks, one's own and others'.
 
+use std::future::IntoFuture;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::sleep;
@@ -38,6 +39,23 @@ pub async fn info_tells_who_holds_and_who_waits(a: LockManager, b: LockManager) 
         done(waiter).await;
     }
     is_free(&a, &key).await;
+}
+
+/// The time of the wait is none of the hold.
+pub async fn info_tells_since_when_it_is_held(a: LockManager, b: LockManager) {
+    const WAITED: Duration = Duration::from_millis(600);
+    let key = key("since");
+    let guard = soon(a.lock(&key)).await;
+    let waiting = tokio::spawn(b.lock(&key).into_future());
+    has_waiters(&a, &key, 1).await;
+    sleep(WAITED).await;
+    let released = SystemTime::now();
+    drop(guard);
+    let _guard = done(waiting).await.expect("granted");
+    let info = a.info(&key).await.expect("the server answers").expect("held");
+    let since = info.since.unwrap_or(released);
+    // The server's clock may be another one, but not by that much here.
+    assert!(since + WAITED / 2 >= released, "{:?} before it was free", released.duration_since(since));
 }
 
 /// Each process that shares a key is there.

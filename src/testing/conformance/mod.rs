@@ -114,7 +114,7 @@ macro_rules! __conformance_cases {
                 a_hold_without_renewal_counts_from_its_grant,
                 a_renewal_by_hand_prolongs_the_hold, a_hold_outlives_its_ttl, remaining_is_within_the_ttl,
                 only_what_is_held_can_be_renewed;
-            inspection: info_tells_who_holds_and_who_waits, info_tells_of_all_readers, list_has_exactly_the_keys_of_a_prefix,
+            inspection: info_tells_who_holds_and_who_waits, info_tells_since_when_it_is_held, info_tells_of_all_readers, list_has_exactly_the_keys_of_a_prefix,
                 keys_that_look_alike_are_different_locks, is_held_and_is_locked, stats_count, stats_time_waits_and_holds,
                 stats_tell_why_locks_were_lost, the_server_answers_a_ping;
             closing: close_releases_and_tells, close_fails_waiters_and_later_calls, close_may_be_called_again,

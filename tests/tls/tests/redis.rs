@@ -63,14 +63,17 @@ fn certificates_are_checked_on_both_sides() {
         ("the server's has expired", expired.url(&good), ErrorKind::Denied),
         ("the server's is another's", other_host.url(&good), ErrorKind::Denied),
         ("the server's is of another authority", server.url(&trusting_others), ErrorKind::Denied),
-        ("the file is not there", server.url(&missing), ErrorKind::Denied),
+        ("the file is not there", server.url(&missing), ErrorKind::Misconfigured),
     ] {
         let start = Instant::now();
         let error = LockManager::connect(url).wait().unwrap_err();
         println!("{what}: {error}");
-        let LockError::Backend { kind, .. } = &error else { panic!("{what}: {error:?}") };
-        // In time, the reason is read all the same.
-        assert!(*kind == said || *kind == ErrorKind::Denied, "{what}: {error}");
+        match &error {
+            // In time, the reason is read all the same.
+            LockError::Backend { kind, .. } => assert!(*kind == said || *kind == ErrorKind::Denied, "{what}: {error}"),
+            LockError::InvalidConfig { .. } => assert_eq!(said, ErrorKind::Misconfigured, "{what}: {error}"),
+            _ => panic!("{what}: {error:?}"),
+        }
         assert!(error.to_string().contains("certificate") || error.to_string().contains("TLS"), "{what}: {error}");
         assert!(start.elapsed() < Duration::from_secs(3), "{what}: {:?}", start.elapsed());
     }
@@ -96,4 +99,30 @@ fn certificates_may_be_exchanged_while_a_lock_is_held() {
     server.redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     eventually("it is connected again", || guard.renew().wait().ok());
     guard.unlock().wait().unwrap();
+}
+
+#[test]
+fn a_file_that_is_half_written_at_a_reconnect_ends_no_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("ours");
+    let server = Server::start(&authority, &authority.sign("server"));
+    let files = authority.write(folder.path(), "client", &authority.sign("client"));
+    let holder = LockManager::connect(format!("redis://{}", server.redis.address())).wait().unwrap();
+    let manager = LockManager::connect(server.url(&files)).wait().unwrap();
+    let held = holder.lock("k").wait().unwrap();
+    let request = manager.lock("k");
+    let waiting = std::thread::spawn(move || request.wait());
+    eventually("it waits", || (holder.info("k").wait().ok()??.waiters == 1).then_some(()));
+    let whole = std::fs::read(&files.ca).unwrap();
+    for content in [&whole[..whole.len() / 2], b"", b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"] {
+        std::fs::write(&files.ca, content).unwrap();
+        server.redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        server.redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        // Several tries to connect.
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!waiting.is_finished(), "the wait has ended");
+    }
+    std::fs::write(&files.ca, &whole).unwrap();
+    held.unlock().wait().unwrap();
+    waiting.join().unwrap().unwrap().unlock().wait().unwrap();
 }
