@@ -66,6 +66,7 @@ fn four_operations_in_a_transaction_are_enough_and_fewer_are_refused() {
     let etcd = Etcd::start_with(&["--max-txn-ops", "4"]);
     let manager =
         LockManager::builder().url(etcd.url()).prefix(PREFIX).hand_over(Duration::ZERO, 0).build().wait().unwrap();
+    let other = LockManager::builder().url(etcd.url()).prefix(PREFIX).build().wait().unwrap();
     for _ in 0..3 {
         let guards = lock_many(&manager, 20);
         drop(guards);
@@ -76,6 +77,12 @@ fn four_operations_in_a_transaction_are_enough_and_fewer_are_refused() {
         let again = (0..5).map(|_| manager.lock("k0").shared().owner(&Owner::new()).into_future());
         block_on(join_all(again)).into_iter().for_each(|guard| drop(guard.unwrap()));
         manager.try_lock("k0").wait().unwrap().unwrap().unlock().wait().unwrap();
+        let held = other.lock("k0").wait().unwrap();
+        for _ in 0..3 {
+            assert!(manager.try_lock("k0").wait().unwrap().is_none());
+            assert!(manager.lock("k0").shared().try_once().wait().unwrap().is_none());
+        }
+        held.unlock().wait().unwrap();
         drop(manager.lock_all(["a", "b", "c"]).wait().unwrap());
     }
     let etcd = Etcd::start_with(&["--max-txn-ops", "3"]);

@@ -341,3 +341,38 @@ async fn a_list_goes_on_though_the_server_forgets_the_past() {
     println!("{compactions} compactions meanwhile");
     assert!(compactions > 10);
 }
+
+/// The shortest of a few tries of a key that is not free.
+async fn fastest_try(manager: &LockManager, key: &str) -> Duration {
+    let mut fastest = Duration::MAX;
+    for _ in 0..50 {
+        let start = Instant::now();
+        assert!(manager.try_lock(key).await.unwrap().is_none());
+        fastest = fastest.min(start.elapsed());
+    }
+    fastest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_does_not_read_the_queue() {
+    let _alone = ALONE.lock().await;
+    let etcd = Etcd::start();
+    let manager = LockManager::connect(etcd.url()).await.unwrap();
+    let mut client = Client::connect([etcd.endpoint()], None).await.unwrap();
+    let claim = |key: &str, n: usize| TxnOp::put(format!("leasehold/{key}/{n:016x}"), vec![b'x'; 200], None);
+    client.txn(Txn::new().and_then([claim("few", 0)])).await.unwrap();
+    for hundred in 0..20 {
+        let claims: Vec<_> = (0..100).map(|n| claim("many", 100 * hundred + n)).collect();
+        client.txn(Txn::new().and_then(claims)).await.unwrap();
+    }
+    let (few, many) = (fastest_try(&manager, "few").await, fastest_try(&manager, "many").await);
+    println!("a try of a key with one claim {few:?}, with 2,000 {many:?}");
+    assert!(many < 2 * few, "{few:?} and {many:?}");
+    // The claim that was in the way has gone, and another one is: then none is.
+    client.delete(format!("leasehold/many/{:016x}", 0), None).await.unwrap();
+    assert!(manager.try_lock("many").await.unwrap().is_none());
+    client.delete("leasehold/many/", Some(etcd_client::DeleteOptions::new().with_prefix())).await.unwrap();
+    let guard = manager.try_lock("many").await.unwrap().expect("it is free");
+    assert!(manager.try_lock("few").await.unwrap().is_none());
+    guard.unlock().await.unwrap();
+}

@@ -152,3 +152,24 @@ async fn values_of_megabytes_hide_no_lock() {
     assert_eq!(admin.force_unlock("k000").await.unwrap().released.len(), 149);
     assert_eq!(proxy.accepted(), accepted, "the connection was replaced");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_with_more_names_than_fit_in_an_answer_is_forced_out() {
+    const COUNT: usize = 4_500;
+    let etcd = Etcd::start();
+    let manager = LockManager::builder().url(format!("{}?timeout=20s", etcd.url())).build().await.unwrap();
+    let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
+    let lease = client.lease_grant(600, None).await.unwrap().id();
+    let options = etcd_client::PutOptions::new().with_lease(lease);
+    let keys: Vec<_> = (0..COUNT).map(|number| long(number, 'k')).collect();
+    for hundred in keys.chunks(100) {
+        let put =
+            |key: &String| etcd_client::TxnOp::put(format!("leasehold/{key}/{lease:x}-1"), "", Some(options.clone()));
+        client.txn(etcd_client::Txn::new().and_then(hundred.iter().map(put).collect::<Vec<_>>())).await.unwrap();
+    }
+    let guard = manager.lock("other").await.unwrap();
+    let eviction = manager.force_unlock(&keys[7]).await.unwrap();
+    assert_eq!(eviction.released.len(), COUNT);
+    assert!(manager.list("k").await.unwrap().is_empty());
+    assert!(!guard.is_lost());
+}

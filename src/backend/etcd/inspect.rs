@@ -297,7 +297,18 @@ impl Shared {
 
     /// Returns the keys that are held by claims on a lease.
     async fn held_on(&self, lease: i64) -> Result<Vec<String>> {
-        let Some((_, names)) = self.ask(lease, true).await? else { return Ok(Vec::new()) };
+        let names = match self.ask(lease, true).await {
+            Ok(Some((_, names))) => names,
+            Ok(None) => return Ok(Vec::new()),
+            // They do not fit in one answer.
+            Err(error) if failure::is_size(&error) => {
+                let (start, end) = self.names.range("");
+                let mut locks = self.claims(start, &end).await?;
+                locks.retain(|_, entries| split(entries).0.iter().any(|holder| holder.lease == lease));
+                return Ok(locks.into_keys().collect());
+            }
+            Err(error) => return Err(error),
+        };
         let names: BTreeSet<_> = names.into_iter().collect();
         let keys: BTreeSet<_> = names.iter().filter_map(|name| self.names.decode(name)).map(|(key, _)| key).collect();
         let keys: Vec<_> = keys.into_iter().collect();

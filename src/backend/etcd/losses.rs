@@ -30,11 +30,14 @@ pub(super) enum Subject {
     Claim(AttemptId),
 }
 
+/// What each watch is about, and its key.
+type Subjects = HashMap<WatchId, (Subject, Vec<u8>)>;
+
 /// What is watched, and what will be.
 #[derive(Debug)]
 pub(super) struct Losses {
     /// `None` after the end.
-    subjects: Mutex<Option<HashMap<WatchId, (Subject, Vec<u8>)>>>,
+    subjects: Mutex<Option<Subjects>>,
     /// Grants that are too young for a watch, oldest first.
     young: Mutex<VecDeque<(Instant, AttemptId)>>,
     grown: Arc<Notify>,
@@ -44,7 +47,7 @@ pub(super) struct Losses {
 impl Losses {
     /// Creates the register, whose notices go to `sink`.
     pub(super) fn new(sink: Sink) -> Self {
-        let subjects = Mutex::new(Some(HashMap::new()));
+        let subjects = Mutex::new(Some(Subjects::new()));
         Self { subjects, young: Mutex::default(), grown: Arc::default(), sink }
     }
 

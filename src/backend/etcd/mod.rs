@@ -4,6 +4,7 @@
 //! `etcdctl lock`, with which it excludes and queues.
 
 mod answer;
+mod blockers;
 mod claims;
 pub(crate) mod codec;
 mod connection;
@@ -39,6 +40,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
+use self::blockers::Blockers;
 use self::claims::{Claims, Releases};
 use self::codec::Names;
 use self::connection::Connection;
@@ -107,6 +109,7 @@ struct Shared {
     claims: Arc<Claims>,
     group: Group,
     releases: Arc<Releases>,
+    blockers: Blockers,
     losses: Losses,
     events: UnboundedSender<Event>,
     closed: AtomicBool,
@@ -161,6 +164,7 @@ impl Etcd {
             retry_interval: retry_interval.clamp(Duration::from_millis(10), EVER),
             sessions: Sessions::default(),
             releases: Arc::default(),
+            blockers: Blockers::default(),
             losses: Losses::new(sink),
             events,
             closed: AtomicBool::new(false),

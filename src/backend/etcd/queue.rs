@@ -14,6 +14,7 @@ use super::session::Session;
 use super::txn::{self, Born, Freshness, Place, Placed, Record, Standing};
 use super::watch::Notice;
 use super::{Shared, answer, failure};
+use crate::Mode;
 use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
 
 /// How often a waiter looks by itself while its watch seems to work: with the jitter at least every 5 s.
@@ -93,6 +94,9 @@ impl Shared {
             let released = carried.claims.clone();
             // Whether an earlier copy of this may still be on its way.
             let repeated = self.claims.outcome(id).unwrap_or_default();
+            // For shared claims the transaction would have more operations than the smallest limit.
+            let tries = attempt.deadline.is_some() && claim.mode == Mode::Exclusive;
+            let blocker = tries.then(|| self.blockers.known(directory)).flatten().filter(|blocker| blocker != name);
             let place = Place {
                 directory,
                 mode: claim.mode,
@@ -101,6 +105,7 @@ impl Shared {
                 record: session.record(),
                 released: &released,
                 only_if_free: attempt.deadline.is_some(),
+                blocker: blocker.as_deref(),
             };
             let (txn, alone, bytes) = (place.txn(), repeated.then(|| place.rewriting()), place.bytes());
             let record = repeated.then(|| place.record.clone());
@@ -139,6 +144,9 @@ impl Shared {
             match place.read(&answer) {
                 None => return Err(failure::nonsense(self.connection.endpoints())),
                 Some(Placed::In { create, standing }) => {
+                    if blocker.is_some() {
+                        self.blockers.note(directory, None);
+                    }
                     if repeated {
                         session.saw_version(place.record.version + 1);
                     }
@@ -160,7 +168,10 @@ impl Shared {
                     self.claims.answered(id, repeated);
                     return Err(failure::lease_lost(self.connection.endpoints()));
                 }
-                Some(Placed::Busy) => {
+                Some(Placed::Busy(blocker)) => {
+                    if tries {
+                        self.blockers.note(directory, blocker);
+                    }
                     if repeated {
                         // A late copy would take the lock after we have said that it is busy.
                         self.settle(claim).await?;

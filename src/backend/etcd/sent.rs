@@ -93,6 +93,7 @@ impl EtcdAnswers {
             record,
             released: &[],
             only_if_free: true,
+            blocker: None,
         };
         let txn = PbTxnResponse { succeeded, ..transaction(revision, ranges) };
         let revision = txn::revision(&txn);

@@ -97,6 +97,8 @@ pub(super) struct Place<'a> {
     pub(super) released: &'a [Born],
     /// Whether to do nothing if anything blocks the claim.
     pub(super) only_if_free: bool,
+    /// A claim that may block it, to be looked for before all others.
+    pub(super) blocker: Option<&'a [u8]>,
 }
 
 /// What became of a [`Place`].
@@ -110,8 +112,8 @@ pub(super) enum Placed {
     Stale { version: i64 },
     /// The record is gone, and the lease with it.
     Over,
-    /// Something blocks it, and it was to be placed only if nothing does.
-    Busy,
+    /// Something blocks it, and it was to be placed only if nothing does. The name of one claim that does, if it was asked for.
+    Busy(Option<Vec<u8>>),
 }
 
 impl Place<'_> {
@@ -135,6 +137,8 @@ impl Place<'_> {
     fn with(&self, rewrite: Option<TxnOp>) -> Txn {
         let lease = self.record.lease;
         let mut when = vec![Compare::version(self.name, CompareOp::Equal, 0), self.record.is_current()];
+        // At the first one that does not hold, etcd stops.
+        when.extend(self.blocker.map(|name| Compare::create_revision(name, CompareOp::Equal, 0)));
         if self.only_if_free {
             // An empty range compares as zero.
             when.extend(
@@ -149,7 +153,12 @@ impl Place<'_> {
         then.extend(ahead_of(self.directory, self.mode, None, Freshness::Linearizable));
         then.extend(rewrite);
         let keys = Some(GetOptions::new().with_keys_only());
-        let or_else = [TxnOp::get(self.name, keys.clone()), TxnOp::get(self.record.name.clone(), keys)];
+        let mut or_else = vec![TxnOp::get(self.name, keys.clone()), TxnOp::get(self.record.name.clone(), keys.clone())];
+        or_else.extend(match self.blocker {
+            Some(name) => Some(TxnOp::get(name, keys)),
+            None if self.only_if_free && self.mode == Mode::Exclusive => Some(any_of(self.directory)),
+            None => None,
+        });
         Txn::new().when(when).and_then(then).or_else(or_else)
     }
 
@@ -173,9 +182,18 @@ impl Place<'_> {
         match seen.iter().find(|found| found.key == self.record.name) {
             None => Some(Placed::Over),
             Some(record) if record.version != self.record.version => Some(Placed::Stale { version: record.version }),
-            Some(_) => self.only_if_free.then_some(Placed::Busy),
+            Some(_) => {
+                let blocker = seen.iter().find(|found| self.directory.contains(&found.key));
+                self.only_if_free.then(|| Placed::Busy(blocker.map(|found| found.key.clone())))
+            }
         }
     }
+}
+
+/// Reads one claim of a directory, whichever.
+fn any_of(directory: &Directory) -> TxnOp {
+    let one = GetOptions::new().with_keys_only().with_range(directory.end()).with_limit(1);
+    TxnOp::get(directory.start(), Some(one))
 }
 
 /// Where a claim stands in its queue.
@@ -316,6 +334,7 @@ mod tests {
             record,
             released: &[],
             only_if_free: false,
+            blocker: None,
         };
         let empty = PbTxnResponse { succeeded: true, ..PbTxnResponse::default() };
         for revision in [None, Some(7)] {

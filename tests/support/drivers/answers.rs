@@ -77,7 +77,7 @@ impl Bytes<'_> {
     }
 
     fn revision(&mut self, about: i64) -> Option<i64> {
-        (self.byte() % 8 > 0).then(|| self.number(about))
+        (!self.byte().is_multiple_of(8)).then(|| self.number(about))
     }
 
     fn text(&mut self) -> Vec<u8> {

@@ -156,6 +156,7 @@ impl Copy {
             record: self.record.clone(),
             released: &[],
             only_if_free: false,
+            blocker: None,
         }
     }
 }
