@@ -6,7 +6,13 @@
 #![cfg(all(feature = "etcd", feature = "redis", feature = "testing"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
+mod api;
 mod client;
+mod etcd;
+#[path = "../support/grpc.rs"]
+mod grpc;
+mod network;
+mod redis;
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
@@ -22,7 +28,13 @@ use std::time::Instant;
 use table::{Backend, Cell, Fault, Figures, document, row_start, rows_without_figures};
 use world::World;
 
-const GROUPS: [(&str, &[Fault]); 1] = [("Clients", client::FAULTS)];
+const GROUPS: [(&str, &[Fault]); 5] = [
+    ("Clients", client::FAULTS),
+    ("etcd", etcd::FAULTS),
+    ("Redis", redis::FAULTS),
+    ("The network", network::FAULTS),
+    ("Calls", api::FAULTS),
+];
 
 /// How many faults are tried at a time: most of them wait for a lease to end.
 const LANES: usize = 6;
