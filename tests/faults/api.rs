@@ -1,5 +1,6 @@
 //! Futures and guards that end anywhere, crowds, and what is refused.
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -16,27 +17,24 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::support::etcd::Etcd;
 use crate::support::{PATIENCE, eventually};
 use crate::table::Absence::NoServer;
-use crate::table::{Backend, Cell, Fault};
+use crate::table::Cell::{Absent, Run};
+use crate::table::{Backend, Fault};
 use crate::world::{Held, LONG, SLACK, Server, World};
 
-const fn everywhere(number: u32, name: &'static str, play: fn(&mut World)) -> Fault {
-    Fault { number, name, cells: [Cell::Run(play), Cell::Run(play), Cell::Run(play)] }
-}
-
 pub(crate) const FAULTS: &[Fault] = &[
-    everywhere(40, "An acquire dropped at each Pending: nothing is left after 1 s", dropped_at_each_pending),
-    everywhere(41, "timeout(acquire) races the grant, 10,000 times: nothing is left", timeouts),
-    everywhere(
+    Fault::everywhere(40, "An acquire dropped at each Pending: nothing is left after 1 s", dropped_at_each_pending),
+    Fault::everywhere(41, "timeout(acquire) races the grant, 10,000 times: nothing is left", timeouts),
+    Fault::everywhere(
         42,
         "Guard dropped after its runtime's end, on a thread, in a panic, in a signal's task: released",
         dropped,
     ),
-    everywhere(43, "Readers without pause: a writer gets in", readers),
-    everywhere(44, "1,000 waiters on one key: all get in, in order, each woken once", crowd),
+    Fault::everywhere(43, "Readers without pause: a writer gets in", readers),
+    Fault::everywhere(44, "1,000 waiters on one key: all get in, in order, each woken once", crowd),
     Fault {
         number: 45,
         name: "Wrong password, no permission, wrong type of key, unknown host: a clear error within the timeout",
-        cells: [Cell::Absent(NoServer), Cell::Run(refused_by_etcd), Cell::Run(refused_by_redis)],
+        cells: [Absent(NoServer), Run(refused_by_etcd), Run(refused_by_redis)],
     },
 ];
 
@@ -145,7 +143,9 @@ fn dropped(world: &mut World) {
         drop(runtime);
         held.drop();
     };
-    let on_a_thread = |held: Held| drop(std::thread::spawn(move || held.drop()).join().unwrap());
+    let on_a_thread = |held: Held| {
+        std::thread::spawn(move || held.drop()).join().unwrap();
+    };
     let in_a_panic = |held: Held| {
         let guard = held.release();
         let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
@@ -224,31 +224,37 @@ fn crowd(world: &mut World) {
     let (count, polls) = (world.many(1000, 200), AtomicUsize::new(0));
     let (holder, manager) = (world.manager(LONG), world.manager(LONG));
     let first = world.hold(&holder, "k");
-    let order = Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-        let order = std::cell::RefCell::new(Vec::new());
-        let mut first = Some(first);
+    let (order, times) = Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (order, times) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+        let released = Cell::new(Instant::now());
         let mut requests: Vec<_> = (0..count).map(|_| manager.lock("k").owner(&Owner::new()).into_future()).collect();
         // Their places date from the first poll.
         for request in &mut requests {
             assert!(futures::poll!(request).is_pending());
         }
         let waiters = requests.into_iter().enumerate().map(|(number, mut request)| {
-            let (order, polls, world) = (&order, &polls, &*world);
+            let (order, times, released, polls, world) = (&order, &times, &released, &polls, &*world);
             async move {
                 let guard = std::future::poll_fn(|context| {
                     polls.fetch_add(1, Ordering::SeqCst);
                     std::pin::Pin::new(&mut request).poll(context)
                 });
                 let held = world.record(guard.await.unwrap());
+                times.borrow_mut().push(released.get().elapsed());
                 order.borrow_mut().push(number);
+                released.set(Instant::now());
                 held.drop();
             }
         });
-        let release = async { first.take().unwrap().release().unlock().await.unwrap() };
+        let release = async {
+            released.set(Instant::now());
+            first.release().unlock().await.unwrap();
+        };
         // join_all polls only those that were woken, if they are more than 30.
         futures::join!(join_all(waiters), release);
-        order.into_inner()
+        (order.into_inner(), times.into_inner())
     });
+    times.into_iter().for_each(|time| world.next(time));
     assert!(order.is_sorted() && order.len() == count, "{order:?}");
     let polls = polls.load(Ordering::SeqCst);
     assert!(polls <= 3 * count, "{polls} polls of {count}: a release wakes more than one");

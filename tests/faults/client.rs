@@ -11,55 +11,29 @@ use crate::support::child::{self, Child};
 use crate::support::history::{History, What, now};
 use crate::support::{PATIENCE, eventually};
 use crate::table::Absence::OneProcess;
-use crate::table::{Backend, Cell, Fault};
+use crate::table::{Backend, Fault};
 use crate::world::{SHORT, SLACK, Server, World};
 
 pub(crate) const FAULTS: &[Fault] = &[
-    Fault {
-        number: 1,
-        name: "Holder stopped (SIGSTOP) for 2 T: the first look is right, its write is refused",
-        cells: [Cell::Absent(OneProcess), Cell::Run(stopped), Cell::Run(stopped)],
-    },
-    Fault {
-        number: 2,
-        name: "Client stopped for 2 T between the grant and its answer: that grant is never returned",
-        cells: [Cell::Absent(OneProcess), Cell::Run(stopped_before_the_answer), Cell::Run(stopped_before_the_answer)],
-    },
-    Fault {
-        number: 3,
-        name: "The user's runtime is blocked for 2 T: still held",
-        cells: [Cell::Run(blocked), Cell::Run(blocked), Cell::Run(blocked)],
-    },
-    Fault {
-        number: 4,
-        name: "Holder killed (SIGKILL): the next one after T + 1 s at most",
-        cells: [Cell::Absent(OneProcess), Cell::Run(killed), Cell::Run(killed)],
-    },
-    Fault {
-        number: 5,
-        name: "Suspend of T: lost at once",
-        cells: [Cell::Run(suspended), Cell::Run(suspended), Cell::Run(suspended)],
-    },
-    Fault {
-        number: 6,
-        name: "Panic while holding: released within 1 s",
-        cells: [Cell::Run(panicked), Cell::Run(panicked), Cell::Run(panicked)],
-    },
-    Fault {
-        number: 6,
-        name: "Abort while holding: the next one after T + 1 s at most",
-        cells: [Cell::Absent(OneProcess), Cell::Run(aborted), Cell::Run(aborted)],
-    },
-    Fault {
-        number: 7,
-        name: "Program ends right after its drops: nothing is left",
-        cells: [Cell::Absent(OneProcess), Cell::Run(ended), Cell::Run(ended)],
-    },
-    Fault {
-        number: 8,
-        name: "fork() in a holder: the child has nothing, and is lost by the deadline",
-        cells: [Cell::Absent(OneProcess), Cell::Run(forked), Cell::Run(forked)],
-    },
+    Fault::on_servers(
+        1,
+        "Holder stopped (SIGSTOP) for 2 T: the first look is right, its write is refused",
+        OneProcess,
+        stopped,
+    ),
+    Fault::on_servers(
+        2,
+        "Client stopped for 2 T between the grant and its answer: that grant is never returned",
+        OneProcess,
+        stopped_before_the_answer,
+    ),
+    Fault::everywhere(3, "The user's runtime is blocked for 2 T: still held", blocked),
+    Fault::on_servers(4, "Holder killed (SIGKILL): the next one after T + 1 s at most", OneProcess, killed),
+    Fault::everywhere(5, "Suspend of T: lost at once", suspended),
+    Fault::everywhere(6, "Panic while holding: released within 1 s", panicked),
+    Fault::on_servers(6, "Abort while holding: the next one after T + 1 s at most", OneProcess, aborted),
+    Fault::on_servers(7, "Program ends right after its drops: nothing is left", OneProcess, ended),
+    Fault::on_servers(8, "fork() in a holder: the child has nothing, and is lost by the deadline", OneProcess, forked),
 ];
 
 /// In a child: its manager, the history, the folder for files, and the key.

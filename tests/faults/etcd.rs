@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use leasehold::{LockManager, Loss};
+use etcd_client::{Client, GetOptions, KeyValue, SortOrder, SortTarget};
+use leasehold::LockManager;
 
 use crate::grpc::Grpc;
+use crate::redis::A_RENEWAL;
 use crate::support::crowd::Crowd;
 use crate::support::etcd::{Cluster, Etcd};
 use crate::support::eventually;
-use crate::support::folder::Folder;
 use crate::support::proxy::Proxy;
 use crate::table::Absence::{NoServer, OfEtcd};
-use crate::table::{Backend, Cell, Fault};
+use crate::table::{Backend, Cell, Fault, Play};
 use crate::world::{LONG, SHORT, SLACK, Server, Waiting, World};
 
 /// etcd's default.
@@ -19,38 +20,61 @@ const ELECTION: Duration = Duration::from_secs(1);
 /// The promise where the server reports what it took away.
 const REPORTED: Duration = Duration::from_millis(200);
 
-const fn on_etcd(number: u32, name: &'static str, play: fn(&mut World)) -> Fault {
-    Fault { number, name, cells: [Cell::Absent(NoServer), Cell::Run(play), Cell::Absent(OfEtcd)] }
+const fn on_etcd(number: u32, name: &'static str, play: Play, redis: Cell) -> Fault {
+    Fault { number, name, cells: [Cell::Absent(NoServer), Cell::Run(play), redis] }
 }
 
 pub(crate) const FAULTS: &[Fault] = &[
-    on_etcd(9, "Leader of 3 killed again and again, 8 clients: progress within 10 s", leader_killed),
-    on_etcd(10, "Leader of 3 stopped for 3 election timeouts, 8 clients: progress within 10 s", leader_stopped),
-    on_etcd(10, "Leader stopped for 6 s of T = 10 s with a renewal in its socket, then cut off: lost in time", deposed),
-    on_etcd(11, "The client's own member stopped for over T = 12 s: it moves on, no loss", member_stopped),
+    on_etcd(
+        9,
+        "Leader of 3 killed again and again, 8 clients: progress within 10 s",
+        leader_killed,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(
+        10,
+        "Leader of 3 stopped for 3 election timeouts, 8 clients: progress within 10 s",
+        leader_stopped,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(
+        10,
+        "Leader stopped for 6 s of T = 10 s with a renewal in its socket, then cut off: lost in time",
+        deposed,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(
+        11,
+        "The client's own member stopped for over T = 12 s: it moves on, no loss",
+        member_stopped,
+        Cell::Absent(OfEtcd),
+    ),
     on_etcd(
         12,
         "Holder cut off with the minority (T = 5 s): lost before the majority's waiter gets the lock",
         minority,
+        Cell::Absent(OfEtcd),
     ),
-    Fault {
-        number: 13,
-        name: "The lease is revoked: loss within 200 ms",
-        cells: [Cell::Run(revoked), Cell::Run(revoked), Cell::Run(revoked)],
-    },
-    Fault {
-        number: 14,
-        name: "Only the claim is deleted: loss within 200 ms (etcd, memory), T/3 (Redis)",
-        cells: [Cell::Run(deleted), Cell::Run(deleted), Cell::Run(deleted)],
-    },
-    on_etcd(15, "A waiter's lease is revoked: it queues again", waiter_revoked),
-    on_etcd(16, "Compaction while the waiter's watch is down: acquired within 1 s of the release", compacted),
-    on_etcd(17, "The watch stream alone falls silent: acquired within 6 s", silent_watch),
-    on_etcd(18, "1 s asked for, 2 s granted: remaining() shows it", granted),
-    on_etcd(19, "The auth token expires during the hold (T = 6 s): no loss", token_expired),
-    on_etcd(20, "The only member restarts within T: no loss", restarted),
-    on_etcd(20, "The only member is away for longer than T: lost in time", away),
-    on_etcd(21, "NOSPACE alarm: acquire fails clearly, renewals and releases go on", no_space),
+    Fault::everywhere(13, "The lease is revoked: loss within 200 ms", revoked),
+    Fault::everywhere(14, "Only the claim is deleted: loss within 200 ms (etcd, memory), T/3 (Redis)", deleted),
+    on_etcd(
+        15,
+        "A waiter's lease (on Redis: its place in the queue) is removed: it queues again",
+        waiter_revoked,
+        Cell::Run(waiter_removed),
+    ),
+    on_etcd(
+        16,
+        "Compaction while the waiter's watch is down: acquired within 1 s of the release",
+        compacted,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(17, "The watch stream alone falls silent: acquired within 6 s", silent_watch, Cell::As(32)),
+    on_etcd(18, "1 s asked for, 2 s granted: remaining() shows it", granted, Cell::Absent(OfEtcd)),
+    on_etcd(19, "The auth token expires during the hold (T = 6 s): no loss", token_expired, Cell::Absent(OfEtcd)),
+    on_etcd(20, "The only member restarts within T: no loss", restarted, Cell::As(25)),
+    on_etcd(20, "The only member is away for longer than T: lost in time", away, Cell::As(22)),
+    on_etcd(21, "NOSPACE alarm: acquire fails clearly, renewals and releases go on", no_space, Cell::As(28)),
 ];
 
 fn use_cluster(world: &mut World) {
@@ -189,43 +213,66 @@ fn minority(world: &mut World) {
     }
 }
 
-/// The name of the oldest claim of a key.
-fn claim(etcd: &Etcd, key: &str) -> String {
-    etcd.etcdctl(&["get", &format!("leasehold/{key}/"), "--prefix", "--keys-only", "--sort-by=CREATE", "--limit=1"])
-        .trim()
-        .to_owned()
+/// An administrator's connection.
+struct Admin {
+    client: Client,
+    runtime: tokio::runtime::Runtime,
 }
 
-/// The leases of the claims of a key, the oldest first.
-fn leases(etcd: &Etcd, key: &str) -> Vec<String> {
-    let printed = etcd.etcdctl(&["get", &format!("leasehold/{key}/"), "--prefix", "--sort-by=CREATE", "-w", "fields"]);
-    let numbers = printed.lines().filter_map(|line| line.strip_prefix("\"Lease\" : "));
-    numbers.map(|number| format!("{:x}", number.parse::<u64>().unwrap())).collect()
+impl Admin {
+    fn new(etcd: &Etcd) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = runtime.block_on(Client::connect([etcd.endpoint()], None)).unwrap();
+        Self { client, runtime }
+    }
+
+    /// The claims of a key, the oldest first.
+    fn claims(&self, key: &str) -> Vec<KeyValue> {
+        let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
+        let directory = format!("leasehold/{key}/");
+        self.runtime.block_on(self.client.kv_client().get(directory, Some(options))).unwrap().take_kvs()
+    }
+
+    fn revoke(&self, claim: &KeyValue) {
+        self.runtime.block_on(self.client.lease_client().revoke(claim.lease())).unwrap();
+    }
+
+    fn delete(&self, claim: &KeyValue) {
+        self.runtime.block_on(self.client.kv_client().delete(claim.key(), None)).unwrap();
+    }
 }
 
 fn revoked(world: &mut World) {
-    taken(world, REPORTED, |world, key| match world.backend() {
-        Backend::Memory => drop(world.store().revoke(key)),
-        Backend::Etcd => drop(world.etcd().etcdctl(&["lease", "revoke", &leases(world.etcd(), key)[0]])),
-        // Nothing there is a lease of several holds: an administrator removes one.
-        Backend::Redis => drop(world.manager(LONG).force_unlock(key).wait().unwrap()),
-    });
+    match world.backend() {
+        Backend::Memory => taken(world, REPORTED, "", |world, key| drop(world.store().revoke(key))),
+        Backend::Etcd => {
+            let admin = Admin::new(world.etcd());
+            taken(world, REPORTED, "", |_, key| admin.revoke(&admin.claims(key)[0]));
+        }
+        // There is no lease of several holds there: an administrator removes one.
+        Backend::Redis => {
+            let admin = world.manager(LONG);
+            taken(world, REPORTED, "", |_, key| drop(admin.force_unlock(key).wait().unwrap()));
+        }
+    }
 }
 
 fn deleted(world: &mut World) {
-    let bound = if world.backend() == Backend::Redis { LONG / 3 + SLACK } else { REPORTED };
-    taken(world, bound, |world, key| match world.backend() {
-        Backend::Memory => drop(world.store().steal(key)),
-        Backend::Etcd => drop(world.etcd().etcdctl(&["del", &claim(world.etcd(), key)])),
-        Backend::Redis => drop(world.redis().cli(&["DEL", &format!("lock:{key}")])),
-    });
+    match world.backend() {
+        Backend::Memory => taken(world, REPORTED, "", |world, key| drop(world.store().steal(key))),
+        Backend::Etcd => {
+            let admin = Admin::new(world.etcd());
+            taken(world, REPORTED, "", |_, key| admin.delete(&admin.claims(key)[0]));
+        }
+        Backend::Redis => taken(world, LONG / 3, A_RENEWAL, |world, key| {
+            world.redis().cli(&["DEL", &format!("lock:{key}")]);
+        }),
+    }
 }
 
-/// A hold is taken away while another manager waits. It is timed from before the request that takes it.
-fn taken(world: &mut World, bound: Duration, take: impl Fn(&World, &str)) {
-    // The programs that take it need a while themselves.
-    let bound = bound + SLACK;
-    world.allow(bound);
+/// A hold is taken away while another manager waits.
+fn taken(world: &mut World, bound: Duration, words: &'static str, take: impl Fn(&World, &str)) {
+    world.allow(bound, words);
     for round in world.rounds(20) {
         let key = format!("k{round}");
         let (holder, rival) = (world.manager(LONG), world.manager(LONG));
@@ -236,7 +283,7 @@ fn taken(world: &mut World, bound: Duration, take: impl Fn(&World, &str)) {
         let start = Instant::now();
         take(world, &key);
         let lost = held.lost();
-        assert!(lost - start < bound, "{:?}", lost - start);
+        assert!(lost - start < bound + SLACK, "{:?}", lost - start);
         world.loss(lost - start);
         let (next, at) = waiting.got();
         world.next(at - start);
@@ -247,14 +294,30 @@ fn taken(world: &mut World, bound: Duration, take: impl Fn(&World, &str)) {
 }
 
 fn waiter_revoked(world: &mut World) {
+    let admin = Admin::new(world.etcd());
+    waiter_taken(world, |_, key| {
+        let old = admin.claims(key).remove(1);
+        admin.revoke(&old);
+        eventually("it queues again", || admin.claims(key).get(1).filter(|new| new.lease() != old.lease()).map(drop));
+    });
+}
+
+fn waiter_removed(world: &mut World) {
+    waiter_taken(world, |world, key| {
+        let [queue] = &world.redis().keys(&format!("*%queue:lock:{key}"))[..] else { panic!("not one queue") };
+        world.redis().cli(&["DEL", queue]);
+        eventually("it queues again", || (!world.redis().keys(queue).is_empty()).then_some(()));
+    });
+}
+
+/// What a waiter has on the server is removed. Afterwards the holder unlocks.
+fn waiter_taken(world: &mut World, take: impl Fn(&World, &str)) {
     let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
     for round in world.rounds(10) {
         let key = format!("k{round}");
         let held = world.hold(&holder, &key);
         let waiting = world.wait_for(&waiter, &key);
-        let old = leases(world.etcd(), &key).remove(1);
-        world.etcd().etcdctl(&["lease", "revoke", &old]);
-        eventually("it queues again", || leases(world.etcd(), &key).get(1).filter(|lease| **lease != old).map(drop));
+        take(world, &key);
         assert!(waiting.is_waiting());
         let released = Instant::now();
         held.unlock();

@@ -1,4 +1,4 @@
-//! The list of faults, and what a run of it shows, as a document.
+//! The list of faults, the figures of a run, and the document that shows them.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -26,13 +26,16 @@ impl Backend {
     }
 }
 
+/// Tries a fault, and records figures.
+pub(crate) type Play = fn(&mut World);
+
 /// A fault on one backend.
 pub(crate) enum Cell {
-    Run(fn(&mut World)),
+    Run(Play),
     /// It does not exist there.
     Absent(Absence),
-    /// It does, and nobody has measured it.
-    Unmeasured,
+    /// It is the same there as the fault with this number.
+    As(u32),
 }
 
 /// Why a fault does not exist on a backend.
@@ -43,10 +46,12 @@ pub(crate) enum Absence {
     NoNetwork,
     OfEtcd,
     OfRedis,
+    NoTimeOfDay,
 }
 
 impl Absence {
-    const ALL: [Self; 5] = [Self::OneProcess, Self::NoServer, Self::NoNetwork, Self::OfEtcd, Self::OfRedis];
+    const ALL: [Self; 6] =
+        [Self::OneProcess, Self::NoServer, Self::NoNetwork, Self::OfEtcd, Self::OfRedis, Self::NoTimeOfDay];
 
     fn letter(self) -> char {
         match self {
@@ -55,25 +60,32 @@ impl Absence {
             Self::NoNetwork => 'c',
             Self::OfEtcd => 'd',
             Self::OfRedis => 'e',
+            Self::NoTimeOfDay => 'f',
         }
     }
 
     fn text(self) -> &'static str {
         match self {
-            Self::OneProcess => {
-                "The memory store lives in one process: nobody is left to see what another process does."
-            }
+            Self::OneProcess => "The memory store lives in one process: no other process is left to see what happens.",
             Self::NoServer => {
-                "The memory store is no server: it has no members, disk, users, scripts or clock of its own."
+                "The memory store is not a server: it has no members, disk, users, scripts or clock, and no single entries that \
+                 an administrator could remove."
             }
             Self::NoNetwork => "Nothing is sent over a network, so no bytes can be delayed, repeated or cut.",
-            Self::OfEtcd => "A property of etcd: the other backends have no such member, log, watch, token or alarm.",
-            Self::OfRedis => "A property of Redis: the other backends have no such script, message, user or role.",
+            Self::OfEtcd => {
+                "Redis has one master and asynchronous replicas, and no leases, logins that expire or least TTL of its own; a \
+                 stopped server (22) is all that can be stopped."
+            }
+            Self::OfRedis => {
+                "etcd has no scripts and no replicas that answer; it keeps what it has confirmed, and removes permissions of a \
+                 user by removing its role, which is refused as a deleted user is."
+            }
+            Self::NoTimeOfDay => "etcd's leases go by a monotonic clock: the time of day may jump.",
         }
     }
 }
 
-/// A fault, with what must hold.
+/// A fault. The name says what happens and what must hold.
 pub(crate) struct Fault {
     pub(crate) number: u32,
     pub(crate) name: &'static str,
@@ -82,20 +94,29 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
+    pub(crate) const fn everywhere(number: u32, name: &'static str, play: Play) -> Self {
+        Self { number, name, cells: [Cell::Run(play), Cell::Run(play), Cell::Run(play)] }
+    }
+
+    /// On etcd and on Redis, and why not in memory.
+    pub(crate) const fn on_servers(number: u32, name: &'static str, why: Absence, play: Play) -> Self {
+        Self { number, name, cells: [Cell::Absent(why), Cell::Run(play), Cell::Run(play)] }
+    }
+
     pub(crate) fn cells(&self) -> impl Iterator<Item = (Backend, &Cell)> {
         BACKENDS.into_iter().zip(&self.cells)
     }
 }
 
-/// What one fault on one backend has shown.
+/// The figures of one fault on one backend.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) holds: usize,
-    /// All that the judge of histories has found.
+    /// All violations in the history.
     pub(crate) overlaps: Vec<Violation>,
-    /// Overlaps up to this long cannot be avoided.
-    pub(crate) bound: Duration,
-    /// What the judge finds beyond the bound.
+    /// Overlaps up to this long cannot be avoided, and why so long.
+    pub(crate) bound: Option<(Duration, &'static str)>,
+    /// The violations that the bound does not cover.
     pub(crate) beyond: Vec<Violation>,
     pub(crate) losses: Vec<Duration>,
     pub(crate) nexts: Vec<Duration>,
@@ -103,11 +124,11 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// What is wrong, if anything is.
+    /// Says what is wrong, if anything is.
     pub(crate) fn complaint(&self) -> Option<String> {
         let mut complaint = String::new();
         if !self.beyond.is_empty() {
-            let _ = write!(complaint, "{:?} beyond the bound of {:?}; ", self.beyond, self.bound);
+            let _ = write!(complaint, "{:?} beyond {:?}; ", self.beyond, self.bound);
         }
         if !self.left.is_empty() {
             let _ = write!(complaint, "left on the server: {:?}; ", self.left);
@@ -135,7 +156,7 @@ impl Figures {
     }
 }
 
-/// The median and the greatest, or that there are none.
+/// The median and the maximum, or "none".
 fn middle_and_max(times: &[Duration]) -> [String; 2] {
     let mut times = times.to_vec();
     times.sort_unstable();
@@ -148,7 +169,8 @@ fn middle_and_max(times: &[Duration]) -> [String; 2] {
 fn shown(time: Duration) -> String {
     let milliseconds = time.as_secs_f64() * 1000.0;
     match milliseconds {
-        0.0..10.0 => format!("{milliseconds:.1} ms"),
+        0.0..1.0 => format!("{:.0} µs", milliseconds * 1000.0),
+        1.0..10.0 => format!("{milliseconds:.1} ms"),
         10.0..1000.0 => format!("{milliseconds:.0} ms"),
         _ => format!("{:.2} s", time.as_secs_f64()),
     }
@@ -161,7 +183,7 @@ pub(crate) fn rows_without_figures(fault: &Fault) -> Vec<String> {
         let mark = match cell {
             Cell::Run(_) => continue,
             Cell::Absent(absence) => format!("– ({})", absence.letter()),
-            Cell::Unmeasured => "not measured yet".to_owned(),
+            Cell::As(number) => format!("see {number}"),
         };
         match rows.iter_mut().find(|(known, _)| *known == mark) {
             Some((_, backends)) => backends.push(backend.name()),
@@ -179,7 +201,7 @@ pub(crate) fn row_start(fault: &Fault, backend: Backend) -> String {
     format!("| {} | {} | {} |", fault.number, fault.name, backend.name())
 }
 
-/// The result of a whole run, as docs/faults.md has it.
+/// The text of docs/faults.md.
 pub(crate) fn document(machine: &str, groups: &[(&str, &[Fault])], figures: &[(&Fault, Backend, Figures)]) -> String {
     let mut text = include_str!("head.md").replace("{machine}", machine);
     for (title, faults) in groups {
@@ -201,9 +223,11 @@ pub(crate) fn document(machine: &str, groups: &[(&str, &[Fault])], figures: &[(&
     }
     text.push_str(include_str!("bounds.md"));
     text.push_str("\n| | fault | backend | longest overlap measured | bound |\n| --- | --- | --- | --- | --- |\n");
-    for (fault, backend, shown) in figures.iter().filter(|(.., shown)| !shown.bound.is_zero()) {
-        let (longest, bound) = (self::shown(shown.longest_overlap()), self::shown(shown.bound));
-        let _ = writeln!(text, "{} {longest} | {bound} |", row_start(fault, *backend));
+    for (fault, backend, shown) in figures {
+        if let Some((bound, words)) = shown.bound {
+            let (longest, bound) = (self::shown(shown.longest_overlap()), self::shown(bound));
+            let _ = writeln!(text, "{} {longest} | {bound}{words} |", row_start(fault, *backend));
+        }
     }
     text
 }

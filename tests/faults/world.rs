@@ -1,4 +1,4 @@
-//! What a fault has to work with: a server of its own, managers, and what is measured.
+//! The fixture of a fault: a separate server, managers, a history, and figures.
 
 use std::sync::Mutex;
 use std::sync::OnceLock;
@@ -23,7 +23,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(9);
 /// What the figures leave for a machine that is busy with other work.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
 
-/// A server of one fault's own.
+/// The server of one fault.
 pub(crate) enum Server {
     Memory(MemoryStore),
     Etcd(Box<Etcd>),
@@ -40,8 +40,8 @@ impl Server {
         }
     }
 
-    /// Claims, queue entries and leases that are on the server. What it keeps on purpose, for a time, is not counted: the record of
-    /// the last token and those of attempts that were given up.
+    /// The claims, queue entries and leases on the server, without the records that expire by themselves: those of the last token and
+    /// of attempts that were given up.
     fn left(&self) -> Vec<String> {
         match self {
             Self::Memory(store) => {
@@ -72,7 +72,7 @@ pub(crate) struct World {
     history: History,
     folder: tempfile::TempDir,
     longest: Mutex<Duration>,
-    allowed: Duration,
+    bound: Option<(Duration, &'static str)>,
     losses: Vec<Duration>,
     nexts: Vec<Duration>,
 }
@@ -88,13 +88,13 @@ impl World {
             history,
             folder,
             longest: Mutex::default(),
-            allowed: Duration::ZERO,
+            bound: None,
             losses: Vec::new(),
             nexts: Vec::new(),
         }
     }
 
-    /// How often to repeat what is repeated `full` times for the document: once, to check it.
+    /// The rounds of a fault: `full` for the document, else one.
     pub(crate) fn rounds(&self, full: usize) -> std::ops::Range<usize> {
         0..if self.full { full } else { 1 }
     }
@@ -104,7 +104,7 @@ impl World {
         self.full
     }
 
-    /// How many of something to use.
+    /// A number that differs between a full run and a check.
     pub(crate) fn many(&self, full: usize, few: usize) -> usize {
         if self.full { full } else { few }
     }
@@ -205,7 +205,7 @@ impl World {
         }
     }
 
-    /// Gives settings a TTL that the last look at the server waits for.
+    /// Sets the TTL, which [`finish`](Self::finish) waits for.
     pub(crate) fn at(&self, builder: LockManagerBuilder, ttl: Duration) -> LockManagerBuilder {
         let mut longest = self.longest.lock().unwrap();
         *longest = ttl.max(*longest);
@@ -230,7 +230,7 @@ impl World {
         (wire, self.at(builder, ttl).name("behind").timeout(timeout).build().wait().unwrap())
     }
 
-    /// Locks, and records it.
+    /// Locks, and records the hold.
     pub(crate) fn hold(&self, manager: &LockManager, key: &str) -> Held {
         self.hold_as(manager.lock(key).timeout(PATIENCE))
     }
@@ -239,7 +239,7 @@ impl World {
         self.record(request.wait().unwrap())
     }
 
-    /// Records what was just acquired.
+    /// Records a hold that was just acquired.
     pub(crate) fn record(&self, guard: LockGuard) -> Held {
         let hold = self.history.acquired(&guard);
         Held { guard, hold }
@@ -281,10 +281,6 @@ impl World {
         child
     }
 
-    pub(crate) fn folder(&self) -> &std::path::Path {
-        self.folder.path()
-    }
-
     /// A hold was lost, so long after the fault.
     pub(crate) fn loss(&mut self, after: Duration) {
         self.losses.push(after);
@@ -295,12 +291,12 @@ impl World {
         self.nexts.push(after);
     }
 
-    /// The server itself ends a live hold: overlaps up to this long cannot be avoided.
-    pub(crate) fn allow(&mut self, bound: Duration) {
-        self.allowed = self.allowed.max(bound);
+    /// The server itself ends a live hold: overlaps up to this long, and what the words add, cannot be avoided.
+    pub(crate) fn allow(&mut self, bound: Duration, words: &'static str) {
+        self.bound = Some((bound, words));
     }
 
-    /// Judges what happened, and looks at what is left on the server once all leases may have ended.
+    /// Judges the history, and checks what is left on the server once all leases must have ended.
     pub(crate) fn finish(self) -> Figures {
         let deadline = Instant::now() + *self.longest.lock().unwrap() + SLACK;
         let left = loop {
@@ -312,14 +308,14 @@ impl World {
         };
         let records = self.history.records();
         let all = judge(&records, Duration::ZERO);
-        // What is bounded may be late on a busy machine.
-        let bound = if self.allowed.is_zero() { Duration::ZERO } else { self.allowed + SLACK };
+        // A busy machine may report a loss late.
+        let bound = self.bound.map_or(Duration::ZERO, |(bound, _)| bound + SLACK);
         let beyond = judge(&records, bound).violations;
         let acquired = |what: What| matches!(what, What::Acquired { .. });
         Figures {
             holds: records.iter().filter(|record| acquired(record.what)).count(),
             overlaps: all.violations,
-            bound: self.allowed,
+            bound: self.bound,
             beyond,
             losses: self.losses,
             nexts: self.nexts,
