@@ -6,13 +6,11 @@
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use leasehold::{LockGuard, LockManager, Loss};
+use support::crowd::Crowd;
 use support::etcd::{Cluster, Etcd};
 use support::history::{History, Hold};
 use support::proxy::Proxy;
@@ -33,61 +31,24 @@ fn rounds(few: usize) -> impl Iterator<Item = usize> {
     (0..).take_while(move |round| soak.map_or(*round < few, |soak| start.elapsed() < soak))
 }
 
-/// Clients that take turns on one key, each with a manager and a thread of its own.
-struct Crowd {
+/// Clients that take turns on one key, each of which uses another member first, and what they believed.
+struct Clients {
+    crowd: Crowd,
     history: History,
     _folder: tempfile::TempDir,
-    turns: Arc<AtomicUsize>,
-    enough: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<()>>,
 }
 
-impl Crowd {
-    /// Starts clients, each of which uses another member first.
+impl Clients {
     fn start(cluster: &Cluster<3>, clients: usize, ttl: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let history = History::open(folder.path().join("history"));
-        let (turns, enough) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        let clients = (0..clients).map(|number| {
-            let (manager, history) = (manager(&cluster.url_from(number % 3), ttl), history.clone());
-            let (turns, enough) = (turns.clone(), enough.clone());
-            std::thread::spawn(move || {
-                while !enough.load(Ordering::SeqCst) {
-                    let guard = manager.lock("k").wait().unwrap();
-                    let hold = history.acquired(&guard);
-                    turns.fetch_add(1, Ordering::SeqCst);
-                    // A moment of belief.
-                    for _ in 0..5 {
-                        std::thread::sleep(Duration::from_millis(1));
-                        if hold.is_lost(&guard) {
-                            break;
-                        }
-                    }
-                    hold.released();
-                    drop(guard);
-                }
-                manager.close().wait().unwrap();
-            })
-        });
-        let clients = clients.collect();
-        Self { history, _folder: folder, turns, enough, clients }
-    }
-
-    /// How long it takes until somebody has had the lock since now.
-    fn progress(&self) -> Duration {
-        let (start, turns) = (Instant::now(), self.turns.load(Ordering::SeqCst));
-        eventually("progress", || (self.turns.load(Ordering::SeqCst) > turns).then_some(()));
-        start.elapsed()
+        let managers = (0..clients).map(|number| manager(&cluster.url_from(number % 3), ttl));
+        Self { crowd: Crowd::start(&history, managers), history, _folder: folder }
     }
 
     /// Ends it, and demands that all was well and that nothing is left on the server.
     fn finish(self, cluster: &Cluster<3>) {
-        self.enough.store(true, Ordering::SeqCst);
-        for client in self.clients {
-            eventually("each client has had its turn", || client.is_finished().then_some(()));
-            client.join().unwrap();
-        }
-        println!("{} turns", self.turns.load(Ordering::SeqCst));
+        println!("{} turns", self.crowd.finish());
         self.history.demand(8);
         eventually("nothing is left", || cluster.members[0].keys(PREFIX).is_empty().then_some(()));
     }
@@ -96,38 +57,38 @@ impl Crowd {
 #[test]
 fn when_the_leader_is_killed_work_goes_on() {
     let mut cluster = Cluster::<3>::start();
-    let crowd = Crowd::start(&cluster, 8, Duration::from_secs(5));
+    let clients = Clients::start(&cluster, 8, Duration::from_secs(5));
     for _ in rounds(3) {
-        crowd.progress();
+        clients.crowd.progress();
         let leader = cluster.leader();
         cluster.members[leader].kill();
-        let took = crowd.progress();
+        let took = clients.crowd.progress();
         println!("progress {took:?} after the leader was killed");
         assert!(took < Duration::from_secs(10), "{took:?}");
         cluster.members[leader].restart();
     }
-    crowd.finish(&cluster);
+    clients.finish(&cluster);
 }
 
 #[test]
 fn a_stopped_leader_that_comes_back_confuses_nobody() {
     let cluster = Cluster::<3>::start();
-    let crowd = Crowd::start(&cluster, 8, Duration::from_secs(5));
+    let clients = Clients::start(&cluster, 8, Duration::from_secs(5));
     for _ in rounds(2) {
-        crowd.progress();
+        clients.crowd.progress();
         let leader = cluster.leader();
         let process = cluster.members[leader].process();
         process.stop();
         let stopped = Instant::now();
-        let took = crowd.progress();
+        let took = clients.crowd.progress();
         println!("progress {took:?} after the leader was stopped");
         assert!(took < Duration::from_secs(10), "{took:?}");
         // A time to pass: what the fault says.
         std::thread::sleep((3 * ELECTION).saturating_sub(stopped.elapsed()));
         process.resume();
-        crowd.progress();
+        clients.crowd.progress();
     }
-    crowd.finish(&cluster);
+    clients.finish(&cluster);
 }
 
 /// What two managers do with one key, each at its own members.

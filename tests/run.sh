@@ -2,6 +2,7 @@
 # Runs everything: unit and integration tests with all features, doc tests, the fuzz targets' drivers, and every example, in
 # memory and on a real etcd and Redis. The servers that the tests need are started by them, on free ports; what is missing on a Debian
 # machine is installed first, and Python clients into cargo's target directory. `--install-only` stops after that.
+# Each fault of docs/faults.md is tried once; tests/faults says how that file is written anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

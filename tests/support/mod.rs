@@ -5,6 +5,7 @@
 
 pub mod broken;
 pub mod child;
+pub mod crowd;
 pub mod drivers;
 #[cfg(feature = "etcd")]
 pub mod etcd;

@@ -28,8 +28,9 @@ struct Counts {
     answers: AtomicU64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct State {
+    server: SocketAddr,
     requests: Way,
     answers: Way,
     /// Each connection is reset after this many bytes of answers.
@@ -40,6 +41,21 @@ struct State {
     frozen: u64,
     refuse: bool,
     ended: bool,
+}
+
+impl State {
+    fn new(server: SocketAddr) -> Self {
+        Self {
+            server,
+            requests: Way::default(),
+            answers: Way::default(),
+            reset_after: None,
+            generation: 0,
+            frozen: 0,
+            refuse: false,
+            ended: false,
+        }
+    }
 }
 
 /// What happens to bytes of one direction.
@@ -55,7 +71,7 @@ struct Way {
 impl Proxy {
     /// Starts a proxy in front of a server.
     pub fn start(server: SocketAddr) -> Self {
-        let (state, _) = watch::channel(State::default());
+        let (state, _) = watch::channel(State::new(server));
         let counts = Arc::<Counts>::default();
         let (ready, address) = std::sync::mpsc::channel();
         let (watched, counted) = (state.clone(), counts.clone());
@@ -66,7 +82,7 @@ impl Proxy {
                 ready.send(listener.local_addr().unwrap()).unwrap();
                 let mut ended = watched.subscribe();
                 tokio::select! {
-                    () = accept(listener, server, watched, counted) => {}
+                    () = accept(listener, watched, counted) => {}
                     _ = ended.wait_for(|state| state.ended) => {}
                 }
             });
@@ -76,6 +92,11 @@ impl Proxy {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Takes new connections to another server.
+    pub fn redirect(&self, server: SocketAddr) {
+        self.change(|state| state.server = server);
     }
 
     /// Stops forwarding, silently, in both directions: connections stay open and nothing comes.
@@ -173,7 +194,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Sender<State>, counts: Arc<Counts>) {
+async fn accept(listener: TcpListener, state: watch::Sender<State>, counts: Arc<Counts>) {
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
         let mut watched = state.subscribe();
@@ -186,7 +207,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Sender<
         let counts = counts.clone();
         tokio::spawn(async move {
             counts.connections.fetch_add(1, Ordering::SeqCst);
-            connection(client, server, watched, now, number, &counts).await;
+            connection(client, watched, now, number, &counts).await;
             counts.connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
@@ -194,13 +215,12 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Sender<
 
 async fn connection(
     mut client: TcpStream,
-    server: SocketAddr,
     mut watched: watch::Receiver<State>,
     born: State,
     number: u64,
     counts: &Counts,
 ) {
-    let Ok(mut upstream) = TcpStream::connect(server).await else { return reset(client) };
+    let Ok(mut upstream) = TcpStream::connect(born.server).await else { return reset(client) };
     // The proxy adds nothing of its own to the time that a byte takes.
     let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
     let is_reset = {

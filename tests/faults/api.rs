@@ -1,0 +1,305 @@
+//! Futures and guards that end anywhere, crowds, and what is refused.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use leasehold::{LockGuard, LockManager, Owner};
+use rustix::process::{Signal, getpid, kill_process};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::support::etcd::Etcd;
+use crate::support::{PATIENCE, eventually};
+use crate::table::Absence::NoServer;
+use crate::table::Cell::{Absent, Run};
+use crate::table::{Backend, Fault};
+use crate::world::{Held, LONG, SLACK, Server, World};
+
+pub(crate) const FAULTS: &[Fault] = &[
+    Fault::everywhere(40, "An acquire dropped at each Pending: nothing is left after 1 s", dropped_at_each_pending),
+    Fault::everywhere(41, "timeout(acquire) races the grant, 10,000 times: nothing is left", timeouts),
+    Fault::everywhere(
+        42,
+        "Guard dropped after its runtime's end, on a thread, in a panic, in a signal's task: released",
+        dropped,
+    ),
+    Fault::everywhere(43, "Readers without pause: a writer gets in", readers),
+    Fault::everywhere(44, "1,000 waiters on one key: all get in, in order, each woken once", crowd),
+    Fault {
+        number: 45,
+        name: "Wrong password, no permission, wrong type of key, unknown host: a clear error within the timeout",
+        cells: [Absent(NoServer), Run(refused_by_etcd), Run(refused_by_redis)],
+    },
+];
+
+/// Wakes a thread, and says that it did.
+struct Alarm {
+    thread: Thread,
+    rang: AtomicBool,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.rang.store(true, Ordering::SeqCst);
+        self.thread.unpark();
+    }
+}
+
+/// Polls an acquire so many times, each after it was woken, then drops it. The guard, if it came to that.
+fn polled(manager: &LockManager, key: &str, polls: usize, between: impl FnOnce()) -> Option<LockGuard> {
+    let alarm = Arc::new(Alarm { thread: std::thread::current(), rang: AtomicBool::new(false) });
+    let waker = Waker::from(alarm.clone());
+    let mut acquire = manager.lock(key).owner(&Owner::new()).into_future();
+    let mut between = Some(between);
+    for _ in 0..polls {
+        if let Poll::Ready(guard) = std::pin::Pin::new(&mut acquire).poll(&mut Context::from_waker(&waker)) {
+            return Some(guard.unwrap());
+        }
+        if let Some(between) = between.take() {
+            between();
+        }
+        let patience = Instant::now() + Duration::from_millis(50);
+        while !alarm.rang.swap(false, Ordering::SeqCst) && Instant::now() < patience {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+    None
+}
+
+fn dropped_at_each_pending(world: &mut World) {
+    let (manager, rival) = (world.manager(LONG), world.manager(LONG));
+    for round in world.rounds(10) {
+        for contended in [false, true] {
+            for polls in 1..12 {
+                let key = format!("k{round}-{contended}-{polls}");
+                let mut held = contended.then(|| world.hold(&rival, &key));
+                // The lock becomes free between two polls, or not before the end.
+                let release_early = polls % 2 == 0;
+                let early = if release_early { held.take() } else { None };
+                let guard = polled(&manager, &key, polls, || early.into_iter().for_each(Held::unlock));
+                let is_ready = guard.is_some();
+                drop(guard);
+                held.into_iter().for_each(Held::unlock);
+                let start = Instant::now();
+                eventually("nothing is left of it", || rival.info(&key).wait().unwrap().is_none().then_some(()));
+                assert!(start.elapsed() < SLACK, "{key}: {:?}", start.elapsed());
+                if is_ready && !contended {
+                    break;
+                }
+            }
+        }
+        eventually("no waiter is left", || (manager.stats().waiting + manager.stats().held == 0).then_some(()));
+    }
+    world.hold(&manager, "k").unlock();
+}
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn timeouts(world: &mut World) {
+    let times = world.many(10_000, 500);
+    let managers = [world.manager(LONG), world.manager(LONG)];
+    let start = Instant::now();
+    for _ in 0..20 {
+        managers[0].lock("k").wait().unwrap().unlock().wait().unwrap();
+    }
+    let pair = start.elapsed() / 20;
+    runtime().block_on(async {
+        let world = &*world;
+        let lane = async |manager: &LockManager| {
+            for _ in 0..times / 2 {
+                let limit = rand::random_range(Duration::ZERO..3 * pair);
+                let acquire = manager.lock("k").owner(&Owner::new());
+                if let Ok(guard) = tokio::time::timeout(limit, acquire).await {
+                    let guard = world.record(guard.unwrap()).release();
+                    guard.unlock().await.unwrap();
+                }
+            }
+        };
+        tokio::join!(lane(&managers[0]), lane(&managers[1]));
+    });
+    eventually("the key is free", || managers[0].info("k").wait().unwrap().is_none().then_some(()));
+    for manager in &managers {
+        assert_eq!(manager.stats().waiting + manager.stats().held, 0);
+    }
+    world.hold(&managers[0], "k").unlock();
+}
+
+type Drops = fn(Held);
+
+fn dropped(world: &mut World) {
+    let after_the_runtimes_end = |held: Held| {
+        let runtime = runtime();
+        let (send, held_back) = channel();
+        runtime.spawn(async move { send.send(held) });
+        let held: Held = held_back.recv().unwrap();
+        drop(runtime);
+        held.drop();
+    };
+    let on_a_thread = |held: Held| {
+        std::thread::spawn(move || held.drop()).join().unwrap();
+    };
+    let in_a_panic = |held: Held| {
+        let guard = held.release();
+        let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _guard = guard;
+            std::panic::resume_unwind(Box::new(()));
+        }));
+        assert!(unwound.is_err());
+    };
+    let in_a_signals_task = |held: Held| {
+        runtime().block_on(async {
+            let mut signals = signal(SignalKind::user_defined1()).unwrap();
+            let task = tokio::spawn(async move {
+                signals.recv().await;
+                held.drop();
+            });
+            kill_process(getpid(), Signal::USR1).unwrap();
+            task.await.unwrap();
+        });
+    };
+    let ways: [Drops; 4] = [after_the_runtimes_end, on_a_thread, in_a_panic, in_a_signals_task];
+    let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
+    for _ in world.rounds(5) {
+        for way in ways {
+            let held = world.hold(&holder, "k");
+            let waiting = world.wait_for(&waiter, "k");
+            let start = Instant::now();
+            way(held);
+            let (next, at) = waiting.got();
+            world.next(at.saturating_duration_since(start));
+            next.unlock();
+        }
+    }
+}
+
+fn readers(world: &mut World) {
+    const READERS: usize = 3;
+    const HOLD: Duration = Duration::from_millis(20);
+    let managers: Vec<_> = (0..READERS).map(|_| world.manager(LONG)).collect();
+    let writer = world.manager(LONG);
+    let (ended, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (ended, rounds) = (&ended, &rounds);
+    let times: Vec<_> = std::thread::scope(|scope| {
+        let world = &*world;
+        for (number, manager) in managers.iter().enumerate() {
+            scope.spawn(move || {
+                // They never end together.
+                std::thread::sleep(HOLD * number as u32 / READERS as u32);
+                while !ended.load(Ordering::SeqCst) {
+                    let held = world.hold_as(manager.lock("k").shared());
+                    std::thread::sleep(HOLD);
+                    held.unlock();
+                    rounds.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        let write = |_| {
+            let before = rounds.load(Ordering::SeqCst);
+            eventually("readers come and go", || (rounds.load(Ordering::SeqCst) > before + READERS).then_some(()));
+            let start = Instant::now();
+            let held = world.hold(&writer, "k");
+            let took = start.elapsed();
+            held.unlock();
+            took
+        };
+        let times = world.rounds(20).map(write).collect();
+        ended.store(true, Ordering::SeqCst);
+        times
+    });
+    for took in times {
+        assert!(took < SLACK, "{took:?}");
+        world.next(took);
+    }
+}
+
+fn crowd(world: &mut World) {
+    let (count, polls) = (world.many(1000, 200), AtomicUsize::new(0));
+    let (holder, manager) = (world.manager(LONG), world.manager(LONG));
+    let first = world.hold(&holder, "k");
+    let (order, times) = Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let (order, times) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+        let released = Cell::new(Instant::now());
+        let mut requests: Vec<_> = (0..count).map(|_| manager.lock("k").owner(&Owner::new()).into_future()).collect();
+        // Their places date from the first poll.
+        for request in &mut requests {
+            assert!(futures::poll!(request).is_pending());
+        }
+        let waiters = requests.into_iter().enumerate().map(|(number, mut request)| {
+            let (order, times, released, polls, world) = (&order, &times, &released, &polls, &*world);
+            async move {
+                let guard = std::future::poll_fn(|context| {
+                    polls.fetch_add(1, Ordering::SeqCst);
+                    std::pin::Pin::new(&mut request).poll(context)
+                });
+                let held = world.record(guard.await.unwrap());
+                times.borrow_mut().push(released.get().elapsed());
+                order.borrow_mut().push(number);
+                released.set(Instant::now());
+                held.drop();
+            }
+        });
+        let release = async {
+            released.set(Instant::now());
+            first.release().unlock().await.unwrap();
+        };
+        // join_all polls only those that were woken, if they are more than 30.
+        futures::join!(join_all(waiters), release);
+        (order.into_inner(), times.into_inner())
+    });
+    times.into_iter().for_each(|time| world.next(time));
+    assert!(order.is_sorted() && order.len() == count, "{order:?}");
+    let polls = polls.load(Ordering::SeqCst);
+    assert!(polls <= 3 * count, "{polls} polls of {count}: a release wakes more than one");
+}
+
+/// An attempt that cannot succeed ends soon, with an error.
+fn is_refused(what: &str, attempt: impl FnOnce() -> leasehold::Result<LockGuard>) {
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    let start = Instant::now();
+    let error = attempt().map(drop).expect_err(what);
+    assert!(start.elapsed() < TIMEOUT + SLACK, "{what}: {:?}", start.elapsed());
+    assert_eq!(error.code(), "BACKEND", "{what}: {error}");
+}
+
+fn lock_at(url: &str) -> leasehold::Result<LockGuard> {
+    LockManager::builder().url(url).ttl(LONG).build().wait()?.lock("k").wait()
+}
+
+fn refused_by_etcd(world: &mut World) {
+    let etcd = Etcd::start_with(&["--bcrypt-cost=4"]);
+    for user in ["root", "joe"] {
+        etcd.etcdctl(&["user", "add", &format!("{user}:secret")]);
+    }
+    etcd.etcdctl(&["auth", "enable"]);
+    let url = etcd.url();
+    world.use_server(Server::Etcd(Box::new(etcd)));
+    let with = |user: &str| url.replace("//", &format!("//{user}@"));
+    is_refused("wrong password", || lock_at(&with("root:wrong")));
+    is_refused("no permission", || lock_at(&with("joe:secret")));
+    is_refused("unknown host", || lock_at("etcd://nobody.invalid:2379"));
+    let builder = world.at(LockManager::builder().url(with("root:secret")), LONG);
+    world.hold(&builder.build().wait().unwrap(), "k").unlock();
+    world.etcd().etcdctl(&["--user", "root:secret", "auth", "disable"]);
+}
+
+fn refused_by_redis(world: &mut World) {
+    assert_eq!(world.backend(), Backend::Redis);
+    let url = world.url();
+    let with = |user: &str| url.replace("//", &format!("//{user}@"));
+    world.redis().cli(&["ACL", "SETUSER", "joe", "on", ">secret", "~other:*", "+@all"]);
+    world.redis().cli(&["LPUSH", "lock:k", "a list"]);
+    is_refused("wrong password", || lock_at(&with("joe:wrong")));
+    is_refused("no permission", || lock_at(&with("joe:secret")));
+    is_refused("unknown host", || lock_at("redis://nobody.invalid:6379"));
+    is_refused("wrong type of key", || lock_at(&url));
+    world.redis().cli(&["DEL", "lock:k"]);
+    world.hold_as(world.manager(LONG).lock("k").timeout(PATIENCE)).unlock();
+}

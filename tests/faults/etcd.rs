@@ -1,0 +1,484 @@
+//! An etcd whose members are killed, stopped or cut off, that takes leases and claims away, or that has no space left.
+
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, GetOptions, KeyValue, SortOrder, SortTarget};
+use leasehold::LockManager;
+
+use crate::grpc::Grpc;
+use crate::redis::A_RENEWAL;
+use crate::support::crowd::Crowd;
+use crate::support::etcd::{Cluster, Etcd};
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
+use crate::table::Absence::{NoServer, OfEtcd};
+use crate::table::{Backend, Cell, Fault, Play};
+use crate::world::{LONG, SHORT, SLACK, Server, Waiting, World};
+
+/// etcd's default.
+const ELECTION: Duration = Duration::from_secs(1);
+/// The promise where the server reports what it took away.
+const REPORTED: Duration = Duration::from_millis(200);
+
+const fn on_etcd(number: u32, name: &'static str, play: Play, redis: Cell) -> Fault {
+    Fault { number, name, cells: [Cell::Absent(NoServer), Cell::Run(play), redis] }
+}
+
+pub(crate) const FAULTS: &[Fault] = &[
+    on_etcd(
+        9,
+        "Leader of 3 killed again and again, 8 clients: progress within 10 s",
+        leader_killed,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(
+        10,
+        "Leader of 3 stopped for 3 election timeouts, 8 clients: progress within 10 s",
+        leader_stopped,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(
+        10,
+        "Leader stopped for 6 s of T = 10 s with a renewal in its socket, then cut off: lost in time",
+        deposed,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(
+        11,
+        "The client's own member stopped for over T = 12 s: it moves on, no loss",
+        member_stopped,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(
+        12,
+        "Holder cut off with the minority (T = 5 s): lost before the majority's waiter gets the lock",
+        minority,
+        Cell::Absent(OfEtcd),
+    ),
+    Fault::everywhere(13, "The lease is revoked: loss within 200 ms", revoked),
+    Fault::everywhere(14, "Only the claim is deleted: loss within 200 ms (etcd, memory), T/3 (Redis)", deleted),
+    on_etcd(
+        15,
+        "A waiter's lease (on Redis: its place in the queue) is removed: it queues again",
+        waiter_revoked,
+        Cell::Run(waiter_removed),
+    ),
+    on_etcd(
+        16,
+        "Compaction while the waiter's watch is down: acquired within 1 s of the release",
+        compacted,
+        Cell::Absent(OfEtcd),
+    ),
+    on_etcd(17, "The watch stream alone falls silent: acquired within 6 s", silent_watch, Cell::As(32)),
+    on_etcd(18, "1 s asked for, 2 s granted: remaining() shows it", granted, Cell::Absent(OfEtcd)),
+    on_etcd(19, "The auth token expires during the hold (T = 6 s): no loss", token_expired, Cell::Absent(OfEtcd)),
+    on_etcd(20, "The only member restarts within T: no loss", restarted, Cell::As(25)),
+    on_etcd(20, "The only member is away for longer than T: lost in time", away, Cell::As(22)),
+    on_etcd(21, "NOSPACE alarm: acquire fails clearly, renewals and releases go on", no_space, Cell::As(28)),
+];
+
+fn use_cluster(world: &mut World) {
+    world.use_server(Server::Cluster(Box::new(Cluster::start())));
+}
+
+/// Eight clients, each of which uses another member first.
+fn crowd(world: &World) -> Crowd {
+    let ttl = Duration::from_secs(5);
+    let manager = |number: usize| {
+        let url = world.cluster().url_from(number % 3);
+        world.at(LockManager::builder().url(url), ttl).build().wait().unwrap()
+    };
+    Crowd::start(world.history(), (0..8).map(manager))
+}
+
+fn leader_killed(world: &mut World) {
+    use_cluster(world);
+    let (crowd, start) = (crowd(world), Instant::now());
+    let mut first = true;
+    while std::mem::take(&mut first) || (world.is_full() && start.elapsed() < Duration::from_secs(60)) {
+        crowd.progress();
+        let leader = world.cluster().leader();
+        world.cluster_mut().members[leader].kill();
+        let took = crowd.progress();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        world.next(took);
+        world.cluster_mut().members[leader].restart();
+    }
+    crowd.finish();
+}
+
+fn leader_stopped(world: &mut World) {
+    use_cluster(world);
+    let crowd = crowd(world);
+    for _ in world.rounds(5) {
+        crowd.progress();
+        let leader = world.cluster().leader();
+        world.cluster().members[leader].process().stop();
+        let stopped = Instant::now();
+        let took = crowd.progress();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        world.next(took);
+        // A time to pass: what the fault says.
+        std::thread::sleep((3 * ELECTION).saturating_sub(stopped.elapsed()));
+        world.cluster().members[leader].process().resume();
+        crowd.progress();
+    }
+    crowd.finish();
+}
+
+/// A manager with these members, of which it uses the first as long as it can.
+fn manager_at(world: &World, url: String, ttl: Duration) -> LockManager {
+    world.at(LockManager::builder().url(url), ttl).build().wait().unwrap()
+}
+
+fn deposed(world: &mut World) {
+    const TTL: Duration = Duration::from_secs(10);
+    use_cluster(world);
+    for round in world.rounds(3) {
+        let (key, leader) = (format!("k{round}"), world.cluster().leader());
+        let (old, other) = (&world.cluster().members[leader], &world.cluster().members[(leader + 1) % 3]);
+        let proxy = Proxy::start(old.address());
+        let holder = manager_at(world, format!("etcd://{}", proxy.address()), TTL);
+        let rival = manager_at(world, other.url(), TTL);
+        let held = world.hold(&holder, &key);
+        let waiting = world.wait_for(&rival, &key);
+        let renewed = holder.stats().renewals;
+        eventually("a renewal", || (holder.stats().renewals > renewed).then_some(()));
+        old.process().stop();
+        let stopped = Instant::now();
+        world.cluster().peers.isolate(leader);
+        // The next renewals go into the stop, which is as long as the fault says.
+        std::thread::sleep(Duration::from_secs(6));
+        let answered = proxy.answered();
+        old.process().resume();
+        eventually("the old leader answers", || (proxy.answered() > answered).then_some(()));
+        proxy.cut();
+        let lost = held.lost();
+        let (next, at) = waiting.got();
+        world.cluster().peers.heal();
+        proxy.heal();
+        next.unlock();
+        drop((held, holder, rival));
+        world.loss(lost - stopped);
+        world.next(at - stopped);
+    }
+}
+
+fn member_stopped(world: &mut World) {
+    const TTL: Duration = Duration::from_secs(12);
+    use_cluster(world);
+    for round in world.rounds(2) {
+        let (key, leader) = (format!("k{round}"), world.cluster().leader());
+        let stopped = (leader + 1) % 3;
+        let url = world.cluster().url_from(stopped);
+        let (holder, rival) = (manager_at(world, url.clone(), TTL), manager_at(world, url, TTL));
+        let held = world.hold(&holder, &key);
+        let waiting = world.wait_for(&rival, &key);
+        world.cluster().members[stopped].process().stop();
+        let start = Instant::now();
+        eventually("the old deadline has passed", || (start.elapsed() > TTL + ELECTION).then_some(()));
+        assert!(!held.guard.is_lost() && waiting.is_waiting());
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        next.unlock();
+        world.next(at.saturating_duration_since(released));
+        world.cluster().members[stopped].process().resume();
+    }
+}
+
+fn minority(world: &mut World) {
+    const TTL: Duration = Duration::from_secs(5);
+    use_cluster(world);
+    for round in world.rounds(4) {
+        let (key, leader) = (format!("k{round}"), world.cluster().leader());
+        // With a follower, and with the leader.
+        let alone = if round % 2 == 0 { leader } else { (leader + 1) % 3 };
+        let members = &world.cluster().members;
+        // The elections may take longer than a short lease lasts.
+        let rival = manager_at(world, members[(alone + 1) % 3].url(), Duration::from_secs(60));
+        let holder = manager_at(world, members[alone].url(), TTL);
+        let held = world.hold(&holder, &key);
+        let waiting = world.wait_for(&rival, &key);
+        world.cluster().peers.isolate(alone);
+        let start = Instant::now();
+        let lost = held.lost();
+        assert!(lost - start < TTL + SLACK, "{:?}", lost - start);
+        let (next, at) = waiting.got();
+        world.cluster().peers.heal();
+        world.loss(lost - start);
+        world.next(at - start);
+        eventually("the minority is back", || holder.ping().wait().ok());
+        next.unlock();
+    }
+}
+
+/// An administrator's connection.
+struct Admin {
+    client: Client,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Admin {
+    fn new(etcd: &Etcd) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = runtime.block_on(Client::connect([etcd.endpoint()], None)).unwrap();
+        Self { client, runtime }
+    }
+
+    /// The claims of a key, the oldest first.
+    fn claims(&self, key: &str) -> Vec<KeyValue> {
+        let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
+        let directory = format!("leasehold/{key}/");
+        self.runtime.block_on(self.client.kv_client().get(directory, Some(options))).unwrap().take_kvs()
+    }
+
+    fn revoke(&self, claim: &KeyValue) {
+        self.runtime.block_on(self.client.lease_client().revoke(claim.lease())).unwrap();
+    }
+
+    fn delete(&self, claim: &KeyValue) {
+        self.runtime.block_on(self.client.kv_client().delete(claim.key(), None)).unwrap();
+    }
+}
+
+fn revoked(world: &mut World) {
+    match world.backend() {
+        Backend::Memory => taken(world, REPORTED, "", |world, key| drop(world.store().revoke(key))),
+        Backend::Etcd => {
+            let admin = Admin::new(world.etcd());
+            taken(world, REPORTED, "", |_, key| admin.revoke(&admin.claims(key)[0]));
+        }
+        // There is no lease of several holds there: an administrator removes one.
+        Backend::Redis => {
+            let admin = world.manager(LONG);
+            taken(world, REPORTED, "", |_, key| drop(admin.force_unlock(key).wait().unwrap()));
+        }
+    }
+}
+
+fn deleted(world: &mut World) {
+    match world.backend() {
+        Backend::Memory => taken(world, REPORTED, "", |world, key| drop(world.store().steal(key))),
+        Backend::Etcd => {
+            let admin = Admin::new(world.etcd());
+            taken(world, REPORTED, "", |_, key| admin.delete(&admin.claims(key)[0]));
+        }
+        Backend::Redis => taken(world, LONG / 3, A_RENEWAL, |world, key| {
+            world.redis().cli(&["DEL", &format!("lock:{key}")]);
+        }),
+    }
+}
+
+/// A hold is taken away while another manager waits.
+fn taken(world: &mut World, bound: Duration, words: &'static str, take: impl Fn(&World, &str)) {
+    world.allow(bound, words);
+    for round in world.rounds(20) {
+        let key = format!("k{round}");
+        let (holder, rival) = (world.manager(LONG), world.manager(LONG));
+        let held = world.hold(&holder, &key);
+        let waiting = world.wait_for(&rival, &key);
+        // A hold of any age, watched already or not yet.
+        std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
+        let start = Instant::now();
+        take(world, &key);
+        let lost = held.lost();
+        assert!(lost - start < bound + SLACK, "{:?}", lost - start);
+        world.loss(lost - start);
+        let (next, at) = waiting.got();
+        world.next(at - start);
+        assert!(next.token() > held.token());
+        next.unlock();
+        assert_eq!(held.guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
+    }
+}
+
+fn waiter_revoked(world: &mut World) {
+    let admin = Admin::new(world.etcd());
+    waiter_taken(world, |_, key| {
+        let old = admin.claims(key).remove(1);
+        admin.revoke(&old);
+        eventually("it queues again", || admin.claims(key).get(1).filter(|new| new.lease() != old.lease()).map(drop));
+    });
+}
+
+fn waiter_removed(world: &mut World) {
+    waiter_taken(world, |world, key| {
+        let [queue] = &world.redis().keys(&format!("*%queue:lock:{key}"))[..] else { panic!("not one queue") };
+        world.redis().cli(&["DEL", queue]);
+        eventually("it queues again", || (!world.redis().keys(queue).is_empty()).then_some(()));
+    });
+}
+
+/// What a waiter has on the server is removed. Afterwards the holder unlocks.
+fn waiter_taken(world: &mut World, take: impl Fn(&World, &str)) {
+    let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
+    for round in world.rounds(10) {
+        let key = format!("k{round}");
+        let held = world.hold(&holder, &key);
+        let waiting = world.wait_for(&waiter, &key);
+        take(world, &key);
+        assert!(waiting.is_waiting());
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        world.next(at.saturating_duration_since(released));
+        next.unlock();
+    }
+}
+
+/// Makes etcd forget all that was before now.
+fn compact(etcd: &Etcd) {
+    let status = etcd.etcdctl(&["endpoint", "status", "-w", "fields"]);
+    let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
+    etcd.etcdctl(&["compaction", revision]);
+}
+
+fn compacted(world: &mut World) {
+    let holder = world.manager(LONG);
+    let (wire, waiter) = world.behind(3 * LONG, Duration::from_secs(5));
+    for round in world.rounds(6) {
+        let held = world.hold(&holder, "k");
+        let waiting = world.wait_for(&waiter, "k");
+        wire.proxy().refuse(true);
+        wire.proxy().reset_all();
+        world.etcd().etcdctl(&["put", "something", "else"]);
+        let late = round % 2 == 0;
+        let mut held = Some(held);
+        if let Some(held) = held.take_if(|_| !late) {
+            held.unlock();
+        }
+        compact(world.etcd());
+        world.etcd().etcdctl(&["del", "something"]);
+        wire.heal();
+        // The release is noticed once there is a connection again.
+        eventually("the connection is up", || waiter.ping().wait().ok());
+        let released = Instant::now();
+        if let Some(held) = held {
+            held.unlock();
+        }
+        let (next, at) = waiting.got();
+        let took = at.saturating_duration_since(released);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        world.next(took);
+        next.unlock();
+    }
+}
+
+fn silent_watch(world: &mut World) {
+    let proxy = Grpc::start(world.etcd().address());
+    let ttl = Duration::from_secs(60);
+    let holder = world.manager(ttl);
+    let waiter = manager_at(world, format!("etcd://{}", proxy.address()), ttl);
+    // Each waiter looks at times of its own, and the latest of them is in time as well.
+    let keys: Vec<_> = (0..world.many(24, 4)).map(|number| format!("k{number}")).collect();
+    let held: Vec<_> = keys.iter().map(|key| world.hold(&holder, key)).collect();
+    let waiting: Vec<Waiting> = keys.iter().map(|key| world.wait_for(&waiter, key)).collect();
+    proxy.silence("/etcdserverpb.Watch/Watch");
+    let released = Instant::now();
+    held.into_iter().for_each(|held| held.unlock());
+    for waiting in waiting {
+        let (next, at) = waiting.got();
+        assert!(at - released < Duration::from_secs(6), "{:?}", at - released);
+        world.next(at - released);
+        next.unlock();
+    }
+    // Where its watch is silent, so is the rest of its stream: it ends while its proxy is there.
+    waiter.close().wait().unwrap();
+}
+
+fn granted(world: &mut World) {
+    let manager = world.manager(Duration::from_secs(1));
+    let held = world.hold(&manager, "k");
+    let remaining = held.guard.remaining();
+    assert!(remaining > Duration::from_millis(1200) && remaining < Duration::from_secs(2), "{remaining:?}");
+    // A time to pass: longer than what was asked for.
+    std::thread::sleep(Duration::from_millis(1300));
+    assert!(!held.guard.is_lost());
+    held.unlock();
+}
+
+fn token_expired(world: &mut World) {
+    const TTL: Duration = Duration::from_secs(6);
+    // The server forgets a token that was not used for a second.
+    let etcd = Etcd::start_with(&["--auth-token-ttl=1", "--bcrypt-cost=4"]);
+    etcd.etcdctl(&["user", "add", "root:secret"]);
+    etcd.etcdctl(&["auth", "enable"]);
+    let url = etcd.url().replace("//", "//root:secret@");
+    world.use_server(Server::Etcd(Box::new(etcd)));
+    let (holder, waiter) = (manager_at(world, url.clone(), TTL), manager_at(world, url, TTL));
+    for _ in world.rounds(3) {
+        let held = world.hold(&holder, "k");
+        let waiting = world.wait_for(&waiter, "k");
+        let renewed = holder.stats().renewals;
+        eventually("two renewals, each with a new token", || (holder.stats().renewals >= renewed + 2).then_some(()));
+        assert!(!held.guard.is_lost());
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        world.next(at.saturating_duration_since(released));
+        next.unlock();
+    }
+    assert_eq!(holder.stats().failed_renewals, 0);
+    drop((holder, waiter));
+    world.etcd().etcdctl(&["--user", "root:secret", "auth", "disable"]);
+}
+
+fn restarted(world: &mut World) {
+    for _ in world.rounds(3) {
+        let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
+        let held = world.hold(&holder, "k");
+        let waiting = world.wait_for(&waiter, "k");
+        let start = Instant::now();
+        world.restart_server();
+        eventually("the old deadline has passed", || (start.elapsed() > LONG + SLACK).then_some(()));
+        assert!(!held.guard.is_lost() && waiting.is_waiting());
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        world.next(at.saturating_duration_since(released));
+        next.unlock();
+    }
+}
+
+fn away(world: &mut World) {
+    for _ in world.rounds(3) {
+        let (holder, waiter) = (world.manager(SHORT), world.manager(SHORT));
+        let held = world.hold(&holder, "k");
+        let waiting = world.wait_for(&waiter, "k");
+        world.kill_server();
+        let start = Instant::now();
+        let lost = held.lost();
+        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
+        world.loss(lost - start);
+        world.restart_server();
+        let (next, at) = waiting.got();
+        world.next(at - start);
+        assert!(next.token() > held.token());
+        next.unlock();
+    }
+}
+
+fn no_space(world: &mut World) {
+    world.use_server(Server::Etcd(Box::new(Etcd::start_with(&["--quota-backend-bytes=500000"]))));
+    let manager = world.manager(SHORT);
+    let held = ["held", "dropped"].map(|key| world.hold(&manager, key));
+    let value = "x".repeat(100_000);
+    eventually("the server is full", || {
+        world.etcd().try_etcdctl(&["put", "filler", &value]).err().filter(|error| error.contains("space exceeded"))
+    });
+    let start = Instant::now();
+    let errors = [manager.lock("k").wait(), manager.lock("k").isolated().wait()].map(Result::unwrap_err);
+    assert!(errors.iter().all(|error| error.code() == "BACKEND" && error.to_string().contains("space exceeded")));
+    assert!(start.elapsed() < SLACK, "no endless retry: {:?}", start.elapsed());
+    eventually("the first deadline has passed", || (start.elapsed() > 2 * SHORT).then_some(()));
+    assert!(held.iter().all(|held| !held.guard.is_lost()));
+    let [first, second] = held;
+    second.drop();
+    first.unlock();
+    world.etcd().etcdctl(&["del", "filler"]);
+    compact(world.etcd());
+    world.etcd().etcdctl(&["defrag"]);
+    world.etcd().etcdctl(&["alarm", "disarm"]);
+    world.hold(&manager, "k").unlock();
+}

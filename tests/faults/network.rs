@@ -1,0 +1,276 @@
+//! What a network can do to a lock.
+
+use std::time::{Duration, Instant};
+
+use leasehold::LockManager;
+use leasehold::testing::Call;
+
+use crate::support::etcd::Cluster;
+use crate::support::proxy::Proxy;
+use crate::support::{PATIENCE, eventually};
+use crate::table::Absence::{NoNetwork, NoServer, OfEtcd};
+use crate::table::{Cell, Fault};
+use crate::world::{LONG, SHORT, SLACK, Server, Wire, World};
+
+/// The timeout of the managers behind a network: after this they give an answer up.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// The TTL where no lease is to end.
+const MINUTE: Duration = Duration::from_secs(60);
+
+pub(crate) const FAULTS: &[Fault] = &[
+    Fault::everywhere(33, "Acquire's answer dropped: one grant of depth 1", acquire_unanswered),
+    Fault::everywhere(33, "Acquire's request delivered late, after its clean-up: no ghost", ghost),
+    Fault {
+        number: 33,
+        name: "A member stopped with the request in its socket, and continued after its clean-up: no ghost",
+        cells: [Cell::Absent(NoServer), Cell::Run(ghost_in_a_socket), Cell::Absent(OfEtcd)],
+    },
+    Fault::everywhere(34, "Release's answer dropped: the next one is in, unlock() does not fail", release_unanswered),
+    Fault::everywhere(35, "One renewal's answer dropped: no loss", renewal_unanswered),
+    Fault::on_servers(36, "Answers late by over T: lost in time", NoNetwork, late_answers),
+    Fault::on_servers(37, "An old owner's release arrives late: the successor keeps the key", NoNetwork, late_release),
+    Fault::everywhere(38, "Half-open connection: lost by the deadline, a drop takes under 1 ms", half_open),
+    Fault::on_servers(
+        39,
+        "Connection reset after N bytes of answers, N = 1, 18, 35, … 1,600: nothing breaks",
+        NoNetwork,
+        reset_after_bytes,
+    ),
+];
+
+/// Loses the answers to one kind of call while something is done, on a connection that is up.
+fn without_answer<T>(wire: &Wire, manager: &LockManager, call: Call, during: impl FnOnce() -> T) -> T {
+    eventually("the connection is up", || manager.ping().wait().ok());
+    match wire {
+        Wire::Link(link) => {
+            link.drop_next_answer_to(call);
+            during()
+        }
+        Wire::Proxy(proxy) => {
+            proxy.drop_answers(true);
+            let done = during();
+            proxy.drop_answers(false);
+            done
+        }
+    }
+}
+
+fn acquire_unanswered(world: &mut World) {
+    let (wire, behind) = world.behind(MINUTE, TIMEOUT);
+    let direct = world.manager(MINUTE);
+    for _ in world.rounds(10) {
+        // Nothing of the last round is unknown.
+        world.hold(&behind, "k").unlock();
+        let waiting = without_answer(&wire, &behind, Call::Acquire, || {
+            let waiting = world.waiting(behind.lock("k"));
+            eventually("the grant is made", || direct.info("k").wait().unwrap());
+            waiting
+        });
+        let start = Instant::now();
+        let (held, at) = waiting.got();
+        world.next(at.saturating_duration_since(start));
+        assert_eq!((held.guard.depth(), direct.info("k").wait().unwrap().unwrap().holders.len()), (1, 1));
+        held.unlock();
+        world.hold(&direct, "k").unlock();
+    }
+}
+
+fn ghost(world: &mut World) {
+    let (wire, behind) = world.behind(MINUTE, TIMEOUT);
+    let direct = world.manager(MINUTE);
+    world.hold(&behind, "warm").unlock();
+    for _ in world.rounds(5) {
+        match &wire {
+            Wire::Link(link) => {
+                link.hold_back_next_acquire();
+                assert_eq!(behind.try_lock("k").wait().unwrap_err().code(), "BACKEND");
+                world.hold(&behind, "k").unlock();
+                assert!(!link.deliver(), "a ghost");
+            }
+            Wire::Proxy(proxy) => {
+                let frozen = proxy.connections();
+                proxy.freeze();
+                let error = behind.lock("k").timeout(Duration::from_millis(200)).wait().unwrap_err();
+                assert_eq!(error.code(), "LOCK_TIMEOUT");
+                eventually("another connection", || behind.ping().wait().ok());
+                assert!(proxy.connections() > frozen, "nothing was frozen");
+                // The key's next attempt begins when the clean-up of the last one is through.
+                world.hold(&behind, "k").unlock();
+                proxy.heal();
+                eventually("the late request has arrived", || (proxy.connections() <= frozen).then_some(()));
+            }
+        }
+        let guard = direct.try_lock("k").wait().unwrap().expect("nobody holds it");
+        world.record(guard).unlock();
+    }
+}
+
+fn ghost_in_a_socket(world: &mut World) {
+    world.use_server(Server::Cluster(Box::new(Cluster::start())));
+    let cluster = world.cluster();
+    let stopped = (cluster.leader() + 1) % 3;
+    let [first, second, third] = [0, 1, 2].map(|number| &cluster.members[(stopped + number) % 3]);
+    let proxy = Proxy::start(first.address());
+    let url = format!("etcd://{},{},{}", proxy.address(), second.endpoint(), third.endpoint());
+    let build = |url: &str| world.at(LockManager::builder().url(url), LONG).build().wait().unwrap();
+    let (manager, rival) = (build(&url), build(&second.url()));
+    world.hold(&manager, "warm").unlock();
+    let handled = first.handled("Txn");
+    first.process().stop();
+    let requested = proxy.requested();
+    let waiting = world.waiting(manager.lock("k").timeout(Duration::from_millis(500)));
+    eventually("the request is sent", || (proxy.requested() > requested).then_some(()));
+    // A time to pass: all of it has come through.
+    std::thread::sleep(Duration::from_millis(200));
+    proxy.cut();
+    assert_eq!(waiting.result().0.map(drop).unwrap_err().code(), "LOCK_TIMEOUT");
+    // The next attempt begins when that one is cleaned up.
+    world.hold(&manager, "k").unlock();
+    first.process().resume();
+    eventually("the late request is handled", || (first.handled("Txn") > handled).then_some(()));
+    world.record(rival.try_lock("k").wait().unwrap().expect("nobody holds it")).unlock();
+}
+
+fn release_unanswered(world: &mut World) {
+    let (wire, behind) = world.behind(MINUTE, TIMEOUT);
+    let direct = world.manager(MINUTE);
+    for _ in world.rounds(10) {
+        let held = world.hold(&behind, "k");
+        let waiting = world.wait_for(&direct, "k");
+        let (start, next, at, unlocking) = without_answer(&wire, &behind, Call::Release, || {
+            let start = Instant::now();
+            let unlocking = std::thread::spawn(move || held.try_unlock());
+            let (next, at) = waiting.got();
+            (start, next, at, unlocking)
+        });
+        world.next(at - start);
+        unlocking.join().unwrap().expect("it does not say that it was not held");
+        next.unlock();
+    }
+}
+
+fn renewal_unanswered(world: &mut World) {
+    let (wire, behind) = world.behind(LONG, TIMEOUT);
+    let direct = world.manager(LONG);
+    for _ in world.rounds(3) {
+        let held = world.hold(&behind, "k");
+        let waiting = world.wait_for(&direct, "k");
+        let before = behind.stats();
+        without_answer(&wire, &behind, Call::Renew, || {
+            eventually("a renewal without an answer", || {
+                (behind.stats().failed_renewals > before.failed_renewals).then_some(())
+            });
+        });
+        eventually("renewals go on", || (behind.stats().renewals > before.renewals).then_some(()));
+        assert!(!held.guard.is_lost() && waiting.is_waiting());
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        world.next(at.saturating_duration_since(released));
+        next.unlock();
+    }
+}
+
+fn late_answers(world: &mut World) {
+    for round in world.rounds(4) {
+        let key = format!("k{round}");
+        let (wire, behind) = world.behind(SHORT, TIMEOUT);
+        let direct = world.manager(SHORT);
+        let held = world.hold(&behind, &key);
+        let waiting = world.wait_for(&direct, &key);
+        let start = Instant::now();
+        wire.proxy().delay(Duration::ZERO, SHORT + SHORT / 4);
+        let lost = held.lost();
+        world.loss(lost - start);
+        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
+        wire.proxy().delay(Duration::ZERO, Duration::ZERO);
+        wire.proxy().reset_all();
+        let (next, at) = waiting.got();
+        world.next(at - start);
+        next.unlock();
+        eventually("the connection is up", || behind.ping().wait().ok());
+    }
+}
+
+fn late_release(world: &mut World) {
+    let (wire, behind) = world.behind(SHORT, TIMEOUT);
+    let direct = world.manager(SHORT);
+    let proxy = wire.proxy();
+    for _ in world.rounds(5) {
+        let held = world.hold(&behind, "k");
+        let frozen = proxy.connections();
+        proxy.freeze();
+        // The release waits in the frozen connection, and another copy goes on the next one.
+        held.drop();
+        let start = Instant::now();
+        let next = world.hold(&direct, "k");
+        world.next(start.elapsed());
+        eventually("another connection", || behind.ping().wait().ok());
+        proxy.heal();
+        eventually("the late release has arrived", || (proxy.connections() <= frozen).then_some(()));
+        assert!(behind.try_lock("k").wait().unwrap().is_none(), "still the successor's");
+        next.guard.renew().wait().unwrap();
+        assert!(!next.guard.is_lost());
+        next.unlock();
+    }
+}
+
+fn half_open(world: &mut World) {
+    for round in world.rounds(4) {
+        let key = format!("k{round}");
+        let (wire, behind) = world.behind(SHORT, TIMEOUT);
+        let direct = world.manager(SHORT);
+        let held = world.hold(&behind, &key);
+        let others: Vec<_> = (0..20).map(|number| world.hold(&behind, &format!("other{number}"))).collect();
+        let waiting = world.wait_for(&direct, &key);
+        let start = Instant::now();
+        wire.cut();
+        let limit = Duration::from_millis(300);
+        assert_eq!(behind.lock("free").timeout(limit).wait().unwrap_err().code(), "LOCK_TIMEOUT");
+        assert!(start.elapsed() < limit + SLACK, "{:?}", start.elapsed());
+        let mut drops: Vec<_> = others.into_iter().map(|held| held.drop()).collect();
+        drops.sort_unstable();
+        // The machine may stop any one of them for a while, but not half.
+        assert!(drops[drops.len() / 2] < Duration::from_millis(1), "{drops:?}");
+        let lost = held.lost();
+        world.loss(lost - start);
+        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
+        let (next, at) = waiting.got();
+        world.next(at - start);
+        next.unlock();
+        wire.heal();
+        eventually("the connection is up", || behind.ping().wait().ok());
+    }
+}
+
+fn reset_after_bytes(world: &mut World) {
+    // All of what connecting and a few locks take, or a sample of it.
+    const ALL: usize = 1600;
+    let (wire, behind) = world.behind(MINUTE, TIMEOUT);
+    let direct = world.manager(MINUTE);
+    let proxy = wire.proxy();
+    for bytes in (1..ALL).step_by(world.many(17, 160)) {
+        proxy.reset_after(Some(bytes as u64));
+        proxy.reset_all();
+        for isolated in [false, true] {
+            let request = behind.lock("k").timeout(Duration::from_millis(150));
+            let request = if isolated { request.isolated() } else { request };
+            match request.wait() {
+                Ok(guard) => {
+                    let held = world.record(guard);
+                    assert_eq!((held.guard.depth(), held.guard.is_lost()), (1, false));
+                    held.drop();
+                }
+                Err(error) => assert!(["LOCK_TIMEOUT", "BACKEND"].contains(&error.code()), "{error}"),
+            }
+        }
+        proxy.reset_after(None);
+        proxy.reset_all();
+        // Whatever is on its way, the next one gets the key.
+        let start = Instant::now();
+        let next = world.hold(&direct, "k");
+        world.next(start.elapsed());
+        next.unlock();
+        world.hold_as(behind.lock("k").timeout(PATIENCE)).unlock();
+    }
+}

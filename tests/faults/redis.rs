@@ -1,0 +1,360 @@
+//! A Redis that is away for a while, forgets, has no memory left, becomes a replica, turns users out, or whose clock jumps.
+
+use std::time::{Duration, Instant};
+
+use leasehold::backend::ErrorKind;
+use leasehold::{LockError, LockManager};
+
+use crate::support::etcd::Etcd;
+use crate::support::eventually;
+use crate::support::proxy::Proxy;
+use crate::support::redis::Redis;
+use crate::table::Absence::{NoServer, NoTimeOfDay, OfRedis};
+use crate::table::{Backend, Cell, Fault, Play};
+use crate::world::{Held, LONG, SHORT, SLACK, Server, World};
+
+/// What a bound of T/3 leaves out.
+pub(crate) const A_RENEWAL: &str = " (T/3) and the time of a renewal";
+
+const A_RECONNECT: &str = " (T/3) and the time to reconnect";
+
+const fn on_redis(number: u32, name: &'static str, etcd: Cell, play: Play) -> Fault {
+    Fault { number, name, cells: [Cell::Absent(NoServer), etcd, Cell::Run(play)] }
+}
+
+pub(crate) const FAULTS: &[Fault] = &[
+    Fault::everywhere(22, "Server stopped for over T: lost before it continues", stopped_for_long),
+    Fault::everywhere(23, "Server stopped for less than T/3: no loss", stopped_briefly),
+    on_redis(
+        24,
+        "Killed and restarted empty: loss within T/3 and the time to reconnect, tokens grow",
+        Cell::Absent(OfRedis),
+        restarted_empty,
+    ),
+    on_redis(
+        24,
+        "A replica that lacks the last writes takes over (asynchronous failover): the same",
+        Cell::Absent(OfRedis),
+        failed_over,
+    ),
+    on_redis(25, "Killed and restarted, each write on its disk: no loss", Cell::As(20), restarted_with_its_data),
+    Fault::on_servers(
+        26,
+        "All keys are deleted (FLUSHALL): loss within T/3 (Redis), 200 ms (etcd), tokens grow",
+        NoServer,
+        flushed,
+    ),
+    on_redis(27, "Scripts are forgotten (SCRIPT FLUSH): not noticed", Cell::Absent(OfRedis), scripts_flushed),
+    on_redis(28, "No memory (OOM): acquire fails clearly, renewals and releases go on", Cell::As(21), no_memory),
+    on_redis(29, "The master becomes a replica (READONLY): lost in time", Cell::Absent(OfRedis), read_only),
+    Fault::on_servers(30, "The user is deleted: a typed error, lost in time", NoServer, user_deleted),
+    on_redis(
+        30,
+        "The user may run no commands any more: a typed error, lost in time",
+        Cell::Absent(OfRedis),
+        user_without_commands,
+    ),
+    on_redis(
+        31,
+        "The server's clock jumps 2 T ahead: loss within T/3, the old token is smaller",
+        Cell::Absent(NoTimeOfDay),
+        clock_jumped,
+    ),
+    on_redis(
+        32,
+        "The subscription is killed while waiting: acquired within 1 s of the release",
+        Cell::As(17),
+        subscription_killed,
+    ),
+];
+
+fn stopped_for_long(world: &mut World) {
+    for round in world.rounds(5) {
+        let key = format!("k{round}");
+        let (holder, waiter) = (world.manager(SHORT), world.manager(SHORT));
+        let held = world.hold(&holder, &key);
+        let waiting = world.wait_for(&waiter, &key);
+        world.stop_server();
+        let start = Instant::now();
+        let lost = held.lost();
+        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
+        world.loss(lost - start);
+        // A time to pass: the stop is longer than the TTL.
+        std::thread::sleep((SHORT + SHORT / 3).saturating_sub(start.elapsed()));
+        assert!(waiting.is_waiting());
+        world.resume_server();
+        let resumed = Instant::now();
+        let (next, at) = waiting.got();
+        world.next(at.saturating_duration_since(resumed));
+        assert!(next.token() > held.token());
+        drop(held);
+        next.unlock();
+    }
+}
+
+fn stopped_briefly(world: &mut World) {
+    for _ in world.rounds(3) {
+        let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
+        let held = world.hold(&holder, "k");
+        let waiting = world.wait_for(&waiter, "k");
+        let start = Instant::now();
+        world.stop_server();
+        // A time to pass: this is how long the server is stopped.
+        std::thread::sleep(LONG / 4);
+        world.resume_server();
+        lives_on(&held, start, LONG);
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        world.next(at.saturating_duration_since(released));
+        next.unlock();
+    }
+}
+
+/// The deadline of the time before the fault passes, and the hold is not lost.
+fn lives_on(held: &Held, since: Instant, ttl: Duration) {
+    eventually("the old deadline has passed", || (since.elapsed() > ttl + SLACK).then_some(()));
+    assert!(!held.guard.is_lost());
+}
+
+/// The server forgets the hold, and another manager locks at once. The loss follows.
+fn forgotten(world: &mut World, bound: Duration, words: &'static str, forget: impl Fn(&mut World)) {
+    world.allow(bound, words);
+    for round in world.rounds(4) {
+        let key = format!("k{round}");
+        let (holder, rival) = (world.manager(LONG), world.manager(LONG));
+        let held = world.hold(&holder, &key);
+        let start = Instant::now();
+        forget(world);
+        let next = world.waiting(rival.lock(&key));
+        ends_after(world, held, start, bound);
+        let (next, at) = next.got();
+        world.next(at - start);
+        next.unlock();
+    }
+}
+
+/// The loss is reported in time.
+fn ends_after(world: &mut World, held: Held, start: Instant, bound: Duration) {
+    let lost = held.lost();
+    world.loss(lost - start);
+    assert!(lost - start < bound + SLACK, "{:?}", lost - start);
+    assert_eq!(held.guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
+}
+
+fn restarted_empty(world: &mut World) {
+    forgotten(world, LONG / 3, A_RECONNECT, World::restart_server);
+}
+
+fn failed_over(world: &mut World) {
+    world.allow(LONG / 3, A_RECONNECT);
+    for round in world.rounds(4) {
+        let (key, mut master) = (format!("k{round}"), Redis::start());
+        world.redis().cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]);
+        eventually("it is up to date", || {
+            world.redis().cli(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+        });
+        // What is written from here on does not get there.
+        world.redis().cli(&["REPLICAOF", "NO", "ONE"]);
+        let proxy = Proxy::start(master.address());
+        let url = format!("redis://{}", proxy.address());
+        let holder = world.at(LockManager::builder().url(url), LONG).build().wait().unwrap();
+        let rival = world.manager(LONG);
+        let held = world.hold(&holder, &key);
+        let start = Instant::now();
+        proxy.redirect(world.redis().address());
+        master.kill();
+        let next = world.waiting(rival.lock(&key));
+        ends_after(world, held, start, LONG / 3);
+        let (next, at) = next.got();
+        world.next(at - start);
+        next.unlock();
+    }
+}
+
+fn restarted_with_its_data(world: &mut World) {
+    let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    world.use_server(Server::Redis(Box::new(redis)));
+    for _ in world.rounds(3) {
+        let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
+        let held = world.hold(&holder, "k");
+        let waiting = world.wait_for(&waiter, "k");
+        let start = Instant::now();
+        world.restart_server();
+        lives_on(&held, start, LONG);
+        assert!(waiting.is_waiting());
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        world.next(at.saturating_duration_since(released));
+        next.unlock();
+    }
+}
+
+fn flushed(world: &mut World) {
+    match world.backend() {
+        Backend::Redis => forgotten(world, LONG / 3, A_RENEWAL, |world| drop(world.redis().cli(&["FLUSHALL"]))),
+        _ => forgotten(world, Duration::from_millis(200), "", |world| {
+            world.etcd().etcdctl(&["del", "", "--from-key"]);
+        }),
+    }
+}
+
+fn scripts_flushed(world: &mut World) {
+    let (holder, waiter) = (world.manager(SHORT), world.manager(SHORT));
+    for _ in world.rounds(50) {
+        let held = world.hold(&holder, "k");
+        let waiting = world.wait_for(&waiter, "k");
+        world.redis().cli(&["SCRIPT", "FLUSH"]);
+        held.guard.renew().wait().unwrap();
+        world.redis().cli(&["SCRIPT", "FLUSH"]);
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        world.next(at.saturating_duration_since(released));
+        next.unlock();
+    }
+    assert_eq!(holder.stats().failed_renewals, 0);
+}
+
+fn no_memory(world: &mut World) {
+    let manager = world.manager(SHORT);
+    let [first, second] = ["held", "dropped"].map(|key| world.hold(&manager, key));
+    world.redis().cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let start = Instant::now();
+    let error = manager.lock("k").wait().unwrap_err();
+    assert!(error.code() == "BACKEND" && error.to_string().contains("memory"), "{error}");
+    assert!(start.elapsed() < SLACK, "no endless retry: {:?}", start.elapsed());
+    lives_on(&first, start, SHORT);
+    second.drop();
+    first.unlock();
+    world.redis().cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    world.hold(&manager, "k").unlock();
+}
+
+fn read_only(world: &mut World) {
+    let master = Redis::start();
+    for round in world.rounds(4) {
+        let key = format!("k{round}");
+        let manager = world.manager(SHORT);
+        let held = world.hold(&manager, &key);
+        let start = Instant::now();
+        world.redis().cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]);
+        let lost = held.lost();
+        world.loss(lost - start);
+        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
+        world.redis().cli(&["REPLICAOF", "NO", "ONE"]);
+        let restored = Instant::now();
+        let next = world.hold(&manager, &key);
+        world.next(restored.elapsed());
+        next.unlock();
+    }
+}
+
+/// The user of a holder is turned out, while another user waits.
+fn turned_out(world: &mut World, holder: &LockManager, waiter: &LockManager, key: &str, turn_out: impl Fn(&World)) {
+    let held = world.hold(holder, key);
+    let waiting = world.wait_for(waiter, key);
+    let start = Instant::now();
+    turn_out(world);
+    let error = holder.lock("other").wait().unwrap_err();
+    assert!(matches!(error, LockError::Backend { kind: ErrorKind::Denied, .. }), "{error:?}");
+    let lost = held.lost();
+    world.loss(lost - start);
+    assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
+    let (next, at) = waiting.got();
+    world.next(at - start);
+    next.unlock();
+}
+
+const USER: [&str; 8] = ["ACL", "SETUSER", "me", "reset", "on", ">secret", "~*", "&*"];
+
+fn of_user(world: &World) -> LockManager {
+    world.redis().cli(&[&USER[..], &["+@all"]].concat());
+    let url = world.url().replace("//", "//me:secret@");
+    world.at(LockManager::builder().url(url), SHORT).build().wait().unwrap()
+}
+
+fn user_deleted(world: &mut World) {
+    if world.backend() == Backend::Etcd {
+        return etcd_user_deleted(world);
+    }
+    for round in world.rounds(4) {
+        let (holder, waiter) = (of_user(world), world.manager(SHORT));
+        turned_out(world, &holder, &waiter, &format!("k{round}"), |world| {
+            world.redis().cli(&["ACL", "DELUSER", "me"]);
+        });
+    }
+}
+
+fn user_without_commands(world: &mut World) {
+    for round in world.rounds(4) {
+        let (holder, waiter) = (of_user(world), world.manager(SHORT));
+        turned_out(world, &holder, &waiter, &format!("k{round}"), |world| {
+            world.redis().cli(&["ACL", "SETUSER", "me", "-@all"]);
+        });
+    }
+}
+
+fn etcd_user_deleted(world: &mut World) {
+    const ROOT: [&str; 2] = ["--user", "root:secret"];
+    let etcd = Etcd::start_with(&["--bcrypt-cost=4"]);
+    etcd.etcdctl(&["user", "add", "root:secret"]);
+    etcd.etcdctl(&["auth", "enable"]);
+    let root = |etcd: &Etcd, arguments: &[&str]| drop(etcd.etcdctl(&[&ROOT[..], arguments].concat()));
+    root(&etcd, &["role", "add", "locks"]);
+    root(&etcd, &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "leasehold/"]);
+    let url = etcd.url();
+    world.use_server(Server::Etcd(Box::new(etcd)));
+    let as_user = |world: &World, user: &str| {
+        let url = url.replace("//", &format!("//{user}:secret@"));
+        world.at(LockManager::builder().url(url), SHORT).build().wait().unwrap()
+    };
+    for round in world.rounds(4) {
+        root(world.etcd(), &["user", "add", "me:secret"]);
+        root(world.etcd(), &["user", "grant-role", "me", "locks"]);
+        let (holder, waiter) = (as_user(world, "me"), as_user(world, "root"));
+        turned_out(world, &holder, &waiter, &format!("k{round}"), |world| {
+            root(world.etcd(), &["user", "delete", "me"]);
+        });
+    }
+    root(world.etcd(), &["auth", "disable"]);
+}
+
+fn clock_jumped(world: &mut World) {
+    world.allow(LONG / 3, A_RENEWAL);
+    world.use_server(Server::Redis(Box::new(Redis::start_with_clock())));
+    let mut ahead = Duration::ZERO;
+    for round in world.rounds(4) {
+        let key = format!("k{round}");
+        let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
+        let held = world.hold(&holder, &key);
+        let waiting = world.wait_for(&waiter, &key);
+        ahead += 2 * LONG;
+        world.redis().set_clock(ahead);
+        let start = Instant::now();
+        let lost = held.lost();
+        world.loss(lost - start);
+        assert!(lost - start < LONG / 3 + SLACK, "{:?}", lost - start);
+        let (next, at) = waiting.got();
+        world.next(at - start);
+        assert!(next.token() > held.token());
+        next.unlock();
+    }
+}
+
+fn subscription_killed(world: &mut World) {
+    let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
+    for _ in world.rounds(20) {
+        let held = world.hold(&holder, "k");
+        let waiting = world.wait_for(&waiter, "k");
+        world.redis().cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        let took = at.saturating_duration_since(released);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        world.next(took);
+        next.unlock();
+    }
+}

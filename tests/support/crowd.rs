@@ -1,0 +1,64 @@
+//! Clients that take turns on one key.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use leasehold::LockManager;
+
+use super::eventually;
+use super::history::History;
+
+/// Managers that lock the same key again and again, each on its own thread.
+pub struct Crowd {
+    turns: Arc<AtomicUsize>,
+    enough: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Crowd {
+    /// Starts the clients. Their beliefs go into the history.
+    pub fn start(history: &History, managers: impl IntoIterator<Item = LockManager>) -> Self {
+        let (turns, enough) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let clients = managers.into_iter().map(|manager| {
+            let (history, turns, enough) = (history.clone(), turns.clone(), enough.clone());
+            std::thread::spawn(move || {
+                while !enough.load(Ordering::SeqCst) {
+                    let guard = manager.lock("k").wait().unwrap();
+                    let hold = history.acquired(&guard);
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    // A moment of belief.
+                    for _ in 0..5 {
+                        std::thread::sleep(Duration::from_millis(1));
+                        if hold.is_lost(&guard) {
+                            break;
+                        }
+                    }
+                    hold.released();
+                    drop(guard);
+                }
+                manager.close().wait().unwrap();
+            })
+        });
+        let clients = clients.collect();
+        Self { turns, enough, clients }
+    }
+
+    /// How long it takes from now on until a client acquires the lock.
+    pub fn progress(&self) -> Duration {
+        let (start, turns) = (Instant::now(), self.turns.load(Ordering::SeqCst));
+        eventually("progress", || (self.turns.load(Ordering::SeqCst) > turns).then_some(()));
+        start.elapsed()
+    }
+
+    /// Ends the clients, each after its turn. Returns how many turns there were.
+    pub fn finish(self) -> usize {
+        self.enough.store(true, Ordering::SeqCst);
+        for client in self.clients {
+            eventually("each client has had its turn", || client.is_finished().then_some(()));
+            client.join().unwrap();
+        }
+        self.turns.load(Ordering::SeqCst)
+    }
+}
