@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::wakes::Wakes;
-use crate::backend::{AttemptId, Claim, LeaseId, Timestamp};
+use crate::backend::{AttemptId, Claim, Clock, LeaseId, Timestamp};
 use crate::{ClaimId, Holder, Mode};
 
 /// One claim's place in the queue.
@@ -42,7 +42,7 @@ impl Place {
             return;
         }
         let granted = epoch.grant();
-        (self.epoch, self.since) = (Some(granted), epoch.now);
+        (self.epoch, self.since) = (Some(granted), epoch.clock.now());
         if let Some(waiter) = self.waiter.take() {
             wakes.granted(waiter, granted);
         }
@@ -69,17 +69,15 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Epoch {
     last: u64,
-    /// The time of this step of the store.
-    pub(super) now: Timestamp,
-}
-
-impl Default for Epoch {
-    fn default() -> Self {
-        Self { last: 0, now: Timestamp::from_nanos(0) }
-    }
+    /// For those who are granted a key that they have waited for.
+    clock: Arc<dyn Clock>,
 }
 
 impl Epoch {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { last: 0, clock }
+    }
+
     /// The epoch of a new grant.
     ///
     /// A shared one has one of its own too: with that of the exclusive grant before it, its token would be below those of

@@ -12,13 +12,13 @@ use super::ids::{IdMap, Settled};
 use super::queue::{Epoch, Place, Queue};
 use super::store::Answer;
 use super::wakes::{Mailbox, Wakes};
-use crate::backend::{AttemptId, Claim, Event, Evict, LeaseId, Timestamp};
+use crate::backend::{AttemptId, Claim, Clock, Event, Evict, LeaseId, Timestamp};
 use crate::{Eviction, FencingToken, Holder, LockInfo};
 
 /// Keys come from users: a hasher with a secret, but a fast one.
 type Keys = HashMap<Arc<str>, Queue, foldhash::fast::RandomState>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
     keys: Keys,
     leases: IdMap<LeaseId, Held>,
@@ -42,9 +42,13 @@ struct Held {
 }
 
 impl State {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        let (keys, leases, ends, epoch) = (Keys::default(), IdMap::default(), BTreeSet::new(), Epoch::new(clock));
+        Self { keys, leases, ends, epoch, last_lease: 0 }
+    }
+
     /// Ends what is over by `now`. An expired lease is no news to its link, whose own deadline came first.
     pub(super) fn purge(&mut self, now: Timestamp, wakes: &mut Wakes) {
-        self.epoch.now = now;
         let mut over = Vec::new();
         while let Some(&(end, lease)) = self.ends.first()
             && end <= now

@@ -54,7 +54,7 @@ impl Store {
 
     /// Creates a private store whose leases end by this clock.
     pub(crate) fn with_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
-        Arc::new(Self { clock, state: Mutex::default() })
+        Arc::new(Self { state: Mutex::new(State::new(clock.clone())), clock })
     }
 
     /// Ends the leases whose time is over.

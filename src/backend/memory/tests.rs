@@ -285,7 +285,7 @@ fn a_name_is_one_store() {
 
 #[test]
 fn a_key_used_once_leaves_nothing() {
-    let mut state = State::default();
+    let mut state = State::new(Arc::new(SystemClock));
     let mut wakes = Wakes::default();
     let lease = state.open(Timestamp::from_nanos(0), TTL, true, Arc::default());
     let world = World::new();
