@@ -166,7 +166,8 @@ impl LockManagerBuilder {
 
     /// Sets the TTL of the leases: 30 s by default, at most a day.
     ///
-    /// It is how long a crashed holder keeps a lock, and how long a hold survives without the server.
+    /// It is how long a crashed holder keeps a lock, and how long a hold survives without the server. On etcd it is also how long a
+    /// waiter that was killed may hold up those behind it; on Redis that is 2.6 s at most.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.set(move |settings| settings.ttl = ttl)
     }

@@ -85,13 +85,15 @@ pub enum LockError {
         reason: String,
     },
     /// The manager was closed, or this process is a fork of the one that made it.
-    #[error("cannot {operation}{}: the manager is closed", of_key(.key))]
+    #[error("cannot {operation}{}: {}", of_key(.key), if *.forked { FORKED } else { "the manager is closed" })]
     #[non_exhaustive]
     Closed {
         /// The key, where there is one.
         key: Option<String>,
         /// What was being done.
         operation: &'static str,
+        /// Whether this process is a fork of the one that made the manager.
+        forked: bool,
     },
     /// The backend, or the place of the call, does not allow this.
     #[error("unsupported: {what}")]
@@ -155,7 +157,11 @@ impl LockError {
     }
 
     pub(crate) fn closed(key: Option<&str>, operation: &'static str) -> Self {
-        Self::Closed { key: key.map(Into::into), operation }
+        Self::Closed { key: key.map(Into::into), operation, forked: false }
+    }
+
+    pub(crate) fn forked(key: Option<&str>, operation: &'static str) -> Self {
+        Self::Closed { key: key.map(Into::into), operation, forked: true }
     }
 
     /// What the caller is told of a backend's failure.
@@ -171,6 +177,8 @@ impl LockError {
         }
     }
 }
+
+const FORKED: &str = "this process is a fork of the one that made the manager: make another one here";
 
 const OWN: &str = "; another owner of the same task or thread holds it, so it may have waited for itself";
 

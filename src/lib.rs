@@ -5,6 +5,11 @@
 //! [`parity`](guide::parity).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(not(unix))]
+compile_error!(
+    "leasehold supports Unix systems: its clocks, its fork detection and its command line are made of their calls"
+);
+
 mod acquire;
 mod acquire_all;
 mod arbiter;

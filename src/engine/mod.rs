@@ -155,7 +155,10 @@ impl Core {
 
     /// Fails in a manager that was closed and in a forked child. Takes no lock.
     pub(crate) fn check_open(&self, key: Option<&str>, operation: &'static str) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) || self.keeper.is_forked() {
+        if self.keeper.is_forked() {
+            return Err(LockError::forked(key, operation));
+        }
+        if self.closed.load(Ordering::Acquire) {
             return Err(LockError::closed(key, operation));
         }
         Ok(())
