@@ -250,8 +250,10 @@ impl Board {
             Some(&oldest) if answer.created() && !self.by_wire.contains_key(&answer.watch_id()) => oldest,
             _ => answer.watch_id(),
         };
-        if answer.created() {
-            self.unanswered.retain(|unanswered| *unanswered != wire);
+        if answer.created()
+            && let Some(index) = self.unanswered.iter().position(|unanswered| *unanswered == wire)
+        {
+            self.unanswered.remove(index);
         }
         let id = *self.by_wire.get(&wire)?;
         let watch = self.watches.get_mut(&id)?;
