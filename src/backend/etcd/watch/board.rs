@@ -270,7 +270,7 @@ impl Board {
                 self.outbox.push_back(Request::Create(id));
             }
         } else if answer.created() {
-            // A revision that is not known is later than all that anybody has seen: who waits looks again.
+            // An unknown revision counts as later than any that a waiter has seen, so the waiter checks again.
             let since = answer::revision(answer.0.header.as_ref()).unwrap_or(i64::MAX);
             watch.since = Some(since);
             watch.refusals = 0;
