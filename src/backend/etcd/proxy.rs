@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use etcd_client::{Error, WatchClient, WatchOptions};
+use etcd_client::{WatchClient, WatchOptions};
 
 /// How long to wait for the answer. Where watches are silent, locks go on without them.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ pub(super) async fn renumbers(mut client: WatchClient, name: Vec<u8>, limit: Dur
     let number = rand::random_range(1 << 20..1 << 30);
     let ask = async {
         let mut stream = client.watch(name, Some(WatchOptions::new().with_watch_id(number))).await?;
-        Ok::<_, Error>(stream.message().await?)
+        stream.message().await
     };
     let answer = tokio::time::timeout(limit.min(PATIENCE), ask).await.ok()?.ok()??;
     // One that is refused, for its permissions for example, may have none.
