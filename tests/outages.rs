@@ -111,6 +111,19 @@ fn waiters_whose_watch_falls_silent_look_by_themselves() {
 }
 
 #[test]
+fn where_watches_are_silent_from_the_start_locks_work() {
+    let etcd = Etcd::start();
+    let proxy = Grpc::start(etcd.address());
+    proxy.silence("/etcdserverpb.Watch/Watch");
+    let ttl = Duration::from_secs(60);
+    let (holder, waiter) = (manager(etcd.url(), ttl), manager(format!("etcd://{}", proxy.address()), ttl));
+    let guard = holder.lock("k").wait().unwrap();
+    let waiting = wait_for(&waiter, "k", &etcd);
+    guard.unlock().wait().unwrap();
+    waiting.recv_timeout(PATIENCE).unwrap().0.unlock().wait().unwrap();
+}
+
+#[test]
 fn the_ttl_that_was_granted_is_shown() {
     let etcd = Etcd::shared();
     let manager = manager(etcd.url(), Duration::from_secs(1));

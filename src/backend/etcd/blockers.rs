@@ -1,7 +1,7 @@
 //! What was in the way of claims that do not wait.
 //!
-//! etcd reads a whole range to see whether it is empty. Whoever tries a lock again and again, with a thousand waiters there, finds
-//! the same one of them each time: to look for that first spares the server the others.
+//! etcd reads a whole range to find out whether it is empty. Repeated tries of a lock with a thousand waiters would find the same
+//! claim each time, so the transaction compares that one first, and etcd stops there.
 
 use std::collections::HashMap;
 

@@ -184,7 +184,7 @@ pub(super) fn metadata(claim: &Claim, manager: &str) -> Vec<u8> {
     serde_json::to_vec(&metadata).unwrap_or_default()
 }
 
-/// Returns as much of a text as is stored: whoever reads a claim shows no more of it.
+/// Returns the part of a text that is stored: no more of it is ever shown.
 fn cut(text: &str) -> String {
     text.chars().take(SHOWN).collect()
 }

@@ -201,11 +201,13 @@ impl Connection {
     /// Refuses a client that goes by way of a proxy.
     pub(super) async fn check(self: &Arc<Self>, name: Vec<u8>) -> Result<()> {
         if self.unchecked.load(Ordering::Relaxed) {
-            let limit = self.patience(self.timeout);
-            if self.once(limit, proxy::renumbers(self.watch(), name)).await? {
+            let (client, limit) = (self.watch(), self.patience(self.timeout));
+            let renumbers =
+                self.once(limit, async move { Ok(proxy::renumbers(client, name, limit / 2).await) }).await?;
+            if renumbers == Some(true) {
                 return Err(failure::proxied(&self.endpoints));
             }
-            self.unchecked.store(false, Ordering::Relaxed);
+            self.unchecked.store(renumbers.is_none(), Ordering::Relaxed);
         }
         Ok(())
     }

@@ -223,7 +223,9 @@ async fn dial(
             let get = TxnOp::get(probe.clone(), Some(GetOptions::new().with_keys_only()));
             client.kv_client().txn(Txn::new().and_then(vec![get; LEAST])).await?;
             // After that, which says better what an endpoint has against us.
-            Ok((!proxy::renumbers(client.watch_client(), probe).await?).then_some(client))
+            let left = deadline.saturating_duration_since(Instant::now());
+            let renumbers = proxy::renumbers(client.watch_client(), probe, left / 2).await;
+            Ok((renumbers != Some(true)).then_some(client))
         })
         .await
     });

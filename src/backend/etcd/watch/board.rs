@@ -250,8 +250,10 @@ impl Board {
             Some(&oldest) if answer.created() && !self.by_wire.contains_key(&answer.watch_id()) => oldest,
             _ => answer.watch_id(),
         };
-        if answer.created() {
-            self.unanswered.retain(|unanswered| *unanswered != wire);
+        if answer.created()
+            && let Some(index) = self.unanswered.iter().position(|unanswered| *unanswered == wire)
+        {
+            self.unanswered.remove(index);
         }
         let id = *self.by_wire.get(&wire)?;
         let watch = self.watches.get_mut(&id)?;
@@ -268,7 +270,7 @@ impl Board {
                 self.outbox.push_back(Request::Create(id));
             }
         } else if answer.created() {
-            // A revision that is not known is later than all that anybody has seen: who waits looks again.
+            // An unknown revision counts as later than any that a waiter has seen, so the waiter checks again.
             let since = answer::revision(answer.0.header.as_ref()).unwrap_or(i64::MAX);
             watch.since = Some(since);
             watch.refusals = 0;
