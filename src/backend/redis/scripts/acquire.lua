@@ -8,20 +8,16 @@ return for_each(4, function(lock, side, token, ttl, wait)
   ttl = tonumber(ttl)
   wait = wait == '1'
   local fence, queue, gone = side .. 'fence:' .. lock, side .. 'queue:' .. lock, side .. 'gone:' .. lock
-  local got = redis.call('MGET', lock, fence)
-  local held, last = got[1], got[2]
-  local more = redis.call('EXISTS', queue, gone) > 0
-
-  if not held and not more and not is_shared(token) then
+  local last = redis.call('MGET', fence)[1]
+  if redis.call('EXISTS', lock, queue, gone) == 0 and not is_shared(token) then
     local epoch = next_epoch(fence, last)
-    if redis.call('SET', lock, token, 'PX', ttl, 'NX') then return 'g' .. epoch end
-    return 'i'
+    redis.call('SET', lock, token, 'PX', ttl)
+    return 'g' .. epoch
   end
 
-  if more then
-    local settled = redis.call('ZSCORE', gone, token:sub(1, 33))
-    if settled and tonumber(settled) > now then return 'd' end
-  end
+  local settled = redis.call('ZSCORE', gone, token:sub(1, 33))
+  if settled and tonumber(settled) > now then return 'd' end
+  local held = value_of(lock)
   if held == token then
     redis.call('PEXPIRE', lock, ttl)
     return 'g' .. (last or next_epoch(fence, last))

@@ -12,6 +12,7 @@ local LIFE = 1900     -- ms that a place in the queue lives unless it is asked f
 local REST = 10000    -- ms that a queue's keys live without a change
 local WEEK = 604800   -- s that the fence lives
 local SHARED = 'shared:1:'
+local LARGEST = 4096   -- bytes of a lock's value that are read; no lock of ours has so many
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -42,6 +43,13 @@ end
 
 -- Wakes who waits by BLPOP for a lock that was freed. Only there if it is wanted: signal.lua.
 local signal
+
+-- The value of a lock, cut where no value of ours goes on. nil if there is none, or if the key is no string.
+local function value_of(lock)
+  local value = redis.pcall('GETRANGE', lock, 0, LARGEST - 1)
+  if type(value) ~= 'string' or (value == '' and redis.call('EXISTS', lock) == 0) then return nil end
+  return value
+end
 
 local function period_of(held)
   return held and held:sub(1, #SHARED) == SHARED and held:sub(#SHARED + 1) or nil

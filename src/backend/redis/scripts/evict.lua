@@ -3,7 +3,7 @@
 --
 -- Answers: the tokens of those who held it and went, foreign ones as they are; i the key is no string, e<error>.
 return for_each(2, function(lock, side, claims)
-  local held = redis.call('MGET', lock)[1]
+  local held = value_of(lock)
   if not held then
     if redis.call('EXISTS', lock) == 1 then return 'i' end
     return {}

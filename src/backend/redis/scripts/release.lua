@@ -4,7 +4,7 @@
 -- Answers: 1 it held the lock, 0 not, e<error>.
 return for_each(3, function(lock, side, token, grave)
   local queue = side .. 'queue:' .. lock
-  local held = redis.call('MGET', lock)[1]
+  local held = value_of(lock)
   local had, free, period = held == token, false, period_of(held)
   if had then
     redis.call('DEL', lock)

@@ -3,7 +3,7 @@
 -- Answers: 1 renewed, 0 gone, e<error>.
 return for_each(4, function(lock, side, token, ttl, epoch)
   ttl = tonumber(ttl)
-  local held = redis.call('MGET', lock)[1]
+  local held = value_of(lock)
   if epoch == '' then
     if held ~= token then return '0' end
     redis.call('PEXPIRE', lock, ttl)

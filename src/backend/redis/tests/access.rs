@@ -308,7 +308,7 @@ fn what_an_account_needs_is_enough() {
     run(async {
         let server = Server::start();
         // As the README has it, with what the scripts call.
-        let commands = "+eval +evalsha +info +scan +ping +subscribe +unsubscribe +publish +time +get +mget +set +del +exists +type \
+        let commands = "+eval +evalsha +info +scan +ping +subscribe +unsubscribe +publish +time +get +getrange +mget +set +del +exists +type \
             +pexpire +pttl +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zremrangebyscore +zrevrange +zscore";
         let commands = commands.split_whitespace().collect::<Vec<_>>().join(" ");
         for (signal_lists, more) in [(false, ""), (true, " ~lock-signal:* +lpush")] {
