@@ -37,6 +37,7 @@ macro_rules! cli_tests {
             force_unlock_takes_only_what_it_has_shown;
             a_server_that_stops_is_a_loss_in_time
             an_outage_does_not_end_a_watch
+            an_outage_while_waiting_is_told_from_a_holder
             force_unlock_asks_first
         }
     };
@@ -375,6 +376,18 @@ fn the_command_does_not_find_the_password(url: &str) {
         assert!(code(&output) == 0 && printed.contains("LEASEHOLD_KEY"), "{:?}", output.status);
         assert!(!printed.contains("LEASEHOLD_URL") && !printed.contains(url));
     }
+}
+
+fn an_outage_while_waiting_is_told_from_a_holder(url: &str, server: &Process) {
+    let url = format!("{url}?timeout=500ms");
+    let manager = manager(&url);
+    let _guard = hold(&manager, "outage");
+    let waiting = Running::start(command(&url, &["run", "outage", "--timeout", "4s", "--", "echo", "never"]));
+    support::eventually("it waits", || (manager.info("outage").wait().ok().flatten()?.waiters == 1).then_some(()));
+    server.stop();
+    let (code, said) = waiting.end();
+    server.resume();
+    assert_eq!(code, 123, "{said}");
 }
 
 fn an_outage_does_not_end_a_watch(url: &str, server: &Process) {

@@ -115,6 +115,9 @@ cargo test --all-features --no-fail-fast
 say "tests over TLS"
 (cd tests/tls && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
 
+say "tests of what loggers print"
+(cd tests/loggers && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
+
 say "tests with other clients' locks"
 (cd tests/interop && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
 

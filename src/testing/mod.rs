@@ -43,3 +43,6 @@ pub use self::store::{MemoryStore, Thief};
 #[cfg(feature = "etcd")]
 #[doc(hidden)]
 pub use crate::backend::etcd::sent::{EtcdAnswers, EtcdKey, EtcdWatchAnswer};
+#[cfg(feature = "redis")]
+#[doc(hidden)]
+pub use crate::backend::redis::sent::RedisAnswers;

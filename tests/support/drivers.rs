@@ -8,6 +8,9 @@ pub mod calls;
 #[cfg(all(feature = "etcd", feature = "testing"))]
 #[path = "drivers/names.rs"]
 pub mod names;
+#[cfg(all(feature = "redis", feature = "testing"))]
+#[path = "drivers/replies.rs"]
+pub mod replies;
 
 use leasehold::LockManager;
 

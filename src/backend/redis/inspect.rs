@@ -76,7 +76,7 @@ impl Shared {
 }
 
 /// What the script tells of a lock.
-struct Seen {
+pub(super) struct Seen {
     /// Redis's type.
     kind: String,
     value: Vec<u8>,
@@ -89,13 +89,13 @@ struct Seen {
 }
 
 impl Seen {
-    fn read(answer: Value) -> Option<Self> {
+    pub(super) fn read(answer: Value) -> Option<Self> {
         let Value::Array(parts) = answer else { return None };
         let mut parts = parts.into_iter();
         let kind = scripts::text(&parts.next()?)?.to_owned();
         let value = bytes(&parts.next()?)?.to_vec();
         let Value::Int(left) = parts.next()? else { return None };
-        let fence = scripts::text(&parts.next()?)?.parse().ok();
+        let fence = scripts::epoch(scripts::text(&parts.next()?)?);
         let Value::Int(waiters) = parts.next()? else { return None };
         let (mut claims, mut words) = (Vec::new(), Vec::new());
         while let (Some(id), Some(word)) = (parts.next(), parts.next()) {
@@ -107,7 +107,7 @@ impl Seen {
         Some(Self { kind, value, left, fence, waiters, claims, words })
     }
 
-    fn info(self, key: &str) -> Option<LockInfo> {
+    pub(super) fn info(self, key: &str) -> Option<LockInfo> {
         if self.kind == "none" {
             return None;
         }
@@ -156,7 +156,7 @@ fn bytes(value: &Value) -> Option<&[u8]> {
 }
 
 /// The next cursor, and names. Names that are no text are none of ours.
-fn page_of(page: Value) -> Option<(String, Vec<String>)> {
+pub(super) fn page_of(page: Value) -> Option<(String, Vec<String>)> {
     let Value::Array(parts) = page else { return None };
     let [next, Value::Array(names)] = &parts[..] else { return None };
     Some((scripts::text(next)?.to_owned(), names.iter().filter_map(scripts::text).map(str::to_owned).collect()))

@@ -45,6 +45,8 @@ mod looks;
 mod names;
 mod replicas;
 mod scripts;
+#[cfg(feature = "testing")]
+pub(crate) mod sent;
 #[cfg(test)]
 mod tests;
 mod token;

@@ -197,6 +197,11 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     }
 }
 
+/// A number that a token can be made of: tokens pass 2^63 with greater ones, and the scripts' arithmetic is exact up to there.
+pub(super) fn epoch(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|epoch| (1..1 << 53).contains(epoch))
+}
+
 /// The error that a part's answer is, if it is one, and what that means for the part.
 pub(super) fn failed(server: &str, answer: &Value) -> Option<(Meaning, BackendError)> {
     let text = text(answer)?;
@@ -231,7 +236,7 @@ impl Placed {
         let text = text(answer)?;
         let rest = text.get(1..)?;
         Some(match text.as_bytes()[0] {
-            b'g' => Self::Granted(rest.parse().ok()?),
+            b'g' => Self::Granted(epoch(rest)?),
             b'b' => Self::Busy,
             b'q' => {
                 let mut parts = rest.splitn(3, ':');

@@ -20,7 +20,7 @@ use super::backoff::Backoff;
 use super::connection::PATIENCE;
 use super::failure::{self, Meaning};
 use super::link::{Server, Target};
-use super::{Shared, token};
+use super::{Shared, scripts, token};
 use crate::backend::pool::Pool;
 use crate::backend::{AttemptId, ErrorKind, Result};
 use crate::report::debug;
@@ -33,18 +33,18 @@ const BURST: usize = 10_000;
 
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
+pub(super) enum Word {
     Granted(AttemptId, u64),
     Lost(AttemptId),
 }
 
 impl Word {
     /// Reads a message that anybody may have written.
-    fn read(message: &[u8]) -> Option<Self> {
+    pub(super) fn read(message: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(message).ok()?;
         let (attempt, epoch) = (token::attempt(text.get(1..17)?)?, text.get(17..)?);
         match (text.as_bytes()[0], epoch) {
-            (b'g', epoch) => Some(Self::Granted(attempt, epoch.parse().ok()?)),
+            (b'g', epoch) => Some(Self::Granted(attempt, scripts::epoch(epoch)?)),
             (b'l', "") => Some(Self::Lost(attempt)),
             _ => None,
         }

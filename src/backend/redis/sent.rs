@@ -1,0 +1,69 @@
+//! What a server, or anybody who may write there, may send: for the fuzz target.
+//!
+//! Each function reads one kind of bytes as the backend does, without a server.
+
+use redis::Value;
+
+use super::inspect::{Seen, page_of};
+use super::names::Names;
+use super::scripts::{self, Placed};
+use super::token;
+use super::wake::Word;
+use crate::LockInfo;
+
+/// Reads what a server sends.
+#[derive(Debug)]
+pub struct RedisAnswers(Names);
+
+impl RedisAnswers {
+    /// Creates a reader for locks whose names begin with `prefix`.
+    pub fn new(prefix: &str) -> Self {
+        Self(Names::new(prefix.into()))
+    }
+
+    /// Reads the value of a lock's key. Returns its holder's name if that is known.
+    pub fn read_value(&self, value: &[u8]) -> Option<String> {
+        match token::read(value) {
+            token::Value::Ours(known) => known.map(|holder| holder.name),
+            token::Value::Shared | token::Value::Foreign => None,
+        }
+    }
+
+    /// Reads a message. Returns the attempt, and the epoch if it was granted one.
+    pub fn read_message(&self, message: &[u8]) -> Option<(u64, Option<u64>)> {
+        match Word::read(message)? {
+            Word::Granted(attempt, epoch) => Some((attempt.0, Some(epoch))),
+            Word::Lost(attempt) => Some((attempt.0, None)),
+        }
+    }
+
+    /// Reads a reply from the wire as the answers to `count` acquires. Returns the epochs that were granted.
+    pub fn read_acquires(&self, reply: &[u8], number: u64, count: usize) -> Vec<u64> {
+        let answers = parse(reply).and_then(|reply| scripts::answers(reply, number, count));
+        let epoch = |answer: Value| match Placed::read("server", &answer) {
+            Placed::Granted(epoch) => Some(epoch),
+            _ => None,
+        };
+        answers
+            .into_iter()
+            .flatten()
+            .filter(|answer| scripts::failed("server", answer).is_none())
+            .filter_map(epoch)
+            .collect()
+    }
+
+    /// Reads a reply from the wire as what is known of a lock.
+    pub fn read_info(&self, reply: &[u8], key: &str) -> Option<LockInfo> {
+        Seen::read(parse(reply)?)?.info(key)
+    }
+
+    /// Reads a reply from the wire as a page of a list. Returns the keys of our locks on it.
+    pub fn read_page(&self, reply: &[u8]) -> Option<Vec<String>> {
+        let (_, names) = page_of(parse(reply)?)?;
+        Some(names.iter().filter_map(|name| self.0.key(name)).map(str::to_owned).collect())
+    }
+}
+
+fn parse(reply: &[u8]) -> Option<Value> {
+    redis::parse_redis_value(reply).ok()?.extract_error().ok()
+}

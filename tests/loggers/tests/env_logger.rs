@@ -1,0 +1,11 @@
+//! env_logger prints no fields unless it is told to.
+
+use leasehold_logger_tests::{Printed, a_life};
+
+#[test]
+fn a_line_of_env_logger_says_which_lock_it_is_about() {
+    let printed = Printed::default();
+    let target = env_logger::Target::Pipe(Box::new(printed.clone()));
+    env_logger::Builder::new().filter_level(log::LevelFilter::Debug).target(target).init();
+    a_life(&printed);
+}

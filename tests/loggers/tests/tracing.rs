@@ -1,0 +1,13 @@
+//! tracing-subscriber prints no fields of records that come from `log`.
+
+use leasehold_logger_tests::{Printed, a_life};
+
+#[test]
+fn a_line_of_tracing_says_which_lock_it_is_about() {
+    let printed = Printed::default();
+    let writer = printed.clone();
+    let builder = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    // init() takes the records of `log` as well.
+    builder.with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).init();
+    a_life(&printed);
+}
