@@ -12,6 +12,7 @@
 //! | [`testing`] | Tests of your own code against lost locks |
 //! | [`etcd`] | etcd: what a failure does, other clients, what is on the server |
 //! | [`redis`] | Redis: replication, other clients, accounts, what is on the server |
+//! | [`security`] | Who is trusted with what, on each backend; permissions and transport |
 //! | [`faults`] | What happens when something fails: a list of faults on each backend, with what was measured |
 //! | [`parity`] | What users of other lock libraries look for, where it is here, and which tests show it |
 
@@ -35,6 +36,9 @@ pub mod etcd {}
 
 #[doc = include_str!("../docs/redis.md")]
 pub mod redis {}
+
+#[doc = include_str!("../docs/security.md")]
+pub mod security {}
 
 #[doc = include_str!("../docs/faults.md")]
 pub mod faults {}

@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 //!
 //! The chapters of the guide: [`ownership`](guide::ownership), [`loss`](guide::loss), [`fencing`](guide::fencing),
-//! [`cancellation`](guide::cancellation), [`testing`](guide::testing), [`etcd`](guide::etcd), [`redis`](guide::redis),
+//! [`cancellation`](guide::cancellation), [`testing`](guide::testing), [`etcd`](guide::etcd), [`redis`](guide::redis), [`security`](guide::security), [`faults`](guide::faults),
 //! [`parity`](guide::parity).
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

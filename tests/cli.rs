@@ -439,7 +439,9 @@ fn names_are_escaped_where_they_are_shown(url: &str, put: impl Fn(&str, &str, u6
     let table = shown(&listed);
     assert_eq!((code(&listed), table.lines().count()), (0, 5), "{table}");
     assert!(table.contains(r"cli/odd/\u{1b}[2J") && table.contains(r"\u{1b}[2J\u{a}\u{202e} (pid 7"), "{table}");
-    assert!(table.contains("1970-01-01T00:00:00Z") && !table.contains(&long), "{table}");
+    // On Redis, it is the server that dates a hold.
+    assert!(url.starts_with("redis") || table.contains("1970-01-01T00:00:00Z"), "{table}");
+    assert!(!table.contains(&long), "{table}");
     let json: Value = serde_json::from_slice(&output(url, &["ls", "cli/odd/", "--json"]).stdout).unwrap();
     let names: Vec<_> =
         json.as_array().unwrap().iter().map(|lock| lock["holders"][0]["name"].as_str().unwrap()).collect();
