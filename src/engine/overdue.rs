@@ -37,7 +37,7 @@ impl Core {
                     };
                     let (name, key) = (core.defaults.name.as_ref(), entry.key.as_ref());
                     let own = if own { ", by another owner of the same task or thread" } else { "" };
-                    warn!(target: "leasehold", name = name, key = key; "{name}: lock {key:?} waited for for over {LONG:?}, {holder}{own}");
+                    warn!(target: "leasehold", name = name, key = key; "{name}: lock {key:?} has been waited for over {LONG:?}: {holder}{own}");
                 });
             }
         }
