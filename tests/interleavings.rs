@@ -213,7 +213,7 @@ fn first_locks_at_the_same_time_share_one_session() {
                 let (manager, start) = (&manager, &start);
                 scope.spawn(move || {
                     start.wait();
-                    manager.lock(&format!("{round}/{thread}")).wait().unwrap().unlock().wait().unwrap();
+                    manager.lock(format!("{round}/{thread}")).wait().unwrap().unlock().wait().unwrap();
                 });
             }
         });

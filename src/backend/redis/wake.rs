@@ -188,7 +188,7 @@ async fn listen(
             // Without tokio's budget for a task: the client reads on in one of its own and keeps what is not taken.
             while let Some(message) = coop::unconstrained(messages.next()).await {
                 heard += 1;
-                if heard % BURST == 0 {
+                if heard.is_multiple_of(BURST) {
                     yield_now().await;
                 }
                 match subscription.upgrade() {
