@@ -7,6 +7,7 @@
 //! connection were sound, and a timer for each request costs more than the request. Here one look at the oldest request is enough.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use super::claims::Claims;
 use super::failure::{self, Meaning};
 use super::jobs::{Answer, Job, Jobs};
 use super::line::{Line, Link};
-use super::link::Target;
+use super::link::{Target, is_about_certificates};
 use super::looks::Looks;
 use super::scripts::{self, By, Kind, Part, Placed, Scripts};
 use crate::backend::health::Health;
@@ -272,8 +273,7 @@ impl Connection {
                 Err(error) => {
                     debug!(target: "leasehold::redis", "{error}");
                     self.health.failed(CONNECTING, &error);
-                    // A file for TLS may be about to be replaced.
-                    if !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Misconfigured) {
+                    if error.kind() != ErrorKind::Unreachable && !is_about_files(&error) {
                         // Nothing that passes while somebody waits for it.
                         self.jobs.fail(&error);
                         let commands = std::mem::take(&mut *self.commands.lock());
@@ -476,6 +476,12 @@ impl Connection {
         });
         self.jobs.take_back(again.flatten().collect(), &failure::broken(&self.server));
     }
+}
+
+/// Whether files for TLS are in the way, which were good when the manager connected: they may be about to be replaced.
+fn is_about_files(error: &BackendError) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<RedisError>());
+    error.kind() == ErrorKind::Misconfigured || cause.is_some_and(is_about_certificates)
 }
 
 /// Whether this is a sign of life: the answer to our PING, or that the server does not serve for now.

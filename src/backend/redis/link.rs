@@ -172,7 +172,7 @@ impl Target {
         use std::io::ErrorKind as Io;
         match io_error(error) {
             // Certificates that are none or that nobody trusts: nothing that passes without help.
-            Some(Io::InvalidData | Io::NotFound | Io::Other | Io::PermissionDenied) => {
+            _ if is_about_certificates(error) => {
                 let reason = format!("redis at {self} cannot be used by TLS: {error}");
                 BackendError::new(ErrorKind::Denied, reason).because(error.clone())
             }
@@ -219,6 +219,12 @@ fn secured(info: ConnectionInfo, tls: &Tls) -> std::result::Result<Client, Redis
 fn secured(info: ConnectionInfo, _: &Tls) -> std::result::Result<Client, RedisError> {
     // Refused by the client, which is built without TLS as well; nobody gets here, the builder has said so before.
     Client::open(info)
+}
+
+/// Whether it is an error of certificates: where they were good before, they may be about to be exchanged.
+pub(super) fn is_about_certificates(error: &RedisError) -> bool {
+    use std::io::ErrorKind as Io;
+    matches!(io_error(error), Some(Io::InvalidData | Io::NotFound | Io::Other | Io::PermissionDenied))
 }
 
 fn io_error(error: &RedisError) -> Option<std::io::ErrorKind> {
