@@ -64,6 +64,8 @@ install_python_clients
 [ "${1:-}" = --install-only ] && exit
 
 export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
+# Lines are all that a backtrace shows; the rest makes a test program three times as large, and there are many to link.
+export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
 # Most tests wait for servers and times, so more of them than there are processors go at a time.
 cores=$(nproc)
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((cores < 4 ? 4 : cores))}

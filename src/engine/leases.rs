@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::{BoxFuture, Either, FutureExt, Shared, select};
+use futures::future::{BoxFuture, Either, FutureExt, Shared, join, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -393,25 +393,32 @@ impl Core {
             };
             core.purge_each(entries).await;
             // Whatever is left of them on the server goes as soon as the server can be reached.
-            let begun = tokio::time::Instant::now();
-            let mut revoking = FuturesUnordered::new();
-            let at_deadline = |cause: Loss| matches!(cause, Loss::Expired | Loss::Unreachable);
-            let (later, at_once): (Vec<_>, Vec<_>) = over.into_iter().partition(|(_, cause)| at_deadline(*cause));
-            for (place, (cell, cause)) in at_once.into_iter().chain(later).enumerate() {
-                if at_deadline(cause) {
-                    tokio::time::sleep_until(begun + HEAD_START).await;
+            let at_deadline = |(_, cause): &(Arc<LeaseCell>, Loss)| matches!(cause, Loss::Expired | Loss::Unreachable);
+            let (later, at_once): (Vec<_>, Vec<_>) = over.into_iter().partition(at_deadline);
+            let later = async {
+                if !later.is_empty() {
+                    tokio::time::sleep(HEAD_START).await;
                 }
-                revoking.push(core.revoke_until_confirmed(cell));
-                if revoking.len() == CLEAN_UPS {
-                    revoking.next().await;
-                }
-                if place % SLICE == SLICE - 1 {
-                    yield_now().await;
-                }
-            }
-            while revoking.next().await.is_some() {}
+                core.revoke_each(later).await;
+            };
+            join(core.revoke_each(at_once), later).await;
             drop(unconfirmed);
         });
+    }
+
+    /// Ends leases that are over, many at a time.
+    async fn revoke_each(self: &Arc<Self>, over: Vec<(Arc<LeaseCell>, Loss)>) {
+        let mut revoking = FuturesUnordered::new();
+        for (place, (cell, _)) in over.into_iter().enumerate() {
+            revoking.push(self.revoke_until_confirmed(cell));
+            if revoking.len() == CLEAN_UPS {
+                revoking.next().await;
+            }
+            if place % SLICE == SLICE - 1 {
+                yield_now().await;
+            }
+        }
+        while revoking.next().await.is_some() {}
     }
 
     /// Lets the waiters of lost grants of these keys go to the backend, in slices.

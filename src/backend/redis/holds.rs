@@ -21,6 +21,9 @@ use super::{Shared, failure, token};
 use crate::backend::{AttemptId, Claim, ErrorKind, Event, Grant, Lease, LeaseId, Limit, Result};
 use crate::report::debug;
 
+/// How much later than the report of its loss a hold that may live on is given up on the server.
+const HEAD_START: Duration = Duration::from_millis(100);
+
 /// Shorter holds are not worth being confirmed.
 const AGE: Duration = Duration::from_millis(50);
 
@@ -138,6 +141,8 @@ impl Shared {
         let (shared, attempt) = (self.clone(), attempt.clone());
         attempt.give_up();
         self.handle.spawn(async move {
+            // If it lives on there, because the answer to a renewal was lost, its holder hears of the loss before others get in.
+            tokio::time::sleep(HEAD_START).await;
             if let Err(error) = shared.withdraw(&attempt).await {
                 debug!(target: "leasehold::redis", "not cleaned up: {error}");
                 shared.claims.forget(attempt.id);
