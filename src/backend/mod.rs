@@ -31,6 +31,10 @@ pub use futures::future::BoxFuture;
 
 use crate::{ClaimId, Eviction, Holder, LockInfo, Mode};
 
+/// How much later than the notification of its loss a hold that was lost at a deadline is ended on the server, where it may live on:
+/// who waits for the loss has this time to hear of it before another can get in.
+pub(crate) const HEAD_START: Duration = Duration::from_millis(100);
+
 /// What a backend's method returns.
 pub type Result<T> = std::result::Result<T, BackendError>;
 

@@ -17,7 +17,7 @@ use tokio::task::yield_now;
 use super::{Backoff, Core, Entry, HeldGrant, Unconfirmed, overdue};
 use crate::Loss;
 use crate::arbiter::Terms;
-use crate::backend::{AttemptId, BackendError, ErrorKind, Event, Lease, LeaseId};
+use crate::backend::{AttemptId, BackendError, ErrorKind, Event, HEAD_START, Lease, LeaseId};
 use crate::clock::Timestamp;
 use crate::keeper::Watched;
 use crate::lease::{LeaseCell, Policy, Step};
@@ -28,9 +28,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How many keys, or leases, are cleaned up before something else gets its turn.
 const SLICE: usize = 32;
-/// How much later than the notification of its loss a lease that was lost at its deadline is ended on the server, where it may live
-/// on: who waits for the loss has this time to hear of it before another can get in.
-const HEAD_START: Duration = Duration::from_millis(100);
 /// How many leases of those that ended together are revoked at the same time.
 const CLEAN_UPS: usize = 64;
 

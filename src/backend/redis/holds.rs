@@ -18,11 +18,8 @@ use super::jobs::Answer;
 use super::looks::Looks;
 use super::scripts::{self, Part};
 use super::{Shared, failure, token};
-use crate::backend::{AttemptId, Claim, ErrorKind, Event, Grant, Lease, LeaseId, Limit, Result};
+use crate::backend::{AttemptId, Claim, ErrorKind, Event, Grant, HEAD_START, Lease, LeaseId, Limit, Result};
 use crate::report::debug;
-
-/// How much later than the report of its loss a hold that may live on is given up on the server.
-const HEAD_START: Duration = Duration::from_millis(100);
 
 /// Shorter holds are not worth being confirmed.
 const AGE: Duration = Duration::from_millis(50);
