@@ -70,7 +70,7 @@ export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
 export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
 # Most tests wait for servers and times, so more of them than there are processors go at a time.
 cores=$(nproc)
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((cores < 2 ? 4 : 4 * cores))}
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((cores < 2 ? 4 : 3 * cores))}
 all=${LEASEHOLD_ALL:-}
 if [ -n "$all" ]; then
     export LEASEHOLD_REPEAT=${LEASEHOLD_REPEAT:-20} LEASEHOLD_SOAK=${LEASEHOLD_SOAK:-120} LEASEHOLD_CASES=${LEASEHOLD_CASES:-20000}
