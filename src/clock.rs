@@ -42,6 +42,16 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
+/// What is allowed for between two clocks: 1% of drift, and 5 ms for everything else.
+fn margin(ttl: Duration) -> Duration {
+    ttl / 100 + Duration::from_millis(5)
+}
+
+/// How much of a TTL is certain, counted from when it was asked for.
+pub(crate) fn certain(ttl: Duration) -> Duration {
+    ttl.saturating_sub(margin(ttl))
+}
+
 /// The source of [`Timestamp`]s; tests move their own.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Returns the present time.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 
-use crate::report::warn;
+use crate::error::{LockError, Result};
+use crate::process::report::warn;
 use crate::settings::{self, BackendKind, Handover, Secret, Settings};
-use crate::{LockError, Result};
 
 /// What a manager is told, for a program's own configuration; by default a private store in memory.
 ///

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::FencingToken;
 use crate::display::Printable;
+use crate::token::FencingToken;
 
 /// How a key is held: by one owner, or together with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

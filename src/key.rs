@@ -1,7 +1,7 @@
 //! What may be locked.
 
-use crate::LockError;
 use crate::display::has_control;
+use crate::error::LockError;
 
 /// The longest key, in bytes.
 pub(crate) const MAX_KEY_BYTES: usize = 1024;

@@ -10,12 +10,9 @@ compile_error!(
     "leasehold supports Unix systems: its clocks, its fork detection and its command line are made of their calls"
 );
 
-mod acquire;
-mod acquire_all;
+mod api;
 mod arbiter;
 pub mod backend;
-mod blocking;
-mod builder;
 mod clock;
 #[cfg(feature = "config")]
 mod config;
@@ -23,29 +20,28 @@ mod display;
 mod engine;
 mod error;
 mod fence;
-mod force;
-mod foreign;
-mod fork;
-mod guard;
-mod guards;
 pub mod guide;
 mod info;
 mod keeper;
 mod key;
 mod lease;
-mod lock;
-mod manager;
 mod owner;
-mod pending;
-mod registry;
-mod report;
-mod request;
+mod process;
 mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
 
-pub use builder::LockManagerBuilder;
+pub use api::builder::LockManagerBuilder;
+pub use api::force_unlock::ForceUnlock;
+pub use api::guard::LockGuard;
+pub use api::guards::{Guards, LockGuards};
+pub use api::lock::Lock;
+pub use api::lost::{Lost, Run};
+pub use api::manager::LockManager;
+pub use api::pending::Pending;
+pub use api::registry::Registry;
+pub use api::request::{Acquire, LockRequest};
 #[cfg(feature = "config")]
 #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
 pub use config::Config;
@@ -56,16 +52,8 @@ pub use error::{LockError, Result};
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use fence::RedisFence;
 pub use fence::{FenceGate, StaleToken};
-pub use force::ForceUnlock;
-pub use guard::{LockGuard, Lost, Run};
-pub use guards::{Guards, LockGuards};
 pub use info::{ClaimId, Eviction, Holder, LockInfo, Loss, Mode};
-pub use lock::Lock;
-pub use manager::LockManager;
 pub use owner::Owner;
-pub use pending::Pending;
-pub use registry::Registry;
-pub use request::{Acquire, LockRequest};
 pub use token::FencingToken;
 
 /// Runs an example of the documentation, which has no room for a runtime of its own.

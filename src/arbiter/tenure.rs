@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{ByOwner, Granted, HoldId, Terms};
-use crate::Mode;
 use crate::clock::Timestamp;
+use crate::info::Mode;
 use crate::owner::Owner;
 
 const DEADLOCK: &str = "the owner holds it shared, and would wait for itself to get it exclusively";
@@ -156,7 +156,7 @@ impl<G: Granted> Tenures<G> {
         hold
     }
 
-    /// Adds a hold, by a hand-over within the process. `None` if there is no such tenure.
+    /// Adds a hold, by a handover within the process. `None` if there is no such tenure.
     pub(super) fn pass_on(&mut self, id: TenureId, owner: &Owner, now: Timestamp) -> Option<G::Hold> {
         let hold_id = HoldId(self.next());
         let tenure = self.tenures.get_mut(&id)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::Timestamp;
+use crate::clock::{Timestamp, certain};
 
 /// How long a grant is certain by itself, whatever its lease says, until the backend has confirmed it.
 ///
@@ -21,7 +21,7 @@ pub struct Limit {
 impl Limit {
     /// Limits a grant that was proven at `proven` to the certain part of `ttl`.
     pub fn new(proven: Timestamp, ttl: Duration) -> Self {
-        let until = proven + crate::lease::certain(ttl);
+        let until = proven + certain(ttl);
         Self { until: Arc::new(AtomicU64::new(until.as_nanos())), ttl }
     }
 

@@ -7,8 +7,8 @@ use redis::aio::ConnectionLike;
 use redis::{RedisResult, Script};
 
 use super::StaleToken;
-use crate::FencingToken;
 use crate::backend::redis::side;
+use crate::token::FencingToken;
 
 /// A key of your own on Redis that refuses holders who come too late, by their [`FencingToken`]s; see
 /// [`FenceGate`](crate::FenceGate) for the same within a process.

@@ -6,7 +6,7 @@ use std::task::{Context, RawWakerVTable, Waker};
 use tokio::task;
 
 use super::Owner;
-use crate::blocking;
+use crate::process::blocking;
 
 thread_local! {
     /// The scopes whose closures are being polled on this thread, the innermost last.

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{BackendKind, Secret, Settings, duration};
 use crate::display::Printable;
-use crate::{LockError, Result};
+use crate::error::{LockError, Result};
 
 const OPTIONS: &str =
     "prefix, ttl, timeout, name, retry_interval, max_retries, auto_renew, reentrant, signal_lists, ca, cert, key";

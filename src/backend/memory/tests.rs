@@ -12,7 +12,7 @@ use super::store::Answer;
 use super::wakes::Wakes;
 use super::*;
 use crate::backend::{AttemptId, LeaseId, SystemClock, Timestamp};
-use crate::{Holder, Mode};
+use crate::info::{Holder, Mode};
 
 const TTL: Duration = Duration::from_secs(30);
 

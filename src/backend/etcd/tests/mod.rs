@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::{Etcd, Options};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
-use crate::{Holder, Mode};
+use crate::info::{Holder, Mode};
 
 /// Longer than anything here takes, shorter than anybody's patience.
 /// Without a leader, etcd 3.4 keeps a request for 7 s before it fails, and a lock takes two.

@@ -20,7 +20,7 @@ use super::attempt::Attempt;
 use super::scripts::{self, By, Kind, Part, Scripts};
 use super::{Address, Options, Redis, Target, link};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
-use crate::{Holder, Mode};
+use crate::info::{Holder, Mode};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);
