@@ -1,4 +1,4 @@
-//! Everything that a manager can be told, from a URL or a builder, with one validation.
+//! The options of a manager, from a URL, a `Config` or a builder, with one validation.
 
 mod duration;
 mod url;
@@ -17,17 +17,17 @@ use std::time::Duration;
 use crate::display::has_control;
 use crate::{LockError, Result};
 
-/// The longest TTL.
+/// The maximum TTL.
 const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// As many as a token's low bits can count.
+/// The maximum that the low bits of a token can count.
 const MAX_HANDOVERS: u16 = (1 << crate::token::HANDOVER_BITS) - 1;
-/// Longer prefixes and names are mistakes.
+/// The maximum length of prefixes and names, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// Where the locks are kept.
+/// The kind of store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BackendKind {
-    /// In this process: one store for each name, a private one without.
+    /// In this process: one store per name, or a private one without a name.
     Memory {
         name: Option<String>,
     },
@@ -36,7 +36,7 @@ pub(crate) enum BackendKind {
 }
 
 impl BackendKind {
-    /// The word that stands for it in errors.
+    /// Its name in errors.
     fn word(&self) -> &'static str {
         match self {
             Self::Memory { .. } => "memory",
@@ -45,7 +45,7 @@ impl BackendKind {
         }
     }
 
-    /// The prefix where none was given.
+    /// The prefix if none is given.
     fn default_prefix(&self) -> &'static str {
         match self {
             Self::Memory { .. } => "",
@@ -58,7 +58,7 @@ impl BackendKind {
         if *self != Self::Redis {
             return Ok(());
         }
-        // Our side keys begin with a hash tag; a prefix that does as well could not be told from them.
+        // Side keys begin with a hash tag; keys with such a prefix could not be distinguished from them.
         if prefix.starts_with('{') {
             return Err(LockError::config("prefix: may not begin with { on redis"));
         }
@@ -70,7 +70,7 @@ impl BackendKind {
     }
 }
 
-/// A text that no `Debug` shows.
+/// A text that `Debug` does not show.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
@@ -91,12 +91,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How far a grant may be handed on within the process before the key goes back through the server's queue.
+/// The limits of local handovers, after which the key goes back through the server's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Handover {
-    /// Since the backend's grant; zero turns local hand-overs off.
+    /// Since the backend's grant; zero turns local handovers off.
     pub(crate) max_time: Duration,
-    /// In a row; zero turns local hand-overs off.
+    /// In a row; zero turns local handovers off.
     pub(crate) max_count: u16,
 }
 
@@ -106,7 +106,7 @@ impl Default for Handover {
     }
 }
 
-/// What a manager is told.
+/// The options of a manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) backend: BackendKind,
@@ -122,10 +122,10 @@ pub(crate) struct Settings {
     pub(crate) ca: Option<PathBuf>,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
-    /// `None` is the backend's default, `Some("")` is none at all: see [`prefix`](Self::prefix).
+    /// `None` is the backend's default, `Some("")` no prefix: see [`prefix`](Self::prefix).
     pub(crate) prefix: Option<String>,
     pub(crate) ttl: Duration,
-    /// For connecting, and for each call that has no limit of its own.
+    /// For connecting, and for each call that has no separate limit.
     pub(crate) timeout: Duration,
     pub(crate) name: Option<String>,
     pub(crate) retry_interval: Duration,
@@ -133,14 +133,14 @@ pub(crate) struct Settings {
     pub(crate) max_retries: u32,
     pub(crate) auto_renew: bool,
     pub(crate) max_hold: Option<Duration>,
-    /// Whether an owner enters again what it holds.
+    /// Whether an owner can lock again a key that it holds.
     pub(crate) reentrant: bool,
     pub(crate) handover: Handover,
-    /// How long the drop of the last manager waits for its releases.
+    /// How long dropping the last clone of the manager waits for its releases.
     pub(crate) drop_wait: Duration,
-    /// Redis only: how many replicas have to have a lock.
+    /// Redis only: the number of replicas that must confirm a lock.
     pub(crate) min_replicas: u32,
-    /// Redis only: whether python-redis-lock's waiters are woken.
+    /// Redis only: whether the waiters of python-redis-lock are notified.
     pub(crate) signal_lists: bool,
 }
 
@@ -175,25 +175,25 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` that names the offending word, and never shows what may be a password; `Unsupported` for Redis Cluster
-    /// and Sentinel.
+    /// `InvalidConfig` that names the invalid part and never shows a possible password; `Unsupported` for Redis Cluster and
+    /// Sentinel.
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let settings = url::parse(url)?;
-        // The backend knows its shortest TTL, and a builder may still change this one.
+        // The minimum TTL depends on the backend, and a builder may still change the TTL.
         settings.validate(Duration::ZERO)?;
         Ok(settings)
     }
 
-    /// The prefix in use.
+    /// The effective prefix.
     pub(crate) fn prefix(&self) -> &str {
         self.prefix.as_deref().unwrap_or_else(|| self.backend.default_prefix())
     }
 
-    /// The prefix in use where the backend does not come from here.
+    /// The effective prefix for a backend that is not the one of these settings.
     #[cfg(feature = "redis")]
     pub(crate) fn prefix_for(&self, backend: &BackendKind) -> Result<&str> {
         let prefix = self.prefix.as_deref().unwrap_or_else(|| backend.default_prefix());
@@ -201,7 +201,7 @@ impl Settings {
         Ok(prefix)
     }
 
-    /// Checks everything, whoever set it.
+    /// Checks all options, from whichever source.
     ///
     /// # Errors
     ///
@@ -286,7 +286,7 @@ impl Settings {
     }
 }
 
-/// Checks a TTL against a backend's shortest one.
+/// Checks a TTL against the backend's minimum.
 pub(crate) fn check_ttl(ttl: Duration, min: Duration) -> Result<()> {
     if ttl.is_zero() {
         Err(LockError::config("ttl: it is zero"))
@@ -299,17 +299,17 @@ pub(crate) fn check_ttl(ttl: Duration, min: Duration) -> Result<()> {
     }
 }
 
-/// Checks the time for connecting and for calls without a limit of their own.
+/// Checks the time limit for connecting and for calls that have no separate limit.
 pub(crate) fn check_timeout(timeout: Duration) -> Result<()> {
     check_not_zero("timeout", timeout)
 }
 
-/// Checks the time between a waiter's own looks.
+/// Checks the polling interval of a waiter.
 pub(crate) fn check_retry_interval(interval: Duration) -> Result<()> {
     check_not_zero("retry_interval", interval)
 }
 
-/// Checks the age at which a hold is taken away.
+/// Checks the maximum age of a hold.
 pub(crate) fn check_max_hold(age: Duration) -> Result<()> {
     check_not_zero("max_hold", age)
 }

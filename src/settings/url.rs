@@ -1,8 +1,8 @@
-//! A manager's URL.
+//! The URL of a manager.
 //!
-//! Errors must not show a password, and a malformed URL can have one anywhere: `etcd://user:pa/ss@host` has it in what looks
-//! like a port and a path, `etcd://user:secret` in the port. So user, password, port and path are never shown; hosts and
-//! options are, unless an `@` follows, which may mean that they are a part of one.
+//! Errors must not show a password, and a malformed URL can contain one anywhere: `etcd://user:pa/ss@host` has it where the port
+//! and the path are expected, `etcd://user:secret` where the port is. So errors never quote user, password, port or path. They
+//! quote hosts and options, unless an `@` follows, after which these may be part of a password.
 
 use std::net::Ipv6Addr;
 
@@ -17,7 +17,7 @@ const OPTIONS: &str =
 const NOT_SHOWN: &str = "(not shown: an \"@\" follows)";
 const SCHEMES: &str = "memory, etcd, etcds, redis, rediss, redis+unix";
 
-/// Reads a URL, without looking at whether its parts make sense together.
+/// Parses a URL, without checking whether its parts are consistent.
 pub(super) fn parse(url: &str) -> Result<Settings> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(LockError::config(format!("url: no scheme, it must begin with one of {SCHEMES} and \"://\"")));
@@ -61,7 +61,7 @@ fn of_scheme(scheme: &str) -> Result<Settings> {
         other if other.starts_with("redis") && (other.ends_with("cluster") || other.ends_with("sentinel")) => {
             return Err(LockError::Unsupported { what: "Redis Cluster and Sentinel URLs".into() });
         }
-        // What has other characters is no scheme, and may be anything.
+        // A text with other characters is not a scheme, and may contain a password.
         other if other.len() <= 20 && other.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
             return Err(LockError::config(format!("url: unknown scheme {scheme:?}, known are {SCHEMES}")));
         }
@@ -79,7 +79,7 @@ fn credentials(settings: &mut Settings, userinfo: &str) -> Result<()> {
     let password =
         password.map(decoded).map(|text| text.ok_or_else(|| LockError::config("password: bad percent escape")));
     settings.username = Some(user).filter(|user| !user.is_empty());
-    // ":@host" is what a template with nothing filled in gives; "user:@host" means an empty password.
+    // ":@host" is a template without values; "user:@host" means an empty password.
     settings.password =
         password.transpose()?.filter(|text| !text.is_empty() || settings.username.is_some()).map(Secret::new);
     Ok(())
@@ -125,7 +125,7 @@ fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str)
     Ok(())
 }
 
-/// A host with or without a port, as `host:port`.
+/// Parses a host with or without a port into `host:port`.
 pub(crate) fn endpoint(text: &str, default_port: u16, show: bool) -> Result<String> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let bracketed = bracketed.split_once(']').filter(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
@@ -161,7 +161,7 @@ pub(crate) fn endpoint(text: &str, default_port: u16, show: bool) -> Result<Stri
     Ok(format!("{host}:{port}"))
 }
 
-/// Reads the query; `show` says whether errors may quote it.
+/// Parses the query; `show` determines whether errors may quote it.
 fn options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
     let mut seen = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -222,7 +222,7 @@ fn wanted(option: &str) -> &'static str {
     }
 }
 
-/// Digits only: Rust's own parser would take `+5`.
+/// Parses digits only: Rust's parser also accepts `+5`.
 fn number(text: &str) -> Option<u32> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
@@ -233,7 +233,7 @@ fn file(value: &str) -> Option<&str> {
 
 /// Percent-decodes; `None` where an escape is not two hex digits, or the result is not UTF-8. A plus stays a plus.
 fn decoded(text: &str) -> Option<String> {
-    // The crate leaves bad escapes as they are.
+    // The crate does not reject malformed escapes.
     let well_formed = text.split('%').skip(1).all(|rest| {
         let mut bytes = rest.bytes();
         (0..2).all(|_| bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit()))
