@@ -280,7 +280,7 @@ impl LockManagerBuilder {
             settings.validate(Duration::ZERO)?;
             let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
             let keeper = Keeper::shared().map_err(|error| LockError::Unsupported {
-                what: format!("a system that cannot start the background thread: {error}"),
+                what: format!("the system cannot start the background thread: {error}"),
             })?;
             let injected = self.source.is_injected();
             let backend: Arc<dyn Backend> = match self.source {
@@ -319,7 +319,7 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
             settings.validate(MIN_TTL)?;
             if settings.tls && cfg!(not(feature = "etcd-tls")) {
                 return Err(LockError::Unsupported {
-                    what: "etcds: this build has no TLS; turn on the feature `etcd-tls`".into(),
+                    what: "etcds: TLS support is not compiled in; enable the feature `etcd-tls`".into(),
                 });
             }
             let options = Options {
@@ -342,20 +342,20 @@ async fn connect(settings: &Settings, clock: &Arc<dyn Clock>, keeper: &Arc<Keepe
         #[cfg(not(feature = "etcd"))]
         BackendKind::Etcd => {
             let _ = keeper;
-            Err(LockError::Unsupported { what: "etcd: this build has it not; turn on the feature `etcd`".into() })
+            Err(LockError::Unsupported { what: "etcd: support is not compiled in; enable the feature `etcd`".into() })
         }
         #[cfg(feature = "redis")]
         BackendKind::Redis => {
             if settings.tls && cfg!(not(feature = "redis-tls")) {
                 return Err(LockError::Unsupported {
-                    what: "rediss: this build has no TLS; turn on the feature `redis-tls`".into(),
+                    what: "rediss: TLS support is not compiled in; enable the feature `redis-tls`".into(),
                 });
             }
             connect_redis(redis_target(settings)?, settings, clock, keeper).await
         }
         #[cfg(not(feature = "redis"))]
         BackendKind::Redis => {
-            Err(LockError::Unsupported { what: "redis: this build has it not; turn on the feature `redis`".into() })
+            Err(LockError::Unsupported { what: "redis: support is not compiled in; enable the feature `redis`".into() })
         }
     }
 }
@@ -375,7 +375,7 @@ fn redis_target(settings: &Settings) -> Result<crate::backend::redis::Target> {
         (None, endpoint) => {
             let parts = endpoint.and_then(|endpoint| endpoint.rsplit_once(':'));
             let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
-            let (host, port) = parts.ok_or_else(|| LockError::config("redis: takes one host or one socket"))?;
+            let (host, port) = parts.ok_or_else(|| LockError::config("redis: expects exactly one host or socket"))?;
             let identity = settings.cert.clone().zip(settings.key.clone());
             let tls = settings.tls.then(|| Tls { ca: settings.ca.clone(), identity });
             Address::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port, tls }

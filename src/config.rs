@@ -165,7 +165,7 @@ impl Config {
             format!("{}_", parts.join("_").replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_uppercase());
         for (name, value) in variables.filter(|_| !parts.is_empty()) {
             let Some(field) = name.strip_prefix(&begin) else { continue };
-            let text = value.into_string().map_err(|_| LockError::config(format!("{name}: it is not UTF-8")))?;
+            let text = value.into_string().map_err(|_| LockError::config(format!("{name}: not valid UTF-8")))?;
             let field = field.to_ascii_lowercase();
             let value = match &*field {
                 "endpoints" => config::ValueKind::from(list(&text)),
@@ -186,12 +186,12 @@ impl Config {
             "etcd" => (BackendKind::Etcd, 2379),
             "redis" => (BackendKind::Redis, 6379),
             other => {
-                let reason = format!("backend: unknown {other:?}, known are memory, etcd, redis");
+                let reason = format!("backend: unknown backend {other:?}; known backends are memory, etcd, redis");
                 return Err(LockError::config(reason));
             }
         };
         if some_text(&self.store).is_some() && self.backend != "memory" {
-            return Err(LockError::config(format!("store: {} has none", self.backend)));
+            return Err(LockError::config(format!("store: not supported by {}", self.backend)));
         }
         let endpoint = |text: &String| settings::endpoint(text, port, !text.contains('@'));
         let username = some_text(&self.username);
@@ -274,12 +274,12 @@ fn from_file(path: &Path, section: &str) -> Result<Fields> {
     let format = match &*extension.to_ascii_lowercase() {
         "yaml" | "yml" => config::FileFormat::Yaml,
         "toml" => config::FileFormat::Toml,
-        _ => return Err(LockError::config(format!("{}: neither .yaml, .yml nor .toml", path.display()))),
+        _ => return Err(LockError::config(format!("{}: the extension must be .yaml, .yml or .toml", path.display()))),
     };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            warn!(target: "leasehold", "there is no file {}", path.display());
+            warn!(target: "leasehold", "the configuration file {} does not exist", path.display());
             return Ok(Fields::default());
         }
         Err(error) => return Err(LockError::config(format!("{}: {error}", path.display()))),
@@ -292,7 +292,7 @@ fn from_file(path: &Path, section: &str) -> Result<Fields> {
     match file.get::<Option<IgnoredAny>>(section) {
         Ok(Some(_)) => file.get_table(section).map_err(refused),
         Ok(None) | Err(config::ConfigError::NotFound(_)) => {
-            warn!(target: "leasehold", "there is no section {section:?} in {}", path.display());
+            warn!(target: "leasehold", "the section {section:?} does not exist in {}", path.display());
             Ok(Fields::default())
         }
         Err(error) => Err(refused(error)),

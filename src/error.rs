@@ -177,9 +177,9 @@ impl LockError {
     }
 }
 
-const FORKED: &str = "this process is a fork of the one that made the manager: make another one here";
+const FORKED: &str = "this process is a fork of the one that created the manager; create another manager here";
 
-const OWN: &str = "; another owner of the same task or thread holds it, so it may have waited for itself";
+const OWN: &str = "; another owner of the same task or thread holds it, so the caller may have waited for itself";
 
 fn held_by(holder: &Option<Holder>) -> String {
     holder.as_ref().map(|holder| format!(", held by {holder}")).unwrap_or_default()

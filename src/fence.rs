@@ -94,7 +94,7 @@ pub struct StaleToken {
 
 impl fmt::Display for StaleToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "token {} is too late, {} was here", self.token, self.greatest)
+        write!(f, "token {} is outdated: token {} was admitted before", self.token, self.greatest)
     }
 }
 

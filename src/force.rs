@@ -87,10 +87,11 @@ impl ForceUnlock {
     pub fn expecting(mut self, info: &LockInfo) -> Self {
         self.key = self.key.and_then(|key| {
             if info.key != *key {
-                return Err(LockError::config(format!("expecting: {:?} is not {key:?}", Printable(&info.key))));
+                let seen = Printable(&info.key);
+                return Err(LockError::config(format!("expecting: the info is about {seen:?}, not about {key:?}")));
             }
             if info.claims.is_empty() {
-                let what = format!("expecting: {} does not say which claim holds {key:?}", self.life.backend.kind());
+                let what = format!("expecting: {} cannot identify the claim that holds {key:?}", self.life.backend.kind());
                 return Err(LockError::Unsupported { what });
             }
             Ok(key)

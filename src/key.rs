@@ -13,7 +13,7 @@ pub(crate) fn check(key: &str) -> Result<(), LockError> {
     } else if key.len() > MAX_KEY_BYTES {
         "it is longer than 1,024 bytes"
     } else if has_control(key) {
-        "it has a control character"
+        "it contains a control character"
     } else {
         return Ok(());
     };

@@ -181,7 +181,7 @@ impl LockManager {
     pub fn lock_all(&self, keys: impl IntoIterator<Item: AsRef<str>>) -> LockRequest<LockGuards> {
         let entries = keys.into_iter().map(|key| self.entry(key.as_ref())).collect::<Result<Vec<_>>>();
         let some = entries.and_then(|entries| match entries.is_empty() {
-            true => Err(LockError::config("lock_all: no keys")),
+            true => Err(LockError::config("lock_all: the list of keys is empty")),
             false => Ok(entries),
         });
         LockRequest::new(self.life().clone(), some)

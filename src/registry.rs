@@ -58,7 +58,7 @@ impl Registry {
     pub fn register(&self, name: impl Into<String>, manager: LockManager) -> Result<()> {
         let (name, mut managers) = (name.into(), self.managers.write());
         if managers.contains_key(&name) {
-            return Err(LockError::config(format!("registry: there is a manager {name:?} already")));
+            return Err(LockError::config(format!("registry: the manager {name:?} is already registered")));
         }
         managers.insert(name, manager);
         Ok(())
@@ -83,8 +83,8 @@ impl Registry {
         let managers = self.managers.read();
         managers.get(name).cloned().ok_or_else(|| {
             let known = managers.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            let known = if known.is_empty() { "there are none".to_owned() } else { format!("known are {known}") };
-            LockError::config(format!("registry: no manager {name:?}, {known}"))
+            let known = if known.is_empty() { "none" } else { known.as_str() };
+            LockError::config(format!("registry: unknown manager {name:?}; registered managers: {known}"))
         })
     }
 

@@ -86,10 +86,10 @@ impl Options {
     fn check(&self, core: &Core) -> Result<()> {
         settings::check_ttl(self.terms.ttl, core.backend.min_ttl())?;
         if self.terms.max_hold.is_some_and(|age| age.is_zero()) {
-            return Err(LockError::config("max_hold must be longer than zero"));
+            return Err(LockError::config("max_hold: must be longer than zero"));
         }
         if self.retry_interval.is_zero() {
-            return Err(LockError::config("retry_interval must be longer than zero"));
+            return Err(LockError::config("retry_interval: must be longer than zero"));
         }
         Ok(())
     }
@@ -313,7 +313,7 @@ impl<G: Guards> Future for Acquire<G> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.get_mut().0).poll(cx).map(|acquired| {
             acquired.and_then(|guard| {
-                guard.ok_or_else(|| LockError::Unsupported { what: "a backend that will not wait".into() })
+                guard.ok_or_else(|| LockError::Unsupported { what: "a backend that does not wait for a grant".into() })
             })
         })
     }

@@ -60,11 +60,11 @@ impl BackendKind {
         }
         // Side keys begin with a hash tag; keys with such a prefix could not be distinguished from them.
         if prefix.starts_with('{') {
-            return Err(LockError::config("prefix: may not begin with { on redis"));
+            return Err(LockError::config("prefix: cannot begin with \"{\" on redis"));
         }
         // No other lock has such a list.
         if signal_lists && !prefix.starts_with("lock:") {
-            return Err(LockError::config("signal_lists: only with a prefix that begins with lock:"));
+            return Err(LockError::config("signal_lists: requires a prefix that begins with \"lock:\""));
         }
         Ok(())
     }
@@ -214,14 +214,14 @@ impl Settings {
             check_max_hold(max_hold)?;
         }
         if self.handover.max_count > MAX_HANDOVERS {
-            return Err(LockError::config(format!("handover: more than {MAX_HANDOVERS} in a row")));
+            return Err(LockError::config(format!("handover: at most {MAX_HANDOVERS} in a row")));
         }
         if let Some(prefix) = &self.prefix {
             check_text("prefix", prefix)?;
         }
         if let Some(name) = &self.name {
             if name.is_empty() {
-                return Err(LockError::config("name: it is empty"));
+                return Err(LockError::config("name: must not be empty"));
             }
             check_text("name", name)?;
         }
@@ -242,12 +242,12 @@ impl Settings {
             let wants = match self.backend {
                 BackendKind::Memory { .. } => "no host",
                 BackendKind::Etcd => "at least one host",
-                BackendKind::Redis => "one host or one socket",
+                BackendKind::Redis => "exactly one host or socket",
             };
-            return Err(LockError::config(format!("{word}: takes {wants}")));
+            return Err(LockError::config(format!("{word}: expects {wants}")));
         }
         if self.database.is_some() && self.backend != BackendKind::Redis {
-            return Err(LockError::config(format!("database: {word} has none")));
+            return Err(LockError::config(format!("database: not supported by {word}")));
         }
         self.backend.check_prefix(self.prefix(), self.signal_lists)
     }
@@ -255,32 +255,32 @@ impl Settings {
     fn check_credentials(&self) -> Result<()> {
         match (&self.backend, &self.username, &self.password) {
             (_, None, None) => Ok(()),
-            (BackendKind::Memory { .. }, ..) => Err(LockError::config("username: memory has no users")),
-            (_, Some(_), None) => Err(LockError::config("password: a username without a password")),
-            (BackendKind::Etcd, None, Some(_)) => Err(LockError::config("username: a password without a username")),
+            (BackendKind::Memory { .. }, ..) => Err(LockError::config("username: not supported by memory")),
+            (_, Some(_), None) => Err(LockError::config("password: required with a username")),
+            (BackendKind::Etcd, None, Some(_)) => Err(LockError::config("username: required with a password")),
             (_, _, Some(_)) => Ok(()),
         }
     }
 
     fn check_tls(&self) -> Result<()> {
         if self.tls && (self.unix_path.is_some() || matches!(self.backend, BackendKind::Memory { .. })) {
-            return Err(LockError::config("tls: only over a network"));
+            return Err(LockError::config("tls: requires a network connection"));
         }
         for (option, file) in [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)] {
             if let Some(file) = file {
                 if !self.tls {
                     return Err(LockError::config(format!(
-                        "{option}: only with TLS (etcds://, rediss://, or tls in a Config)"
+                        "{option}: requires TLS (etcds://, rediss://, or tls in a Config)"
                     )));
                 }
                 if file.as_os_str().is_empty() {
-                    return Err(LockError::config(format!("{option}: it is empty")));
+                    return Err(LockError::config(format!("{option}: must not be empty")));
                 }
             }
         }
         match (&self.cert, &self.key) {
-            (Some(_), None) => Err(LockError::config("key: cert is given without key")),
-            (None, Some(_)) => Err(LockError::config("cert: key is given without cert")),
+            (Some(_), None) => Err(LockError::config("key: required with cert")),
+            (None, Some(_)) => Err(LockError::config("cert: required with key")),
             _ => Ok(()),
         }
     }
@@ -289,11 +289,11 @@ impl Settings {
 /// Checks a TTL against the backend's minimum.
 pub(crate) fn check_ttl(ttl: Duration, min: Duration) -> Result<()> {
     if ttl.is_zero() {
-        Err(LockError::config("ttl: it is zero"))
+        Err(LockError::config("ttl: must be longer than zero"))
     } else if ttl > MAX_TTL {
-        Err(LockError::config(format!("ttl: {ttl:?} is longer than a day")))
+        Err(LockError::config(format!("ttl: {ttl:?} is longer than the maximum, one day")))
     } else if ttl < min {
-        Err(LockError::config(format!("ttl: {ttl:?} is shorter than the backend's shortest, {min:?}")))
+        Err(LockError::config(format!("ttl: {ttl:?} is shorter than the backend's minimum, {min:?}")))
     } else {
         Ok(())
     }
@@ -315,14 +315,14 @@ pub(crate) fn check_max_hold(age: Duration) -> Result<()> {
 }
 
 fn check_not_zero(option: &str, duration: Duration) -> Result<()> {
-    if duration.is_zero() { Err(LockError::config(format!("{option}: it is zero"))) } else { Ok(()) }
+    if duration.is_zero() { Err(LockError::config(format!("{option}: must be longer than zero"))) } else { Ok(()) }
 }
 
 fn check_text(option: &str, text: &str) -> Result<()> {
     if text.len() > MAX_TEXT_BYTES {
-        Err(LockError::config(format!("{option}: longer than {MAX_TEXT_BYTES} bytes")))
+        Err(LockError::config(format!("{option}: at most {MAX_TEXT_BYTES} bytes")))
     } else if has_control(text) {
-        Err(LockError::config(format!("{option}: it has a control character")))
+        Err(LockError::config(format!("{option}: must not contain control characters")))
     } else {
         Ok(())
     }
