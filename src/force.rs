@@ -91,7 +91,7 @@ impl ForceUnlock {
                 return Err(LockError::config(format!("expecting: the info is about {seen:?}, not about {key:?}")));
             }
             if info.claims.is_empty() {
-                let what = format!("expecting: {} cannot identify the claim that holds {key:?}", self.life.backend.kind());
+                let what = format!("expecting: {} cannot identify the claim of {key:?}", self.life.backend.kind());
                 return Err(LockError::Unsupported { what });
             }
             Ok(key)

@@ -175,7 +175,7 @@ fn options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
         };
         let known = OPTIONS.split(", ").find(|known| *known == name);
         let Some(option) = known else {
-            return Err(LockError::config(format!("url: unknown option {}; known options are {OPTIONS}", quoted(&name))));
+            return Err(LockError::config(format!("url: unknown option {}; options are {OPTIONS}", quoted(&name))));
         };
         if seen.contains(&option) {
             return Err(LockError::config(format!("{option}: given twice")));
