@@ -1,13 +1,51 @@
-#![doc = include_str!("../README.md")]
+//! Distributed locks, held by leases on etcd, on Redis, or in memory.
 //!
-//! The chapters of the guide: [`ownership`](guide::ownership), [`loss`](guide::loss), [`fencing`](guide::fencing),
-//! [`cancellation`](guide::cancellation), [`testing`](guide::testing), [`etcd`](guide::etcd), [`redis`](guide::redis), [`security`](guide::security), [`faults`](guide::faults),
-//! [`parity`](guide::parity).
+//! A lock is an RAII guard backed by a lease, which a background thread renews. If the lease cannot be renewed, the guard reports
+//! the loss before another client can acquire the lock. The API is the same for async code under any executor (`.await`) and for
+//! plain threads (`.wait()`).
+//!
+//! ```
+//! # leasehold::doctest(async {
+//! use leasehold::LockManager;
+//!
+//! // Or a server: "etcd://10.0.0.1:2379", "redis://10.0.0.1".
+//! let manager = LockManager::connect("memory://orders").await?;
+//! let guard = manager.lock("orders/42").await?; // waits in the queue
+//! tokio::select! {
+//!     biased; // the loss first
+//!     cause = guard.lost() => eprintln!("stopped: {cause}"),
+//!     () = ship_order(guard.token()) => guard.unlock().await?, // or drop the guard
+//! }
+//! # Ok(()) });
+//! # async fn ship_order(_token: leasehold::FencingToken) {}
+//! ```
+//!
+//! | Type | |
+//! | --- | --- |
+//! | [`LockManager`] | A connection to a store, and the factory of its locks. [`LockManagerBuilder`] has all options, and with the feature `config` so has `Config`. |
+//! | [`LockRequest`] | A request for a lock, with its options: [`shared`](LockRequest::shared), [`timeout`](LockRequest::timeout), [`ttl`](LockRequest::ttl), [`owner`](LockRequest::owner) and others. `.await` it, or [`wait`](LockRequest::wait). |
+//! | [`LockGuard`], [`LockGuards`] | Hold one lock, or several. Dropping them releases; [`unlock`](LockGuard::unlock) also confirms, [`lost`](LockGuard::lost) reports a loss, and [`token`](LockGuard::token) is the fencing token. |
+//! | [`Lock`] | A handle of one key, for repeated use and inspection. |
+//! | [`Owner`] | An explicit owner, for reentrancy across tasks and threads. |
+//! | [`FenceGate`], `RedisFence`, `LockGuard::etcd_compare` | Refuse the late writes of an outdated holder. |
+//! | [`Registry`] | Managers by name, for several servers. |
+//! | [`ForceUnlock`], [`LockInfo`], [`Stats`] | Administration and inspection. |
+//! | [`backend::Backend`] | The trait to implement for another store. |
+//!
+//! The [guide] explains the rest: begin with the [tour](guide::tour), the [choice](guide::choosing) of a backend and a TTL, and the
+//! [guarantees](guide::guarantees). [Ownership](guide::ownership) has the rules of reentrancy, [loss](guide::loss) and
+//! [fencing](guide::fencing) what to do about a lost lock, and [testing](guide::testing) how to test that.
+//!
+//! # Features
+//!
+//! The memory backend is always available. `etcd` (with TLS: `etcd-tls`; its build needs `protoc`) and `redis` (`redis-tls`) add
+//! backends, `config` adds options from files and the environment, `serde` serialization, `metrics` the `metrics` facade, `testing`
+//! the module `testing` for tests against lost locks, and `cli` the program `leasehold`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(unix))]
 compile_error!(
-    "leasehold supports Unix systems: its clocks, its fork detection and its command line are made of their calls"
+    "leasehold supports Unix systems only: its clocks, its fork detection and its command line use their system calls"
 );
 
 mod api;
@@ -56,7 +94,7 @@ pub use info::{ClaimId, Eviction, Holder, LockInfo, Loss, Mode};
 pub use owner::Owner;
 pub use token::FencingToken;
 
-/// Runs an example of the documentation, which has no room for a runtime of its own.
+/// Runs an example of the documentation without a runtime.
 #[doc(hidden)]
 #[expect(clippy::panic, reason = "how an example fails")]
 pub fn doctest(example: impl Future<Output = Result<()>>) {
@@ -64,3 +102,8 @@ pub fn doctest(example: impl Future<Output = Result<()>>) {
         panic!("{error}");
     }
 }
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

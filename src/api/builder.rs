@@ -1,4 +1,4 @@
-//! Options of a manager.
+//! [`LockManagerBuilder`]: the options of a manager.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -13,7 +13,9 @@ use crate::error::{LockError, Result};
 use crate::keeper::Keeper;
 use crate::settings::{Handover, Secret, Settings};
 
-/// Builds a [`LockManager`]. What is set here goes before what the URL, or the configuration, says; without either the store is a private one in memory.
+/// A builder for a [`LockManager`].
+///
+/// Values set here override the URL or the `Config`. The default is a private store in memory.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -35,7 +37,7 @@ pub struct LockManagerBuilder {
     clock: Option<Arc<dyn Clock>>,
 }
 
-/// What the changes are made to.
+/// Where the settings start from.
 #[derive(Default)]
 enum Base {
     #[default]
@@ -70,7 +72,7 @@ enum Source {
 }
 
 impl Source {
-    /// Whether the user's own runtime may drive its connections.
+    /// Whether the user's runtime may drive its connections.
     fn is_injected(&self) -> bool {
         match self {
             Self::Settings => false,
@@ -85,13 +87,13 @@ impl Source {
 }
 
 impl LockManagerBuilder {
-    /// Sets where to connect to, and options; see [`LockManager::connect`].
+    /// Sets the address and options from a URL; see [`LockManager::connect`] for its form.
     pub fn url(mut self, url: impl AsRef<str>) -> Self {
         self.base = Base::Url(url.as_ref().to_owned());
         self
     }
 
-    /// Sets where to connect to, and options, instead of a URL.
+    /// Sets the address and options from a [`Config`](crate::Config), instead of a URL.
     #[cfg(feature = "config")]
     #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
     pub fn config(mut self, config: crate::Config) -> Self {
@@ -99,13 +101,13 @@ impl LockManagerBuilder {
         self
     }
 
-    /// Uses a backend of your own.
+    /// Uses another implementation of [`Backend`], instead of a URL.
     pub fn backend(mut self, backend: impl Backend) -> Self {
         self.source = Source::Backend(Arc::new(backend));
         self
     }
 
-    /// Uses a client that is connected already. It is never closed, and its own runtime drives it.
+    /// Uses an etcd client that is already connected. The manager never closes it; the runtime that created it drives it.
     #[cfg(feature = "etcd")]
     #[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
     pub fn etcd_client(mut self, client: etcd_client::Client) -> Self {
@@ -113,7 +115,7 @@ impl LockManagerBuilder {
         self
     }
 
-    /// Uses what a client of yours knows of the server, for connections of its own.
+    /// Takes the server's address and credentials from a Redis client; the manager opens separate connections.
     #[cfg(feature = "redis")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn redis_client(mut self, client: redis::Client) -> Self {
@@ -126,20 +128,23 @@ impl LockManagerBuilder {
         self
     }
 
-    /// Sets what comes before all keys on the server: `leasehold/` by default on etcd, `lock:` on Redis, where it may not begin
-    /// with `{`. Empty means none. Prefixes that nest in one another are not supported.
+    /// Sets the prefix of all keys on the server: at most 1,024 bytes, empty for none.
+    ///
+    /// The default is `leasehold/` on etcd and `lock:` on Redis, where the prefix cannot begin with `{`. Managers must not use
+    /// prefixes of which one begins with the other.
     pub fn prefix(self, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
         self.set(|settings| settings.prefix = Some(prefix))
     }
 
-    /// Sets the name by which others see this manager, and which stands in its log lines. By default the program's name.
+    /// Sets the manager's name, which other clients see as the holder's and which is in every log line: 1 to 1,024 bytes. The
+    /// default is the program's name.
     pub fn name(self, name: impl Into<String>) -> Self {
         let name = name.into();
         self.set(|settings| settings.name = Some(name))
     }
 
-    /// Sets the user and the password.
+    /// Sets the user name and the password.
     pub fn credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
         let (username, password) = (username.into(), Secret::new(password));
         self.set(|settings| {
@@ -148,13 +153,13 @@ impl LockManagerBuilder {
         })
     }
 
-    /// Sets the file with the certificates of the authorities to trust, PEM.
+    /// Sets the PEM file with the certificates of the trusted authorities. Requires TLS.
     pub fn ca(self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();
         self.set(|settings| settings.ca = Some(file))
     }
 
-    /// Sets the files with the client's certificate and its key, PEM.
+    /// Sets the PEM files with the client's certificate and its private key. Requires TLS.
     pub fn identity(self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         let (certificate, key) = (certificate.into(), key.into());
         self.set(|settings| {
@@ -163,44 +168,45 @@ impl LockManagerBuilder {
         })
     }
 
-    /// Sets the TTL of the leases: 30 s by default, at most a day.
+    /// Sets the TTL of the leases: 30 s by default, at most one day, at least 100 ms (on etcd whole seconds, at least one).
     ///
-    /// It is how long a crashed holder keeps a lock, and how long a hold survives without the server. On etcd it is also how long a
-    /// waiter that was killed may hold up those behind it; on Redis that is 2.6 s at most.
+    /// A crashed holder keeps its lock for up to one TTL, and a hold survives an unreachable server for up to one TTL. A waiter that
+    /// was killed delays the waiters behind it for up to one TTL on etcd, and for up to 2.6 s on Redis.
     pub fn ttl(self, ttl: Duration) -> Self {
         self.set(move |settings| settings.ttl = ttl)
     }
 
-    /// Sets how long connecting, and every call without a limit of its own, may take: 5 s by default.
+    /// Sets the time limit for connecting and for every call that has no separate limit: 5 s by default, longer than zero.
     pub fn timeout(self, limit: Duration) -> Self {
         self.set(move |settings| settings.timeout = limit)
     }
 
-    /// Sets how often a waiter looks by itself where notifications cannot be trusted: 100 ms by default.
+    /// Sets how often a waiter polls the server where notifications are not reliable: 100 ms by default, longer than zero.
     pub fn retry_interval(self, interval: Duration) -> Self {
         self.set(move |settings| settings.retry_interval = interval)
     }
 
-    /// Sets how many retry intervals an acquire waits: 0, no limit, by default.
+    /// Limits the wait of an acquire to this many times the [`retry_interval`](Self::retry_interval). The default, 0, is no limit.
     pub fn max_retries(self, times: u32) -> Self {
         self.set(move |settings| settings.max_retries = times)
     }
 
-    /// Sets whether leases are renewed by themselves, which they are by default.
+    /// Sets whether leases are renewed in the background, which is the default; see
+    /// [`LockRequest::auto_renew`](crate::LockRequest::auto_renew).
     pub fn auto_renew(self, on: bool) -> Self {
         self.set(move |settings| settings.auto_renew = on)
     }
 
-    /// Sets the age at which any hold is lost: none by default.
+    /// Sets the maximum age of a hold, at which it is lost: unlimited by default, longer than zero.
     pub fn max_hold(self, age: Duration) -> Self {
         self.set(move |settings| settings.max_hold = Some(age))
     }
 
-    /// Sets whether an owner that holds a key may lock it again at once, which it may by default.
+    /// Sets whether an owner that holds a key can lock it again at once, which is the default.
     ///
-    /// Without, every acquire is an owner of its own, as with tokio's `Mutex`: branches of a `join!` exclude each other, and so
-    /// do jobs of a thread pool that runs one job while another one waits on the same thread. A nested acquire waits for itself
-    /// then, unless it names an explicit [`owner`](crate::LockRequest::owner) that holds the key.
+    /// With `false` every acquire has a separate owner, as with tokio's `Mutex`: branches of a `join!` exclude each other, and so
+    /// do jobs of a thread pool that runs one job while another waits on the same thread. A nested acquire then waits for its own
+    /// task, for ever without a timeout, unless it names the explicit [`owner`](crate::LockRequest::owner) that holds the key.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -214,40 +220,42 @@ impl LockManagerBuilder {
         self.set(move |settings| settings.reentrant = on)
     }
 
-    /// Sets for how long since the server's grant, and how many times in a row, a lock goes to the next local waiter without
-    /// a round trip: 10 ms and 1,023 times by default, which is the most; zero turns it off.
+    /// Limits local handovers, in which a released lock passes to the next waiter of this manager without a round trip.
+    ///
+    /// They end `time` after the server's grant or after `times` in a row, whichever is first; then the key goes back through the
+    /// server's queue. The default is 10 ms and 1,023 times, which is the maximum; zero for either turns local handovers off.
     pub fn hand_over(self, time: Duration, times: u16) -> Self {
         self.set(move |settings| settings.handover = Handover { max_time: time, max_count: times })
     }
 
-    /// Sets how long the drop of the last manager waits for releases under way: 1 s by default.
+    /// Sets how long dropping the last clone of the manager waits for the releases in flight: 1 s by default.
     pub fn drop_wait(self, limit: Duration) -> Self {
         self.set(move |settings| settings.drop_wait = limit)
     }
 
-    /// Sets how many replicas of a Redis server have to have a lock before it is returned: none by default. With too few of them
-    /// in time it is released, and the request fails.
+    /// Sets how many Redis replicas must confirm a lock before it is returned: none by default. If fewer confirm in time, the lock
+    /// is released and the request fails.
     ///
-    /// Replication is asynchronous: a replica that takes the master's place may not know of a lock that was granted a moment
-    /// before, and this makes that less likely. It costs two round trips for each lock.
+    /// Redis replicates asynchronously: a replica that is promoted to master may not have a lock that was granted just before.
+    /// Waiting for replicas makes this less likely, at the cost of two round trips per lock.
     #[cfg(feature = "redis")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn min_replicas(self, count: u32) -> Self {
         self.set(move |settings| settings.min_replicas = count)
     }
 
-    /// Sets whether a lock on Redis that is free again is told to the Python package `python-redis-lock`, which is not by default.
+    /// Sets whether a release on Redis notifies the waiters of the Python package `python-redis-lock`: off by default.
     ///
-    /// Who waits there for `lock:NAME` is woken by what is pushed to the list `lock-signal:NAME`, and looks by himself only when
-    /// his own time is over, or never. It costs each release that frees a lock three commands more on the server; the prefix
-    /// has to begin with `lock:`.
+    /// A waiter of that package for `lock:NAME` is woken by an element of the list `lock-signal:NAME`; without one it re-checks only
+    /// when its own timeout ends, or never. The notification costs three more commands on the server for each release that frees a
+    /// lock. The prefix must begin with `lock:`.
     #[cfg(feature = "redis")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn signal_lists(self, on: bool) -> Self {
         self.set(move |settings| settings.signal_lists = on)
     }
 
-    /// Sets the clock, for tests of suspend and the like.
+    /// Sets the clock that deadlines are measured with, for tests, of a suspended machine for example.
     #[cfg(feature = "testing")]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
     pub fn clock(mut self, clock: impl Clock) -> Self {
@@ -255,7 +263,7 @@ impl LockManagerBuilder {
         self
     }
 
-    /// Connects.
+    /// Connects, and returns the manager.
     ///
     /// # Errors
     ///
@@ -263,7 +271,7 @@ impl LockManagerBuilder {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives up connecting.
+    /// Dropping the future aborts the connection attempt.
     pub fn build(self) -> Pending<LockManager> {
         Pending::new(async move {
             let mut settings = self.base.settings()?;
@@ -271,7 +279,7 @@ impl LockManagerBuilder {
             settings.validate(Duration::ZERO)?;
             let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
             let keeper = Keeper::shared().map_err(|error| LockError::Unsupported {
-                what: format!("a system that cannot start the background thread: {error}"),
+                what: format!("the system cannot start the background thread: {error}"),
             })?;
             let injected = self.source.is_injected();
             let backend = match self.source {

@@ -52,7 +52,7 @@ pub(super) async fn connect(
             settings.validate(etcd::MIN_TTL)?;
             if settings.tls && cfg!(not(feature = "etcd-tls")) {
                 return Err(LockError::Unsupported {
-                    what: "etcds: this build has no TLS; turn on the feature `etcd-tls`".into(),
+                    what: "etcds: TLS support is not compiled in; enable the feature `etcd-tls`".into(),
                 });
             }
             let options = etcd::Options {
@@ -75,20 +75,20 @@ pub(super) async fn connect(
         #[cfg(not(feature = "etcd"))]
         BackendKind::Etcd => {
             let _ = keeper;
-            Err(LockError::Unsupported { what: "etcd: this build has it not; turn on the feature `etcd`".into() })
+            Err(LockError::Unsupported { what: "etcd: support is not compiled in; enable the feature `etcd`".into() })
         }
         #[cfg(feature = "redis")]
         BackendKind::Redis => {
             if settings.tls && cfg!(not(feature = "redis-tls")) {
                 return Err(LockError::Unsupported {
-                    what: "rediss: this build has no TLS; turn on the feature `redis-tls`".into(),
+                    what: "rediss: TLS support is not compiled in; enable the feature `redis-tls`".into(),
                 });
             }
             redis(redis_target(settings)?, settings, clock, keeper).await
         }
         #[cfg(not(feature = "redis"))]
         BackendKind::Redis => {
-            Err(LockError::Unsupported { what: "redis: this build has it not; turn on the feature `redis`".into() })
+            Err(LockError::Unsupported { what: "redis: support is not compiled in; enable the feature `redis`".into() })
         }
     }
 }
@@ -106,7 +106,7 @@ fn redis_target(settings: &Settings) -> Result<Target> {
         (None, endpoint) => {
             let parts = endpoint.and_then(|endpoint| endpoint.rsplit_once(':'));
             let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
-            let (host, port) = parts.ok_or_else(|| LockError::config("redis: takes one host or one socket"))?;
+            let (host, port) = parts.ok_or_else(|| LockError::config("redis: expects exactly one host or socket"))?;
             let identity = settings.cert.clone().zip(settings.key.clone());
             let tls = settings.tls.then(|| Tls { ca: settings.ca.clone(), identity });
             Address::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port, tls }

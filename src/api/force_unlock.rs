@@ -1,4 +1,4 @@
-//! Taking a lock away.
+//! [`ForceUnlock`]: revoking a lock from its holder.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,24 +13,28 @@ use crate::error::{LockError, Result};
 use crate::info::{Eviction, LockInfo};
 use crate::process::report::warn;
 
-/// A lock to be taken away from whoever holds it: an administrator's last resort. `.await` it, or [`wait`](Self::wait) for it.
+/// A request to revoke a lock, an administrator's last resort: `.await` it, or call [`wait`](Self::wait).
 ///
-/// Whatever holds the lock when the call reaches the server loses it; [`expecting`](Self::expecting) takes it only from the holder that
-/// was seen before. The holder's lease is revoked. On etcd that ends *all* holds of its manager that have the same TTL:
-/// [`Eviction`] names them.
-/// [`key_only`](Self::key_only) takes away just this key; holds that are [`isolated`](crate::LockRequest::isolated) have a
-/// lease of their own anyway. The holder learns of it within 200 ms; until then both may believe that they hold the lock, and
-/// the [`FencingToken`](crate::FencingToken) tells who is right. A free key is no error.
+/// The client that holds the lock when the request reaches the server loses it. [`expecting`](Self::expecting) restricts the
+/// request to a holder that was seen before. The holder's lease is revoked, which on etcd ends *all* holds of its manager with the
+/// same TTL; [`Eviction`] lists them. [`key_only`](Self::key_only) revokes only this key, and holds that are
+/// [`isolated`](crate::LockRequest::isolated) have a separate lease.
+///
+/// The holder is notified within 200 ms. Until then the old and the next holder may both consider the lock theirs, and the
+/// [`FencingToken`](crate::FencingToken) tells them apart. Revoking a free key succeeds with an empty [`Eviction`].
 ///
 /// # Errors
 ///
-/// [`InvalidKey`](crate::LockError::InvalidKey), and [`InvalidConfig`](crate::LockError::InvalidConfig) and
-/// [`Unsupported`](crate::LockError::Unsupported) for what is [expected](Self::expecting), before any I/O; [`Backend`](crate::LockError::Backend) if the server does not answer
-/// within the manager's timeout, then the lock may have been taken away or not; [`Closed`](crate::LockError::Closed).
+/// - [`InvalidKey`](crate::LockError::InvalidKey), before any I/O.
+/// - [`InvalidConfig`](crate::LockError::InvalidConfig) and [`Unsupported`](crate::LockError::Unsupported) for an invalid
+///   [expectation](Self::expecting), before any I/O.
+/// - [`Backend`](crate::LockError::Backend) if the server does not answer within the manager's timeout; the lock may or may not
+///   have been revoked.
+/// - [`Closed`](crate::LockError::Closed) if the manager is closed.
 ///
 /// # Cancel safety
 ///
-/// What was sent may take effect all the same.
+/// If the future is dropped, a request that was already sent may still take effect.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -53,28 +57,28 @@ impl ForceUnlock {
         Self { engine, key, evict: Evict::default() }
     }
 
-    /// Takes away just this key's claim, if it is still the one that was seen.
+    /// Revokes only this key's claim and leaves the holder's lease alone.
     pub fn key_only(mut self) -> Self {
         self.evict.key_only = true;
         self
     }
 
-    /// Takes the lock away only from those who held it when `info` was asked for, who were shown to somebody who has decided since.
+    /// Revokes the lock only from the holders in `info`, for decisions that take a person some time.
     ///
-    /// The server compares and removes in one step. If none of them holds the lock any more, nothing happens, whoever holds it now, and
-    /// the [`Eviction`] is empty; of those who share a lock, the ones that came later stay. On etcd, a lease is only revoked if its
-    /// claim was still there. A hold that was handed over to another task of the same process is still the one that was seen, and so
-    /// is, on Redis, one of a foreign client that always writes the same value.
+    /// The server compares and removes in one step. If none of these holders holds the lock any more, nothing changes, even if
+    /// another client holds it now, and the [`Eviction`] is empty. Holders that joined a shared lock later keep it. On etcd a lease
+    /// is revoked only if its claim was still there. After a handover to another task of the same process the hold still counts as
+    /// the one in `info`; so does, on Redis, a later hold of a foreign client that always writes the same value.
     ///
-    /// It fails with [`LockError::InvalidConfig`] if `info` is about another key, and with [`LockError::Unsupported`] if it names no
-    /// claims, since what is there is no lock, or the backend cannot tell one claim from another.
+    /// The request fails with [`LockError::InvalidConfig`] if `info` is about another key, and with [`LockError::Unsupported`] if
+    /// `info` has no claims: what is stored at the key is not a lock, or the backend cannot identify claims.
     ///
     /// ```
     /// # leasehold::doctest(async {
     /// # let (holder, admin) = (leasehold::LockManager::connect("memory://desk").await?, leasehold::LockManager::connect("memory://desk").await?);
     /// let stuck = holder.lock("k").await?;
     /// let seen = admin.info("k").await?.expect("held");
-    /// // While somebody thinks about it, the lock gets another holder.
+    /// // Before the decision is made, the lock gets another holder.
     /// stuck.unlock().await?;
     /// let next = holder.lock("k").await?;
     /// let eviction = admin.force_unlock("k").expecting(&seen).await?;
@@ -84,11 +88,12 @@ impl ForceUnlock {
     pub fn expecting(mut self, info: &LockInfo) -> Self {
         self.key = self.key.and_then(|key| {
             if info.key != *key {
-                return Err(LockError::config(format!("expecting: {:?} is not {key:?}", Printable(&info.key))));
+                let seen = Printable(&info.key);
+                return Err(LockError::config(format!("expecting: the info is about {seen:?}, not about {key:?}")));
             }
             if info.claims.is_empty() {
-                let what =
-                    format!("expecting: {} does not say which claim holds {key:?}", self.engine.base.backend.kind());
+                let kind = self.engine.base.backend.kind();
+                let what = format!("expecting: {kind} cannot identify the claim of {key:?}");
                 return Err(LockError::Unsupported { what });
             }
             Ok(key)
@@ -97,11 +102,11 @@ impl ForceUnlock {
         self
     }
 
-    /// Does it and blocks this thread meanwhile.
+    /// Sends the request, blocking this thread until the server has answered.
     ///
     /// # Errors
     ///
-    /// [`LockError::Backend`](crate::LockError::Backend) if the server does not answer within the manager's timeout.
+    /// Those of [`ForceUnlock`], and [`LockError::Unsupported`] where blocking would stall an async runtime.
     pub fn wait(self) -> Result<Eviction> {
         self.into_future().wait()
     }

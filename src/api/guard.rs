@@ -1,4 +1,4 @@
-//! Guards: a hold for as long as it is in scope.
+//! [`LockGuard`], and the futures of its loss.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,17 +14,18 @@ use crate::info::Mode;
 use crate::owner::Owner;
 use crate::token::FencingToken;
 
-/// A share of a hold. The lock is released when the last guard of the hold is dropped.
+/// An RAII guard of an acquired lock. Dropping the last guard of a hold releases the lock.
 ///
-/// Dropping never blocks, needs no runtime, and may be done anywhere: in async code, on a plain thread, after the runtime is
-/// gone. The background thread sends the release, again and again until the server has confirmed it or the lease is over.
-/// [`unlock`](Self::unlock) waits for the confirmation.
+/// Dropping never blocks, never panics, needs no runtime, and is allowed anywhere: in async code, on a plain thread, after the
+/// runtime was shut down. A background thread sends the release and retries it until the server has confirmed it or the lease has
+/// ended. [`unlock`](Self::unlock) waits for that confirmation.
 ///
-/// A hold lives on a lease, which the background thread renews. If it cannot, or if the server takes the lock away, the hold is
-/// *lost*: [`is_lost`](Self::is_lost) says so at once, [`lost`](Self::lost) wakes whoever waits for it, and the work under the
-/// lock should stop.
+/// A hold is backed by a lease, which the background thread renews. If renewal fails until the deadline, or the server removes the
+/// lock, the hold is *lost*: [`is_lost`](Self::is_lost) returns `true`, [`lost`](Self::lost) completes with the cause, and the
+/// work under the lock should stop.
 ///
-/// Beware of `let _ = manager.lock("k").await?` and of `manager.try_lock("k").await?;`: both drop the guard at once. Write `let _guard = …`.
+/// `let _ = manager.lock("k").await?;` and `manager.try_lock("k").await?;` drop the guard, and so release the lock, at once and
+/// without a compiler warning. Bind it: `let _guard = …`.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -62,50 +63,52 @@ impl LockGuard {
         self.share.hold().token
     }
 
-    /// Returns how the key is held. A shared re-lock of an exclusive hold is exclusive.
+    /// Returns the mode of the hold. A shared request by an exclusive holder yields an exclusive guard.
     pub fn mode(&self) -> Mode {
         self.share.held().grant.mode
     }
 
-    /// Returns how many guards the hold has now.
+    /// Returns how many guards the hold has at present.
     pub fn depth(&self) -> u32 {
         self.share.hold().depth()
     }
 
-    /// Returns the owner, for locking again where this guard was moved to.
+    /// Returns the hold's owner, with which a task that this guard was moved to can lock the key again.
     pub fn owner(&self) -> Owner {
         self.share.hold().owner()
     }
 
-    /// Returns whether the hold is lost, or may be: compares the clock at the call, so it is right even after a pause.
+    /// Returns whether the hold is lost or can no longer be proven. No I/O.
     ///
-    /// Once true it stays true.
+    /// It compares the clock with the deadline at the call, so the first check after a pause of the process is correct. Once it has
+    /// returned `true` it always does.
     pub fn is_lost(&self) -> bool {
         self.share.is_lost()
     }
 
-    /// Returns for how long the hold is certain if its lease is not renewed any more. Zero when lost.
+    /// Returns the time until the deadline, at which the hold is lost unless its lease is renewed; zero if it is lost. No I/O.
     pub fn remaining(&self) -> Duration {
         let held = self.share.held();
         if self.is_lost() { Duration::ZERO } else { held.remaining(held.now()) }
     }
 
-    /// Returns a future that is ready when the hold is lost, with the cause.
+    /// Returns a future that completes with the cause when the hold is lost.
     ///
-    /// It never is if the lock is released normally: pair it with the work, in a `select!` for example.
+    /// It stays pending for ever after a normal release, so combine it with the work, in a `select!` for example.
     ///
     /// # Cancel safety
     ///
-    /// It may be dropped and made anew at any time; no loss is missed.
+    /// The future can be dropped and created again at any time without missing a loss.
     pub fn lost(&self) -> Lost {
         Lost::of([&self.share])
     }
 
-    /// Makes a second guard of the same hold, to hand to another task on purpose.
+    /// Creates another guard of the same hold, to share it with another task deliberately. No I/O.
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] if the hold is lost, [`LockError::AlreadyHeld`] if it has 4,294,967,295 guards.
+    /// [`LockError::Expired`] if the hold is lost; [`LockError::AlreadyHeld`] if it has 4,294,967,295 guards;
+    /// [`LockError::Closed`] in a forked child.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -113,7 +116,7 @@ impl LockGuard {
     /// let guard = manager.lock("album").await?;
     /// let second = guard.reenter()?;
     /// let uploading = std::thread::spawn(move || second.depth());
-    /// guard.unlock().await?; // counts down; the lock is released when both are gone
+    /// guard.unlock().await?; // decrements the depth; dropping the other guard releases the lock
     /// # uploading.join().unwrap();
     /// # Ok(()) });
     /// ```
@@ -121,17 +124,19 @@ impl LockGuard {
         self.share.reenter().map(Self::new)
     }
 
-    /// Renews the lease now and returns for how long the hold is certain then.
+    /// Renews the lease now, and returns the time until the new deadline.
     ///
-    /// Renewal happens by itself; this is for a proof at a moment of your choice, and for `auto_renew(false)`.
+    /// Leases are renewed in the background. Call this to prove the lease before a step that cannot be undone, and to renew a hold
+    /// with [`auto_renew(false)`](crate::LockRequest::auto_renew).
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] if the hold is lost, [`LockError::Backend`] if the server does not answer in time.
+    /// [`LockError::Expired`] if the hold is lost; [`LockError::Backend`] if the server does not answer within the manager's
+    /// timeout.
     ///
     /// # Cancel safety
     ///
-    /// The lease may be renewed all the same, or not.
+    /// If the future is dropped, the lease may or may not be renewed.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -146,9 +151,9 @@ impl LockGuard {
         prove(self.share.held().clone())
     }
 
-    /// Runs `work` and drops it if the hold is lost.
+    /// Runs `work` until it completes, and drops it if the hold is lost first.
     ///
-    /// If both are ready, the loss wins.
+    /// If both happen by the same poll, the loss takes precedence.
     ///
     /// # Errors
     ///
@@ -156,7 +161,7 @@ impl LockGuard {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops `work` where it awaits. The guard still holds.
+    /// Dropping the future drops `work` at its current await point. The guard keeps the lock.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -170,15 +175,15 @@ impl LockGuard {
         Run::new(self.lost(), work)
     }
 
-    /// Returns a condition for your own transactions on the same etcd: that this lock is still held.
+    /// Returns a condition for a transaction on the same etcd cluster: that this lock is still held.
     ///
-    /// What such a transaction writes is written only while the lock is held, and not by a holder who comes too late, after a
-    /// pause for example: etcd itself compares. It is about the grant that this process has, so let the transaction end before
-    /// the guard does: the next local holder may have the same grant.
+    /// A transaction with this condition fails, on the server, once the lock is no longer held, so a holder that was paused past
+    /// its lease cannot write. The condition is about the grant of this process: finish the transaction before the guard is
+    /// released, because the next local holder may have the same grant.
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] if the hold is lost already, [`LockError::Unsupported`] on other backends.
+    /// [`LockError::Expired`] if the hold is already lost; [`LockError::Unsupported`] on other backends.
     ///
     /// ```no_run
     /// # async fn example(mut etcd: etcd_client::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -207,17 +212,19 @@ impl LockGuard {
         Ok(Compare::create_revision(claim, CompareOp::Equal, born))
     }
 
-    /// Releases and waits until the server has confirmed. Above depth 1 it only counts down.
+    /// Releases the lock and waits until the server has confirmed it. Above depth 1 it only decrements the depth.
     ///
-    /// Without a server it ends at the deadline that the hold had when this was called; the release goes on in the background.
+    /// If the server cannot be reached, it returns at the deadline that the hold had at the call; the release continues in the
+    /// background.
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] if the hold was lost: the work under it may not have been alone.
+    /// [`LockError::Expired`] if the hold was lost, or if the release was not confirmed by the deadline: another client may have
+    /// held the lock during the last part of the work. [`LockError::Closed`] in a forked child.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future at any point releases like dropping the guard.
+    /// Dropping the future at any point, even before its first poll, releases the lock like dropping the guard.
     pub fn unlock(mut self) -> Pending<()> {
         Pending::new(async move {
             let share = &mut self.share;
@@ -232,7 +239,7 @@ impl LockGuard {
     }
 }
 
-/// Proves the lease of a grant now. Returns for how long it is certain then.
+/// Renews the lease of a grant now. Returns for how long the hold is certain then.
 pub(super) fn prove(held: Arc<HeldGrant>) -> Pending<Duration> {
     let (sessions, cell) = (held.sessions.clone(), held.cell.clone());
     let base = sessions.base.clone();

@@ -1,4 +1,4 @@
-//! What a request gives: one guard, or several that belong together.
+//! [`LockGuards`], and what one guard and several have in common.
 
 use std::fmt;
 use std::ops::Deref;
@@ -14,16 +14,16 @@ use crate::engine::acquire_all::AllAcquisition;
 use crate::engine::{EngineHandle, Entry, Options, Share};
 use crate::error::Result;
 
-/// What a [`LockRequest`](crate::LockRequest) gives: a [`LockGuard`], or [`LockGuards`]. Nothing else can be.
+/// The output of a [`LockRequest`](crate::LockRequest): a [`LockGuard`] or [`LockGuards`]. Sealed: no other type implements it.
 #[expect(private_bounds, reason = "keeps others from implementing it")]
 pub trait Guards: Acquirable {}
 
 impl Guards for LockGuard {}
 impl Guards for LockGuards {}
 
-/// The inside of [`Guards`].
+/// The private part of [`Guards`].
 pub(crate) trait Acquirable: Sized + Send + Unpin + 'static {
-    /// What is known of the keys before the first poll.
+    /// The keys of a request that was not polled yet.
     type Keys: Send + Sync;
     /// What the engine gives for them.
     type Shares;
@@ -93,9 +93,9 @@ impl Acquirable for LockGuards {
     }
 }
 
-/// The guards of [`lock_all`](crate::LockManager::lock_all), in the order of the keys there.
+/// The guards of [`lock_all`](crate::LockManager::lock_all), in the order of its keys.
 ///
-/// A slice of [`LockGuard`]s, and an iterator over them for those who go separate ways. Dropping it releases all.
+/// It dereferences to a slice of [`LockGuard`]s, and iterates over them to separate them. Dropping it releases all locks.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -111,17 +111,17 @@ impl Acquirable for LockGuards {
 pub struct LockGuards(Vec<LockGuard>);
 
 impl LockGuards {
-    /// Returns whether any of the holds is lost, or may be; see [`LockGuard::is_lost`].
+    /// Returns whether any of the holds is lost or can no longer be proven; see [`LockGuard::is_lost`].
     pub fn is_lost(&self) -> bool {
         self.iter().any(LockGuard::is_lost)
     }
 
-    /// Returns a future that is ready when the first of the holds is lost; see [`LockGuard::lost`], also for cancel safety.
+    /// Returns a future that completes when the first of the holds is lost; see [`LockGuard::lost`] for cancel safety.
     pub fn lost(&self) -> Lost {
         Lost::of(self.0.iter().map(LockGuard::share))
     }
 
-    /// Runs `work` and drops it if any of the holds is lost; see [`LockGuard::run`].
+    /// Runs `work` until it completes, and drops it if any of the holds is lost first; see [`LockGuard::run`].
     ///
     /// # Errors
     ///
@@ -129,20 +129,20 @@ impl LockGuards {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops `work` where it awaits. The guards still hold.
+    /// Dropping the future drops `work` at its current await point. The guards keep the locks.
     pub fn run<F: IntoFuture>(&self, work: F) -> Run<F::IntoFuture> {
         Run::new(self.lost(), work)
     }
 
-    /// Releases all and waits until the server has confirmed; see [`LockGuard::unlock`].
+    /// Releases all locks and waits until the server has confirmed it; see [`LockGuard::unlock`].
     ///
     /// # Errors
     ///
-    /// The first key's, in the order asked, whose release failed. All are released nevertheless.
+    /// The first error in the order of the keys. All locks are released in any case.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future at any point releases all.
+    /// Dropping the future at any point releases all locks.
     pub fn unlock(self) -> Pending<()> {
         Pending::new(async move { join_all(self.0.into_iter().map(LockGuard::unlock)).await.into_iter().collect() })
     }

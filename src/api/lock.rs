@@ -1,4 +1,4 @@
-//! The handle of one key.
+//! [`Lock`], the handle of one key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,9 +12,10 @@ use crate::engine::{EngineHandle, Entry};
 use crate::error::{LockError, Result};
 use crate::info::LockInfo;
 
-/// The handle of one key: one object per key and manager while any of its clones lives.
+/// A handle of one key of a manager.
 ///
-/// Having one saves looking the key up each time, no more; [`LockManager::lock`](crate::LockManager::lock) locks the same lock.
+/// While any handle of a key lives, [`LockManager::handle`](crate::LockManager::handle) returns the same object. A handle saves
+/// the lookup of the key at each call; [`LockManager::lock`](crate::LockManager::lock) acquires the same lock without one.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -37,7 +38,7 @@ impl Lock {
         Self { engine, entry }
     }
 
-    /// Returns whether both are the same handle.
+    /// Returns whether both are handles of the same key of the same manager.
     pub fn ptr_eq(a: &Self, b: &Self) -> bool {
         Arc::ptr_eq(&a.entry, &b.entry)
     }
@@ -47,23 +48,23 @@ impl Lock {
         &self.entry.key
     }
 
-    /// Returns whether this manager holds the key, whoever the owner. No I/O.
+    /// Returns whether any owner of this manager holds the key. No I/O.
     pub fn is_held(&self) -> bool {
         // A forked child holds nothing, and the mutex may be locked for ever there.
         !self.engine.base.is_forked() && self.entry.arbiter().is_held(self.engine.base.now())
     }
 
-    /// Asks for the lock; see [`LockRequest`] for options, errors and cancel safety.
+    /// Requests the lock, waiting for it when awaited; see [`LockRequest`] for options, errors and cancel safety.
     pub fn lock(&self) -> LockRequest {
         LockRequest::new(self.engine.clone(), Ok(self.entry.clone()))
     }
 
-    /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`] for errors and cancel safety.
+    /// Acquires the lock if it is free now, and returns `None` otherwise; see [`LockRequest::try_once`] for errors and cancel safety.
     pub fn try_lock(&self) -> Pending<Option<LockGuard>> {
         self.lock().try_once()
     }
 
-    /// Asks the server whether anybody holds the key.
+    /// Returns whether any client holds the key, by a request to the server.
     ///
     /// # Errors
     ///
@@ -71,13 +72,13 @@ impl Lock {
     ///
     /// # Cancel safety
     ///
-    /// It only looks: dropping it changes nothing.
+    /// Read-only: dropping the future changes nothing.
     pub fn is_locked(&self) -> Pending<bool> {
         let info = self.info();
         Pending::new(async move { Ok(info.await?.is_some()) })
     }
 
-    /// Asks the server who holds the key. `None` if nobody does.
+    /// Returns the holders of the key and the number of waiters, by a request to the server; `None` if the key is free.
     ///
     /// # Errors
     ///
@@ -85,7 +86,7 @@ impl Lock {
     ///
     /// # Cancel safety
     ///
-    /// It only looks: dropping it changes nothing.
+    /// Read-only: dropping the future changes nothing.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -105,11 +106,11 @@ impl Lock {
         self.keep(self.engine.base.bounded(Some(self.key()), "look up", call))
     }
 
-    /// Proves this manager's hold now; returns for how long it is certain then.
+    /// Renews the lease of this manager's hold now, and returns how long the hold is certain from then on.
     ///
     /// # Errors
     ///
-    /// [`LockError::NotHeld`] where this manager holds nothing; else those of [`LockGuard::renew`].
+    /// [`LockError::NotHeld`] if this manager does not hold the key; else those of [`LockGuard::renew`].
     ///
     /// # Cancel safety
     ///
@@ -118,7 +119,7 @@ impl Lock {
         let (engine, entry) = (self.engine.clone(), self.entry.clone());
         Pending::new(async move {
             engine.base.check_open(Some(&entry.key), "renew")?;
-            // No share of the hold: its owner's unlock() shall not find a guard more.
+            // No share of the hold is taken: it would raise the depth that its owner's unlock() finds.
             let held = entry.arbiter().any_grant(engine.base.now());
             match held {
                 Some(held) => prove(held).await,
@@ -127,7 +128,7 @@ impl Lock {
         })
     }
 
-    /// Takes the lock away from whoever holds it; see [`ForceUnlock`] for errors and cancel safety.
+    /// Revokes the lock, whichever client holds it; see [`ForceUnlock`] for errors and cancel safety.
     pub fn force_unlock(&self) -> ForceUnlock {
         ForceUnlock::new(self.engine.clone(), Ok(self.entry.key.clone()))
     }

@@ -10,12 +10,12 @@ use crate::error::{LockError, Result};
 use crate::info::Loss;
 use crate::lease::Listener;
 
-/// A future that is ready when the hold is lost; see [`LockGuard::lost`](crate::LockGuard::lost). Outlives the guard.
+/// The future of a hold's loss; see [`LockGuard::lost`](crate::LockGuard::lost). It can outlive the guard.
 ///
-/// Of [`LockGuards`](crate::LockGuards), when the first of their holds is.
+/// For [`LockGuards`](crate::LockGuards) it completes when the first of their holds is lost.
 pub struct Lost(Vec<Watch>);
 
-/// A hold, and its places among those who are told.
+/// A hold, and this future's registrations with its loss signals.
 struct Watch {
     hold: Arc<Hold>,
     claim: Listener,
@@ -27,7 +27,7 @@ impl Lost {
         Self(shares.into_iter().map(|share| Watch::new(share.hold().clone())).collect())
     }
 
-    /// The loss, as whoever works under the lock is told of it.
+    /// The loss, as the error of the work under the lock.
     fn poll_error(&mut self, cx: &mut Context<'_>) -> Poll<LockError> {
         for watch in &mut self.0 {
             if let Poll::Ready(cause) = watch.poll(cx) {
@@ -84,7 +84,7 @@ impl fmt::Debug for Lost {
     }
 }
 
-/// Work that ends with the hold; see [`LockGuard::run`](crate::LockGuard::run).
+/// The future of work that is dropped if the hold is lost; see [`LockGuard::run`](crate::LockGuard::run).
 #[must_use = "futures do nothing unless polled"]
 pub struct Run<F> {
     lost: Lost,
@@ -105,7 +105,7 @@ impl<F: Future> Future for Run<F> {
             return Poll::Ready(Err(error));
         }
         let Poll::Ready(output) = self.work.as_mut().poll(cx) else { return Poll::Pending };
-        // The work may have taken longer than the lease in this one poll.
+        // This poll may have lasted until after the deadline.
         match self.lost.poll_error(cx) {
             Poll::Ready(error) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Ready(Ok(output)),

@@ -1,4 +1,4 @@
-//! The factory of locks.
+//! [`LockManager`], the entry point: it connects to a store and makes locks on it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,17 +20,23 @@ use crate::keeper::Keeper;
 use crate::key;
 use crate::settings::Settings;
 
-/// Makes locks on one store: etcd, Redis, or a store in memory.
+/// A connection to one store, and the factory of its locks.
 ///
-/// A manager is cheap to clone, and its clones are the same manager: reentrancy goes through any of them. It has one handle for
-/// each key, and one session (a lease on the server) for each TTL, which it renews in the background, and replaces when it is lost.
+/// The store is an etcd cluster, a Redis server, or a store in memory. A manager is cheap to clone; clones are the same manager,
+/// so a lock that was acquired through one of them is reentrant through all. A manager keeps one handle per key, and one session
+/// (a lease on the server) per TTL, which it renews in the background and replaces when it is lost.
 ///
-/// The drop of the last clone waits for the releases that are under way, for at most a second
-/// ([`drop_wait`](LockManagerBuilder::drop_wait)), so that a program may end right after. A guard that is dropped after its
-/// manager is waited for where the thread that dropped it ends, and everything that the main thread has dropped where that ends,
-/// within the same limit. A manager in a `static` is never dropped: [`close`](Self::close) it, or the guards that other
-/// threads drop at the end may leave their locks to the TTL. Threads that have not ended when `main` returns, `process::exit`
-/// in another thread, `abort` and signals that end the process do so too.
+/// # Drop
+///
+/// Dropping the last clone waits until the server has confirmed the releases in flight, for at most one second
+/// ([`drop_wait`](LockManagerBuilder::drop_wait)), so that a program can end right after it. If a guard is dropped after its
+/// manager, the end of the thread that dropped it waits instead, within the same limit.
+///
+/// In these cases nothing waits, and a release that has not reached the server leaves its lock to expire with the TTL:
+///
+/// - a manager in a `static`, which is never dropped: call [`close`](Self::close) before the program ends;
+/// - threads that are still running when `main` returns;
+/// - `process::exit` called from another thread, `abort`, and signals that end the process.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -47,9 +53,9 @@ pub struct LockManager {
 }
 
 impl LockManager {
-    /// Makes a manager on a store in memory that is its own.
+    /// Creates a manager on a private store in memory.
     ///
-    /// For one that other managers of this process share, [`connect`](Self::connect) to `memory://name`.
+    /// To share a store with other managers of this process, [`connect`](Self::connect) to `memory://name`.
     ///
     /// # Panics
     ///
@@ -63,38 +69,39 @@ impl LockManager {
         Self::start(backend, clock, keeper, &settings, false)
     }
 
-    /// Connects to the store that the URL names, and verifies that it answers.
+    /// Connects to the store that the URL names, and checks that it answers.
     ///
     /// `memory://name`, `etcd://[user:pass@]host:port[,host:port…]`, `etcds://…`, `redis://[user:pass@]host:port[/db]`,
-    /// `rediss://…`, `redis+unix:///path`; then options as a query:
-    /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true&reentrant=true`, `signal_lists=false` for Redis,
-    /// and `ca`, `cert` and `key` files for TLS. All parts are percent-decoded. An empty `prefix=` means none.
+    /// `rediss://…`, `redis+unix:///path`. Options follow as a query:
+    /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true&reentrant=true`; on Redis also
+    /// `signal_lists=false`; with TLS also the files `ca`, `cert` and `key`. The values shown are the defaults;
+    /// [`LockManagerBuilder`] documents each. All parts are percent-decoded. An empty `prefix=` means no prefix.
     ///
-    /// Managers of one process share their connections if these have equal settings: the same endpoints in any order, credentials,
-    /// database, TLS files, and on etcd the same timeout. They end when the last of these managers is closed or
-    /// dropped. So a password that was changed, or new TLS files at the same place, are used from the next time on that a
-    /// connection is made.
+    /// Managers with equal settings share a connection: the same endpoints in any order, credentials, database, TLS files, and on
+    /// etcd the same timeout. It is closed with the last of them. A changed password or new TLS files take effect at the next
+    /// reconnect.
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidConfig`] naming the word that is wrong, [`LockError::Unsupported`] for a backend that is not built
-    /// in, [`LockError::Backend`] if the server does not answer within the timeout or refuses the password.
+    /// - [`LockError::InvalidConfig`] names the option or the part of the URL that is invalid.
+    /// - [`LockError::Unsupported`] if support for the backend is not compiled in.
+    /// - [`LockError::Backend`] if the server does not answer within the timeout or refuses the credentials.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it gives up connecting.
+    /// Dropping the future aborts the connection attempt.
     pub fn connect(url: impl AsRef<str>) -> Pending<Self> {
         Self::builder().url(url).build()
     }
 
-    /// Connects as a configuration says; see [`Config`](crate::Config), and [`connect`](Self::connect) for errors and cancel safety.
+    /// Connects with the options of a [`Config`](crate::Config); see [`connect`](Self::connect) for errors and cancel safety.
     #[cfg(feature = "config")]
     #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
     pub fn from_config(config: crate::Config) -> Pending<Self> {
         Self::builder().config(config).build()
     }
 
-    /// Returns a builder, for options and for a client or a backend of your own.
+    /// Returns a builder, which takes all options, an existing client, or another backend.
     pub fn builder() -> LockManagerBuilder {
         LockManagerBuilder::default()
     }
@@ -123,45 +130,46 @@ impl LockManager {
         &self.anchor.engine
     }
 
-    /// Returns the handle of a key: the same object as long as one of them lives.
+    /// Returns the handle of a key. While any handle of a key lives, every call for that key returns the same one.
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidKey`] unless the key is 1 to 1,024 bytes of UTF-8 without control characters, those of bidirectional text
-    /// included.
+    /// [`LockError::InvalidKey`] unless the key is 1 to 1,024 bytes of UTF-8 without control characters or bidirectional control
+    /// characters.
     pub fn handle(&self, key: impl AsRef<str>) -> Result<Lock> {
         let key = key.as_ref();
         Ok(Lock::new(self.engine().clone(), self.entry(key)?))
     }
 
-    /// Asks for the lock of a key; see [`LockRequest`] for options, errors and cancel safety.
+    /// Requests the lock of a key, waiting for it when awaited; see [`LockRequest`] for options, errors and cancel safety.
     pub fn lock(&self, key: impl AsRef<str>) -> LockRequest {
         let key = key.as_ref();
         LockRequest::new(self.engine().clone(), self.entry(key))
     }
 
-    /// Tries once: `None` if the lock is not free now; see [`LockRequest::try_once`] for errors and cancel safety.
+    /// Acquires the lock of a key if it is free now, and returns `None` otherwise; see [`LockRequest::try_once`] for errors and
+    /// cancel safety.
     pub fn try_lock(&self, key: impl AsRef<str>) -> Pending<Option<LockGuard>> {
         self.lock(key).try_once()
     }
 
-    /// Asks for the locks of several keys: all of them or none.
+    /// Requests the locks of several keys: all of them or none.
     ///
-    /// The keys are locked one after another in the order of their bytes, whatever the order asked, so calls cannot deadlock
-    /// among each other if their owners hold nothing else. One that holds a lock already, and asks for more, can: let it ask for
-    /// everything at once. A key that is named twice is locked once and gets a depth of two; one that the owner holds already
-    /// is taken at once. The guards are in the order asked.
+    /// Keys are acquired one by one in byte order, whatever the order in the list, so concurrent calls cannot deadlock with each
+    /// other. An owner that already holds another lock can deadlock: such an owner should request all its keys in one call.
+    /// A key that is listed twice is acquired once, with a depth of two; a key that the owner already holds is entered at once.
+    /// The guards are in the order of the list.
     ///
-    /// A [`timeout`](LockRequest::timeout) is for all together. If a lock is lost while others are waited for, all are given
-    /// back and asked for again.
+    /// A [`timeout`](LockRequest::timeout) covers the whole call. If one of the locks is lost while the call waits for another,
+    /// all are released and requested again.
     ///
     /// # Errors
     ///
-    /// Those of [`LockRequest`], with the key in question; [`LockError::InvalidConfig`] for an empty list.
+    /// Those of [`LockRequest`], with the key that failed; [`LockError::InvalidConfig`] if the list is empty.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it at any point leaves nothing behind: what it has by then is released.
+    /// Dropping the future at any point leaves nothing behind: the locks acquired so far are released.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -175,14 +183,14 @@ impl LockManager {
     pub fn lock_all(&self, keys: impl IntoIterator<Item: AsRef<str>>) -> LockRequest<LockGuards> {
         let entries = keys.into_iter().map(|key| self.entry(key.as_ref())).collect::<Result<Vec<_>>>();
         let some = entries.and_then(|entries| match entries.is_empty() {
-            true => Err(LockError::config("lock_all: no keys")),
+            true => Err(LockError::config("lock_all: the list of keys is empty")),
             false => Ok(entries),
         });
         LockRequest::new(self.engine().clone(), some)
     }
 
-    /// Runs `work` under the lock of a key and returns what it returns; see [`LockRequest::with`] for errors and cancel safety, and
-    /// for options.
+    /// Acquires the lock of a key, runs `work`, releases the lock, and returns the output of `work`; see [`LockRequest::with`] for
+    /// options, errors and cancel safety.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -200,15 +208,15 @@ impl LockManager {
         self.lock(key).with(work)
     }
 
-    /// Runs `work` under the lock of a key if that is free now: `None` if it is not; see [`LockRequest::with`] for errors and cancel
-    /// safety.
+    /// Runs `work` under the lock of a key if the lock is free now, and returns `None` otherwise; see [`LockRequest::with`] for
+    /// errors and cancel safety.
     ///
     /// ```
     /// # leasehold::doctest(async {
     /// let manager = leasehold::LockManager::memory();
     /// match manager.try_with_lock("nightly", async |_guard| "done").await? {
     ///     Some(report) => println!("{report}"),
-    ///     None => println!("somebody else is at it"),
+    ///     None => println!("another process is running it"),
     /// }
     /// # Ok(()) });
     /// ```
@@ -228,22 +236,22 @@ impl LockManager {
         }
     }
 
-    /// Asks the server whether anybody holds the key; see [`Lock::is_locked`] for errors and cancel safety.
+    /// Returns whether any client holds the key, by a request to the server; see [`Lock::is_locked`] for errors and cancel safety.
     ///
-    /// A key that is not valid is [`LockError::InvalidKey`].
+    /// An invalid key fails with [`LockError::InvalidKey`].
     pub fn is_locked(&self, key: impl AsRef<str>) -> Pending<bool> {
         self.handle(key).map_or_else(Pending::failed, |handle| handle.is_locked())
     }
 
-    /// Asks the server who holds the key; see [`Lock::info`] for errors and cancel safety.
+    /// Returns the holders of a key and the number of waiters, by a request to the server; see [`Lock::info`] for errors and cancel
+    /// safety.
     ///
-    /// A key that is not valid is [`LockError::InvalidKey`].
+    /// An invalid key fails with [`LockError::InvalidKey`].
     pub fn info(&self, key: impl AsRef<str>) -> Pending<Option<LockInfo>> {
         self.handle(key).map_or_else(Pending::failed, |handle| handle.info())
     }
 
-    /// Lists all locks under this manager's prefix that are held and whose keys begin with `prefix`, in the order of their
-    /// keys. An empty `prefix` means all.
+    /// Lists the held locks under this manager's prefix whose keys begin with `prefix`, in key order. An empty `prefix` lists all.
     ///
     /// # Errors
     ///
@@ -251,7 +259,7 @@ impl LockManager {
     ///
     /// # Cancel safety
     ///
-    /// It only looks: dropping it changes nothing.
+    /// Read-only: dropping the future changes nothing.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -266,13 +274,13 @@ impl LockManager {
         self.call("list", async move { backend.list(&prefix).await })
     }
 
-    /// Takes the lock away from whoever holds it; see [`ForceUnlock`] for errors and cancel safety.
+    /// Revokes the lock of a key, whichever client holds it; see [`ForceUnlock`] for errors and cancel safety.
     pub fn force_unlock(&self, key: impl AsRef<str>) -> ForceUnlock {
         let key = key.as_ref();
         ForceUnlock::new(self.engine().clone(), key::check(key).map(|()| key.into()))
     }
 
-    /// Returns what this manager has done and has. No I/O.
+    /// Returns this manager's counters and gauges. No I/O.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -288,7 +296,7 @@ impl LockManager {
         self.engine().stats()
     }
 
-    /// Asks the server for a sign of life; returns how long that took. For health checks.
+    /// Sends one request to the server and returns the round-trip time. For health checks.
     ///
     /// # Errors
     ///
@@ -296,7 +304,7 @@ impl LockManager {
     ///
     /// # Cancel safety
     ///
-    /// It only looks: dropping it changes nothing.
+    /// Read-only: dropping the future changes nothing.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -314,18 +322,19 @@ impl LockManager {
         })
     }
 
-    /// Ends the manager and all its clones: releases all holds (their guards are lost, with [`Loss::Closed`](crate::Loss::Closed)),
-    /// revokes the leases, fails waiters and all later calls with [`LockError::Closed`].
+    /// Closes the manager and all its clones.
     ///
-    /// Returns when the server has confirmed. May be called again. A client that was given to the builder stays open.
+    /// All holds are released (their guards are lost, with [`Loss::Closed`](crate::Loss::Closed)), the leases are revoked, and
+    /// waiters and all later calls fail with [`LockError::Closed`]. The call returns when the server has confirmed. It can be
+    /// repeated. A client that was passed to the builder stays open.
     ///
     /// # Errors
     ///
-    /// [`LockError::Backend`] if the server has not confirmed within the manager's timeout; the manager is closed all the same.
+    /// [`LockError::Backend`] if the server has not confirmed within the manager's timeout; the manager is closed in any case.
     ///
     /// # Cancel safety
     ///
-    /// What has begun goes on in the background.
+    /// Once polled, closing continues in the background.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -376,7 +385,7 @@ impl fmt::Debug for LockManager {
     }
 }
 
-/// Goes with the last clone of a manager, and waits for what is under way then.
+/// Dropped with the last clone of a manager; its drop waits for the releases in flight.
 #[derive(Debug)]
 struct Anchor {
     engine: Arc<EngineHandle>,

@@ -1,4 +1,4 @@
-//! Calls under way.
+//! [`Pending`], the future of most calls.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,8 +9,9 @@ use futures::future::BoxFuture;
 use crate::error::{LockError, Result};
 use crate::process::blocking;
 
-/// A call that has not been made yet: `.await` it in async code, under any executor, or [`wait`](Self::wait) for it on a plain
-/// thread. It begins with the first poll.
+/// The future of a call: `.await` it under any executor, or call [`wait`](Self::wait) on a plain thread.
+///
+/// The call begins with the first poll.
 ///
 /// ```
 /// # fn main() -> leasehold::Result<()> {
@@ -33,13 +34,13 @@ impl<T> Pending<T> {
         Self::new(std::future::ready(Err(error)))
     }
 
-    /// Makes the call and blocks this thread until it is done.
+    /// Runs the call, blocking this thread until it completes.
     ///
     /// # Errors
     ///
-    /// Those of the call, and [`LockError::Unsupported`] where blocking would stop an async runtime: inside a task or a
-    /// `block_on`. It works in `spawn_blocking` and in `block_in_place`. tokio tells the places apart by a panic, which is caught
-    /// here; the panic hook prints it all the same, and with `panic = "abort"` it ends the process.
+    /// Those of the call, and [`LockError::Unsupported`] where blocking would stall an async runtime: inside a task or a
+    /// `block_on`. Inside `spawn_blocking` and `block_in_place` it works. tokio reports a refused place by a panic, which is caught
+    /// here; the panic hook still prints it, and with `panic = "abort"` it ends the process.
     pub fn wait(self) -> Result<T> {
         blocking::wait(self)
     }

@@ -1,4 +1,4 @@
-//! Managers by name.
+//! [`Registry`]: managers by name.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,12 +17,13 @@ use crate::engine::Stats;
 use crate::error::{LockError, Result};
 use crate::info::LockInfo;
 
-/// Managers by name, for programs that have several: one for each server or service.
+/// A map of managers by name, for programs that use several servers or services.
 ///
-/// Each verb of [`LockManager`] is here with the manager's name before it. All fail with [`LockError::InvalidConfig`] that names
-/// the managers there are if there is none of that name; for all other errors, and for cancel safety, see the manager's.
+/// It has each method of [`LockManager`], with the manager's name as an additional first argument. Every method fails with
+/// [`LockError::InvalidConfig`], which lists the registered names, if no manager has that name. All other errors and the cancel
+/// safety are those of the manager's method.
 ///
-/// It may be a `static`; then [`close_all`](Self::close_all) it at the end.
+/// A registry can be a `static`; then call [`close_all`](Self::close_all) before the program ends.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -45,70 +46,70 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Makes one without managers.
+    /// Creates an empty registry.
     pub const fn new() -> Self {
         Self { managers: RwLock::new(BTreeMap::new()) }
     }
 
-    /// Adds a manager.
+    /// Registers a manager under a name.
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidConfig`] if there is one of that name already.
+    /// [`LockError::InvalidConfig`] if the name is already registered.
     pub fn register(&self, name: impl Into<String>, manager: LockManager) -> Result<()> {
         let (name, mut managers) = (name.into(), self.managers.write());
         if managers.contains_key(&name) {
-            return Err(LockError::config(format!("registry: there is a manager {name:?} already")));
+            return Err(LockError::config(format!("registry: the manager {name:?} is already registered")));
         }
         managers.insert(name, manager);
         Ok(())
     }
 
-    /// Takes a manager out, and returns it.
+    /// Removes a manager and returns it, if the name is registered. The manager stays open.
     pub fn remove(&self, name: &str) -> Option<LockManager> {
         self.managers.write().remove(name)
     }
 
-    /// Returns the names of all managers, in order.
+    /// Returns the names of all managers, sorted.
     pub fn names(&self) -> Vec<String> {
         self.managers.read().keys().cloned().collect()
     }
 
-    /// Returns a manager.
+    /// Returns the manager of a name.
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidConfig`] that names the managers there are.
+    /// [`LockError::InvalidConfig`], which lists the registered names, if the name is not registered.
     pub fn get(&self, name: &str) -> Result<LockManager> {
         let managers = self.managers.read();
         managers.get(name).cloned().ok_or_else(|| {
             let known = managers.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            let known = if known.is_empty() { "there are none".to_owned() } else { format!("known are {known}") };
-            LockError::config(format!("registry: no manager {name:?}, {known}"))
+            let known = if known.is_empty() { "none" } else { known.as_str() };
+            LockError::config(format!("registry: unknown manager {name:?}; registered managers: {known}"))
         })
     }
 
-    /// The manager's [`handle`](LockManager::handle).
+    /// Calls [`LockManager::handle`] on the manager of a name.
     pub fn handle(&self, name: &str, key: impl AsRef<str>) -> Result<Lock> {
         self.get(name)?.handle(key)
     }
 
-    /// The manager's [`lock`](LockManager::lock).
+    /// Calls [`LockManager::lock`] on the manager of a name.
     pub fn lock(&self, name: &str, key: impl AsRef<str>) -> Result<LockRequest> {
         Ok(self.get(name)?.lock(key))
     }
 
-    /// The manager's [`try_lock`](LockManager::try_lock).
+    /// Calls [`LockManager::try_lock`] on the manager of a name.
     pub fn try_lock(&self, name: &str, key: impl AsRef<str>) -> Result<Pending<Option<LockGuard>>> {
         Ok(self.get(name)?.try_lock(key))
     }
 
-    /// The manager's [`lock_all`](LockManager::lock_all).
+    /// Calls [`LockManager::lock_all`] on the manager of a name.
     pub fn lock_all(&self, name: &str, keys: impl IntoIterator<Item: AsRef<str>>) -> Result<LockRequest<LockGuards>> {
         Ok(self.get(name)?.lock_all(keys))
     }
 
-    /// The manager's [`with_lock`](LockManager::with_lock).
+    /// Calls [`LockManager::with_lock`] on the manager of a name.
     pub fn with_lock<K: AsRef<str>, T, F: AsyncFnOnce(&LockGuard) -> T>(
         &self,
         name: &str,
@@ -118,7 +119,7 @@ impl Registry {
         Ok(self.get(name)?.with_lock(key, work))
     }
 
-    /// The manager's [`try_with_lock`](LockManager::try_with_lock).
+    /// Calls [`LockManager::try_with_lock`] on the manager of a name.
     pub fn try_with_lock<K: AsRef<str>, T, F: AsyncFnOnce(&LockGuard) -> T>(
         &self,
         name: &str,
@@ -128,46 +129,46 @@ impl Registry {
         Ok(self.get(name)?.try_with_lock(key, work))
     }
 
-    /// The manager's [`is_locked`](LockManager::is_locked).
+    /// Calls [`LockManager::is_locked`] on the manager of a name.
     pub fn is_locked(&self, name: &str, key: impl AsRef<str>) -> Result<Pending<bool>> {
         Ok(self.get(name)?.is_locked(key))
     }
 
-    /// The manager's [`info`](LockManager::info).
+    /// Calls [`LockManager::info`] on the manager of a name.
     pub fn info(&self, name: &str, key: impl AsRef<str>) -> Result<Pending<Option<LockInfo>>> {
         Ok(self.get(name)?.info(key))
     }
 
-    /// The manager's [`list`](LockManager::list).
+    /// Calls [`LockManager::list`] on the manager of a name.
     pub fn list(&self, name: &str, prefix: impl AsRef<str>) -> Result<Pending<Vec<LockInfo>>> {
         Ok(self.get(name)?.list(prefix))
     }
 
-    /// The manager's [`force_unlock`](LockManager::force_unlock).
+    /// Calls [`LockManager::force_unlock`] on the manager of a name.
     pub fn force_unlock(&self, name: &str, key: impl AsRef<str>) -> Result<ForceUnlock> {
         Ok(self.get(name)?.force_unlock(key))
     }
 
-    /// The manager's [`stats`](LockManager::stats).
+    /// Calls [`LockManager::stats`] on the manager of a name.
     pub fn stats(&self, name: &str) -> Result<Stats> {
         Ok(self.get(name)?.stats())
     }
 
-    /// The manager's [`ping`](LockManager::ping).
+    /// Calls [`LockManager::ping`] on the manager of a name.
     pub fn ping(&self, name: &str) -> Result<Pending<Duration>> {
         Ok(self.get(name)?.ping())
     }
 
-    /// The manager's [`close`](LockManager::close). It stays registered.
+    /// Calls [`LockManager::close`] on the manager of a name. The manager stays registered.
     pub fn close(&self, name: &str) -> Result<Pending<()>> {
         Ok(self.get(name)?.close())
     }
 
-    /// Closes all managers, at the same time. They stay registered.
+    /// Closes all managers concurrently. They stay registered.
     ///
     /// # Errors
     ///
-    /// The first, by name, of those of [`LockManager::close`]. All are closed nevertheless.
+    /// Those of [`LockManager::close`]: the first in the order of the names. All managers are closed in any case.
     ///
     /// # Cancel safety
     ///

@@ -1,4 +1,4 @@
-//! Asking for a lock.
+//! [`LockRequest`]: the options of an acquire, and its future.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,23 +18,25 @@ use crate::owner::{Owner, OwnerSource, Scope};
 use crate::process::blocking;
 use crate::settings;
 
-/// A lock to be acquired, with the options for it. `.await` it, or [`wait`](Self::wait) for it on a plain thread.
+/// A request for a lock, with its options: `.await` it, or call [`wait`](Self::wait) on a plain thread.
 ///
-/// Of [`lock_all`](crate::LockManager::lock_all), several locks; then all options are for all of them.
+/// A request of [`lock_all`](crate::LockManager::lock_all) is for several locks; its options apply to each of them.
 ///
-/// Nothing happens before the first poll; a place in the queue dates from then. It is an [`IntoFuture`]: `select!`, `join!` and
-/// `timeout` of tokio take it as it is, `spawn` and `block_on` want `.into_future()`.
+/// Nothing happens before the first poll, which also determines the place in the queue. A request implements [`IntoFuture`]:
+/// tokio's `select!`, `join!` and `timeout` take it as it is; `spawn` and `block_on` need `.into_future()`.
 ///
 /// # Errors
 ///
-/// Of the acquire: [`Timeout`](LockError::Timeout); [`AlreadyHeld`](LockError::AlreadyHeld) where the owner would wait for
-/// itself; [`InvalidKey`](LockError::InvalidKey) and [`InvalidConfig`](LockError::InvalidConfig) before any I/O;
-/// [`Closed`](LockError::Closed); [`Backend`](LockError::Backend) where trying again is no use, a wrong password for example. A
-/// server that cannot be reached is tried again until the [`timeout`](Self::timeout), without one for ever.
+/// - [`Timeout`](LockError::Timeout) if the lock was not acquired in time.
+/// - [`AlreadyHeld`](LockError::AlreadyHeld) if the owner would wait for its own hold.
+/// - [`InvalidKey`](LockError::InvalidKey) and [`InvalidConfig`](LockError::InvalidConfig), before any I/O.
+/// - [`Closed`](LockError::Closed) if the manager is closed.
+/// - [`Backend`](LockError::Backend) for failures that a retry cannot cure, a wrong password for example. An unreachable server
+///   is retried until the [`timeout`](Self::timeout), or without limit if there is none.
 ///
 /// # Cancel safety
 ///
-/// Dropping it at any point leaves nothing behind: no claim, no queue entry. It costs the place in the queue.
+/// Dropping the future at any point leaves nothing behind, neither a claim nor a queue entry. The place in the queue is lost.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -57,89 +59,90 @@ impl<G: Guards> LockRequest<G> {
         Self { engine, keys, options }
     }
 
-    /// Asks for a shared hold: together with others, but with no exclusive one.
+    /// Requests a shared hold, which excludes exclusive holds but not other shared ones.
     pub fn shared(mut self) -> Self {
         self.options.terms.mode = Mode::Shared;
         self
     }
 
-    /// Sets the TTL of the lease, instead of the manager's. At most a day; etcd has whole seconds, from one on, others at
-    /// least 100 ms.
+    /// Sets the TTL of the lease: at most one day, at least 100 ms (on etcd whole seconds, at least one). The default is the
+    /// manager's.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.options.terms.ttl = ttl;
         self
     }
 
-    /// Waits no longer than this.
+    /// Limits the wait, after which the request fails with [`LockError::Timeout`]. By default there is no limit.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = Some(limit);
         self
     }
 
-    /// Locks for this owner instead of the one who polls.
+    /// Sets the owner, instead of deriving it from the task or thread that polls; see [`Owner`].
     pub fn owner(mut self, owner: &Owner) -> Self {
         self.options.owner = OwnerSource::Owner(owner.clone());
         self
     }
 
-    /// Sets whether the lease is renewed by itself. If not, the hold is lost after one TTL, unless
-    /// [`LockGuard::renew`] is called in time; it has a separate lease. The TTL counts from the grant: while the request waits,
-    /// its claim is kept alive.
+    /// Sets whether the lease is renewed in the background; the default is the manager's, which is on.
+    ///
+    /// With `false` the hold has a separate lease and is lost one TTL after the grant, unless [`LockGuard::renew`] is called in
+    /// time. While the request waits, its claim is kept alive.
     pub fn auto_renew(mut self, on: bool) -> Self {
         self.options.terms.auto_renew = on;
         self
     }
 
-    /// Loses the hold at this age. It has a lease of its own.
+    /// Limits the age of the hold, at which it is lost and released; it has a separate lease. The default is the manager's.
     pub fn max_hold(mut self, age: Duration) -> Self {
         self.options.terms.max_hold = Some(age);
         self
     }
 
-    /// Gives the hold a lease of its own, so that a `force_unlock` of another key does not take it along.
+    /// Gives the hold a separate lease, so that a `force_unlock` of another key does not also release it.
     pub fn isolated(mut self) -> Self {
         self.options.terms.isolated = true;
         self
     }
 
-    /// Sets how often a waiter looks by itself where notifications cannot be trusted.
+    /// Sets how often the request polls the server where notifications are not reliable. The default is the manager's, 100 ms.
     pub fn retry_interval(mut self, interval: Duration) -> Self {
         self.options.retry_interval = interval;
         self
     }
 
-    /// Waits no longer than this many times the [`retry_interval`](Self::retry_interval); 0 is no limit.
+    /// Limits the wait to this many times the [`retry_interval`](Self::retry_interval); 0 is no limit. The default is the manager's.
     pub fn max_retries(mut self, times: u32) -> Self {
         self.options.max_retries = times;
         self
     }
 
-    /// Acquires the lock and blocks this thread meanwhile. The thread is the owner.
+    /// Acquires the lock, blocking this thread. The thread is the owner.
     ///
     /// # Errors
     ///
-    /// Those of the acquire, and [`LockError::Unsupported`] where blocking would stop an async runtime.
+    /// Those of the acquire, and [`LockError::Unsupported`] where blocking would stall an async runtime.
     pub fn wait(self) -> Result<G> {
         blocking::wait(self.into_future())
     }
 
-    /// Tries once: `None` if the lock is not free now. Never overtakes a queue.
+    /// Acquires the lock if it is free now, and returns `None` otherwise. It never overtakes waiters.
     ///
     /// # Errors
     ///
-    /// Those of the acquire; a server that cannot be reached is an error after the manager's timeout, or this request's if
-    /// that is shorter.
+    /// Those of the acquire. An unreachable server is an error after the manager's timeout, or after this request's if that is
+    /// shorter.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it at any point leaves nothing behind.
+    /// Dropping the future at any point leaves nothing behind.
     ///
     /// ```
     /// # leasehold::doctest(async {
     /// let manager = leasehold::LockManager::memory();
     /// match manager.lock("prices").shared().try_once().await? {
     ///     Some(guard) => println!("reading, by token {}", guard.token()),
-    ///     None => println!("somebody writes"),
+    ///     None => println!("a writer holds it, or waits for it"),
     /// }
     /// # Ok(()) });
     /// ```
@@ -148,20 +151,20 @@ impl<G: Guards> LockRequest<G> {
         Pending::new(async move { Ok(acquisition.await?.map(G::of)) })
     }
 
-    /// Runs `work` under the lock and returns what it returns. The lock is renewed for as long as that takes, and released
-    /// before this returns.
+    /// Acquires the lock, runs `work`, releases the lock, and returns the output of `work`.
     ///
-    /// `work` is an async closure, `async |guard| …`, which may borrow from around it; what it returns cannot borrow from the
-    /// guard. If the lock is lost, `work` is dropped where it awaits. A panic in it releases the lock.
+    /// `work` is an async closure, `async |guard| …`. It can borrow from its surroundings; its output cannot borrow from the
+    /// guard. If the lock is lost, `work` is dropped at its current await point. A panic in `work` releases the lock.
     ///
     /// # Errors
     ///
-    /// Those of the acquire, then `work` has not begun; [`LockError::Expired`] with key and cause if the lock was lost before
-    /// `work` was done; those of [`LockGuard::unlock`], then `work` is done, and what it returned is lost.
+    /// - Those of the acquire: `work` has not started.
+    /// - [`LockError::Expired`] with the key and the cause: the lock was lost before `work` completed.
+    /// - Those of [`LockGuard::unlock`]: `work` has completed, and its output is discarded.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops `work` where it awaits, and releases.
+    /// Dropping the future drops `work` at its current await point and releases the lock.
     ///
     /// ```
     /// # leasehold::doctest(async {
@@ -180,7 +183,7 @@ impl<G: Guards> LockRequest<G> {
         run_under(self.await?, scope, work).await
     }
 
-    /// Makes the scope of a closure: the owner of what it holds, unless that is held around it.
+    /// Creates the scope of a closure: the owner of its hold, unless an owner around it holds the key already.
     pub(super) fn scoped(&mut self) -> Scope {
         if let OwnerSource::Owner(owner) = &self.options.owner {
             return Scope::new(owner.clone());
@@ -190,14 +193,15 @@ impl<G: Guards> LockRequest<G> {
         scope
     }
 
-    /// Runs `work` under the lock on this plain thread; see [`with`](Self::with).
+    /// Acquires the lock, runs `work` on this plain thread, releases the lock, and returns the output of `work`.
     ///
-    /// A loss cannot stop it: look at [`LockGuard::is_lost`] in between. It is reported afterwards.
+    /// A loss cannot interrupt `work`: check [`LockGuard::is_lost`] between its steps. The loss is reported afterwards.
     ///
     /// # Errors
     ///
-    /// Those of [`wait`](Self::wait), then `work` has not begun; those of [`LockGuard::unlock`], then `work` is done, and what
-    /// it returned is lost: [`LockError::Expired`] with key and cause if the lock was lost meanwhile.
+    /// - Those of [`wait`](Self::wait): `work` has not started.
+    /// - Those of [`LockGuard::unlock`], [`LockError::Expired`] with the key and the cause if the lock was lost: `work` has
+    ///   completed, and its output is discarded.
     ///
     /// ```
     /// # fn main() -> leasehold::Result<()> {
@@ -223,16 +227,16 @@ impl<G: Guards> LockRequest<G> {
         let terms = &self.options.terms;
         settings::check_ttl(terms.ttl, self.engine.base.backend.min_ttl())?;
         if terms.max_hold.is_some_and(|age| age.is_zero()) {
-            return Err(LockError::config("max_hold must be longer than zero"));
+            return Err(LockError::config("max_hold: must be longer than zero"));
         }
         if self.options.retry_interval.is_zero() {
-            return Err(LockError::config("retry_interval must be longer than zero"));
+            return Err(LockError::config("retry_interval: must be longer than zero"));
         }
         Ok(())
     }
 }
 
-/// Runs `work` in its scope until it is done or the lock is lost.
+/// Runs `work` in its scope until it completes or the lock is lost.
 pub(super) async fn run_under<G: Guards, T, F: AsyncFnOnce(&G) -> T>(guards: G, scope: Scope, work: F) -> Result<T> {
     let output = {
         let mut running = pin!(Run::new(guards.lost(), work(&guards)));
@@ -268,7 +272,7 @@ impl<G: Guards> Future for Acquire<G> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.get_mut().0).poll(cx).map(|acquired| {
             acquired.and_then(|shares| {
-                let refused = || LockError::Unsupported { what: "a backend that does not wait".into() };
+                let refused = || LockError::Unsupported { what: "a backend that does not wait for a grant".into() };
                 shares.map(G::of).ok_or_else(refused)
             })
         })

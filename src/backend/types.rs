@@ -8,7 +8,7 @@ use super::Limit;
 use crate::clock::Timestamp;
 use crate::info::{ClaimId, Holder, Mode};
 
-/// The backend's name for a lease: unique and never used again.
+/// The backend's id of a lease: unique and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
@@ -18,18 +18,18 @@ impl fmt::Display for LeaseId {
     }
 }
 
-/// A time limit on the server, as it was last proven.
+/// A lease on the server, as of its last proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lease {
-    /// Its name.
+    /// The id.
     pub id: LeaseId,
-    /// The TTL that the server granted, at least the one asked for.
+    /// The TTL that the server granted, at least the requested one.
     pub ttl: Duration,
-    /// When its last proven renewal, or its opening, was *sent*.
+    /// The time at which the last proven renewal, or the request to open the lease, was *sent*.
     pub proven: Timestamp,
-    /// Whether it is a session: it may carry any number of claims and lives on when they are released. Else it belongs to one
-    /// claim and ends with it.
+    /// Whether the lease is a session, which can have any number of claims and outlives them. Otherwise it belongs to one claim and
+    /// ends with it.
     pub session: bool,
 }
 
@@ -40,7 +40,7 @@ impl Lease {
     }
 }
 
-/// The name of one try to get a hold: never used again, not even by another manager.
+/// The id of one attempt to acquire a lock: never reused, not even by another manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptId(pub u64);
 
@@ -50,21 +50,21 @@ impl fmt::Display for AttemptId {
     }
 }
 
-/// An attempt to get a hold: what the backend puts in the queue.
+/// An attempt to acquire a lock, which becomes an entry of the key's queue.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Claim {
-    /// The attempt, unique among those of its lease.
+    /// The id of the attempt.
     pub attempt: AttemptId,
-    /// What is to be locked, as the user wrote it: the backend adds its prefix and its own escaping.
+    /// The key as the user passed it; the backend adds the prefix and the escaping.
     pub key: Arc<str>,
-    /// Alone or with others.
+    /// The requested mode.
     pub mode: Mode,
-    /// The lease that it lives on.
+    /// The lease that the claim is bound to.
     pub lease: Lease,
-    /// Who asks.
+    /// The description of this process, for other clients.
     pub holder: Arc<Holder>,
-    /// How often a waiter looks by itself where nobody will tell it: 100 ms by default.
+    /// How often to poll the server where notifications are not reliable: 100 ms by default.
     pub retry_interval: Duration,
 }
 
@@ -81,17 +81,17 @@ impl Claim {
 pub struct Grant {
     /// The attempt that was granted.
     pub attempt: AttemptId,
-    /// What is locked.
+    /// The locked key.
     pub key: Arc<str>,
-    /// Alone or with others.
+    /// The granted mode.
     pub mode: Mode,
     /// The fencing epoch, below 2^54.
     pub epoch: u64,
-    /// The lease, with the latest proof known.
+    /// The lease, with its latest proof.
     pub lease: Lease,
-    /// The backend's own note on the grant, for its release: etcd's create revision, for example.
+    /// A number that the backend stores with the grant for its release: etcd's create revision, for example.
     pub note: u64,
-    /// Up to when the grant itself is certain, where that may be sooner than its lease.
+    /// The limit of the grant's validity, if it may end before the lease.
     pub limit: Option<Limit>,
 }
 
@@ -110,29 +110,29 @@ impl Grant {
     }
 }
 
-/// Which claims an eviction is for, and what becomes of their leases: by default all that hold the key, with their leases.
+/// The claims to evict, and whether to end their leases. The default is all claims that hold the key, with their leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Evict {
-    /// Whether a lease that carries other claims as well lives on.
+    /// Whether to keep a lease that has other claims.
     pub key_only: bool,
-    /// Only these claims, if there is a list.
+    /// The claims to evict; `None` for all that hold the key.
     pub only: Option<Vec<ClaimId>>,
 }
 
 impl Evict {
-    /// Returns whether it is for this claim.
+    /// Returns whether `claim` is to be evicted.
     pub fn is_for(&self, claim: &ClaimId) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(claim))
     }
 }
 
-/// What a store tells of by itself.
+/// A loss that the store reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// The server ended the lease.
     LeaseLost(LeaseId),
-    /// The server removed the claim of this attempt, or has forgotten it, while its lease lives.
+    /// The server removed the claim of this attempt, or no longer has it, while its lease is alive.
     ClaimLost(AttemptId),
 }

@@ -1,4 +1,4 @@
-//! What a backend can fail with.
+//! [`BackendError`] and its kinds.
 
 use std::error::Error;
 use std::fmt;
@@ -6,29 +6,29 @@ use std::sync::Arc;
 
 use crate::display::Printable;
 
-/// The sort of a backend's failure: decides what leasehold does about it.
+/// The kind of a backend's failure, which determines whether the operation is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// No answer, or one that says "later": the outcome is unknown. Tried again within the caller's time.
+    /// There was no answer, or only a temporary refusal; the outcome is unknown. Retried within the caller's time limit.
     Unreachable,
-    /// The lease or the claim is gone. Tried again with a new one.
+    /// The lease or the claim no longer exists. Retried with a new one.
     LeaseLost,
-    /// Wrong password, no permission, bad certificate. Final.
+    /// Wrong password, missing permission, or invalid certificate. Final.
     Denied,
-    /// What it was told cannot be used: a file that is not there, for example. Final.
+    /// An option cannot be used: a missing file, for example. Final.
     Misconfigured,
-    /// The key is in use by something that is no lock of ours. Final.
+    /// The key is used for something that is not a compatible lock. Final.
     Incompatible,
-    /// The server refuses for a reason of its own: no space, a limit. Final.
+    /// The server refused the request: no space, or a limit. Final.
     Refused,
-    /// The backend cannot do this. Final.
+    /// The backend does not support the operation. Final.
     Unsupported,
     /// The backend was closed. Final.
     Closed,
 }
 
-/// A backend's failure: a kind, a sentence without secrets, and the cause beneath.
+/// A backend's failure: its kind, a description without secrets, and the underlying cause.
 #[derive(Clone, Debug)]
 pub struct BackendError {
     kind: ErrorKind,
@@ -42,19 +42,19 @@ impl BackendError {
         Self { kind, reason: reason.into(), cause: None }
     }
 
-    /// Adds the cause.
+    /// Adds the underlying cause.
     #[must_use]
     pub fn because(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
         self.cause = Some(Arc::new(cause));
         self
     }
 
-    /// Returns the sort of failure.
+    /// Returns the kind of failure.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The whole reason, and the cause.
+    /// The complete description, and the cause.
     pub(crate) fn into_parts(self) -> (String, Option<Arc<dyn Error + Send + Sync>>) {
         (self.reason, self.cause)
     }

@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! [`LockError`].
 
 mod backend;
 
@@ -10,13 +10,12 @@ pub use self::backend::{BackendError, ErrorKind};
 use crate::display::Printable;
 use crate::info::{Holder, Loss};
 
-/// A `Result` whose error is a [`LockError`] unless said otherwise.
+/// A `Result` whose error type is [`LockError`] by default.
 pub type Result<T, E = LockError> = std::result::Result<T, E>;
 
-/// Everything that a lock operation can fail with.
+/// The error of a lock operation.
 ///
-/// Callers branch on the variant or on [`code`](Self::code). The cause, where there is one, is the
-/// [`source`](std::error::Error::source).
+/// Branch on the variant or on [`code`](Self::code). The underlying cause, if any, is the [`source`](std::error::Error::source).
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -28,7 +27,7 @@ pub type Result<T, E = LockError> = std::result::Result<T, E>;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// The lock was not free in time.
+    /// The lock was not acquired in time.
     #[error("lock {:?} not acquired within {after:?}{}{}{}", Printable(.key), held_by(.holder), if *.own { OWN } else { "" }, because(.source))]
     #[non_exhaustive]
     Timeout {
@@ -36,13 +35,13 @@ pub enum LockError {
         key: String,
         /// How long the caller waited.
         after: Duration,
-        /// Who held the key shortly before, where known.
+        /// The holder of the key shortly before, if known.
         holder: Option<Holder>,
-        /// Whether another owner of the same task or thread held the key, so that the wait may have been for itself: a branch
-        /// with a waker of its own inside of what holds the lock, for example. See [`guide::ownership`](crate::guide::ownership).
+        /// Whether another owner of the same task or thread held the key, so that the caller may have waited for itself: a branch
+        /// with a separate waker inside the code that holds the lock, for example. See
+        /// [`guide::ownership`](crate::guide::ownership).
         own: bool,
-        /// What stood in the way, where it was the server and not a holder: the last failure of an attempt that was tried again, or
-        /// why the server does not answer.
+        /// The last failure of the server, if the server and not a holder prevented the acquire.
         source: Option<Box<BackendError>>,
     },
     /// This manager does not hold the key.
@@ -52,13 +51,13 @@ pub enum LockError {
         /// The key.
         key: String,
     },
-    /// The owner holds the key already, in a way that excludes what it asks for.
+    /// The owner already holds the key in a mode that excludes the request.
     #[error("lock {:?} is already held: {reason}", Printable(.key))]
     #[non_exhaustive]
     AlreadyHeld {
         /// The key.
         key: String,
-        /// What stands in the way.
+        /// The conflict.
         reason: &'static str,
     },
     /// The hold was lost.
@@ -67,26 +66,26 @@ pub enum LockError {
     Expired {
         /// The key.
         key: String,
-        /// Why.
+        /// The cause of the loss.
         cause: Loss,
     },
-    /// The key is not 1 to 1,024 bytes of UTF-8 without control characters, those of bidirectional text included.
+    /// The key is not 1 to 1,024 bytes of UTF-8 without control characters or bidirectional control characters.
     #[error("invalid key {:?}: {reason}", Printable(.key))]
     #[non_exhaustive]
     InvalidKey {
         /// The key.
         key: String,
-        /// What is wrong with it.
+        /// What is wrong with the key.
         reason: &'static str,
     },
-    /// An option, a URL or a duration is not acceptable.
+    /// An option, a URL or a duration is invalid.
     #[error("invalid configuration: {reason}")]
     #[non_exhaustive]
     InvalidConfig {
-        /// What is wrong, naming the option.
+        /// The name of the option, and what is wrong with it.
         reason: String,
     },
-    /// The manager was closed, or this process is a fork of the one that made it.
+    /// The manager was closed, or this process is a fork of the one that created it.
     #[error("cannot {operation}{}: {}", of_key(.key), if *.forked { FORKED } else { "the manager is closed" })]
     #[non_exhaustive]
     Closed {
@@ -94,17 +93,17 @@ pub enum LockError {
         key: Option<String>,
         /// What was being done.
         operation: &'static str,
-        /// Whether this process is a fork of the one that made the manager.
+        /// Whether this process is a fork of the one that created the manager.
         forked: bool,
     },
-    /// The backend, or the place of the call, does not allow this.
+    /// The backend, the build, or the place of the call does not support the operation.
     #[error("unsupported: {what}")]
     #[non_exhaustive]
     Unsupported {
         /// What is not supported.
         what: String,
     },
-    /// The server refused or could not be reached.
+    /// The server refused the request or could not be reached.
     #[error("cannot {operation}{}: {}", of_key(.key), Printable(.reason))]
     #[non_exhaustive]
     Backend {
@@ -112,18 +111,18 @@ pub enum LockError {
         key: Option<String>,
         /// What was being done.
         operation: &'static str,
-        /// What sort of failure it is.
+        /// The kind of failure.
         kind: ErrorKind,
-        /// What the backend said.
+        /// The backend's description of the failure.
         reason: String,
-        /// The client's or the system's error beneath.
+        /// The underlying error of the client library or the system.
         #[source]
         cause: Option<Arc<dyn StdError + Send + Sync>>,
     },
 }
 
 impl LockError {
-    /// Returns a stable name for the kind of error, for logs and for other languages.
+    /// Returns a stable name of the variant, for logs and other languages.
     ///
     /// One of `LOCK_TIMEOUT`, `LOCK_NOT_HELD`, `LOCK_ALREADY_HELD`, `LOCK_EXPIRED`, `INVALID_KEY`, `INVALID_CONFIG`,
     /// `CLOSED`, `UNSUPPORTED`, `BACKEND`.
@@ -141,7 +140,7 @@ impl LockError {
         }
     }
 
-    /// Returns the key that the operation was about, where it was about one.
+    /// Returns the key of the operation, if it had one.
     pub fn key(&self) -> Option<&str> {
         match self {
             Self::Timeout { key, .. }
@@ -166,7 +165,7 @@ impl LockError {
         Self::Closed { key: key.map(Into::into), operation, forked: true }
     }
 
-    /// What the caller is told of a backend's failure.
+    /// The caller's error for a backend's failure.
     pub(crate) fn backend(key: Option<&str>, operation: &'static str, error: BackendError) -> Self {
         match error.kind() {
             ErrorKind::Closed => Self::closed(key, operation),
@@ -180,9 +179,9 @@ impl LockError {
     }
 }
 
-const FORKED: &str = "this process is a fork of the one that made the manager: make another one here";
+const FORKED: &str = "this process is a fork of the one that created the manager; create another manager here";
 
-const OWN: &str = "; another owner of the same task or thread holds it, so it may have waited for itself";
+const OWN: &str = "; another owner of the same task or thread holds it, so the caller may have waited for itself";
 
 fn held_by(holder: &Option<Holder>) -> String {
     holder.as_ref().map(|holder| format!(", held by {holder}")).unwrap_or_default()

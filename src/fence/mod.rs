@@ -1,4 +1,4 @@
-//! Refusing what comes too late.
+//! Fencing: refusing writes with outdated tokens.
 
 #[cfg(feature = "redis")]
 mod redis;
@@ -12,13 +12,13 @@ use crate::token::FencingToken;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisFence;
 
-/// A resource of this process that refuses holders who come too late, by their [`FencingToken`]s.
+/// A resource of this process that refuses outdated holders by their [`FencingToken`]s.
 ///
-/// A lock that is held by a lease can be lost without its holder noticing in time: after a pause it may write although another
-/// holds the lock by then. The gate lets in whoever has the greatest token so far, and nobody with a smaller one.
+/// A holder can lose its lease without noticing in time: after a pause of the process it may write although another client holds
+/// the lock by then. The gate admits a token that is at least the greatest one so far, and refuses smaller ones.
 ///
-/// For a resource on a server, let the server do the same: a condition on the greatest token in the `UPDATE` of a database,
-/// for example; there is `RedisFence` for a key on Redis, and `LockGuard::etcd_compare` for what is on the etcd of the locks.
+/// For a resource on a server, let the server compare the tokens: by a condition in the `UPDATE` of a database, by `RedisFence`
+/// for a key on Redis, or by `LockGuard::etcd_compare` for keys on the etcd cluster that has the locks.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -50,18 +50,18 @@ struct Inside<T> {
 }
 
 impl<T> FenceGate<T> {
-    /// Puts a resource behind a gate.
+    /// Creates a gate around a resource.
     pub const fn new(resource: T) -> Self {
         Self { inside: Mutex::new(Inside { greatest: None, resource }) }
     }
 
-    /// Runs `work` on the resource if nobody with a greater token has been here; others wait meanwhile.
+    /// Runs `work` on the resource, unless a greater token was admitted before.
     ///
-    /// Readers of a shared lock may have the same token, and pass.
+    /// Equal tokens are admitted, since readers of a shared lock may have the same one. Concurrent calls block until `work` returns.
     ///
     /// # Errors
     ///
-    /// [`StaleToken`]: `work` was not run, and the lock is another's.
+    /// [`StaleToken`] if a greater token was admitted before: `work` was not run, and another client has held the lock since.
     pub fn enter<R>(&self, token: FencingToken, work: impl FnOnce(&mut T) -> R) -> Result<R, StaleToken> {
         let mut inside = self.inside.lock();
         if let Some(greatest) = inside.greatest.filter(|greatest| *greatest > token) {
@@ -71,30 +71,30 @@ impl<T> FenceGate<T> {
         Ok(work(&mut inside.resource))
     }
 
-    /// Returns the greatest token so far.
+    /// Returns the greatest token admitted so far.
     pub fn greatest(&self) -> Option<FencingToken> {
         self.inside.lock().greatest
     }
 
-    /// Takes the resource out.
+    /// Returns the resource.
     pub fn into_inner(self) -> T {
         self.inside.into_inner().resource
     }
 }
 
-/// A token that is smaller than the greatest one that a [`FenceGate`] or a `RedisFence` has seen: its holder has lost the lock.
+/// The error for an outdated token, smaller than the greatest one that a [`FenceGate`] or a `RedisFence` has admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StaleToken {
-    /// The token that was refused.
+    /// The refused token.
     pub token: FencingToken,
-    /// The greatest so far.
+    /// The greatest token admitted so far.
     pub greatest: FencingToken,
 }
 
 impl fmt::Display for StaleToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "token {} is too late, {} was here", self.token, self.greatest)
+        write!(f, "token {} is outdated: token {} was admitted before", self.token, self.greatest)
     }
 }
 

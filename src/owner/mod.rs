@@ -1,4 +1,4 @@
-//! The owner of a hold.
+//! [`Owner`]: the identity that reentrancy is based on.
 
 mod caller;
 mod scope;
@@ -16,16 +16,21 @@ pub(crate) use self::caller::{Caller, OwnerSource};
 pub(crate) use self::scope::Scope;
 use crate::process::{blocking, foreign, wakers};
 
-/// The owner of a hold: the one that may lock the same key again without waiting.
+/// The owner of a hold, which can lock the same key again without waiting.
 ///
-/// By default it is found at the first poll of the acquire. In a tokio task it is the task; in the body of a `block_on` and
-/// under `.wait()` it is the thread. A future that is polled with another waker (a task of another executor, a branch of
-/// `FuturesUnordered`, `for_each_concurrent`, `buffer_unordered`, or a `join_all` of more than 30) is an owner of its own. The
-/// closure of each [`with_lock`](crate::LockManager::with_lock) is one too: what it calls may lock the key again.
+/// By default the owner is derived from the context of the acquire's first poll:
+///
+/// - a tokio task: the task;
+/// - the body of a `block_on`, and `.wait()`: the thread;
+/// - a future that is polled with any other waker (a task of another executor, a branch of `FuturesUnordered`,
+///   `for_each_concurrent`, `buffer_unordered`, or of a `join_all` of more than 30): that future;
+/// - the closure of a [`with_lock`](crate::LockManager::with_lock): that call, so that the code it calls can lock the key again.
 ///
 /// The branches of `join!`, `select!`, and of a `join_all` of up to 30 are polled with the waker of their task. They cannot be
-/// told from nested calls, so they are one owner: pass owners to them, or build the manager with
-/// [`reentrant(false)`](crate::LockManagerBuilder::reentrant), if they must exclude each other.
+/// distinguished from nested calls, so they have one owner. If they must exclude each other, pass an explicit owner to each, or
+/// build the manager with [`reentrant(false)`](crate::LockManagerBuilder::reentrant).
+///
+/// [`guide::ownership`](crate::guide::ownership) has the complete rules.
 ///
 /// An explicit owner is valid wherever it is passed:
 ///
@@ -42,11 +47,11 @@ use crate::process::{blocking, foreign, wakers};
 #[derive(Clone)]
 pub struct Owner {
     id: OwnerId,
-    /// Where it last asked for a lock; no part of its identity.
+    /// The task or thread of the last request, for diagnostics; not part of the identity.
     origin: Option<Origin>,
 }
 
-/// The task, or else the thread, that something was asked in.
+/// The task of a request, or its thread where there is no task.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Task(task::Id),
@@ -67,15 +72,15 @@ enum OwnerId {
     Waker(Arc<WakerId>),
 }
 
-/// What is polled with a waker of its own.
+/// A future that is polled with a separate waker.
 ///
-/// The waker is kept, so that its address cannot come to mean another future while this owner is known. An executor may use
-/// one waker for all it runs on a thread, so what is run by another task is another owner.
+/// The waker is kept, so that its address cannot be reused for another future while this owner exists. An executor may use one
+/// waker for everything that it runs on a thread, so a future in another task is another owner.
 struct WakerId {
-    /// `None` while it is dropped.
+    /// `None` only during drop.
     waker: Option<Waker>,
     task: Option<task::Id>,
-    /// Only where the wakers of tokio's roots, which threads share, cannot be recognized.
+    /// Set only where the wakers of tokio's roots, which threads share, cannot be recognized.
     thread: Option<ThreadId>,
 }
 
@@ -104,12 +109,12 @@ impl Owner {
         Self { id, origin: None }
     }
 
-    /// The same owner, as it asks in this task or thread.
+    /// The same owner, with this task or thread as the origin of its request.
     fn asking_here(&self) -> Self {
         Self { id: self.id.clone(), origin: Some(Origin::here()) }
     }
 
-    /// Whether the other one is another owner that asked in the same task or thread, and may be waiting for it.
+    /// Whether `other` is a different owner in the same task or thread, which may be waiting for this one.
     pub(crate) fn is_beside(&self, other: &Self) -> bool {
         self.id != other.id && self.origin.is_some() && self.origin == other.origin
     }
@@ -123,7 +128,7 @@ impl WakerId {
 
 impl Drop for WakerId {
     fn drop(&mut self) {
-        // Its end is the end of a task, which may panic; this one is a guard's.
+        // Dropping the waker may drop its task, which may panic, and this drop may be part of a guard's.
         foreign::drop_all(self.waker.take());
     }
 }
@@ -152,7 +157,7 @@ impl Hash for Owner {
             OwnerId::Numbered(number) => number.hash(state),
             OwnerId::Task(task) => task.hash(state),
             OwnerId::Thread(thread) => thread.hash(state),
-            // Not the vtable, of which equal wakers may have different copies.
+            // The vtable is not hashed: equal wakers may have different copies of it.
             OwnerId::Waker(id) => id.data().hash(state),
         }
     }

@@ -1,4 +1,4 @@
-//! Waiting on a plain thread.
+//! Blocking waits on plain threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -27,9 +27,9 @@ thread_local! {
 
 /// Whether `waker` is the one that [`wait`] polls with on this thread.
 pub(crate) fn is_this_thread(waker: &Waker) -> bool {
-    // Not will_wake: copies of a vtable are told apart by it, see the owner's comparison. No other waker has this data.
+    // will_wake distinguishes copies of one vtable, see `owner::wakers`. No other waker has this data pointer.
     let is_own = WAKER.try_with(|own| own.data() == waker.data());
-    // Where the local has ended, each wait makes a waker.
+    // After the thread-local was destroyed, each wait creates a waker.
     is_own.unwrap_or_else(|_| *waker.vtable() == *parker().vtable())
 }
 
@@ -37,21 +37,21 @@ fn parker() -> Waker {
     Waker::from(Arc::new(Parker(thread::current())))
 }
 
-/// Polls `future` on this thread until it is done.
+/// Polls `future` on this thread until it completes.
 ///
 /// # Errors
 ///
-/// [`LockError::Unsupported`] where blocking would stop an async runtime: inside a task or a `block_on`, and where that cannot
-/// be found out.
+/// [`LockError::Unsupported`] where blocking would stall an async runtime: inside a task or a `block_on`, and where that cannot
+/// be determined.
 pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     refuse_async_context()?;
     let _entered = futures::executor::enter().map_err(|_| in_async_context())?;
-    // In the destructor of a thread-local, this one may have ended before.
+    // In the destructor of another thread-local, this one may already be destroyed.
     let waker = WAKER.try_with(Waker::clone).unwrap_or_else(|_| parker());
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
-        // A stale unpark makes this poll once too often, which does no harm.
+        // A stale unpark causes one additional poll, which is harmless.
         match future.as_mut().poll(&mut cx) {
             Poll::Ready(result) => return result,
             Poll::Pending => thread::park(),
@@ -59,8 +59,8 @@ pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
-/// Asks tokio's own check, by the one public call that has it: it passes on plain threads, in `spawn_blocking` and in
-/// `block_in_place`, and panics in tasks and in `block_on`.
+/// Runs tokio's check for blocking, through the only public call that has it. It passes on plain threads, in `spawn_blocking` and
+/// in `block_in_place`, and panics in tasks and in `block_on`.
 fn refuse_async_context() -> Result<()> {
     thread_local! {
         static FREE: tokio::sync::Mutex<()> = const { tokio::sync::Mutex::const_new(()) };
@@ -72,7 +72,7 @@ fn refuse_async_context() -> Result<()> {
         }
         Err(_) => return Ok(()),
     }
-    // The check may panic, which would abort the process in a panic hook and while a thread unwinds.
+    // The check may panic, which aborts the process in a panic hook and while a thread unwinds.
     if thread::panicking() {
         return Err(cannot_tell("while a thread with a tokio runtime panics"));
     }

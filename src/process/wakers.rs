@@ -1,7 +1,7 @@
-//! Recognizing wakers.
+//! Recognition of tokio's wakers.
 //!
 //! tokio polls with three kinds of wakers: a task's, the one of a current-thread runtime's root (which all threads that block on
-//! that runtime share), and a thread's parker (for the other roots). A combinator that polls its branches with wakers of its own
+//! that runtime share), and a thread's parker (for the other roots). A combinator that polls its branches with separate wakers
 //! has another kind. A kind is known by its vtable, compared by value: an optimized program may have several copies of one table.
 
 use std::future::poll_fn;
@@ -14,7 +14,7 @@ use tokio::task::coop::{self, RestoreOnPending};
 
 use super::blocking;
 
-/// The tables of tokio's wakers, as they are and as their clones have them; empty where a branch's cannot be told from them.
+/// The vtables of tokio's wakers and of their clones; empty where they cannot be distinguished from a branch's.
 static TOKIO: OnceLock<Vec<&'static RawWakerVTable>> = OnceLock::new();
 
 /// Learns the wakers of this program's tokio, once, on the thread of a current-thread runtime.
@@ -29,15 +29,15 @@ pub(crate) fn learn(runtime: &Runtime) {
     });
 }
 
-/// Whether this is the waker of a task or a root of tokio's.
+/// Whether this is the waker of one of tokio's tasks or roots.
 pub(crate) fn is_of_tokio(waker: &Waker) -> bool {
     let table = waker.vtable();
     TOKIO.get().is_some_and(|known| known.iter().any(|known| std::ptr::eq(*known, table) || **known == *table))
 }
 
-/// Takes part in the cooperative budget of tokio's tasks, as tokio's own locks do: a loop that never has to wait lets others run.
+/// Uses the cooperative budget of tokio's tasks, as tokio's locks do, so that a loop that never waits yields to other tasks.
 ///
-/// Not where something else polls inside of a task: an executor that blocks there would wait for ever for a new budget.
+/// It does not where another executor polls inside a task: if that executor blocks, the budget is never renewed.
 pub(crate) fn proceed(cx: &mut Context<'_>) -> Poll<Option<RestoreOnPending>> {
     if is_of_tokio(cx.waker()) { coop::poll_proceed(cx).map(Some) } else { Poll::Ready(None) }
 }
@@ -52,7 +52,7 @@ pub(crate) fn are_unknown() -> bool {
     TOKIO.get().is_none_or(Vec::is_empty)
 }
 
-/// Whether both wake the same.
+/// Whether both wakers wake the same task.
 pub(crate) fn is_same(one: &Waker, other: &Waker) -> bool {
     one.data() == other.data() && *one.vtable() == *other.vtable()
 }
@@ -67,7 +67,7 @@ fn tables() -> impl Future<Output = Tables> {
     poll_fn(|cx| Poll::Ready(of(cx.waker())))
 }
 
-/// The tables of a branch with a waker of its own.
+/// The vtables of a branch with a separate waker.
 fn branch() -> Vec<&'static RawWakerVTable> {
     let mut set: FuturesUnordered<_> = std::iter::once(tables()).collect();
     match std::pin::Pin::new(&mut set).poll_next(&mut Context::from_waker(Waker::noop())) {

@@ -1,4 +1,4 @@
-//! Everything that a manager can be told, from a URL or a builder, with one validation.
+//! The options of a manager, from a URL, a `Config` or a builder, with one validation.
 
 mod duration;
 mod url;
@@ -17,17 +17,17 @@ use std::time::Duration;
 use crate::display::has_control;
 use crate::error::{LockError, Result};
 
-/// The longest TTL.
+/// The maximum TTL.
 const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// As many as a token's low bits can count.
+/// The maximum that the low bits of a token can count.
 const MAX_HANDOVERS: u16 = (1 << crate::token::HANDOVER_BITS) - 1;
-/// Longer prefixes and names are mistakes.
+/// The maximum length of prefixes and names, in bytes.
 const MAX_TEXT_BYTES: usize = 1024;
 
-/// Where the locks are kept.
+/// The kind of store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BackendKind {
-    /// In this process: one store for each name, a private one without.
+    /// In this process: one store per name, or a private one without a name.
     Memory {
         name: Option<String>,
     },
@@ -36,7 +36,7 @@ pub(crate) enum BackendKind {
 }
 
 impl BackendKind {
-    /// The word that stands for it in errors.
+    /// Its name in errors.
     fn word(&self) -> &'static str {
         match self {
             Self::Memory { .. } => "memory",
@@ -45,7 +45,7 @@ impl BackendKind {
         }
     }
 
-    /// The prefix where none was given.
+    /// The prefix if none is given.
     fn default_prefix(&self) -> &'static str {
         match self {
             Self::Memory { .. } => "",
@@ -58,19 +58,19 @@ impl BackendKind {
         if *self != Self::Redis {
             return Ok(());
         }
-        // Our side keys begin with a hash tag; a prefix that does as well could not be told from them.
+        // Side keys begin with a hash tag; keys with such a prefix could not be distinguished from them.
         if prefix.starts_with('{') {
-            return Err(LockError::config("prefix: may not begin with { on redis"));
+            return Err(LockError::config("prefix: cannot begin with \"{\" on redis"));
         }
         // No other lock has such a list.
         if signal_lists && !prefix.starts_with("lock:") {
-            return Err(LockError::config("signal_lists: only with a prefix that begins with lock:"));
+            return Err(LockError::config("signal_lists: requires a prefix that begins with \"lock:\""));
         }
         Ok(())
     }
 }
 
-/// A text that no `Debug` shows.
+/// A text that `Debug` does not show.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
@@ -91,12 +91,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How far a grant may be handed on within the process before the key goes back through the server's queue.
+/// The limits of local handovers, after which the key goes back through the server's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Handover {
-    /// Since the backend's grant; zero turns local hand-overs off.
+    /// Since the backend's grant; zero turns local handovers off.
     pub(crate) max_time: Duration,
-    /// In a row; zero turns local hand-overs off.
+    /// In a row; zero turns local handovers off.
     pub(crate) max_count: u16,
 }
 
@@ -106,7 +106,7 @@ impl Default for Handover {
     }
 }
 
-/// What a manager is told.
+/// The options of a manager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) backend: BackendKind,
@@ -122,10 +122,10 @@ pub(crate) struct Settings {
     pub(crate) ca: Option<PathBuf>,
     pub(crate) cert: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
-    /// `None` is the backend's default, `Some("")` is none at all: see [`prefix`](Self::prefix).
+    /// `None` is the backend's default, `Some("")` no prefix: see [`prefix`](Self::prefix).
     pub(crate) prefix: Option<String>,
     pub(crate) ttl: Duration,
-    /// For connecting, and for each call that has no limit of its own.
+    /// For connecting, and for each call that has no separate limit.
     pub(crate) timeout: Duration,
     pub(crate) name: Option<String>,
     pub(crate) retry_interval: Duration,
@@ -133,14 +133,14 @@ pub(crate) struct Settings {
     pub(crate) max_retries: u32,
     pub(crate) auto_renew: bool,
     pub(crate) max_hold: Option<Duration>,
-    /// Whether an owner enters again what it holds.
+    /// Whether an owner can lock again a key that it holds.
     pub(crate) reentrant: bool,
     pub(crate) handover: Handover,
-    /// How long the drop of the last manager waits for its releases.
+    /// How long dropping the last clone of the manager waits for its releases.
     pub(crate) drop_wait: Duration,
-    /// Redis only: how many replicas have to have a lock.
+    /// Redis only: the number of replicas that must confirm a lock.
     pub(crate) min_replicas: u32,
-    /// Redis only: whether python-redis-lock's waiters are woken.
+    /// Redis only: whether the waiters of python-redis-lock are notified.
     pub(crate) signal_lists: bool,
 }
 
@@ -175,25 +175,25 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` that names the offending word, and never shows what may be a password; `Unsupported` for Redis Cluster
-    /// and Sentinel.
+    /// `InvalidConfig` that names the invalid part and never shows a possible password; `Unsupported` for Redis Cluster and
+    /// Sentinel.
     pub(crate) fn parse(url: &str) -> Result<Self> {
         let settings = url::parse(url)?;
-        // The backend knows its shortest TTL, and a builder may still change this one.
+        // The minimum TTL depends on the backend, and a builder may still change the TTL.
         settings.validate(Duration::ZERO)?;
         Ok(settings)
     }
 
-    /// The prefix in use.
+    /// The effective prefix.
     pub(crate) fn prefix(&self) -> &str {
         self.prefix.as_deref().unwrap_or_else(|| self.backend.default_prefix())
     }
 
-    /// The prefix in use where the backend does not come from here.
+    /// The effective prefix for a backend that is not the one of these settings.
     #[cfg(feature = "redis")]
     pub(crate) fn prefix_for(&self, backend: &BackendKind) -> Result<&str> {
         let prefix = self.prefix.as_deref().unwrap_or_else(|| backend.default_prefix());
@@ -201,7 +201,7 @@ impl Settings {
         Ok(prefix)
     }
 
-    /// Checks everything, whoever set it.
+    /// Checks all options, from whichever source.
     ///
     /// # Errors
     ///
@@ -214,14 +214,14 @@ impl Settings {
             check_max_hold(max_hold)?;
         }
         if self.handover.max_count > MAX_HANDOVERS {
-            return Err(LockError::config(format!("handover: more than {MAX_HANDOVERS} in a row")));
+            return Err(LockError::config(format!("handover: at most {MAX_HANDOVERS} in a row")));
         }
         if let Some(prefix) = &self.prefix {
             check_text("prefix", prefix)?;
         }
         if let Some(name) = &self.name {
             if name.is_empty() {
-                return Err(LockError::config("name: it is empty"));
+                return Err(LockError::config("name: must not be empty"));
             }
             check_text("name", name)?;
         }
@@ -242,12 +242,12 @@ impl Settings {
             let wants = match self.backend {
                 BackendKind::Memory { .. } => "no host",
                 BackendKind::Etcd => "at least one host",
-                BackendKind::Redis => "one host or one socket",
+                BackendKind::Redis => "exactly one host or socket",
             };
-            return Err(LockError::config(format!("{word}: takes {wants}")));
+            return Err(LockError::config(format!("{word}: expects {wants}")));
         }
         if self.database.is_some() && self.backend != BackendKind::Redis {
-            return Err(LockError::config(format!("database: {word} has none")));
+            return Err(LockError::config(format!("database: not supported by {word}")));
         }
         self.backend.check_prefix(self.prefix(), self.signal_lists)
     }
@@ -255,74 +255,74 @@ impl Settings {
     fn check_credentials(&self) -> Result<()> {
         match (&self.backend, &self.username, &self.password) {
             (_, None, None) => Ok(()),
-            (BackendKind::Memory { .. }, ..) => Err(LockError::config("username: memory has no users")),
-            (_, Some(_), None) => Err(LockError::config("password: a username without a password")),
-            (BackendKind::Etcd, None, Some(_)) => Err(LockError::config("username: a password without a username")),
+            (BackendKind::Memory { .. }, ..) => Err(LockError::config("username: not supported by memory")),
+            (_, Some(_), None) => Err(LockError::config("password: required with a username")),
+            (BackendKind::Etcd, None, Some(_)) => Err(LockError::config("username: required with a password")),
             (_, _, Some(_)) => Ok(()),
         }
     }
 
     fn check_tls(&self) -> Result<()> {
         if self.tls && (self.unix_path.is_some() || matches!(self.backend, BackendKind::Memory { .. })) {
-            return Err(LockError::config("tls: only over a network"));
+            return Err(LockError::config("tls: requires a network connection"));
         }
         for (option, file) in [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)] {
             if let Some(file) = file {
                 if !self.tls {
                     return Err(LockError::config(format!(
-                        "{option}: only with TLS (etcds://, rediss://, or tls in a Config)"
+                        "{option}: requires TLS (etcds://, rediss://, or tls in a Config)"
                     )));
                 }
                 if file.as_os_str().is_empty() {
-                    return Err(LockError::config(format!("{option}: it is empty")));
+                    return Err(LockError::config(format!("{option}: must not be empty")));
                 }
             }
         }
         match (&self.cert, &self.key) {
-            (Some(_), None) => Err(LockError::config("key: cert is given without key")),
-            (None, Some(_)) => Err(LockError::config("cert: key is given without cert")),
+            (Some(_), None) => Err(LockError::config("key: required with cert")),
+            (None, Some(_)) => Err(LockError::config("cert: required with key")),
             _ => Ok(()),
         }
     }
 }
 
-/// Checks a TTL against a backend's shortest one.
+/// Checks a TTL against the backend's minimum.
 pub(crate) fn check_ttl(ttl: Duration, min: Duration) -> Result<()> {
     if ttl.is_zero() {
-        Err(LockError::config("ttl: it is zero"))
+        Err(LockError::config("ttl: must be longer than zero"))
     } else if ttl > MAX_TTL {
-        Err(LockError::config(format!("ttl: {ttl:?} is longer than a day")))
+        Err(LockError::config(format!("ttl: {ttl:?} is longer than the maximum, one day")))
     } else if ttl < min {
-        Err(LockError::config(format!("ttl: {ttl:?} is shorter than the backend's shortest, {min:?}")))
+        Err(LockError::config(format!("ttl: {ttl:?} is shorter than the backend's minimum, {min:?}")))
     } else {
         Ok(())
     }
 }
 
-/// Checks the time for connecting and for calls without a limit of their own.
+/// Checks the time limit for connecting and for calls that have no separate limit.
 pub(crate) fn check_timeout(timeout: Duration) -> Result<()> {
     check_not_zero("timeout", timeout)
 }
 
-/// Checks the time between a waiter's own looks.
+/// Checks the polling interval of a waiter.
 pub(crate) fn check_retry_interval(interval: Duration) -> Result<()> {
     check_not_zero("retry_interval", interval)
 }
 
-/// Checks the age at which a hold is taken away.
+/// Checks the maximum age of a hold.
 pub(crate) fn check_max_hold(age: Duration) -> Result<()> {
     check_not_zero("max_hold", age)
 }
 
 fn check_not_zero(option: &str, duration: Duration) -> Result<()> {
-    if duration.is_zero() { Err(LockError::config(format!("{option}: it is zero"))) } else { Ok(()) }
+    if duration.is_zero() { Err(LockError::config(format!("{option}: must be longer than zero"))) } else { Ok(()) }
 }
 
 fn check_text(option: &str, text: &str) -> Result<()> {
     if text.len() > MAX_TEXT_BYTES {
-        Err(LockError::config(format!("{option}: longer than {MAX_TEXT_BYTES} bytes")))
+        Err(LockError::config(format!("{option}: at most {MAX_TEXT_BYTES} bytes")))
     } else if has_control(text) {
-        Err(LockError::config(format!("{option}: it has a control character")))
+        Err(LockError::config(format!("{option}: must not contain control characters")))
     } else {
         Ok(())
     }
