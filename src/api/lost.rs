@@ -9,6 +9,7 @@ use crate::engine::{Hold, Share};
 use crate::error::{LockError, Result};
 use crate::info::Loss;
 use crate::lease::Listener;
+use crate::process::wakers;
 
 /// The future of a hold's loss; see [`LockGuard::lost`](crate::LockGuard::lost). It can outlive the guard.
 ///
@@ -95,12 +96,8 @@ impl<F: Future> Run<F> {
     pub(super) fn new(lost: Lost, work: impl IntoFuture<IntoFuture = F>) -> Self {
         Self { lost, work: Box::pin(work.into_future()) }
     }
-}
 
-impl<F: Future> Future for Run<F> {
-    type Output = Result<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Result<F::Output>> {
         if let Poll::Ready(error) = self.lost.poll_error(cx) {
             return Poll::Ready(Err(error));
         }
@@ -110,6 +107,14 @@ impl<F: Future> Future for Run<F> {
             Poll::Ready(error) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Ready(Ok(output)),
         }
+    }
+}
+
+impl<F: Future> Future for Run<F> {
+    type Output = Result<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        wakers::cooperate(cx, |cx| self.advance(cx))
     }
 }
 

@@ -117,13 +117,17 @@ impl LockManager {
         Self { anchor: Arc::new(Anchor { engine, injected }) }
     }
 
-    fn entry(&self, key: &str) -> Result<Arc<Entry>> {
+    fn entry(&self, key: &str, operation: &'static str) -> Result<Arc<Entry>> {
         key::check(key)?;
         // Before any mutex, which another thread of the parent may have held at the fork.
         if self.engine().base.is_forked() {
-            return Err(LockError::closed(Some(key), "lock"));
+            return Err(LockError::forked(Some(key), operation));
         }
         Ok(self.engine().keys.get(key))
+    }
+
+    fn handle_for(&self, key: &str, operation: &'static str) -> Result<Lock> {
+        Ok(Lock::new(self.engine().clone(), self.entry(key, operation)?))
     }
 
     fn engine(&self) -> &Arc<EngineHandle> {
@@ -137,14 +141,13 @@ impl LockManager {
     /// [`LockError::InvalidKey`] unless the key is 1 to 1,024 bytes of UTF-8 without control characters or bidirectional control
     /// characters.
     pub fn handle(&self, key: impl AsRef<str>) -> Result<Lock> {
-        let key = key.as_ref();
-        Ok(Lock::new(self.engine().clone(), self.entry(key)?))
+        self.handle_for(key.as_ref(), "lock")
     }
 
     /// Requests the lock of a key, waiting for it when awaited; see [`LockRequest`] for options, errors and cancel safety.
     pub fn lock(&self, key: impl AsRef<str>) -> LockRequest {
         let key = key.as_ref();
-        LockRequest::new(self.engine().clone(), self.entry(key))
+        LockRequest::new(self.engine().clone(), self.entry(key, "lock"))
     }
 
     /// Acquires the lock of a key if it is free now, and returns `None` otherwise; see [`LockRequest::try_once`] for errors and
@@ -181,7 +184,7 @@ impl LockManager {
     /// # Ok(()) });
     /// ```
     pub fn lock_all(&self, keys: impl IntoIterator<Item: AsRef<str>>) -> LockRequest<LockGuards> {
-        let entries = keys.into_iter().map(|key| self.entry(key.as_ref())).collect::<Result<Vec<_>>>();
+        let entries = keys.into_iter().map(|key| self.entry(key.as_ref(), "lock")).collect::<Result<Vec<_>>>();
         let some = entries.and_then(|entries| match entries.is_empty() {
             true => Err(LockError::config("lock_all: the list of keys is empty")),
             false => Ok(entries),
@@ -240,7 +243,7 @@ impl LockManager {
     ///
     /// An invalid key fails with [`LockError::InvalidKey`].
     pub fn is_locked(&self, key: impl AsRef<str>) -> Pending<bool> {
-        self.handle(key).map_or_else(Pending::failed, |handle| handle.is_locked())
+        self.handle_for(key.as_ref(), "look up").map_or_else(Pending::failed, |handle| handle.is_locked())
     }
 
     /// Returns the holders of a key and the number of waiters, by a request to the server; see [`Lock::info`] for errors and cancel
@@ -248,7 +251,7 @@ impl LockManager {
     ///
     /// An invalid key fails with [`LockError::InvalidKey`].
     pub fn info(&self, key: impl AsRef<str>) -> Pending<Option<LockInfo>> {
-        self.handle(key).map_or_else(Pending::failed, |handle| handle.info())
+        self.handle_for(key.as_ref(), "look up").map_or_else(Pending::failed, |handle| handle.info())
     }
 
     /// Lists the held locks under this manager's prefix whose keys begin with `prefix`, in key order. An empty `prefix` lists all.
@@ -351,7 +354,7 @@ impl LockManager {
         Pending::new(WithinKeeper::new(keeper, async move {
             let base = &engine.base;
             if base.is_forked() {
-                return Err(LockError::closed(None, "close"));
+                return Err(LockError::forked(None, "close"));
             }
             let limit = base.defaults.timeout;
             // On the keeper: half a close would leave its tasks and the backend without an end.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 
 use crate::error::{LockError, Result};
-use crate::process::blocking;
+use crate::process::{blocking, wakers};
 
 /// The future of a call: `.await` it under any executor, or call [`wait`](Self::wait) on a plain thread.
 ///
@@ -49,7 +49,7 @@ impl<T> Pending<T> {
 impl<T> Future for Pending<T> {
     type Output = Result<T>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
-        self.0.as_mut().poll(cx)
+        wakers::cooperate(cx, |cx| self.0.as_mut().poll(cx))
     }
 }
 

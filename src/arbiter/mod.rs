@@ -188,8 +188,8 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Whether another owner of the same task or thread holds the key, so that this one may be waiting for itself.
-    pub(crate) fn is_held_beside(&self, owner: &Owner, now: Timestamp) -> bool {
-        self.tenures.owners().any(|(other, grant)| other.is_beside(owner) && grant.is_alive(now))
+    pub(crate) fn is_held_beside(&self, owner: &Owner) -> bool {
+        self.tenures.has_beside(owner)
     }
 
     /// Whether this process has a grant that is not lost.
@@ -424,7 +424,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             }
         }
         overdue.waited = !late.is_empty();
-        overdue.own = late.iter().any(|owner| self.is_held_beside(owner, now));
+        overdue.own = late.iter().any(|owner| self.is_held_beside(owner));
         overdue
     }
 

@@ -2,13 +2,13 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::sessions::Sessions;
+use super::sessions::{Limited, Sessions};
 use crate::arbiter::{Granted, HoldId};
 use crate::backend::Grant;
 use crate::clock::Timestamp;
@@ -41,7 +41,12 @@ impl HeldGrant {
         manager: Arc<dyn Any + Send + Sync>,
     ) -> Arc<Self> {
         let (lost, signal) = (LossFlag::default(), Signal::default());
-        Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal })
+        let held = Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal });
+        if held.grant.limit.is_some() {
+            let limited: Weak<HeldGrant> = Arc::downgrade(&held);
+            held.sessions.watch_limit(limited);
+        }
+        held
     }
 
     /// The token of its first hold here; later holds, after a handover, have greater ones.
@@ -123,6 +128,14 @@ impl HeldGrant {
 impl fmt::Debug for HeldGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeldGrant").field("grant", &self.grant).field("lost", &self.lost).finish_non_exhaustive()
+    }
+}
+
+impl Limited for HeldGrant {
+    fn check_limit(&self, now: Timestamp) {
+        if self.own_loss(now).is_some() {
+            self.signal.fire();
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which lease a claim goes on: the session for its TTL, or one for itself. Opens them and keeps them in their table.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,11 +33,19 @@ pub(crate) struct Sessions {
     pub(super) cleanup: Arc<Cleanup>,
     leases: Mutex<Leases>,
     changed: Notify,
+    /// Grants that end sooner than their leases unless they are confirmed.
+    limited: Mutex<Vec<Weak<dyn Limited>>>,
     pub(super) outage_log: OutageLog,
     /// When the keeper last checked the leases.
     last_round: AtomicU64,
     /// Whether a thread notifies losses in the keeper's place.
     is_rescuing: AtomicBool,
+}
+
+/// A grant that may end before its lease.
+pub(super) trait Limited: Send + Sync {
+    /// Notifies its loss if it is over by `now`.
+    fn check_limit(&self, now: Timestamp);
 }
 
 /// A lease to claim with: at once, or soon.
@@ -63,6 +71,7 @@ impl Sessions {
             cleanup,
             leases: Mutex::default(),
             changed: Notify::new(),
+            limited: Mutex::default(),
             outage_log: OutageLog::default(),
             last_round,
             is_rescuing: AtomicBool::new(false),
@@ -206,6 +215,11 @@ impl Sessions {
         }
     }
 
+    /// Has the loss of this grant notified in time where the keeper does not go round.
+    pub(super) fn watch_limit(&self, grant: Weak<dyn Limited>) {
+        self.limited.lock().push(grant);
+    }
+
     /// Has the keeper check the leases now.
     pub(crate) fn check_now(&self) {
         self.changed.notify_one();
@@ -255,16 +269,24 @@ impl Watched for Sessions {
     fn check(self: Arc<Self>) -> bool {
         let now = self.base.now();
         let last_round = Timestamp::from_nanos(self.last_round.load(Ordering::Acquire));
+        let is_held_up = now.since(last_round) > ROUND;
+        let limited: Vec<_> = {
+            let mut limited = self.limited.lock();
+            limited.retain(|grant| grant.strong_count() > 0);
+            if is_held_up { limited.iter().filter_map(Weak::upgrade).collect() } else { Vec::new() }
+        };
         let (has_any, late) = {
             let leases = self.leases.lock();
-            let is_held_up = now.since(last_round) > ROUND;
             (!leases.is_empty(), if is_held_up { leases.past_deadline(now) } else { Vec::new() })
         };
-        if !late.is_empty() && !self.is_rescuing.swap(true, Ordering::AcqRel) {
+        if !(late.is_empty() && limited.is_empty()) && !self.is_rescuing.swap(true, Ordering::AcqRel) {
             // On a separate thread: a waker that blocks may hold up the keeper, and be called again here.
             let sessions = self.clone();
             let fire = move || {
                 late.iter().for_each(|cell| _ = cell.loss(now));
+                limited.iter().for_each(|grant| grant.check_limit(now));
+                // Where it is the last to have one, it ends a manager, which must not be waited for here.
+                sessions.base.keeper.spawn(async move { drop(limited) });
                 sessions.is_rescuing.store(false, Ordering::Release);
             };
             if std::thread::Builder::new().name("leasehold-losses".into()).spawn(fire).is_err() {

@@ -49,7 +49,7 @@ impl Share {
     pub(crate) fn reenter(&self) -> Result<Self> {
         let held = self.held();
         if held.is_forked() {
-            return Err(LockError::closed(Some(&held.key), "reenter"));
+            return Err(LockError::forked(Some(&held.key), "reenter"));
         }
         if let Some(cause) = self.loss() {
             return Err(held.expired(cause));
@@ -69,7 +69,7 @@ impl Share {
     /// `Closed` in a forked child, where the lock is the parent's.
     pub(crate) fn give_up(&mut self) -> Result<Option<InFlight>> {
         if self.held().is_forked() {
-            return Err(LockError::closed(Some(&self.held().key), "unlock"));
+            return Err(LockError::forked(Some(&self.held().key), "unlock"));
         }
         self.left = true;
         Ok(self.leave())

@@ -52,8 +52,8 @@ pub struct Owner {
 }
 
 /// The task of a request, or its thread where there is no task.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Origin {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Origin {
     Task(task::Id),
     Thread(ThreadId),
 }
@@ -114,9 +114,9 @@ impl Owner {
         Self { id: self.id.clone(), origin: Some(Origin::here()) }
     }
 
-    /// Whether `other` is a different owner in the same task or thread, which may be waiting for this one.
-    pub(crate) fn is_beside(&self, other: &Self) -> bool {
-        self.id != other.id && self.origin.is_some() && self.origin == other.origin
+    /// The task or thread of the request; `None` if it is not known.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.origin
     }
 }
 

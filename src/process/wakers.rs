@@ -38,7 +38,16 @@ pub(crate) fn is_of_tokio(waker: &Waker) -> bool {
 /// Uses the cooperative budget of tokio's tasks, as tokio's locks do, so that a loop that never waits yields to other tasks.
 ///
 /// It does not where another executor polls inside a task: if that executor blocks, the budget is never renewed.
-pub(crate) fn proceed(cx: &mut Context<'_>) -> Poll<Option<RestoreOnPending>> {
+pub(crate) fn cooperate<T>(cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    let Poll::Ready(budget) = proceed(cx) else { return Poll::Pending };
+    let polled = poll(cx);
+    if polled.is_ready() {
+        budget.inspect(RestoreOnPending::made_progress);
+    }
+    polled
+}
+
+fn proceed(cx: &mut Context<'_>) -> Poll<Option<RestoreOnPending>> {
     if is_of_tokio(cx.waker()) { coop::poll_proceed(cx).map(Some) } else { Poll::Ready(None) }
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use tokio::task::coop::RestoreOnPending;
 
 use self::waiter::{Waiter, log_acquired};
 use super::sessions::LeaseFor;
@@ -73,12 +72,7 @@ impl Future for Acquisition {
     type Output = Acquired;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
         let this = self.get_mut();
-        let Poll::Ready(budget) = wakers::proceed(cx) else { return Poll::Pending };
-        let polled = this.advance(cx);
-        if polled.is_ready() {
-            budget.inspect(RestoreOnPending::made_progress);
-        }
-        polled
+        wakers::cooperate(cx, |cx| this.advance(cx))
     }
 }
 

@@ -126,7 +126,7 @@ impl Waiter {
             // A short time is no proof that the server is silent.
             None => (None, outage().or(trouble).or((lead == FRESH).then(|| base.no_answer(lead)))),
         };
-        let own = self.entry.arbiter().is_held_beside(&self.owner, base.now());
+        let own = self.entry.arbiter().is_held_beside(&self.owner);
         LockError::Timeout { key: self.entry.key.to_string(), after: limit, holder, own, source: source.map(Box::new) }
     }
 
