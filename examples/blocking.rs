@@ -1,4 +1,4 @@
-//! Locks on plain threads, without an async runtime in sight: `cargo run --example blocking [URL]`.
+//! Locks on plain threads, without an async runtime: `cargo run --example blocking [URL]`.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -23,7 +23,7 @@ fn main() -> leasehold::Result<()> {
                         thread::sleep(Duration::from_millis(5));
                         inside.fetch_sub(1, Ordering::SeqCst);
                         rounds.fetch_add(1, Ordering::SeqCst);
-                        // The guard's drop releases, and never blocks.
+                        // Dropping the guard releases the lock, and never blocks.
                     }
                     Ok(())
                 })
@@ -36,7 +36,7 @@ fn main() -> leasehold::Result<()> {
     })?;
     println!("{} rounds", rounds.into_inner());
 
-    // A loss is told to threads as well: ask is_lost() before each step that matters.
+    // A thread checks is_lost() before each important step.
     let guard = manager.lock("printer").wait()?;
     LockManager::connect(&url).wait()?.force_unlock("printer").wait()?;
     while !guard.is_lost() {

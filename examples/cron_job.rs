@@ -1,10 +1,9 @@
-//! A job that is in the crontab of many machines, and that one of them runs each night: `cargo run --example cron_job [URL]`.
+//! A job in the crontab of many machines, which one of them runs each night: `cargo run --example cron_job [URL]`.
 //!
-//! The lock alone is not enough. It keeps two machines from running the job at the same time, and no more: if the job takes ten
-//! seconds and the clock of one machine is a minute late, that one finds the lock free again and runs the job once more. A TTL
-//! that is longer than any clock is wrong would not do either: the lock goes when the job is done, and must, or a night in which
-//! a machine dies would be a night without a report. So there is a record of what was done, where the results are kept, and
-//! whoever gets the lock looks there first.
+//! The lock alone is not enough: it only prevents two machines from running the job at the same time. If the job takes ten seconds
+//! and the clock of one machine is a minute late, that machine finds the lock free again. A long TTL does not help, because the lock
+//! is released when the job is done. Therefore the results also contain a record of what was done, and a machine that has acquired
+//! the lock checks that record first.
 //!
 //! For a job that is a command, there is `leasehold run --try nightly-report -- ./report.sh`.
 
@@ -14,7 +13,7 @@ use std::time::Duration;
 use leasehold::{FenceGate, LockError, LockManager};
 use tokio::time::sleep;
 
-/// Stands for the table of a database: the nights that have a report. Like the database, it refuses who comes too late.
+/// Stands for a table of a database: the nights that have a report. Like the database, it refuses outdated tokens.
 static REPORTS: FenceGate<Vec<&str>> = FenceGate::new(Vec::new());
 
 #[derive(Debug, PartialEq)]
@@ -28,7 +27,7 @@ enum Outcome {
 async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "memory://cron_job".into());
     for night in ["Monday", "Tuesday"] {
-        // Three machines, each with a clock of its own. The third is so late that the first has finished by then.
+        // Three machines with different clocks. The third is so late that the first has finished by then.
         let late = [0, 20, 400].map(Duration::from_millis);
         let machines: Vec<_> = late
             .into_iter()
@@ -44,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// What a machine does when its clock says that it is time.
+/// The cron job of one machine, whose clock is `late`.
 async fn machine(
     url: String,
     name: String,
@@ -55,24 +54,24 @@ async fn machine(
     sleep(late).await;
     let outcome = nightly_report(&manager, night).await?;
     println!("{name}, {night}: {outcome:?}");
-    // A program that ends here need not do this: the drop of its last manager waits for the release.
+    // Not needed at the end of a program: dropping the last manager waits for the release.
     manager.close().await?;
     Ok(outcome)
 }
 
 async fn nightly_report(manager: &LockManager, night: &'static str) -> Result<Outcome, Box<dyn Error + Send + Sync>> {
-    // Who finds it busy is done: somebody else is at it, and there is nothing to wait for.
+    // If the lock is busy, another machine is running the job, and there is nothing to wait for.
     let Some(guard) = manager.try_lock("nightly-report").await? else { return Ok(Outcome::Busy) };
-    // The record names the night, not the hour: clocks that differ by some minutes agree on it.
+    // The record names the night, on which clocks agree that differ by minutes.
     if REPORTS.enter(guard.token(), |done| done.contains(&night))? {
         return Ok(Outcome::DoneBefore);
     }
-    // The lock is renewed for as long as this takes. If it is lost, the report is given up: another machine may be at it by now.
+    // The lock is renewed as long as this runs. If it is lost, the work is dropped: another machine may be running the job by now.
     guard.run(sleep(Duration::from_millis(100))).await?;
-    // Report and record go together, and only while nobody else has come after us.
+    // Report and record are written together, unless a later holder has written already.
     REPORTS.enter(guard.token(), |done| done.push(night))?;
     match guard.unlock().await {
-        // The lock was lost just now, but what was written was written in time.
+        // If the lock was lost just now, the record was still written in time.
         Ok(()) | Err(LockError::Expired { .. }) => Ok(Outcome::Done),
         Err(error) => Err(error.into()),
     }

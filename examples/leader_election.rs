@@ -1,8 +1,8 @@
-//! A leader is whoever holds a lock, for as long as it can: `cargo run --example leader_election [URL]`.
+//! Leader election: the leader is the holder of a lock, as long as it can: `cargo run --example leader_election [URL]`.
 //!
-//! Two candidates stand for election, each with a manager of its own, as two processes would. Who leads does so until the lock is
-//! lost, then steps down and stands again, behind the others. The fencing token is the number of the term: it grows from leader to
-//! leader, and what a leader orders carries it, so that the orders of one who has not noticed yet are refused.
+//! Two candidates stand for election, each with a separate manager, like two processes. A leader leads until its lock is lost, then
+//! steps down and stands again, behind the others. The fencing token is the number of the term: it grows from leader to leader. Each
+//! order of a leader carries it, so that the orders of an outdated leader are refused.
 
 use std::error::Error;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 const OFFICE: &str = "leader/shop";
 
-/// For how long there is no leader after one has died without a word. A shorter one takes others for dead more easily.
+/// The time without a leader after a crash. With a shorter TTL, a slow leader loses its office sooner.
 const TTL: Duration = Duration::from_secs(5);
 
 #[tokio::main]
@@ -28,13 +28,13 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let admin = LockManager::connect(&url).await?;
     let mut last = None;
     for term in 1..=4 {
-        let (name, token) = elections.recv().await.ok_or("all candidates have gone")?;
+        let (name, token) = elections.recv().await.ok_or("no candidate is left")?;
         println!("term {term}: {name} leads, token {token}");
         assert!(last < Some(token), "the terms grow");
         last = Some(token);
         sleep(Duration::from_millis(200)).await;
         if term < 4 {
-            // What a partition or a crash does after a TTL, an administrator does at once.
+            // An administrator does at once what a partition or a crash does after the TTL.
             admin.force_unlock(OFFICE).await?;
         }
     }
@@ -46,31 +46,31 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// Stands for election, again and again, until the manager is closed.
+/// Stands for election repeatedly, until the manager is closed.
 async fn stand(
     name: &'static str,
     manager: LockManager,
     elected: UnboundedSender<(&'static str, FencingToken)>,
 ) -> Result<(), LockError> {
     loop {
-        // Waits in line, for as long as another leads. With a lease of its own: who takes the office away takes nothing else.
+        // Waits as long as another candidate leads. The lease is separate: revoking it releases nothing else.
         let guard = match manager.lock(OFFICE).isolated().await {
             Ok(guard) => guard,
             Err(LockError::Closed { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        // Nobody hears of it once the last term is over.
+        // The receiver is dropped after the last term.
         let _ = elected.send((name, guard.token()));
         match guard.run(lead(&guard)).await {
             Ok(never) => match never {},
-            // By now `lead` is dropped: nothing of it goes on.
+            // `lead` is dropped by now, so none of its work continues.
             Err(LockError::Expired { cause, .. }) => println!("        {name} steps down: {cause}"),
             Err(error) => return Err(error),
         }
     }
 }
 
-/// What only the leader does.
+/// The work of the leader.
 async fn lead(guard: &LockGuard) -> std::convert::Infallible {
     loop {
         sleep(Duration::from_millis(50)).await;
@@ -78,5 +78,5 @@ async fn lead(guard: &LockGuard) -> std::convert::Infallible {
     }
 }
 
-/// Whoever gets an order with a token smaller than the last ignores it.
+/// Stands for a message to workers, which ignore a token smaller than the greatest so far.
 fn give_orders(_term: FencingToken) {}

@@ -1,6 +1,6 @@
-//! Holds the lock "job" and says at once when it is lost, and why.
+//! Holds the lock "job", and reports its loss and the cause at once.
 //!
-//! `cargo run --example lost_lock` loses it to itself after a second. On a server, lose it by hand:
+//! `cargo run --example lost_lock` revokes the lock after a second. On a server, revoke it by hand:
 //!
 //! ```text
 //! cargo run --features etcd --example lost_lock -- etcd://127.0.0.1:2379
@@ -20,13 +20,13 @@ async fn main() -> leasehold::Result<()> {
     let url = std::env::args().nth(1).unwrap_or_else(|| IN_MEMORY.into());
     let manager = LockManager::connect(&url).await?;
     let guard = manager.lock("job").await?;
-    println!("holding job, lease good for {:.1?}, token {}", guard.remaining(), guard.token());
+    println!("holding job, certain for {:.1?}, token {}", guard.remaining(), guard.token());
     if url == IN_MEMORY {
-        take_away_soon(LockManager::connect(&url).await?);
+        revoke_soon(LockManager::connect(&url).await?);
     } else if url.starts_with("etcd") {
-        println!("to see its lease:    etcdctl get leasehold/job/ --prefix --keys-only");
-        println!("                     which prints leasehold/job/<lease>-<attempt>");
-        println!("to take it away:     etcdctl lease revoke <lease>");
+        println!("to see its lease:  etcdctl get leasehold/job/ --prefix --keys-only");
+        println!("                   which prints leasehold/job/<lease>-<attempt>");
+        println!("to revoke it:      etcdctl lease revoke <lease>");
     }
     tokio::select! {
         biased;
@@ -48,10 +48,10 @@ async fn work(guard: &LockGuard) {
     }
 }
 
-/// Where the work is done, the token goes along: whoever keeps the result can refuse it from a holder of the past.
+/// Stands for a write to a resource, which refuses the token of an outdated holder.
 fn write_report(_token: FencingToken) {}
 
-fn take_away_soon(admin: LockManager) {
+fn revoke_soon(admin: LockManager) {
     tokio::spawn(async move {
         sleep(Duration::from_secs(1)).await;
         match admin.force_unlock("job").await {

@@ -1,6 +1,6 @@
 //! A tour in a few seconds, with locks in memory: `cargo run --example quickstart`.
 //!
-//! With a URL it does the same on a server:
+//! With a URL it does the same on a server, for example:
 //! `cargo run --features etcd --example quickstart -- etcd://127.0.0.1:2379`.
 
 use std::time::Duration;
@@ -15,27 +15,27 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     println!("1. A guard holds the lock until it is dropped.");
     let guard = manager.lock("orders/42").await?;
-    println!("   locked {:?}, fencing token {}, lease good for {:.1?}", guard.key(), guard.token(), guard.remaining());
+    println!("   locked {:?}, fencing token {}, certain for {:.1?}", guard.key(), guard.token(), guard.remaining());
 
-    println!("2. The same task may lock it again.");
+    println!("2. The same task can lock it again.");
     let nested = manager.lock("orders/42").await?;
     println!("   depth {}", nested.depth());
     drop(nested);
 
-    println!("3. Another task may not: it asks once, or waits for a while.");
+    println!("3. Another task cannot: it tries once, or waits with a timeout.");
     let other = tokio::spawn({
         let manager = manager.clone();
         async move {
             let tried = manager.try_lock("orders/42").await?;
-            println!("   try_lock: {}", if tried.is_some() { "got it" } else { "busy" });
+            println!("   try_lock: {}", if tried.is_some() { "acquired" } else { "busy" });
             let waited = manager.lock("orders/42").timeout(Duration::from_millis(200)).await;
-            println!("   lock with a timeout: {}", waited.map_or_else(|error| error.to_string(), |_| "got it".into()));
+            println!("   with a timeout: {}", waited.map_or_else(|error| error.to_string(), |_| "acquired".into()));
             Ok::<_, leasehold::LockError>(())
         }
     });
     other.await??;
 
-    println!("4. A task that waits gets it when the guard goes.");
+    println!("4. A waiting task acquires it when the guard is dropped.");
     let waiter = tokio::spawn({
         let manager = manager.clone();
         async move { manager.lock("orders/42").await.map(|guard| guard.token()) }
@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("   {:?} and {:?}; the server says {:?}", one.mode(), two.mode(), info.map(|info| info.mode));
     drop((one, two));
 
-    println!("6. Whoever loses a lock is told, in the middle of the work.");
+    println!("6. A loss is reported in the middle of the work.");
     let guard = manager.lock("nightly-report").await?;
     let admin = LockManager::connect(&url).await?;
     let evictor = tokio::spawn(async move {
@@ -60,16 +60,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         admin.force_unlock("nightly-report").await
     });
     tokio::select! {
-        // With `biased`, the loss wins if both are ready.
+        // With `biased`, the loss takes precedence if both are ready.
         biased;
         cause = guard.lost() => println!("   stopped working: {cause}"),
         () = long_work(&guard) => println!("   done"),
     }
     let eviction = evictor.await??;
-    println!("   an administrator took it away: {:?}", eviction.released);
+    println!("   an administrator revoked it: {:?}", eviction.released);
     println!(
-        "   and unlock says so: {}",
-        guard.unlock().await.map_or_else(|error| error.to_string(), |()| "fine".into())
+        "   unlock reports it: {}",
+        guard.unlock().await.map_or_else(|error| error.to_string(), |()| "released".into())
     );
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! A holder that was paused past its lease writes to Redis too late, and Redis refuses it:
+//! Redis refuses the late write of a holder that was paused past its lease:
 //!
 //! ```text
 //! cargo run --features redis --example redis_fence -- redis://127.0.0.1:6379
 //! ```
 //!
-//! The token is compared by a script on the server, in one step with the write, so that nobody can come in between.
+//! A script on the server compares the token and writes the value in one step.
 
 use std::error::Error;
 use std::time::Duration;
@@ -19,19 +19,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (slow, quick) = (LockManager::connect(&url).await?, LockManager::connect(&url).await?);
     let report = RedisFence::new("example:report");
 
-    // A lease that nobody renews: so it would be if this process were stopped.
+    // A lease that is not renewed, as if this process were stopped.
     let paused = slow.lock("report").ttl(Duration::from_secs(1)).auto_renew(false).await?;
     report.set(&mut redis, paused.token(), "the first, in time").await??;
     println!("the first writes with token {}, and then it is paused", paused.token());
 
-    // Waits until the lease is over.
+    // Waits until the lease has ended.
     let guard = quick.lock("report").await?;
     report.set(&mut redis, guard.token(), "the second").await??;
     println!("the second writes with token {}", guard.token());
 
-    println!("the first wakes up, and goes on where it was");
+    println!("the first resumes where it was paused");
     match report.set(&mut redis, paused.token(), "the first, too late").await? {
-        Ok(()) => return Err("the late write was let in".into()),
+        Ok(()) => return Err("the late write was admitted".into()),
         Err(refused) => println!("it is refused: {refused}"),
     }
     let found: Option<String> = redis.get(report.key()).await?;

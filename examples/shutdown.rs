@@ -1,5 +1,5 @@
-//! A program that gives its locks back when it is told to end: by default ^C and SIGTERM end a process at once, and leave its locks to
-//! their TTL.
+//! A program that releases its locks on ^C and SIGTERM. By default these signals end a process at once, and its locks stay until their
+//! TTL ends.
 //!
 //! ```sh
 //! cargo run --example shutdown                        # in memory
@@ -28,11 +28,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tokio::select! {
         done = guard.run(work) => done?,
         _ = tokio::signal::ctrl_c() => println!("interrupted"),
-        _ = terminate.recv() => println!("told to end"),
+        _ = terminate.recv() => println!("terminated"),
     }
-    // Confirmed by the server before the process ends; a drop would do as well.
+    // Waits for the server's confirmation; dropping the guard and the manager would do as well.
     match guard.unlock().await {
-        Err(LockError::Expired { .. }) => println!("it was lost before"),
+        Err(LockError::Expired { .. }) => println!("the lock was lost before"),
         released => released?,
     }
     manager.close().await?;

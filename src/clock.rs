@@ -1,13 +1,13 @@
-//! Time that counts suspend.
+//! [`Timestamp`] and [`Clock`]: time that includes suspend.
 
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in time on a clock that never goes back and goes on while the machine is suspended.
+/// A point in time on a monotonic clock that also runs while the machine is suspended.
 ///
-/// Leases are dated with it. `std::time::Instant` does not count suspend on Linux: after a night in a closed laptop it would
-/// take a lease for fresh that ended hours ago.
+/// Deadlines of leases are timestamps. `std::time::Instant` does not include suspend on Linux: after a night of suspend, a lease
+/// that ended hours ago would appear valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -22,7 +22,7 @@ impl Timestamp {
         self.0
     }
 
-    /// Returns the time from `earlier` to this, zero if `earlier` is later.
+    /// Returns the time since `earlier`, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -42,14 +42,23 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
-/// The source of [`Timestamp`]s; tests move their own.
+/// What is allowed for between two clocks: 1% of drift, and 5 ms for everything else.
+fn margin(ttl: Duration) -> Duration {
+    ttl / 100 + Duration::from_millis(5)
+}
+
+/// How much of a TTL is certain, counted from when it was asked for.
+pub(crate) fn certain(ttl: Duration) -> Duration {
+    ttl.saturating_sub(margin(ttl))
+}
+
+/// A source of [`Timestamp`]s, which tests replace.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Returns the present time.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
-/// The machine's clock: `CLOCK_BOOTTIME` on Linux, the platform's monotonic clock elsewhere (which may stand still while
-/// the machine is suspended).
+/// The system's clock: `CLOCK_BOOTTIME` on Linux, the platform's monotonic clock elsewhere, which may stop during suspend.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 

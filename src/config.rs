@@ -1,4 +1,4 @@
-//! Settings from a file and the environment.
+//! [`Config`]: options from a file and the environment.
 
 #[cfg(test)]
 mod tests;
@@ -10,15 +10,16 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 
-use crate::report::warn;
+use crate::error::{LockError, Result};
+use crate::process::report::warn;
 use crate::settings::{self, BackendKind, Handover, Secret, Settings};
-use crate::{LockError, Result};
 
-/// What a manager is told, for a program's own configuration; by default a private store in memory.
+/// The options of a manager as a serde struct, for configuration files.
 ///
-/// The same options as in a [URL](crate::LockManager::connect), with the same checks, for
-/// [`LockManager::from_config`](crate::LockManager::from_config). It can be a field of your own serde struct, an
-/// `Option<Config>` for example, or be [loaded](Self::load) by itself. Durations are written `"30s"` or `"100ms"`.
+/// It has the options of a [URL](crate::LockManager::connect) and of the [builder](crate::LockManagerBuilder), with the same
+/// defaults and checks, and is passed to [`LockManager::from_config`](crate::LockManager::from_config). It can be a field of a
+/// program's configuration struct, as `Config` or `Option<Config>`, or be [loaded](Self::load) separately. Durations are text:
+/// `"30s"`, `"100ms"`. The default is a private store in memory.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -31,61 +32,62 @@ use crate::{LockError, Result};
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// `memory`, `etcd` or `redis`.
+    /// The kind of store: `memory` (the default), `etcd` or `redis`.
     pub backend: String,
-    /// Of memory: the store that all managers of this process share which name it. Without, it is the manager's own.
+    /// Memory only: the name of a store that managers of this process share. Without it the store is private.
     pub store: Option<String>,
-    /// Each a host, or `host:port`; not for memory.
+    /// The servers, each `host` or `host:port`; exactly one for Redis, none for memory.
     pub endpoints: Vec<String>,
-    /// Of Redis: a Unix socket instead of an endpoint.
+    /// Redis only: the path of a Unix socket, instead of an endpoint.
     pub socket: Option<PathBuf>,
-    /// Of Redis: the number of the database.
+    /// Redis only: the number of the database.
     pub database: Option<u32>,
-    /// The user, if the server has users.
+    /// The user name, if the server requires one.
     pub username: Option<String>,
-    /// The password. `Debug` does not show it. One that looks like a number wants quotes in YAML.
+    /// The password, which `Debug` does not show. In YAML, quote a password that is a number.
     pub password: Option<String>,
     /// Whether to use TLS.
     pub tls: bool,
-    /// For TLS: the file with the certificates of the authorities to trust, PEM.
+    /// With TLS: the PEM file with the certificates of the trusted authorities.
     pub ca: Option<PathBuf>,
-    /// For TLS: the file with the client's certificate, PEM.
+    /// With TLS: the PEM file with the client's certificate.
     pub cert: Option<PathBuf>,
-    /// For TLS: the file with the key of the client's certificate, PEM.
+    /// With TLS: the PEM file with the private key of the client's certificate.
     pub key: Option<PathBuf>,
-    /// What comes before all keys on the server. Empty is none; left out, it is the backend's default.
+    /// The prefix of all keys on the server; see [`LockManagerBuilder::prefix`](crate::LockManagerBuilder::prefix). An empty text
+    /// means no prefix; if absent, the backend's default applies.
     pub prefix: Option<String>,
-    /// The name by which others see the manager. Left out, it is the program's.
+    /// The manager's name; if absent, the program's. See [`LockManagerBuilder::name`](crate::LockManagerBuilder::name).
     pub name: Option<String>,
-    /// The TTL of the leases.
+    /// The TTL of the leases; see [`LockManagerBuilder::ttl`](crate::LockManagerBuilder::ttl).
     #[serde(deserialize_with = "duration")]
     pub ttl: Duration,
-    /// How long connecting, and each call without a limit of its own, may take.
+    /// The time limit for connecting and for every call that has no separate limit.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
-    /// How often a waiter looks by itself where notifications cannot be trusted.
+    /// How often a waiter polls the server where notifications are not reliable.
     #[serde(deserialize_with = "duration")]
     pub retry_interval: Duration,
-    /// How many of these intervals an acquire waits; 0 is no limit.
+    /// The maximum wait of an acquire, in retry intervals; 0 is no limit.
     pub max_retries: u32,
-    /// Whether leases are renewed by themselves.
+    /// Whether leases are renewed in the background.
     pub auto_renew: bool,
-    /// At what age any hold is lost, if at all.
+    /// The maximum age of a hold, at which it is lost; if absent, unlimited.
     #[serde(deserialize_with = "some_duration")]
     pub max_hold: Option<Duration>,
-    /// Whether an owner that holds a key may lock it again at once; without, every acquire is an owner of its own.
+    /// Whether an owner that holds a key can lock it again at once; if `false`, every acquire has a separate owner.
     pub reentrant: bool,
-    /// For how long since the server's grant a lock goes to the next local waiter without a round trip; zero turns it off.
+    /// How long after the server's grant a lock can pass to the next local waiter without a round trip; zero turns this off.
     #[serde(deserialize_with = "duration")]
     pub hand_over_time: Duration,
-    /// The same in times in a row, at most 1,023.
+    /// The same as a number of consecutive handovers, at most 1,023; zero turns this off.
     pub hand_over_times: u16,
-    /// How long the drop of the last manager waits for releases under way.
+    /// How long dropping the last clone of the manager waits for the releases in flight.
     #[serde(deserialize_with = "duration")]
     pub drop_wait: Duration,
-    /// Of Redis: how many replicas must have a lock before it is held.
+    /// Redis only: the number of replicas that must confirm a lock before it is returned.
     pub min_replicas: u32,
-    /// Of Redis: whether a lock that is free again is told to `python-redis-lock`'s waiters.
+    /// Redis only: whether a release notifies the waiters of the Python package `python-redis-lock`.
     pub signal_lists: bool,
 }
 
@@ -123,13 +125,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Loads the defaults, over them the file, over that the environment, and checks the result.
+    /// Loads the options from a file and the environment, and validates them.
     ///
-    /// The file is YAML or TOML, by its name's extension. `section` is where in it the options are, `"locks"` or
-    /// `"services.locks"`; empty if they are the whole file. A file or a section that is not there is a warning in the log.
+    /// Environment variables override the file, and the file overrides the defaults.
     ///
-    /// The variables are `<ENV_PREFIX>_<SECTION>_<FIELD>` in capitals, `SHOP_LOCKS_RETRY_INTERVAL=50ms` for example, lists with
-    /// commas. Empty parts are left out; where both are empty, the environment is not looked at.
+    /// The file is YAML or TOML, according to its extension. `section` is the path of the options in it, `"locks"` or
+    /// `"services.locks"` for example; an empty `section` means the whole file. A missing file or section is logged as a warning.
+    ///
+    /// The variables are `<ENV_PREFIX>_<SECTION>_<FIELD>` in upper case, `SHOP_LOCKS_RETRY_INTERVAL=50ms` for example; lists are
+    /// separated by commas. An empty `env_prefix` or `section` is omitted from the name; if both are empty, the environment is not
+    /// read.
     ///
     /// ```no_run
     /// # leasehold::doctest(async {
@@ -141,8 +146,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`LockError::InvalidConfig`] that names the field, or the variable, that is unknown or has a wrong value, and for a file
-    /// that cannot be read.
+    /// [`LockError::InvalidConfig`] if a field or a variable is unknown or has an invalid value, with its name, and if the file
+    /// cannot be read.
     pub fn load(path: impl AsRef<Path>, section: &str, env_prefix: &str) -> Result<Self> {
         let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
         Self::layered(path.as_ref(), section, env_prefix, variables)
@@ -160,7 +165,7 @@ impl Config {
             format!("{}_", parts.join("_").replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_uppercase());
         for (name, value) in variables.filter(|_| !parts.is_empty()) {
             let Some(field) = name.strip_prefix(&begin) else { continue };
-            let text = value.into_string().map_err(|_| LockError::config(format!("{name}: it is not UTF-8")))?;
+            let text = value.into_string().map_err(|_| LockError::config(format!("{name}: not valid UTF-8")))?;
             let field = field.to_ascii_lowercase();
             let value = match &*field {
                 "endpoints" => config::ValueKind::from(list(&text)),
@@ -174,19 +179,19 @@ impl Config {
         Ok(loaded)
     }
 
-    /// The same as a URL with these options gives.
+    /// The settings, the same as from a URL with these options.
     pub(crate) fn settings(&self) -> Result<Settings> {
         let (backend, port) = match &*self.backend {
             "memory" => (BackendKind::Memory { name: some_text(&self.store) }, 0),
             "etcd" => (BackendKind::Etcd, 2379),
             "redis" => (BackendKind::Redis, 6379),
             other => {
-                let reason = format!("backend: unknown {other:?}, known are memory, etcd, redis");
+                let reason = format!("backend: unknown backend {other:?}; known backends are memory, etcd, redis");
                 return Err(LockError::config(reason));
             }
         };
         if some_text(&self.store).is_some() && self.backend != "memory" {
-            return Err(LockError::config(format!("store: {} has none", self.backend)));
+            return Err(LockError::config(format!("store: not supported by {}", self.backend)));
         }
         let endpoint = |text: &String| settings::endpoint(text, port, !text.contains('@'));
         let username = some_text(&self.username);
@@ -195,7 +200,7 @@ impl Config {
             endpoints: self.endpoints.iter().map(endpoint).collect::<Result<_>>()?,
             unix_path: self.socket.clone(),
             database: self.database,
-            // As in a URL: what a template with nothing filled in gives is none.
+            // As in a URL, a template without values means no password.
             password: self.password.clone().filter(|text| !text.is_empty() || username.is_some()).map(Secret::new),
             username,
             tls: self.tls,
@@ -258,7 +263,7 @@ type Fields = config::Map<String, config::Value>;
 
 fn from_file(path: &Path, section: &str) -> Result<Fields> {
     let refused = |error: config::ConfigError| {
-        // A parser may quote the line, and the line may have the password: its first line says where.
+        // The parser may quote a line with the password; the first line of its message has only the position.
         let text = match &error {
             config::ConfigError::FileParse { cause, .. } => cause.to_string(),
             error => error.to_string(),
@@ -269,12 +274,12 @@ fn from_file(path: &Path, section: &str) -> Result<Fields> {
     let format = match &*extension.to_ascii_lowercase() {
         "yaml" | "yml" => config::FileFormat::Yaml,
         "toml" => config::FileFormat::Toml,
-        _ => return Err(LockError::config(format!("{}: neither .yaml, .yml nor .toml", path.display()))),
+        _ => return Err(LockError::config(format!("{}: the extension must be .yaml, .yml or .toml", path.display()))),
     };
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            warn!(target: "leasehold", "there is no file {}", path.display());
+            warn!(target: "leasehold", "the configuration file {} does not exist", path.display());
             return Ok(Fields::default());
         }
         Err(error) => return Err(LockError::config(format!("{}: {error}", path.display()))),
@@ -287,7 +292,7 @@ fn from_file(path: &Path, section: &str) -> Result<Fields> {
     match file.get::<Option<IgnoredAny>>(section) {
         Ok(Some(_)) => file.get_table(section).map_err(refused),
         Ok(None) | Err(config::ConfigError::NotFound(_)) => {
-            warn!(target: "leasehold", "there is no section {section:?} in {}", path.display());
+            warn!(target: "leasehold", "the section {section:?} does not exist in {}", path.display());
             Ok(Fields::default())
         }
         Err(error) => Err(refused(error)),

@@ -1,18 +1,17 @@
-//! Text that others have written, as it is displayed.
+//! [`Printable`]: safe display of untrusted text.
 
 use std::fmt::{self, Write};
 
-/// How many characters of a text are displayed at most.
+/// The maximum number of characters displayed.
 const SHOWN: usize = 256;
 
-/// A text that others have written, for a terminal or a log: the name of a key or of a holder, a server's error.
+/// A wrapper that displays untrusted text safely on a terminal or in a log: a key, a holder's name, a server's error.
 ///
-/// Control characters are escaped as `\u{…}`: line breaks, the beginnings of terminal sequences, and characters that change the
-/// direction of what follows. What is displayed ends with `…` after 256 characters. With `{:?}` it is in quotation marks, and
-/// those in it are escaped, as are backslashes.
+/// Control characters are escaped as `\u{…}`: line breaks, terminal escape sequences, and bidirectional control characters. Text
+/// longer than 256 characters is cut and ends with `…`. `{:?}` adds quotation marks, and escapes quotation marks and backslashes.
 ///
-/// [`LockError`](crate::LockError), [`BackendError`](crate::backend::BackendError) and [`Holder`](crate::Holder) display
-/// themselves so; their fields have the whole text.
+/// [`LockError`](crate::LockError), [`BackendError`](crate::backend::BackendError) and [`Holder`](crate::Holder) are displayed
+/// this way; their fields have the complete text.
 ///
 /// ```
 /// use leasehold::Printable;
@@ -59,7 +58,7 @@ impl fmt::Debug for Printable<'_> {
     }
 }
 
-/// Whether a text has control characters, those of bidirectional text included.
+/// Whether a text has control characters or bidirectional control characters.
 pub(crate) fn has_control(text: &str) -> bool {
     // Nearly all texts are printable ASCII: one pass over bytes settles those.
     !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && text.chars().any(is_control)
@@ -73,7 +72,7 @@ fn is_control(char: char) -> bool {
     char.is_control() || is_bidirectional
 }
 
-/// Line breaks that are no control characters.
+/// Line breaks that are not control characters.
 fn is_line_break(char: char) -> bool {
     matches!(char, '\u{2028}' | '\u{2029}')
 }

@@ -1,25 +1,56 @@
-//! The guide, by chapters.
+//! The guide.
 //!
-//! The [crate's page](crate) is the overview: a first program, the choice of a backend and of a TTL, what is guaranteed and what is
-//! not. These chapters go into one matter each.
-//!
-//! | | |
+//! | Start here | |
 //! | --- | --- |
-//! | [`ownership`] | Who holds a lock: tasks, threads, explicit owners; reentrancy, sharing, several keys |
-//! | [`loss`] | How a loss is told, what comes first, and how to write code that takes it well |
-//! | [`fencing`] | What to do about a holder that comes too late |
+//! | [`tour`] | The calls of everyday use, for async code and threads |
+//! | [`choosing`] | How to choose a backend and a TTL |
+//! | [`configuration`] | URLs, options, configuration files, errors, logs and metrics |
+//! | [`cli`] | The program `leasehold` |
+//!
+//! | Semantics | |
+//! | --- | --- |
+//! | [`guarantees`] | What is guaranteed, under which conditions, and what is not |
+//! | [`ownership`] | Who owns a hold: tasks, threads, explicit owners; reentrancy, sharing, several keys |
+//! | [`loss`] | How a loss is reported, what comes first, and how to handle it |
+//! | [`fencing`] | Refusing the late writes of an outdated holder |
 //! | [`cancellation`] | What happens to futures, guards, managers and processes that end early |
-//! | [`testing`] | Tests of your own code against lost locks |
-//! | [`etcd`] | etcd: what a failure does, other clients, what is on the server |
-//! | [`redis`] | Redis: replication, other clients, accounts, what is on the server |
-//! | [`security`] | Who is trusted with what, on each backend; permissions and transport |
-//! | [`faults`] | What happens when something fails: a list of faults on each backend, with what was measured |
-//! | [`parity`] | What users of other lock libraries look for, where it is here, and which tests show it |
+//! | [`faults`] | What happens when something fails: a list of faults on each backend, with measured times |
+//!
+//! | Operation | |
+//! | --- | --- |
+//! | [`etcd`] | etcd: failures, other clients, data on the server |
+//! | [`redis`] | Redis: replication, other clients, accounts, data on the server |
+//! | [`security`] | Trust, permissions and transport on each backend |
+//! | [`testing`] | Tests of your code against lost locks |
+//!
+//! | Other libraries | |
+//! | --- | --- |
+//! | [`compare`] | leasehold beside other lock libraries |
+//! | [`migrating`] | Coming from another lock library |
+
+#[doc = include_str!("../docs/tour.md")]
+pub mod tour {}
+
+#[doc = include_str!("../docs/choosing.md")]
+pub mod choosing {}
+
+#[doc = include_str!("../docs/configuration.md")]
+pub mod configuration {}
+
+#[doc = include_str!("../docs/cli.md")]
+pub mod cli {}
+
+#[doc = include_str!("../docs/guarantees.md")]
+pub mod guarantees {}
 
 #[doc = include_str!("../docs/ownership.md")]
 pub mod ownership {}
 
 #[doc = include_str!("../docs/loss.md")]
+#[doc = ""]
+#[doc = "# The life of a lock"]
+#[doc = ""]
+#[doc = include_str!("../docs/lock-lifetime.svg")]
 pub mod loss {}
 
 #[doc = include_str!("../docs/fencing.md")]
@@ -28,8 +59,8 @@ pub mod fencing {}
 #[doc = include_str!("../docs/cancellation.md")]
 pub mod cancellation {}
 
-#[doc = include_str!("../docs/testing.md")]
-pub mod testing {}
+#[doc = include_str!("../docs/faults.md")]
+pub mod faults {}
 
 #[doc = include_str!("../docs/etcd.md")]
 pub mod etcd {}
@@ -40,8 +71,11 @@ pub mod redis {}
 #[doc = include_str!("../docs/security.md")]
 pub mod security {}
 
-#[doc = include_str!("../docs/faults.md")]
-pub mod faults {}
+#[doc = include_str!("../docs/testing.md")]
+pub mod testing {}
 
-#[doc = include_str!("../docs/parity.md")]
-pub mod parity {}
+#[doc = include_str!("../docs/compare.md")]
+pub mod compare {}
+
+#[doc = include_str!("../docs/migrating.md")]
+pub mod migrating {}

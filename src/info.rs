@@ -1,26 +1,26 @@
-//! What others can learn about a lock.
+//! Descriptions of locks: holders, claims, evictions, losses.
 
 use std::time::{Duration, SystemTime};
 
-use crate::FencingToken;
 use crate::display::Printable;
+use crate::token::FencingToken;
 
-/// How a key is held: by one owner, or together with others.
+/// The mode of a hold: exclusive or shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Mode {
-    /// Nobody else holds the key.
+    /// No other owner holds the key.
     Exclusive,
-    /// Any number of shared holds at the same time, but no exclusive one.
+    /// Any number of owners hold the key in shared mode, and none exclusively.
     Shared,
 }
 
-/// The program that holds a lock, as it introduced itself.
+/// The program that holds a lock, as it described itself on the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Holder {
-    /// The manager's name, see [`LockManagerBuilder::name`](crate::LockManagerBuilder::name).
+    /// The manager's name; see [`LockManagerBuilder::name`](crate::LockManagerBuilder::name).
     pub name: String,
     /// The host's name.
     pub host: String,
@@ -34,7 +34,7 @@ impl Holder {
         Self { name: name.into(), host: host.into(), pid }
     }
 
-    /// This process, under the given name.
+    /// The holder that stands for this process, under the given name.
     pub(crate) fn this_process(name: &str) -> Self {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Self::new(name, host, std::process::id())
@@ -47,57 +47,57 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// A claim on the server that holds a key: a process's hold, whatever local hand-overs there are within it. Never used again.
+/// The identity of a claim that holds a key on the server. Never reused.
 ///
-/// It names the claim for [`ForceUnlock::expecting`](crate::ForceUnlock::expecting) and is good for nothing else: nobody can
-/// release or renew the hold with it.
+/// A claim stands for one process's hold, including all local handovers within it. The id is for
+/// [`ForceUnlock::expecting`](crate::ForceUnlock::expecting) only: it does not permit releasing or renewing the hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct ClaimId(String);
 
 impl ClaimId {
-    /// Creates a claim's id, from what the backend can tell it from all others of its key by.
+    /// Creates an id from a text by which the backend tells the claim from all others of its key.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into())
     }
 
-    /// Returns the text that it was created from.
+    /// Returns the text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Who holds a key, since when, and who waits for it: a snapshot, outdated as soon as it is read.
+/// A snapshot of a held lock: its holders, its age, and the number of waiters. It may be outdated when it is returned.
 ///
-/// A lock of a foreign client (`etcdctl lock`, Go's `concurrency.Mutex`, redis-py's `Lock`) says less about itself: what it does not say is
-/// `None`, and [`foreign`](Self::foreign) is true.
+/// Foreign clients (`etcdctl lock`, Go's `concurrency.Mutex`, redis-py's `Lock`) store less about their locks: the missing fields
+/// are `None`, and [`foreign`](Self::foreign) is `true`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct LockInfo {
-    /// The key that is locked.
+    /// The locked key.
     pub key: String,
-    /// How it is held.
+    /// The mode of the hold.
     pub mode: Mode,
-    /// The fencing token of the grant, without the holder's local hand-overs, where the backend keeps one.
+    /// The fencing token of the grant, without the local handovers of the holder's process; `None` if the backend stores no token.
     pub token: Option<FencingToken>,
-    /// Since when it is held, where that is known: on Redis by the server's clock; on etcd by the holder's, if the lock was free when
-    /// it was asked for, and the store still knows that.
+    /// The time of the grant, if known: on Redis by the server's clock; on etcd by the holder's clock, if the lock was free when it
+    /// was requested and the history of the key is still available.
     pub since: Option<SystemTime>,
-    /// How long the lock lives if its lease is not renewed any more.
+    /// The remaining time of the lease, unless it is renewed.
     pub remaining: Option<Duration>,
-    /// The holders: one for an exclusive hold, one for each process that shares it otherwise.
+    /// The holders: one for an exclusive hold, one per process for a shared one.
     pub holders: Vec<Holder>,
-    /// How many claims wait; a process waits with one for each key, however many of its tasks wait.
+    /// The number of waiting claims. A process has at most one per key, however many of its tasks wait.
     pub waiters: usize,
-    /// Whether a client that is not leasehold holds the lock.
+    /// Whether a client other than leasehold holds the lock.
     pub foreign: bool,
-    /// The claims that hold the lock, in no order, for [`ForceUnlock::expecting`](crate::ForceUnlock::expecting).
+    /// The claims that hold the lock, in no particular order, for [`ForceUnlock::expecting`](crate::ForceUnlock::expecting).
     pub claims: Vec<ClaimId>,
 }
 
 impl LockInfo {
-    /// Creates the information on `key`, with nothing else known.
+    /// Creates a snapshot of `key` with all other fields unknown.
     pub fn new(key: impl Into<String>, mode: Mode) -> Self {
         Self {
             key: key.into(),
@@ -113,15 +113,15 @@ impl LockInfo {
     }
 }
 
-/// What a [`force_unlock`](crate::LockManager::force_unlock) took away.
+/// The result of a [`force_unlock`](crate::LockManager::force_unlock): the evicted holders and the released keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Eviction {
-    /// Who held the key, where known: a foreign client may not say. Empty if it was free.
+    /// The holders of the key, as far as known: foreign clients may not store one. Empty if the key was free.
     pub holders: Vec<Holder>,
-    /// Every key that was released, those that shared the revoked lease included, in order. Empty if the key was free, or not
-    /// held any more by the claims that were [expected](crate::ForceUnlock::expecting).
+    /// All released keys, sorted, including those that shared the revoked lease. Empty if the key was free, or if the
+    /// [expected](crate::ForceUnlock::expecting) claims no longer held it.
     pub released: Vec<String>,
 }
 
@@ -132,15 +132,15 @@ impl Eviction {
     }
 }
 
-/// Why a hold was lost.
+/// The cause of a lost hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Loss {
-    /// The server removed the lease or the claim: an administrator, a `force_unlock`, a deleted key.
+    /// The server removed the lease or the claim: a `force_unlock`, a deleted key, a revoked lease.
     Revoked,
-    /// The lease may have ended: it was not renewed in time, or not renewed at all.
+    /// The lease may have ended: it was not renewed in time, although the server was reachable, or not renewed at all.
     Expired,
-    /// The server could not be reached until the lease may have ended.
+    /// The lease may have ended, and the server was unreachable until then.
     Unreachable,
     /// The manager was closed.
     Closed,

@@ -1,19 +1,19 @@
-//! What may be locked.
+//! Validation of keys.
 
-use crate::LockError;
 use crate::display::has_control;
+use crate::error::LockError;
 
-/// The longest key, in bytes.
+/// The maximum length of a key, in bytes.
 pub(crate) const MAX_KEY_BYTES: usize = 1024;
 
-/// Checks that `key` is 1 to 1,024 bytes of UTF-8 without control characters, those of bidirectional text included.
+/// Checks that `key` is 1 to 1,024 bytes of UTF-8 without control characters or bidirectional control characters.
 pub(crate) fn check(key: &str) -> Result<(), LockError> {
     let reason = if key.is_empty() {
         "it is empty"
     } else if key.len() > MAX_KEY_BYTES {
         "it is longer than 1,024 bytes"
     } else if has_control(key) {
-        "it has a control character"
+        "it contains a control character"
     } else {
         return Ok(());
     };

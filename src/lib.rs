@@ -1,21 +1,56 @@
-#![doc = include_str!("../README.md")]
+//! Distributed locks, held by leases on etcd, on Redis, or in memory.
 //!
-//! The chapters of the guide: [`ownership`](guide::ownership), [`loss`](guide::loss), [`fencing`](guide::fencing),
-//! [`cancellation`](guide::cancellation), [`testing`](guide::testing), [`etcd`](guide::etcd), [`redis`](guide::redis), [`security`](guide::security), [`faults`](guide::faults),
-//! [`parity`](guide::parity).
+//! A lock is an RAII guard backed by a lease, which a background thread renews. If the lease cannot be renewed, the guard reports
+//! the loss before another client can acquire the lock. The API is the same for async code under any executor (`.await`) and for
+//! plain threads (`.wait()`).
+//!
+//! ```
+//! # leasehold::doctest(async {
+//! use leasehold::LockManager;
+//!
+//! // Or a server: "etcd://10.0.0.1:2379", "redis://10.0.0.1".
+//! let manager = LockManager::connect("memory://orders").await?;
+//! let guard = manager.lock("orders/42").await?; // waits in the queue
+//! tokio::select! {
+//!     biased; // the loss first
+//!     cause = guard.lost() => eprintln!("stopped: {cause}"),
+//!     () = ship_order(guard.token()) => guard.unlock().await?, // or drop the guard
+//! }
+//! # Ok(()) });
+//! # async fn ship_order(_token: leasehold::FencingToken) {}
+//! ```
+//!
+//! | Type | |
+//! | --- | --- |
+//! | [`LockManager`] | A connection to a store, and the factory of its locks. [`LockManagerBuilder`] has all options, and with the feature `config` so has `Config`. |
+//! | [`LockRequest`] | A request for a lock, with its options: [`shared`](LockRequest::shared), [`timeout`](LockRequest::timeout), [`ttl`](LockRequest::ttl), [`owner`](LockRequest::owner) and others. `.await` it, or [`wait`](LockRequest::wait). |
+//! | [`LockGuard`], [`LockGuards`] | Hold one lock, or several. Dropping them releases; [`unlock`](LockGuard::unlock) also confirms, [`lost`](LockGuard::lost) reports a loss, and [`token`](LockGuard::token) is the fencing token. |
+//! | [`Lock`] | A handle of one key, for repeated use and inspection. |
+//! | [`Owner`] | An explicit owner, for reentrancy across tasks and threads. |
+//! | [`FenceGate`], `RedisFence`, `LockGuard::etcd_compare` | Refuse the late writes of an outdated holder. |
+//! | [`Registry`] | Managers by name, for several servers. |
+//! | [`ForceUnlock`], [`LockInfo`], [`Stats`] | Administration and inspection. |
+//! | [`backend::Backend`] | The trait to implement for another store. |
+//!
+//! The [guide] explains the rest: begin with the [tour](guide::tour), the [choice](guide::choosing) of a backend and a TTL, and the
+//! [guarantees](guide::guarantees). [Ownership](guide::ownership) has the rules of reentrancy, [loss](guide::loss) and
+//! [fencing](guide::fencing) what to do about a lost lock, and [testing](guide::testing) how to test that.
+//!
+//! # Features
+//!
+//! The memory backend is always available. `etcd` (with TLS: `etcd-tls`; its build needs `protoc`) and `redis` (`redis-tls`) add
+//! backends, `config` adds options from files and the environment, `serde` serialization, `metrics` the `metrics` facade, `testing`
+//! the module `testing` for tests against lost locks, and `cli` the program `leasehold`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(unix))]
 compile_error!(
-    "leasehold supports Unix systems: its clocks, its fork detection and its command line are made of their calls"
+    "leasehold supports Unix systems only: its clocks, its fork detection and its command line use their system calls"
 );
 
-mod acquire;
-mod acquire_all;
+mod api;
 mod arbiter;
 pub mod backend;
-mod blocking;
-mod builder;
 mod clock;
 #[cfg(feature = "config")]
 mod config;
@@ -23,23 +58,13 @@ mod display;
 mod engine;
 mod error;
 mod fence;
-mod force;
-mod foreign;
-mod fork;
-mod guard;
-mod guards;
 pub mod guide;
 mod info;
 mod keeper;
 mod key;
 mod lease;
-mod lock;
-mod manager;
 mod owner;
-mod pending;
-mod registry;
-mod report;
-mod request;
+mod process;
 mod settings;
 #[cfg(test)]
 #[path = "../tests/support/shared/mod.rs"]
@@ -49,7 +74,16 @@ mod support;
 pub mod testing;
 mod token;
 
-pub use builder::LockManagerBuilder;
+pub use api::builder::LockManagerBuilder;
+pub use api::force_unlock::ForceUnlock;
+pub use api::guard::LockGuard;
+pub use api::guards::{Guards, LockGuards};
+pub use api::lock::Lock;
+pub use api::lost::{Lost, Run};
+pub use api::manager::LockManager;
+pub use api::pending::Pending;
+pub use api::registry::Registry;
+pub use api::request::{Acquire, LockRequest};
 #[cfg(feature = "config")]
 #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
 pub use config::Config;
@@ -60,19 +94,11 @@ pub use error::{LockError, Result};
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use fence::RedisFence;
 pub use fence::{FenceGate, StaleToken};
-pub use force::ForceUnlock;
-pub use guard::{LockGuard, Lost, Run};
-pub use guards::{Guards, LockGuards};
 pub use info::{ClaimId, Eviction, Holder, LockInfo, Loss, Mode};
-pub use lock::Lock;
-pub use manager::LockManager;
 pub use owner::Owner;
-pub use pending::Pending;
-pub use registry::Registry;
-pub use request::{Acquire, LockRequest};
 pub use token::FencingToken;
 
-/// Runs an example of the documentation, which has no room for a runtime of its own.
+/// Runs an example of the documentation without a runtime.
 #[doc(hidden)]
 #[expect(clippy::panic, reason = "how an example fails")]
 pub fn doctest(example: impl Future<Output = Result<()>>) {
@@ -80,3 +106,8 @@ pub fn doctest(example: impl Future<Output = Result<()>>) {
         panic!("{error}");
     }
 }
+
+/// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -2,18 +2,18 @@
 
 use std::fmt;
 
-/// The low bits of a token that count local hand-overs of one grant.
+/// The number of low bits of a token that count the local handovers of one grant.
 pub(crate) const HANDOVER_BITS: u32 = 10;
 
-/// A number that grows with every new exclusive hold of a key.
+/// A fencing token: a number that grows with every new exclusive hold of a key.
 ///
-/// Give it to the resource that the lock protects, and let the resource refuse a token smaller than the largest it
-/// has seen: then a holder that was paused past its lease cannot do harm when it wakes up
+/// Pass it to the resource that the lock protects, and let the resource refuse a token smaller than the greatest it has seen. A
+/// holder that was paused past its lease then cannot do harm when it resumes
 /// ([Kleppmann, 2016](https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html)).
 ///
-/// A token is the backend's epoch shifted left by ten bits, plus the number of times this process handed the grant on
-/// without a round trip. A shared hold's token lies between those of the exclusive holds around it; several shared
-/// holds may have the same. Tokens pass 2^53: compare them as 64-bit integers, never as floats.
+/// A token is the backend's epoch shifted left by ten bits, plus the number of local handovers of the grant within this process.
+/// The token of a shared hold lies between those of the exclusive holds before and after it; several shared holds can have the
+/// same token. Tokens exceed 2^53: compare them as 64-bit integers, never as floats.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -56,7 +56,7 @@ impl From<FencingToken> for u64 {
     }
 }
 
-/// A token is a string in JSON and the like: many readers there take numbers for floats.
+/// Serialized as a string, because many JSON readers convert numbers to floats.
 #[cfg(feature = "serde")]
 impl serde::Serialize for FencingToken {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

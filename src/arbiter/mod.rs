@@ -22,8 +22,8 @@ use std::time::Duration;
 pub(crate) use self::queue::Ticket;
 use self::queue::{Delivery, Queue};
 use self::tenure::{Left, Tenure, TenureId, Tenures};
-use crate::Mode;
 use crate::clock::Timestamp;
+use crate::info::Mode;
 use crate::owner::Owner;
 
 /// What a request must have in common with a grant to take it over, or to join it.
@@ -36,9 +36,16 @@ pub(crate) struct Terms {
     pub(crate) max_hold: Option<Duration>,
 }
 
+impl Terms {
+    /// Whether a hold on these terms needs a lease for itself.
+    pub(crate) fn wants_own_lease(&self) -> bool {
+        self.isolated || !self.auto_renew || self.max_hold.is_some()
+    }
+}
+
 /// How long, and how often, a grant stays within the process.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct HandOver {
+pub(crate) struct Handover {
     pub(crate) time: Duration,
     pub(crate) times: u16,
 }
@@ -111,7 +118,7 @@ pub(crate) struct Overdue {
 pub(crate) struct Effects<G, W> {
     pub(crate) release: Option<G>,
     pub(crate) wake: Vec<W>,
-    /// Somebody waits for a hand-over that may never come: have a [`nudge`](Arbiter::nudge) ready.
+    /// Somebody waits for a handover that may never come: have a [`nudge`](Arbiter::nudge) ready.
     pub(crate) watch: bool,
 }
 
@@ -142,7 +149,7 @@ pub(crate) struct Arbiter<G: Granted, W> {
     claimant: Claimant,
     /// The newest waiter when the claimant's attempt began.
     began_after: Ticket,
-    hand_over: HandOver,
+    handover: Handover,
     /// Whether somebody has been asked to nudge.
     watched: bool,
     /// Wakers that nobody needs any more. Their drop runs others' code, so it is for the caller, without the mutex.
@@ -150,14 +157,14 @@ pub(crate) struct Arbiter<G: Granted, W> {
 }
 
 impl<G: Granted, W: Clone> Arbiter<G, W> {
-    pub(crate) fn new(hand_over: HandOver) -> Self {
+    pub(crate) fn new(handover: Handover) -> Self {
         Self {
             queue: Queue::default(),
             tenures: Tenures::default(),
             entering: Vec::new(),
             claimant: Claimant::Nobody,
             began_after: Queue::<W, G::Hold>::default().last(),
-            hand_over,
+            handover,
             watched: false,
             dead: Vec::new(),
         }
@@ -181,8 +188,8 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Whether another owner of the same task or thread holds the key, so that this one may be waiting for itself.
-    pub(crate) fn is_held_beside(&self, owner: &Owner, now: Timestamp) -> bool {
-        self.tenures.owners().any(|(other, grant)| other.is_beside(owner) && grant.is_alive(now))
+    pub(crate) fn is_held_beside(&self, owner: &Owner) -> bool {
+        self.tenures.has_beside(owner)
     }
 
     /// Whether this process has a grant that is not lost.
@@ -369,7 +376,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
                     effects.release = self.tenures.end(tenure);
                 } else {
                     let now = now();
-                    if !self.hand_over(tenure, now, &mut effects) {
+                    if !self.handover(tenure, now, &mut effects) {
                         effects.release = self.tenures.end(tenure);
                     }
                     self.admit(now, &mut effects);
@@ -388,7 +395,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         (lost, effects)
     }
 
-    /// Whether somebody waits for a hand-over that may never come, see [`nudge`](Self::nudge). Says so once.
+    /// Whether somebody waits for a handover that may never come, see [`nudge`](Self::nudge). Says so once.
     pub(crate) fn wants_nudge(&mut self) -> bool {
         let wants = !self.watched && !self.queue.is_empty() && self.claimant == Claimant::Nobody;
         self.watched |= wants;
@@ -417,7 +424,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             }
         }
         overdue.waited = !late.is_empty();
-        overdue.own = late.iter().any(|owner| self.is_held_beside(owner, now));
+        overdue.own = late.iter().any(|owner| self.is_held_beside(owner));
         overdue
     }
 
@@ -433,7 +440,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             return None;
         }
         // From the newest on: the first that is too old ends the search.
-        let is_young = |tenure: &Tenure<G>| now.since(tenure.since) < self.hand_over.time;
+        let is_young = |tenure: &Tenure<G>| now.since(tenure.since) < self.handover.time;
         let mut young = self.tenures.iter().rev().take_while(|(_, tenure)| is_young(tenure));
         let fitting = young.find(|(_, tenure)| self.fits(tenure, terms, now)).map(|(id, _)| id);
         drop(young);
@@ -445,8 +452,8 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         // Without renewal, the TTL of each hold counts from a grant of its own.
         terms.auto_renew
             && tenure.terms == terms
-            && tenure.handovers < self.hand_over.times
-            && now.since(tenure.since) < self.hand_over.time
+            && tenure.handovers < self.handover.times
+            && now.since(tenure.since) < self.handover.time
             && tenure.grant.is_fresh(now)
     }
 
@@ -469,7 +476,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Gives an emptied grant to the first waiter, if it may have it.
-    fn hand_over(&mut self, id: TenureId, now: Timestamp, effects: &mut Effects<G, W>) -> bool {
+    fn handover(&mut self, id: TenureId, now: Timestamp, effects: &mut Effects<G, W>) -> bool {
         if matches!(self.claimant, Claimant::Waiter(_)) {
             return false;
         }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ByOwner, Terms};
-use crate::Mode;
 use crate::clock::Timestamp;
+use crate::info::Mode;
 use crate::owner::Owner;
 
 /// A waiter's place.

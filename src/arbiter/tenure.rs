@@ -1,11 +1,11 @@
 //! What this process has of one key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{ByOwner, Granted, HoldId, Terms};
-use crate::Mode;
 use crate::clock::Timestamp;
-use crate::owner::Owner;
+use crate::info::Mode;
+use crate::owner::{Origin, Owner};
 
 const DEADLOCK: &str = "the owner holds it shared, and would wait for itself to get it exclusively";
 const TOO_DEEP: &str = "it is nested too deep";
@@ -42,10 +42,15 @@ struct Holds<H> {
     entries: BTreeMap<HoldId, HoldEntry<H>>,
     /// The last hold of each owner: the earlier ones are lost, or there would be no later one.
     last_of: ByOwner<HoldId>,
+    /// How many holds were asked for in each task or thread.
+    by_origin: HashMap<Origin, usize, foldhash::fast::RandomState>,
 }
 
 impl<H> Holds<H> {
     fn insert(&mut self, id: HoldId, entry: HoldEntry<H>) {
+        if let Some(origin) = entry.owner.origin() {
+            *self.by_origin.entry(origin).or_default() += 1;
+        }
         // The owner as it is now, not as it was in an earlier hold, which may be its last trace.
         self.last_of.remove(&entry.owner);
         self.last_of.insert(entry.owner.clone(), id);
@@ -57,7 +62,22 @@ impl<H> Holds<H> {
         if self.last_of.get(&entry.owner) == Some(&id) {
             self.last_of.remove(&entry.owner);
         }
+        if let Some(origin) = entry.owner.origin()
+            && let Some(count) = self.by_origin.get_mut(&origin)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_origin.remove(&origin);
+            }
+        }
         Some(entry)
+    }
+
+    /// How many holds other owners asked for in the task or thread of this one.
+    fn beside(&self, owner: &Owner) -> usize {
+        let count = owner.origin().and_then(|origin| self.by_origin.get(&origin)).copied().unwrap_or_default();
+        let own = self.last_of(owner).is_some_and(|(_, entry)| entry.owner.origin() == owner.origin());
+        count.saturating_sub(usize::from(own))
     }
 
     fn last_of(&self, owner: &Owner) -> Option<(HoldId, &HoldEntry<H>)> {
@@ -87,7 +107,7 @@ pub(super) struct Tenures<G: Granted> {
 
 impl<G: Granted> Default for Tenures<G> {
     fn default() -> Self {
-        let holds = Holds { entries: BTreeMap::new(), last_of: ByOwner::default() };
+        let holds = Holds { entries: BTreeMap::new(), last_of: ByOwner::default(), by_origin: HashMap::default() };
         Self { tenures: BTreeMap::new(), holds, last: 0 }
     }
 }
@@ -105,10 +125,9 @@ impl<G: Granted> Tenures<G> {
         self.tenures.get(&id)
     }
 
-    /// The owners of all holds, with their grants. O(n).
-    pub(super) fn owners(&self) -> impl Iterator<Item = (&Owner, &G)> {
-        let entries = self.holds.entries.values();
-        entries.filter_map(|entry| Some((&entry.owner, &self.tenures.get(&entry.tenure)?.grant)))
+    /// Whether another owner of the same task or thread has a hold.
+    pub(super) fn has_beside(&self, owner: &Owner) -> bool {
+        self.holds.beside(owner) > 0
     }
 
     /// The hold of this owner that is not lost.
@@ -156,7 +175,7 @@ impl<G: Granted> Tenures<G> {
         hold
     }
 
-    /// Adds a hold, by a hand-over within the process. `None` if there is no such tenure.
+    /// Adds a hold, by a handover within the process. `None` if there is no such tenure.
     pub(super) fn pass_on(&mut self, id: TenureId, owner: &Owner, now: Timestamp) -> Option<G::Hold> {
         let hold_id = HoldId(self.next());
         let tenure = self.tenures.get_mut(&id)?;
@@ -217,5 +236,10 @@ impl<G: Granted> Tenures<G> {
         }
         assert!(entries.values().all(|entry| self.tenures.contains_key(&entry.tenure)), "a hold without a grant");
         assert!(self.holds.last_of.values().all(|id| entries.contains_key(id)), "an owner without a hold");
+        let mut by_origin = HashMap::default();
+        for origin in entries.values().filter_map(|entry| entry.owner.origin()) {
+            *by_origin.entry(origin).or_default() += 1;
+        }
+        assert_eq!(by_origin, self.holds.by_origin);
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::*;
 
 const TTL: Duration = Duration::from_secs(30);
-const HAND_OVER: HandOver = HandOver { time: Duration::from_millis(10), times: 1023 };
+const HAND_OVER: Handover = Handover { time: Duration::from_millis(10), times: 1023 };
 
 pub(super) fn at(millis: u64) -> Timestamp {
     Timestamp::from_nanos(0) + Duration::from_millis(millis)
@@ -149,8 +149,8 @@ fn a_waiter_that_will_not_be_handed_to_claims_when_it_is_nudged() {
 }
 
 #[test]
-fn hand_overs_are_bounded_in_number_too() {
-    let mut arbiter: Fakes = Arbiter::new(HandOver { time: Duration::from_secs(1), times: 2 });
+fn handovers_are_bounded_in_number_too() {
+    let mut arbiter: Fakes = Arbiter::new(Handover { time: Duration::from_secs(1), times: 2 });
     let owners: Vec<_> = (0..4).map(|_| Owner::new()).collect();
     let ticket = claim(&mut arbiter, &owners[0], Mode::Exclusive, 0);
     let mut hold = grant(&mut arbiter, ticket, 1, 0);

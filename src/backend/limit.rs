@@ -1,19 +1,19 @@
-//! A time limit of one grant.
+//! [`Limit`]: the time limit of one grant.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::Timestamp;
+use crate::clock::{Timestamp, certain};
 
-/// How long a grant is certain by itself, whatever its lease says, until the backend has confirmed it.
+/// The time limit of an unconfirmed grant, independent of its lease.
 ///
-/// A lock that was handed over by a message, for example, is not to be trusted for longer than the hand-over is valid, though the
-/// lease may be good for another minute. leasehold takes the grant for lost from this time on, unless the limit has been
-/// [lifted](Self::lift) before; the backend also says [`ClaimLost`](super::Event::ClaimLost) then.
+/// A lock that was handed over by a message, for example, is valid only as long as the handover is, although the lease may be valid
+/// for another minute. The grant is considered lost from this time on, unless the limit was [lifted](Self::lift) before; the
+/// backend then also reports [`ClaimLost`](super::Event::ClaimLost).
 #[derive(Clone, Debug)]
 pub struct Limit {
-    /// As nanoseconds, the greatest number if there is none any more.
+    /// In nanoseconds; the maximum if the limit was lifted.
     until: Arc<AtomicU64>,
     ttl: Duration,
 }
@@ -21,21 +21,21 @@ pub struct Limit {
 impl Limit {
     /// Limits a grant that was proven at `proven` to the certain part of `ttl`.
     pub fn new(proven: Timestamp, ttl: Duration) -> Self {
-        let until = proven + crate::lease::certain(ttl);
+        let until = proven + certain(ttl);
         Self { until: Arc::new(AtomicU64::new(until.as_nanos())), ttl }
     }
 
-    /// The grant was confirmed: from now on, its lease alone counts.
+    /// Lifts the limit, because the grant was confirmed: from now on only its lease applies.
     pub fn lift(&self) {
         self.until.store(u64::MAX, Ordering::Release);
     }
 
-    /// The first moment at which the grant is not certain.
+    /// The first time at which the grant is no longer certain.
     pub fn until(&self) -> Timestamp {
         Timestamp::from_nanos(self.until.load(Ordering::Acquire))
     }
 
-    /// Whether more than half of the time is left.
+    /// Whether more than half of the time remains.
     pub(crate) fn is_fresh(&self, now: Timestamp) -> bool {
         self.until().since(now) > self.ttl / 2
     }

@@ -1,157 +1,164 @@
-//! Remote arbitration: the contract between leasehold and a store that knows who holds what.
+//! The contract between leasehold and a store of locks.
 //!
-//! A backend keeps, for each key, a queue of *claims*, each on a *lease*. The oldest claim holds the key (or, if it is shared,
-//! the oldest ones up to the first exclusive one); the others wait. A lease ends when it is not renewed for its TTL, and its
-//! claims end with it. That is all; reentrancy, local queues, deadlines, retries and loss are done by leasehold on top.
+//! A backend keeps a queue of *claims* for each key, and each claim is bound to a *lease*. The oldest claim holds the key; if it is
+//! shared, so do the claims after it up to the first exclusive one. The others wait. A lease that is not renewed within its TTL
+//! ends, and its claims end with it. Everything else (reentrancy, local queues, deadlines, retries, losses) is implemented on top
+//! of this, for all backends.
 //!
-//! [`Backend`] is what to implement for another store; [`testing::conformance`](crate::testing) (feature `testing`) is the
-//! test suite to run against it. Hand it to a manager with
-//! [`LockManagerBuilder::backend`](crate::LockManagerBuilder::backend).
+//! To support another store, implement [`Backend`], run the test suite [`testing::conformance`](crate::testing) (feature
+//! `testing`) against it, and pass it to [`LockManagerBuilder::backend`](crate::LockManagerBuilder::backend).
 
-mod error;
+pub(crate) mod backoff;
+mod caught;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 #[cfg(any(feature = "etcd", feature = "redis"))]
 mod health;
 mod limit;
 pub(crate) mod memory;
-#[cfg(any(feature = "etcd", feature = "redis"))]
-mod pool;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod shared;
+mod types;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::error::{BackendError, ErrorKind};
+pub(crate) use self::caught::Caught;
 pub use self::limit::Limit;
+pub use self::types::{AttemptId, Claim, Event, Evict, Grant, Lease, LeaseId};
 pub use crate::clock::{Clock, SystemClock, Timestamp};
+pub use crate::error::{BackendError, ErrorKind};
 pub use futures::future::BoxFuture;
 
-use crate::{ClaimId, Eviction, Holder, LockInfo, Mode};
+use crate::info::{Eviction, LockInfo};
 
-/// How much later than the notification of its loss a hold that was lost at a deadline is ended on the server, where it may live on:
-/// who waits for the loss has this time to hear of it before another can get in.
+/// How long after the notification of a loss at a deadline the hold is ended on the server, where it may still be valid. A task that
+/// waits for the loss has this time to react before another client can acquire the lock.
 pub(crate) const HEAD_START: Duration = Duration::from_millis(100);
 
-/// What a backend's method returns.
+/// The result of a backend's methods.
 pub type Result<T> = std::result::Result<T, BackendError>;
 
-/// A store that knows who holds what.
+/// A store of locks.
 ///
-/// # What leasehold does
+/// # What a backend can rely on
 ///
-/// - It sends at most one claim of a key at a time that is neither answered nor [settled](Self::settle). Claims of different
-///   keys, releases and everything else come at any time, in any number, from any thread.
-/// - It renews each lease every third of its TTL for as long as it is needed, and takes it for lost at
-///   `proven + ttl - margin`, whatever the backend says.
-/// - It polls every future inside the tokio context of leasehold's own background thread (so timers and sockets of tokio work,
-///   under any executor of the user's), but not necessarily *on* that thread. It may drop any of them at any point.
-/// - It bounds calls in time where the caller has a limit; a call here need not, but for [`renew`](Self::renew).
+/// - For each key there is at most one claim at a time that is neither answered nor [settled](Self::settle). Claims of different
+///   keys, releases and all other calls come at any time, in any number, from any thread.
+/// - Each lease in use is renewed every third of its TTL, and considered lost at `proven + ttl - margin`, regardless of what the
+///   backend reports.
+/// - Every future is polled inside the tokio context of the library's background thread, so tokio's timers and sockets work under
+///   any executor of the user, but not necessarily *on* that thread. Every future may be dropped at any point.
+/// - Calls are bounded in time where the caller has a limit. A backend needs no time limits, except in [`renew`](Self::renew).
 ///
-/// # What the backend does
+/// # What a backend must guarantee
 ///
-/// - At most one exclusive claim, or any number of shared ones, is granted for a key at a time, over all processes; first come,
-///   first served. A shared claim waits behind an exclusive one that came before it.
-/// - Epochs of exclusive grants of a key grow strictly; a shared grant's is above that of the exclusive grant before it and
-///   below that of the one after it.
-/// - A grant's answer proves that the claim held the key, and that its lease lived, at a time after the call.
-/// - Nothing blocks a thread, nothing panics, no secret gets into an error.
+/// - At most one exclusive claim or any number of shared claims of a key are granted at a time, over all processes, first come,
+///   first served. A shared claim waits behind an earlier exclusive one.
+/// - Epochs of exclusive grants of a key grow strictly. The epoch of a shared grant is greater than that of the exclusive grant
+///   before it and less than that of the one after it.
+/// - The answer to a granted claim proves that, at some time after the call, the claim held the key and its lease was alive.
+/// - No method blocks a thread or panics, and no error contains a secret.
 ///
-/// An error of kind [`Unreachable`](ErrorKind::Unreachable) means that the outcome is unknown. [`LeaseLost`](ErrorKind::LeaseLost)
-/// means that the lease, or the claim, is gone. All others are final.
+/// # Errors
 ///
-/// See the [memory backend](crate::LockManager::memory) for a complete one.
+/// An error of kind [`Unreachable`](ErrorKind::Unreachable) means that the outcome is unknown, and
+/// [`LeaseLost`](ErrorKind::LeaseLost) that the lease or the claim no longer exists. All other kinds are final.
+///
+/// The [memory backend](crate::LockManager::memory) is a complete implementation.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns the backend's name for logs and errors, `"etcd"` for example.
     fn kind(&self) -> &'static str;
 
-    /// Returns the shortest TTL that can be asked for.
+    /// Returns the minimum TTL: 100 ms by default.
     fn min_ttl(&self) -> Duration {
         Duration::from_millis(100)
     }
 
     /// Opens a lease of at least `ttl`.
     ///
-    /// With `own` it is for a single hold; else the backend says by [`Lease::session`] whether other claims may share it.
+    /// With `own` the lease is for a single hold; otherwise [`Lease::session`] of the answer determines whether claims can share it.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped at any time: a lease that nobody hears of must end by itself.
+    /// The future may be dropped at any time; a lease that was not returned must expire.
     fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>>;
 
-    /// Renews the leases: one answer for each, in their order.
+    /// Renews leases, and returns one result per lease in the same order.
     ///
-    /// [`Lease::proven`] of an answer is the time *before* the renewal was sent, and only counts if the lease was proven to live
-    /// after the renewal. An answer takes less than a third of the shortest TTL, if need be by giving up as
-    /// [`Unreachable`](ErrorKind::Unreachable); leasehold tries again until the deadline.
+    /// [`Lease::proven`] of a result is a time *before* the renewal was sent, and requires a proof that the lease was alive after the
+    /// renewal. The call must complete within a third of the shortest TTL, if necessary with
+    /// [`Unreachable`](ErrorKind::Unreachable); it is retried until the deadline.
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>>;
 
-    /// Ends a lease and every claim on it. A lease that is gone already is no error.
+    /// Ends a lease and all its claims. A lease that no longer exists is not an error.
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>>;
 
-    /// Puts the claim into its key's queue and waits until it is granted.
+    /// Adds a claim to the queue of its key, and waits until it is granted.
     ///
-    /// Without `wait`, answers `None` at once if it cannot be granted now, and leaves nothing in the queue.
+    /// Without `wait`, it returns `None` at once if the claim cannot be granted now, and leaves nothing in the queue.
     ///
     /// # Cancel safety
     ///
-    /// May be dropped at any time; [`settle`](Self::settle) is called then, and after every error.
+    /// The future may be dropped at any time. [`settle`](Self::settle) is called afterwards, as after every error.
     fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>>;
 
-    /// Makes sure that an attempt whose outcome is unknown holds nothing and waits for nothing, ever.
+    /// Aborts an attempt whose outcome is unknown, so that it never holds the key or a place in the queue.
     ///
-    /// Not even a copy of its request that the store sees after this has returned may take effect. If the claim's lease is not a
-    /// [session](Lease::session), it ends too. Called until it succeeds.
+    /// Copies of its request that reach the store after this call has returned must not take effect either. If the claim's lease is
+    /// not a [session](Lease::session), it ends too. The call is repeated until it succeeds.
     fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>>;
 
-    /// Gives up a grant. Its successor is left alone. A backend that can tell that the grant was lost before answers
-    /// [`LeaseLost`](ErrorKind::LeaseLost), unless an earlier call for the same grant may have released it.
+    /// Releases a grant, and only this grant: a later grant of the key is not affected.
     ///
-    /// If the lease is not a [session](Lease::session), it ends too. Called until it succeeds or the lease is over.
+    /// A backend that can determine that the grant was lost before the call returns [`LeaseLost`](ErrorKind::LeaseLost), unless an
+    /// earlier call for the same grant may have released it.
+    ///
+    /// If the lease is not a [session](Lease::session), it ends too. The call is repeated until it succeeds or the lease has ended.
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>>;
 
-    /// Returns under which name the store has the claim of a grant, where its users can make conditions of it;
-    /// `None` where they cannot, and if it is gone.
+    /// Returns the name of a grant's claim in the store, for conditions in users' transactions; `None` if the store has none, or if
+    /// the claim no longer exists.
     fn claim_name(&self, _grant: &Grant) -> Option<Vec<u8>> {
         None
     }
 
-    /// Waits for the next loss that the store tells of by itself. Never ends where it tells of none.
+    /// Waits for the next loss that the store reports. The default never completes, for stores that report none.
     ///
-    /// Called by one task, again and again. An error is logged, and asked again after a while.
+    /// One task calls it in a loop. An error is logged, and the call is repeated after a delay.
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
         Box::pin(std::future::pending())
     }
 
-    /// Returns who holds `key`, or `None` if nobody does. [`LockInfo::claims`] is what [`evict`](Self::evict) compares.
+    /// Returns a snapshot of `key`, or `None` if it is free. [`LockInfo::claims`] are the ids that [`evict`](Self::evict) compares.
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>>;
 
-    /// Returns all locks that are held whose keys begin with `prefix`, in the order of their keys.
+    /// Returns snapshots of all held locks whose keys begin with `prefix`, in key order.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>>;
 
-    /// Takes `key` away from the claims that hold it and that `evict` is for.
+    /// Removes the claims that hold `key` and that `evict` selects.
     ///
-    /// A claim is compared and removed in one step on the server: one that came to hold the key after it was looked at is left
-    /// alone.
+    /// The server compares and removes a claim in one step, so a claim that is granted in between is not affected.
     fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>>;
 
-    /// Returns why the server does not serve at the moment, or `None` while it does, as far as its answers so far tell. No I/O.
+    /// Returns the reason why the server cannot serve requests at present, or `None` if its recent answers show no problem. No I/O.
     ///
-    /// It is logged, and named by what runs into a time limit meanwhile. By default nothing is known.
+    /// The reason is logged, and included in the error of a call that times out meanwhile. The default returns `None`.
     fn outage(&self) -> Option<BackendError> {
         None
     }
 
-    /// Asks the server for a sign of life.
+    /// Sends one request to the server and waits for its answer.
     fn ping(&self) -> BoxFuture<'_, Result<()>>;
 
-    /// Frees what the backend itself keeps on the server and on this side. All leases have been revoked before.
+    /// Frees the backend's resources on the server and in this process. All leases were revoked before.
     fn close(&self) -> BoxFuture<'_, Result<()>>;
 }
 
-/// Forwards every method, so that a test can keep a handle on the backend that it gave away.
+/// Forwards every method, so that a test can keep a reference to the backend of a manager.
 impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn kind(&self) -> &'static str {
         (**self).kind()
@@ -201,133 +208,4 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         (**self).close()
     }
-}
-
-/// The backend's name for a lease: unique and never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(pub u64);
-
-impl fmt::Display for LeaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.0)
-    }
-}
-
-/// A time limit on the server, as it was last proven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Lease {
-    /// Its name.
-    pub id: LeaseId,
-    /// The TTL that the server granted, at least the one asked for.
-    pub ttl: Duration,
-    /// When its last proven renewal, or its opening, was *sent*.
-    pub proven: Timestamp,
-    /// Whether it is a session: it may carry any number of claims and lives on when they are released. Else it belongs to one
-    /// claim and ends with it.
-    pub session: bool,
-}
-
-impl Lease {
-    /// Creates a lease.
-    pub fn new(id: LeaseId, ttl: Duration, proven: Timestamp, session: bool) -> Self {
-        Self { id, ttl, proven, session }
-    }
-}
-
-/// The name of one try to get a hold: never used again, not even by another manager.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AttemptId(pub u64);
-
-impl fmt::Display for AttemptId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.0)
-    }
-}
-
-/// An attempt to get a hold: what the backend puts in the queue.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Claim {
-    /// The attempt, unique among those of its lease.
-    pub attempt: AttemptId,
-    /// What is to be locked, as the user wrote it: the backend adds its prefix and its own escaping.
-    pub key: Arc<str>,
-    /// Alone or with others.
-    pub mode: Mode,
-    /// The lease that it lives on.
-    pub lease: Lease,
-    /// Who asks.
-    pub holder: Arc<Holder>,
-    /// How often a waiter looks by itself where nobody will tell it: 100 ms by default.
-    pub retry_interval: Duration,
-}
-
-impl Claim {
-    /// Creates a claim.
-    pub fn new(attempt: AttemptId, key: Arc<str>, mode: Mode, lease: Lease, holder: Arc<Holder>) -> Self {
-        Self { attempt, key, mode, lease, holder, retry_interval: Duration::from_millis(100) }
-    }
-}
-
-/// A claim that holds its key.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Grant {
-    /// The attempt that was granted.
-    pub attempt: AttemptId,
-    /// What is locked.
-    pub key: Arc<str>,
-    /// Alone or with others.
-    pub mode: Mode,
-    /// The fencing epoch, below 2^54.
-    pub epoch: u64,
-    /// The lease, with the latest proof known.
-    pub lease: Lease,
-    /// The backend's own note on the grant, for its release: etcd's create revision, for example.
-    pub note: u64,
-    /// Up to when the grant itself is certain, where that may be sooner than its lease.
-    pub limit: Option<Limit>,
-}
-
-impl Grant {
-    /// Creates the grant of a claim.
-    pub fn new(claim: &Claim, epoch: u64) -> Self {
-        Self {
-            attempt: claim.attempt,
-            key: claim.key.clone(),
-            mode: claim.mode,
-            epoch,
-            lease: claim.lease,
-            note: 0,
-            limit: None,
-        }
-    }
-}
-
-/// Which claims an eviction is for, and what becomes of their leases: by default all that hold the key, with their leases.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Evict {
-    /// Whether a lease that carries other claims as well lives on.
-    pub key_only: bool,
-    /// Only these claims, if there is a list.
-    pub only: Option<Vec<ClaimId>>,
-}
-
-impl Evict {
-    /// Returns whether it is for this claim.
-    pub fn is_for(&self, claim: &ClaimId) -> bool {
-        self.only.as_ref().is_none_or(|only| only.contains(claim))
-    }
-}
-
-/// What a store tells of by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The server ended the lease.
-    LeaseLost(LeaseId),
-    /// The server removed the claim of this attempt, or has forgotten it, while its lease lives.
-    ClaimLost(AttemptId),
 }

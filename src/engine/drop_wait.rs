@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
-use super::Core;
-use crate::fork::ForkDetector;
+use super::base::Base;
+use crate::process::fork::ForkDetector;
 
 /// What any thread has dropped after its manager, for the main thread to wait for; with the process that it is about.
 static OF_ALL: Mutex<Option<(ForkDetector, Arc<Unconfirmed>)>> = Mutex::new(None);
@@ -165,10 +165,10 @@ impl DropWait {
     }
 
     /// Chooses for something that this thread has begun and the server has yet to confirm.
-    pub(super) fn new(core: &Core) -> Self {
-        let limit = core.defaults.drop_wait;
-        let (is_main, manager_is_gone) = (is_main(), core.manager_is_gone());
-        if limit.is_zero() || !(manager_is_gone || is_main) || core.keeper.is_current() {
+    pub(super) fn new(base: &Base) -> Self {
+        let limit = base.defaults.drop_wait;
+        let (is_main, manager_is_dropped) = (is_main(), base.lifecycle.is_manager_dropped());
+        if limit.is_zero() || !(manager_is_dropped || is_main) || base.keeper.is_current() {
             return Self::None;
         }
         // musl runs no destructors of the main thread's locals.
@@ -193,7 +193,7 @@ impl DropWait {
                 }
                 Self::AtThreadEnd(awaited)
             }
-            None if cfg!(target_env = "musl") && !manager_is_gone => Self::None,
+            None if cfg!(target_env = "musl") && !manager_is_dropped => Self::None,
             None => {
                 let unconfirmed = Arc::<Unconfirmed>::default();
                 let awaited = unconfirmed.add();

@@ -1,4 +1,4 @@
-//! Refusing what comes too late, on Redis.
+//! [`RedisFence`]: fencing of a key on Redis.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use redis::aio::ConnectionLike;
 use redis::{RedisResult, Script};
 
 use super::StaleToken;
-use crate::FencingToken;
 use crate::backend::redis::side;
+use crate::token::FencingToken;
 
-/// A key of your own on Redis that refuses holders who come too late, by their [`FencingToken`]s; see
-/// [`FenceGate`](crate::FenceGate) for the same within a process.
+/// A key on Redis that refuses writes of outdated holders by their [`FencingToken`]s; [`FenceGate`](crate::FenceGate) does the
+/// same within a process.
 ///
-/// The server compares and writes in one step. The greatest token so far is kept beside the key, in the same slot of a cluster,
-/// as `{tag}%token:<key>`. It need not be the Redis of the locks, nor need those be on Redis; but all who write the key have to be
-/// holders of the same lock, for tokens of different locks mean nothing to each other.
+/// The server compares the token and writes the value in one step. The greatest token so far is stored at `{tag}%token:<key>`, in
+/// the same cluster slot as the key. The key can be on any Redis server, and the locks on any backend; but all writers of the key
+/// must hold the same lock, since tokens of different locks are not comparable.
 ///
-/// What goes around it is not refused: a plain `SET`, `DEL` or `FLUSHALL`, and an eviction policy that removes the token.
+/// Writes that do not use the script are not refused: `SET`, `DEL`, `FLUSHALL`, and an eviction policy that removes the token.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,7 +28,7 @@ use crate::backend::redis::side;
 /// let report = RedisFence::new("report");
 ///
 /// let guard = manager.lock("report").await?;
-/// // The first `?` is for the server, the second for a token that is too late.
+/// // The first `?` is for the server, the second for an outdated token.
 /// report.set(&mut redis, guard.token(), "done").await??;
 /// # Ok(()) }
 /// ```
@@ -40,21 +40,22 @@ pub struct RedisFence {
 }
 
 impl RedisFence {
-    /// The script, for clients and languages of all sorts.
+    /// The Lua script, for other clients and languages.
     ///
-    /// `KEYS` are the key and the [key of its token](Self::token_key); `ARGV` are the token, the value, and for how many
-    /// milliseconds the value lives, which may be left out. It answers nil if it has written, and else the greatest token so far.
-    /// Tokens are in decimal, and compared without being rounded.
+    /// `KEYS` are the key and the [key of its token](Self::token_key); `ARGV` are the token, the value, and optionally the TTL of
+    /// the value in milliseconds. The script returns nil if it has written the value, and the greatest token so far otherwise.
+    /// Tokens are decimal and compared exactly.
     pub const SCRIPT: &str = include_str!("check_and_write.lua");
 
-    /// Names the key.
+    /// Creates a fence for a key.
     pub fn new(key: impl Into<String>) -> Self {
         let key = key.into();
         Self { token_key: format!("{}token:{key}", side(&key)), key, ttl: None }
     }
 
-    /// Sets for how long a value lives, in milliseconds and one at least; otherwise it lives for ever. Its token lives for a month
-    /// more: no holder may come later than that.
+    /// Sets the TTL of the value, in whole milliseconds, at least one. By default the value does not expire.
+    ///
+    /// The token expires one month after the value; an outdated holder that writes later than that is not refused.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
@@ -66,21 +67,21 @@ impl RedisFence {
         &self.key
     }
 
-    /// Returns the key at which the greatest token so far is kept.
+    /// Returns the key at which the greatest token so far is stored.
     pub fn token_key(&self) -> &str {
         &self.token_key
     }
 
-    /// Writes a value if nobody with a greater token has been here. The same token may come again.
+    /// Writes a value, unless a greater token was admitted before. Equal tokens are admitted.
     ///
     /// # Errors
     ///
-    /// That of the client if the server refuses or does not answer. Inside, [`StaleToken`]: nothing was written, and the lock is
-    /// another's.
+    /// The outer error is the client's, if the server refuses or does not answer. The inner error is [`StaleToken`], if a greater
+    /// token was admitted before: nothing was written, and another client has held the lock since.
     ///
     /// # Cancel safety
     ///
-    /// What was sent may be written, as with any command of the client.
+    /// If the future is dropped, a command that was already sent may still take effect.
     pub async fn set(
         &self,
         connection: &mut impl ConnectionLike,

@@ -8,7 +8,7 @@ use std::{io, thread};
 
 use parking_lot::Mutex;
 
-use crate::report::{self, Job};
+use crate::process::report::{self, Job};
 
 /// How often to look after the keeper while anything is held.
 const EVERY: Duration = Duration::from_millis(50);

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::{LossFlag, Policy, Renewal, Signal, Step};
-use crate::Loss;
 use crate::backend::{BackendError, Lease, LeaseId};
 use crate::clock::Timestamp;
+use crate::info::Loss;
 
 /// One lease, shared by the keeper and all who hold something on it.
 ///

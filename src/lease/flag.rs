@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::Loss;
+use crate::info::Loss;
 
 /// Why something was lost, if it was. The first cause stays.
 #[derive(Debug, Default)]

@@ -10,5 +10,5 @@ mod signal;
 
 pub(crate) use self::cell::LeaseCell;
 pub(crate) use self::flag::LossFlag;
-pub(crate) use self::renewal::{Policy, Renewal, Step, certain};
+pub(crate) use self::renewal::{Policy, Renewal, Step};
 pub(crate) use self::signal::{Listener, Signal};

@@ -2,19 +2,9 @@
 
 use std::time::Duration;
 
-use crate::Loss;
 use crate::backend::{ErrorKind, Lease};
-use crate::clock::Timestamp;
-
-/// What is allowed for between two clocks: 1% of drift, and 5 ms for everything else.
-fn margin(ttl: Duration) -> Duration {
-    ttl / 100 + Duration::from_millis(5)
-}
-
-/// How much of a TTL is certain, counted from when it was asked for.
-pub(crate) fn certain(ttl: Duration) -> Duration {
-    ttl.saturating_sub(margin(ttl))
-}
+use crate::clock::{Timestamp, certain};
+use crate::info::Loss;
 
 /// Up to when a lease lives for certain, counted from when its last proven renewal was sent.
 fn deadline(lease: &Lease) -> Timestamp {

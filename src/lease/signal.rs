@@ -5,7 +5,7 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-use crate::foreign;
+use crate::process::foreign;
 
 /// A list of wakers. What happened is kept elsewhere: fire after it can be seen.
 #[derive(Debug, Default)]

@@ -1,30 +1,30 @@
-//! The owner that a request is for.
+//! Derivation of the owner of a request.
 
 use std::task::Context;
 
 use super::{Owner, Scope, scope};
 
-/// What a request is to hold for.
+/// Where the owner of a request comes from.
 #[derive(Clone, Debug)]
 pub(crate) enum OwnerSource {
-    /// Whatever polls it.
+    /// The context of its first poll.
     Context,
-    /// The closure that it is for.
+    /// The scope of its closure.
     Scope(Scope),
     /// An explicit owner.
     Owner(Owner),
 }
 
-/// Whom a request may be for: the first of those that hold the key, else the last.
+/// The candidates for the owner of a request: the first one that holds the key, else `owner`.
 #[derive(Debug)]
 pub(crate) struct Caller {
-    /// The scopes around the request, the innermost first, and the context's owner.
+    /// The scopes around the request, the innermost first, then the context's owner.
     known: Vec<Owner>,
     owner: Owner,
 }
 
 impl Caller {
-    /// The owner that was named; else what `cx` stands for, or the scope of the closure that the request is for.
+    /// The explicit owner; else the owner of the context `cx`, or the scope of the request's closure.
     pub(crate) fn new(cx: &Context<'_>, holder: &OwnerSource, reentrant: bool) -> Self {
         match holder {
             OwnerSource::Owner(owner) => Self { known: Vec::new(), owner: owner.clone() },
@@ -41,7 +41,7 @@ impl Caller {
         }
     }
 
-    /// The owner for a key, given which ones hold it.
+    /// The owner of a request for a key that the owners in `holds` hold.
     pub(crate) fn for_key(&self, holds: impl Fn(&Owner) -> bool) -> Owner {
         self.known.iter().find(|owner| holds(owner)).unwrap_or(&self.owner).asking_here()
     }

@@ -1,4 +1,4 @@
-//! The scopes of closures that run under a lock.
+//! Scopes: the owners of closures that run under a lock.
 
 use std::cell::RefCell;
 use std::task::{Context, RawWakerVTable, Waker};
@@ -6,18 +6,18 @@ use std::task::{Context, RawWakerVTable, Waker};
 use tokio::task;
 
 use super::Owner;
-use crate::blocking;
+use crate::process::blocking;
 
 thread_local! {
     /// The scopes whose closures are being polled on this thread, the innermost last.
     static STACK: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
 }
 
-/// One call of a closure under a lock: an owner that the code it calls stands for as well.
+/// One call of a closure under a lock: an owner that also applies to the code that the closure calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope(Owner);
 
-/// A scope that is being polled. Its waker lives for as long.
+/// A scope that is being polled. Its waker outlives the frame.
 struct Frame {
     owner: Owner,
     data: *const (),
@@ -35,7 +35,7 @@ impl Scope {
         &self.0
     }
 
-    /// Polls the closure's future: what it asks for in this context is inside.
+    /// Polls the closure's future; requests that it makes in this context are inside the scope.
     pub(crate) fn poll<T>(&self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
         let waker = cx.waker();
         let frame = Frame { owner: self.0.clone(), data: waker.data(), vtable: waker.vtable(), task: task::try_id() };
@@ -44,7 +44,7 @@ impl Scope {
     }
 }
 
-/// Takes the frame off again, also when the closure panics.
+/// Removes the frame when dropped, also when the closure panics.
 struct Pushed {
     /// `None` where the thread's locals have ended.
     depth: Option<usize>,
@@ -64,16 +64,16 @@ impl Pushed {
 impl Drop for Pushed {
     fn drop(&mut self) {
         let Some(depth) = self.depth else { return };
-        // Dropped outside of the borrow: an owner's end may run others' code.
+        // Dropped outside of the borrow: dropping an owner may run foreign code.
         let ended = STACK.try_with(|stack| stack.borrow_mut().split_off(depth));
         drop(ended);
     }
 }
 
-/// The scopes that a request in this context is inside of, the innermost first.
+/// The scopes around a request in this context, the innermost first.
 ///
-/// It is inside of those on the top that were polled with its own waker in its own task. A branch with a waker of its own, a
-/// task, and another executor that runs inside are outside. `.wait()` is inside of what calls it.
+/// These are the topmost frames that were polled with the request's waker in the request's task. A branch with a separate waker, a
+/// spawned task, and another executor that runs inside are outside. `.wait()` is inside the scopes of its caller.
 pub(super) fn around(waker: &Waker) -> Vec<Owner> {
     let task = task::try_id();
     let waits = blocking::is_this_thread(waker);

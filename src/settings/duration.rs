@@ -1,18 +1,18 @@
-//! Durations as people write them.
+//! Durations as text.
 
 use std::time::Duration;
 
-/// Reads `30s`, `100ms`, `1m 30s` and the like, and also `1.5s`, which humantime does not take.
+/// Parses `30s`, `100ms`, `1m 30s` and the like, and also `1.5s`, which humantime rejects.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     if text.contains('.') { fraction(text) } else { humantime::parse_duration(text).ok() }
 }
 
-/// One number with a fraction, one unit.
+/// Parses one number with a fraction, and one unit.
 fn fraction(text: &str) -> Option<Duration> {
     let (whole, rest) = text.split_once('.')?;
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     let (part, unit) = rest.split_at(digits);
-    // Nine digits are nanoseconds of a second; with more the sum below could not overflow either, but nobody means them.
+    // Nine digits are nanoseconds of a second; more are a mistake.
     let unit = unit.trim_start();
     if !unit.bytes().all(|byte| byte.is_ascii_alphabetic()) {
         return None;
@@ -20,7 +20,7 @@ fn fraction(text: &str) -> Option<Duration> {
     if whole.is_empty() || !whole.bytes().all(|byte| byte.is_ascii_digit()) || !(1..=9).contains(&digits) {
         return None;
     }
-    // humantime knows the units' names: ask it for one of them, in nanoseconds.
+    // humantime has the names of the units: parse one of the unit, in nanoseconds.
     let unit = humantime::parse_duration(&format!("1{unit}")).ok()?.as_nanos();
     let whole = whole.parse::<u64>().ok()?;
     let part = part.parse::<u128>().ok()? * unit / 10_u128.pow(digits as u32);

@@ -1,8 +1,8 @@
-//! A manager's URL.
+//! The URL of a manager.
 //!
-//! Errors must not show a password, and a malformed URL can have one anywhere: `etcd://user:pa/ss@host` has it in what looks
-//! like a port and a path, `etcd://user:secret` in the port. So user, password, port and path are never shown; hosts and
-//! options are, unless an `@` follows, which may mean that they are a part of one.
+//! Errors must not show a password, and a malformed URL can contain one anywhere: `etcd://user:pa/ss@host` has it where the port
+//! and the path are expected, `etcd://user:secret` where the port is. So errors never quote user, password, port or path. They
+//! quote hosts and options, unless an `@` follows, after which these may be part of a password.
 
 use std::net::Ipv6Addr;
 
@@ -10,17 +10,17 @@ use percent_encoding::percent_decode_str;
 
 use super::{BackendKind, Secret, Settings, duration};
 use crate::display::Printable;
-use crate::{LockError, Result};
+use crate::error::{LockError, Result};
 
 const OPTIONS: &str =
     "prefix, ttl, timeout, name, retry_interval, max_retries, auto_renew, reentrant, signal_lists, ca, cert, key";
 const NOT_SHOWN: &str = "(not shown: an \"@\" follows)";
 const SCHEMES: &str = "memory, etcd, etcds, redis, rediss, redis+unix";
 
-/// Reads a URL, without looking at whether its parts make sense together.
+/// Parses a URL, without checking whether its parts are consistent.
 pub(super) fn parse(url: &str) -> Result<Settings> {
     let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(LockError::config(format!("url: no scheme, it must begin with one of {SCHEMES} and \"://\"")));
+        return Err(LockError::config(format!("url: missing scheme; expected one of {SCHEMES}, followed by \"://\"")));
     };
     if rest.contains('#') {
         return Err(LockError::config("url: \"#\" must be written as %23"));
@@ -61,11 +61,11 @@ fn of_scheme(scheme: &str) -> Result<Settings> {
         other if other.starts_with("redis") && (other.ends_with("cluster") || other.ends_with("sentinel")) => {
             return Err(LockError::Unsupported { what: "Redis Cluster and Sentinel URLs".into() });
         }
-        // What has other characters is no scheme, and may be anything.
+        // A text with other characters is not a scheme, and may contain a password.
         other if other.len() <= 20 && other.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
-            return Err(LockError::config(format!("url: unknown scheme {scheme:?}, known are {SCHEMES}")));
+            return Err(LockError::config(format!("url: unknown scheme {scheme:?}; known schemes are {SCHEMES}")));
         }
-        _ => return Err(LockError::config(format!("url: unknown scheme, known are {SCHEMES}"))),
+        _ => return Err(LockError::config(format!("url: unknown scheme; known schemes are {SCHEMES}"))),
     };
     Ok(Settings { backend, tls, ..Settings::default() })
 }
@@ -75,11 +75,11 @@ fn credentials(settings: &mut Settings, userinfo: &str) -> Result<()> {
         Some((user, password)) => (user, Some(password)),
         None => (userinfo, None),
     };
-    let user = decoded(user).ok_or_else(|| LockError::config("username: bad percent escape"))?;
+    let user = decoded(user).ok_or_else(|| LockError::config("username: invalid percent escape"))?;
     let password =
-        password.map(decoded).map(|text| text.ok_or_else(|| LockError::config("password: bad percent escape")));
+        password.map(decoded).map(|text| text.ok_or_else(|| LockError::config("password: invalid percent escape")));
     settings.username = Some(user).filter(|user| !user.is_empty());
-    // ":@host" is what a template with nothing filled in gives; "user:@host" means an empty password.
+    // ":@host" is a template without values; "user:@host" means an empty password.
     settings.password =
         password.transpose()?.filter(|text| !text.is_empty() || settings.username.is_some()).map(Secret::new);
     Ok(())
@@ -92,23 +92,23 @@ fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str)
             if !bare {
                 return Err(LockError::config("memory: \"/\" in the name must be written as %2F"));
             }
-            let text = decoded(hosts).ok_or_else(|| LockError::config("memory: bad percent escape in the name"))?;
+            let text = decoded(hosts).ok_or_else(|| LockError::config("memory: invalid percent escape in the name"))?;
             *name = Some(text).filter(|text| !text.is_empty());
         }
         BackendKind::Etcd => {
             settings.endpoints = hosts.split(',').map(|host| endpoint(host, 2379, show)).collect::<Result<_>>()?;
             if !bare {
-                return Err(LockError::config("etcd: takes no path after the hosts (the prefix is ?prefix=…)"));
+                return Err(LockError::config("etcd: expects no path after the hosts; set the prefix with ?prefix=…"));
             }
         }
         BackendKind::Redis if scheme.eq_ignore_ascii_case("redis+unix") => {
             if !hosts.is_empty() || bare {
                 return Err(LockError::config(
-                    "redis+unix: takes no host and a path, as in redis+unix:///run/redis.sock",
+                    "redis+unix: expects a path and no host, as in redis+unix:///run/redis.sock",
                 ));
             }
             let path = decoded(path).filter(|path| !path.contains('\0'));
-            let path = path.ok_or_else(|| LockError::config("redis+unix: bad percent escape in the path"))?;
+            let path = path.ok_or_else(|| LockError::config("redis+unix: invalid percent escape in the path"))?;
             settings.unix_path = Some(path.into());
         }
         BackendKind::Redis => {
@@ -118,24 +118,24 @@ fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str)
             settings.endpoints = vec![endpoint(hosts, 6379, show)?];
             if !bare {
                 let number = path.strip_prefix('/').and_then(number);
-                settings.database = Some(number.ok_or_else(|| LockError::config("database: not a number"))?);
+                settings.database = Some(number.ok_or_else(|| LockError::config("database: expects a number"))?);
             }
         }
     }
     Ok(())
 }
 
-/// A host with or without a port, as `host:port`.
+/// Parses a host with or without a port into `host:port`.
 pub(crate) fn endpoint(text: &str, default_port: u16, show: bool) -> Result<String> {
     let (host, port) = if let Some(bracketed) = text.strip_prefix('[') {
         let bracketed = bracketed.split_once(']').filter(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
         let Some((address, rest)) = bracketed else {
-            return Err(LockError::config("host: not an IPv6 address in the brackets"));
+            return Err(LockError::config("host: invalid IPv6 address in brackets"));
         };
         match rest.strip_prefix(':') {
             Some(port) => (format!("[{address}]"), Some(port)),
             None if rest.is_empty() => (format!("[{address}]"), None),
-            None => return Err(LockError::config(format!("host: something between [{address}] and the port"))),
+            None => return Err(LockError::config(format!("host: unexpected text between [{address}] and the port"))),
         }
     } else {
         match text.split_once(':') {
@@ -148,7 +148,7 @@ pub(crate) fn endpoint(text: &str, default_port: u16, show: bool) -> Result<Stri
         return Err(LockError::config("host: missing"));
     }
     if !host.starts_with('[') && !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
-        return Err(LockError::config(format!("host: {quoted} is not a host's name")));
+        return Err(LockError::config(format!("host: {quoted} is not a valid host name")));
     }
     let port = match port {
         None => default_port,
@@ -156,12 +156,12 @@ pub(crate) fn endpoint(text: &str, default_port: u16, show: bool) -> Result<Stri
         Some(port) => number(port)
             .and_then(|port| u16::try_from(port).ok())
             .filter(|port| *port > 0)
-            .ok_or_else(|| LockError::config(format!("port: not one after {quoted}")))?,
+            .ok_or_else(|| LockError::config(format!("port: invalid port after {quoted}")))?,
     };
     Ok(format!("{host}:{port}"))
 }
 
-/// Reads the query; `show` says whether errors may quote it.
+/// Parses the query; `show` determines whether errors may quote it.
 fn options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
     let mut seen = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -171,21 +171,21 @@ fn options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
         };
         let quoted = |word: &str| if show { format!("{:?}", Printable(word)) } else { NOT_SHOWN.into() };
         let Some(name) = decoded(name) else {
-            return Err(LockError::config(format!("url: bad percent escape in the option {}", quoted(name))));
+            return Err(LockError::config(format!("url: invalid percent escape in the option {}", quoted(name))));
         };
         let known = OPTIONS.split(", ").find(|known| *known == name);
         let Some(option) = known else {
-            return Err(LockError::config(format!("url: unknown option {}, known are {OPTIONS}", quoted(&name))));
+            return Err(LockError::config(format!("url: unknown option {}; options are {OPTIONS}", quoted(&name))));
         };
         if seen.contains(&option) {
             return Err(LockError::config(format!("{option}: given twice")));
         }
         seen.push(option);
         let Some(value) = value else {
-            return Err(LockError::config(format!("{option}: has no value")));
+            return Err(LockError::config(format!("{option}: missing value")));
         };
         let Some(value) = decoded(value) else {
-            return Err(LockError::config(format!("{option}: bad percent escape in {}", quoted(value))));
+            return Err(LockError::config(format!("{option}: invalid percent escape in {}", quoted(value))));
         };
         set(settings, option, &value)
             .ok_or_else(|| LockError::config(format!("{option}: {} is not {}", quoted(&value), wanted(option))))?;
@@ -218,11 +218,11 @@ fn wanted(option: &str) -> &'static str {
         "max_retries" => "a number up to 4294967295",
         "auto_renew" | "reentrant" | "signal_lists" => "true or false",
         "ca" | "cert" | "key" => "a file's path",
-        _ => "acceptable",
+        _ => "valid",
     }
 }
 
-/// Digits only: Rust's own parser would take `+5`.
+/// Parses digits only: Rust's parser also accepts `+5`.
 fn number(text: &str) -> Option<u32> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
@@ -233,7 +233,7 @@ fn file(value: &str) -> Option<&str> {
 
 /// Percent-decodes; `None` where an escape is not two hex digits, or the result is not UTF-8. A plus stays a plus.
 fn decoded(text: &str) -> Option<String> {
-    // The crate leaves bad escapes as they are.
+    // The crate does not reject malformed escapes.
     let well_formed = text.split('%').skip(1).all(|rest| {
         let mut bytes = rest.bytes();
         (0..2).all(|_| bytes.next().is_some_and(|byte| byte.is_ascii_hexdigit()))

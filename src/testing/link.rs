@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::gate::Gate;
 use crate::backend::memory::Memory;
 use crate::backend::{Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Evict, Grant, Lease, Result};
-use crate::{Eviction, LockInfo};
+use crate::info::{Eviction, LockInfo};
 
 /// The connection of one manager to a [`MemoryStore`](super::MemoryStore).
 ///

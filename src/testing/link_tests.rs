@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Call, ManualClock, MemoryLink, MemoryStore};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease};
-use crate::{Holder, Mode};
+use crate::info::{Holder, Mode};
 
 const TTL: Duration = Duration::from_secs(30);
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::clock::ManualClock;
 use super::gate::Gate;
 use super::link::MemoryLink;
-use crate::Eviction;
 use crate::backend::memory::{Memory, Store};
 use crate::backend::{Clock, Evict, LeaseId, SystemClock};
+use crate::info::Eviction;
 
 /// A lock server within this process, the one behind `memory://`, with faults to order.
 ///

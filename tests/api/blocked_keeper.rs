@@ -1,30 +1,13 @@
 //! A waker that blocks, against its contract, holds up the background thread of the process.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::task::{Context, Wake, Waker};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{TTL, on, works};
 use futures::FutureExt;
 use leasehold::Loss;
 use leasehold::testing::MemoryStore;
-use parking_lot::Mutex;
-use support::{in_a_separate_process, lost};
-
-/// Blocks the thread that wakes it, until its other end is dropped.
-struct Blocks(Mutex<Receiver<()>>);
-
-impl Wake for Blocks {
-    fn wake(self: Arc<Self>) {
-        let _ = self.0.lock().recv();
-    }
-}
-
-fn blocks() -> (Waker, Sender<()>) {
-    let (end, blocked) = channel();
-    (Waker::from(Arc::new(Blocks(Mutex::new(blocked)))), end)
-}
+use support::{blocks, in_a_separate_process, lost};
 
 /// The keeper itself is held up by a waker that blocks, which is against a waker's contract.
 #[test]

@@ -575,3 +575,47 @@ fn a_loop_that_never_waits_lets_other_tasks_run() {
         });
     }
 }
+
+/// The same for a loop of any call that is answered at once.
+#[test]
+fn a_loop_of_any_call_lets_other_tasks_run() {
+    type Call = fn(LockManager, LockGuard) -> futures::future::LocalBoxFuture<'static, ()>;
+    let calls: [(&str, Call); 9] = [
+        ("is_locked", |manager, _guard| Box::pin(async move { assert!(manager.is_locked("k").await.unwrap()) })),
+        ("info", |manager, _guard| Box::pin(async move { assert!(manager.info("k").await.unwrap().is_some()) })),
+        ("list", |manager, _guard| Box::pin(async move { assert_eq!(manager.list("k").await.unwrap().len(), 1) })),
+        ("ping", |manager, _guard| {
+            Box::pin(async move {
+                let _ = manager.ping().await.unwrap();
+            })
+        }),
+        ("renew", |_manager, guard| {
+            Box::pin(async move {
+                let _ = guard.renew().await.unwrap();
+            })
+        }),
+        ("run", |_manager, guard| Box::pin(async move { guard.run(async {}).await.unwrap() })),
+        ("handle renew", |manager, _guard| {
+            Box::pin(async move {
+                let _ = manager.handle("k").unwrap().renew().await.unwrap();
+            })
+        }),
+        ("unlock", |manager, _guard| Box::pin(async move { manager.lock("k").await.unwrap().unlock().await.unwrap() })),
+        ("force_unlock", |manager, _guard| Box::pin(async move { drop(manager.force_unlock("other").await.unwrap()) })),
+    ];
+    for (name, call) in calls {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let manager = LockManager::memory();
+            let guard = manager.lock("k").await.unwrap();
+            let seen = Arc::new(AtomicBool::new(false));
+            let other = seen.clone();
+            tokio::spawn(async move { other.store(true, Ordering::SeqCst) });
+            let begun = Instant::now();
+            while !seen.load(Ordering::SeqCst) {
+                call(manager.clone(), guard.reenter().unwrap()).await;
+                assert!(begun.elapsed() < Duration::from_secs(10), "the other task never ran: {name}");
+            }
+        });
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const TABLE: &str = include_str!("../../docs/parity.md");
+const TABLE: &str = include_str!("../parity.md");
 
 /// The tests that a row names, each with its file.
 fn named(row: &str) -> impl Iterator<Item = (&str, &str)> {

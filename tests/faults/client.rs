@@ -17,7 +17,7 @@ use support::{PATIENCE, eventually};
 pub(crate) const FAULTS: &[Fault] = &[
     Fault::on_servers(
         1,
-        "Holder stopped (SIGSTOP) for 2 T: the first look is right, its write is refused",
+        "Holder stopped (SIGSTOP) for 2 T: the first check is right, its write is refused",
         OneProcess,
         stopped,
     ),

@@ -66,21 +66,21 @@ impl Absence {
 
     fn text(self) -> &'static str {
         match self {
-            Self::OneProcess => "The memory store lives in one process: no other process is left to see what happens.",
+            Self::OneProcess => "The memory store is in one process: no other process can observe the fault.",
             Self::NoServer => {
                 "The memory store is not a server: it has no members, disk, users, scripts or clock, and no single entries that \
                  an administrator could remove."
             }
             Self::NoNetwork => "Nothing is sent over a network, so no bytes can be delayed, repeated or cut.",
             Self::OfEtcd => {
-                "Redis has one master and asynchronous replicas, and no leases, logins that expire or least TTL of its own; a \
-                 stopped server (22) is all that can be stopped."
+                "Redis has one master and asynchronous replicas, and no leases, logins that expire or minimum TTL; only the \
+                 server can be stopped (22)."
             }
             Self::OfRedis => {
-                "etcd has no scripts and no replicas that answer; it keeps what it has confirmed, and removes permissions of a \
-                 user by removing its role, which is refused as a deleted user is."
+                "etcd has no scripts and no replicas that answer; it keeps what it has confirmed; and a user without a role is \
+                 refused like a deleted user."
             }
-            Self::NoTimeOfDay => "etcd's leases go by a monotonic clock: the time of day may jump.",
+            Self::NoTimeOfDay => "etcd's leases use a monotonic clock: the time of day may jump.",
         }
     }
 }

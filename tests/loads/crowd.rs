@@ -36,6 +36,34 @@ fn a_crowd_is_back_when_its_time_is_over() {
     });
 }
 
+/// Each of them is told whether it may have waited for itself: that must not cost a look at every hold.
+#[test]
+fn a_crowd_beside_many_holds_is_back_as_soon_as_beside_one() {
+    let _alone = crate::ALONE.blocking_lock();
+    const LIMIT: Duration = Duration::from_secs(2);
+    const HALF: usize = 8_000;
+    let late = |holds: usize| {
+        runtime().block_on(async move {
+            let manager = LockManager::memory();
+            let mut held = Vec::new();
+            for _ in 0..holds {
+                let reading = manager.lock("k").shared();
+                held.push(tokio::spawn(async move { reading.await.unwrap() }).await.unwrap());
+            }
+            let begun = Instant::now();
+            let waiting: Vec<_> =
+                (0..HALF).map(|_| tokio::spawn(manager.lock("k").timeout(LIMIT).into_future())).collect();
+            for waiter in waiting {
+                assert_eq!(waiter.await.unwrap().unwrap_err().code(), "LOCK_TIMEOUT");
+            }
+            begun.elapsed().saturating_sub(LIMIT)
+        })
+    };
+    let (one, many) = (late(1), late(HALF));
+    println!("{HALF} waiters late by {one:?} beside one hold, by {many:?} beside {HALF}");
+    assert!(many < one * 4 + Duration::from_secs(1), "{many:?} instead of {one:?}");
+}
+
 #[test]
 fn a_crowd_is_aborted_at_once() {
     let _alone = crate::ALONE.blocking_lock();

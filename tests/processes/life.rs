@@ -326,11 +326,16 @@ fn forks() {
                     handle.lock().wait().map(drop),
                     handle.renew().wait().map(drop),
                     guard.renew().wait().map(drop),
+                    guard.reenter().map(drop),
                     unlocked.unlock().wait(),
+                    manager.lock_all(["else", "other"]).wait().map(drop),
+                    manager.lock("else").wait_with(|_| ()),
+                    manager.handle("else").map(drop),
                     manager.close().wait(),
                 ];
                 for (n, code) in codes.into_iter().enumerate() {
-                    assert_eq!(code.map_err(|error| error.code()), Err("CLOSED"), "call {n}");
+                    let refused = matches!(code, Err(leasehold::LockError::Closed { forked: true, .. }));
+                    assert!(refused, "call {n}: {code:?}");
                 }
                 drop(dropped);
                 while !guard.is_lost() {

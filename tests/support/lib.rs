@@ -2,6 +2,7 @@
 
 #![allow(clippy::new_without_default, reason = "what starts a server is no default")]
 
+mod blocks;
 pub mod broken;
 pub mod child;
 pub mod crowd;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use leasehold::{LockGuard, Loss};
 
+pub use blocks::blocks;
 pub use shared::*;
 
 /// How long the tests that can go on and on may do so each, if somebody wants them to: `LEASEHOLD_SOAK`, in seconds.

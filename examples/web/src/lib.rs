@@ -1,7 +1,7 @@
-//! A shop that sells what it has, and no more, whichever of its instances is asked.
+//! A shop with several instances that never sells more than it has.
 //!
-//! The manager is in the state that all handlers share, a request holds a lock for as long as it needs, and the end of the service
-//! is the end of the manager.
+//! The manager is in the state that all handlers share. A request holds a lock while it needs it, and the end of the service closes
+//! the manager.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,22 +18,22 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-/// How long a customer waits for those before.
+/// The maximum time that a customer waits for the customers before.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the file and the environment say. A word that is unknown is an error: with `lock:` for `locks:`, the instances of the
-/// service would know nothing of each other.
+/// The configuration, from the file and the environment. An unknown field is an error: with `lock:` instead of `locks:`, the instances
+/// would not exclude each other.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Where to listen.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// Where the locks are. One instance alone needs no server for them.
+    /// The server of the locks. A single instance needs none.
     pub locks: Option<Config>,
 }
 
 impl Settings {
-    /// Reads the file, and over it the environment: `SHOP_LISTEN`, `SHOP_LOCKS__TTL` and so on.
+    /// Reads the file; `SHOP_LISTEN`, `SHOP_LOCKS__TTL` and so on override it.
     pub fn load(file: &str) -> Result<Self, config::ConfigError> {
         let environment = config::Environment::with_prefix("SHOP").prefix_separator("_").separator("__");
         let sources = config::Config::builder().add_source(config::File::with_name(file)).add_source(environment);
@@ -41,10 +41,10 @@ impl Settings {
     }
 }
 
-/// Stands for the database that all instances share. Each row refuses who comes too late.
+/// Stands for the database that all instances share. Each row refuses outdated tokens.
 pub type Stock = HashMap<&'static str, FenceGate<u32>>;
 
-/// What all handlers share.
+/// The state that all handlers share.
 #[derive(Clone, Debug)]
 pub struct Shop {
     locks: LockManager,
@@ -52,17 +52,17 @@ pub struct Shop {
 }
 
 impl Shop {
-    /// Connects to where the locks are.
+    /// Connects to the server of the locks.
     pub async fn open(locks: Option<Config>, stock: Arc<Stock>) -> leasehold::Result<Self> {
         let locks = match locks {
             Some(config) => LockManager::from_config(config).await?,
-            // Nothing to connect to. The requests of this one instance exclude each other all the same.
+            // Without a server, the requests of this instance still exclude each other.
             None => LockManager::memory(),
         };
         Ok(Self { locks, stock })
     }
 
-    /// Serves until `end`, lets the requests under way finish, and closes the manager.
+    /// Serves until `end`, waits for the requests in flight, and closes the manager.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -71,12 +71,12 @@ impl Shop {
         let locks = self.locks.clone();
         let routes = Router::new().route("/health", get(health)).route("/stock/{item}/take", post(take));
         axum::serve(listener, routes.with_state(self)).with_graceful_shutdown(end).await?;
-        // Whatever is still held is given back now, and not after its TTL.
+        // Releases the locks that are still held now, and not after their TTL.
         Ok(locks.close().await?)
     }
 }
 
-/// For the load balancer: an instance that cannot reach its locks gets no requests.
+/// The health check for the load balancer: an instance that cannot reach its locks receives no requests.
 async fn health(State(shop): State<Shop>) -> Response {
     match shop.locks.ping().await {
         Ok(time) => Json(json!({ "locks": "up", "micros": time.as_micros() as u64 })).into_response(),
@@ -84,13 +84,13 @@ async fn health(State(shop): State<Shop>) -> Response {
     }
 }
 
-/// Sells one piece. A customer who goes away in the middle takes the lock with him: axum drops this future, and so the guard.
+/// Sells one piece. If the client disconnects, axum drops this future and the guard in it, which releases the lock.
 async fn take(State(shop): State<Shop>, Path(item): Path<String>) -> Result<Json<Value>, Refusal> {
     let shelf = shop.stock.get(&*item).ok_or(Refusal::Unknown)?;
     let selling = shop.locks.lock(format!("stock/{item}")).timeout(PATIENCE).with(async |guard| {
         let pieces = shelf.enter(guard.token(), |pieces| *pieces)?;
         let left = pieces.checked_sub(1).ok_or(Refusal::SoldOut)?;
-        // A database would take its time here, and without the lock another could sell the same piece.
+        // Stands for the time that a database needs; without the lock, another request could sell the same piece.
         tokio::task::yield_now().await;
         shelf.enter(guard.token(), |pieces| *pieces = left)?;
         Ok(Json(json!({ "item": item, "left": left })))
@@ -98,7 +98,7 @@ async fn take(State(shop): State<Shop>, Path(item): Path<String>) -> Result<Json
     selling.await?
 }
 
-/// Why nothing was sold.
+/// The reason why nothing was sold.
 #[derive(Debug)]
 enum Refusal {
     Unknown,
@@ -124,9 +124,9 @@ impl IntoResponse for Refusal {
         let (status, code) = match &self {
             Self::Unknown => (StatusCode::NOT_FOUND, "UNKNOWN"),
             Self::SoldOut => (StatusCode::CONFLICT, "SOLD_OUT"),
-            // Others are in the way: the customer may try again.
+            // Too many customers: this one can retry.
             Self::Locked(error @ LockError::Timeout { .. }) => (StatusCode::TOO_MANY_REQUESTS, error.code()),
-            // Lost, closed or unreachable: another instance may do better.
+            // Lost, closed or unreachable: another instance may succeed.
             Self::Locked(error) => (StatusCode::SERVICE_UNAVAILABLE, error.code()),
             Self::TooLate => (StatusCode::SERVICE_UNAVAILABLE, "STALE_TOKEN"),
         };

@@ -1,4 +1,4 @@
-//! The service by itself: `cargo run [FILE]`.
+//! The program of the service: `cargo run [FILE]`.
 
 use std::error::Error;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Claim, LeaseId};
-use crate::{Holder, Mode};
+use crate::info::{Holder, Mode};
 
 /// What a key's segment may not contain: what would split it, what escapes, and what no terminal shows.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'/').add(b'%');

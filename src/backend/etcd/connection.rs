@@ -18,8 +18,9 @@ use super::route::{self, Route};
 use super::txn::{self, Freshness};
 use super::watch::Hub;
 use super::{Options, answer, failure, proxy};
+use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
-use crate::backend::pool::Pool;
+use crate::backend::shared::Pool;
 use crate::backend::{BackendError, ErrorKind, Result};
 
 /// How much later than its deadline an attempt to connect may tell what came of it.
@@ -38,32 +39,6 @@ impl<T> Drop for Sent<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// Delays that double, with jitter, so that many who failed together do not come back together.
-#[derive(Debug)]
-pub(super) struct Backoff {
-    next: Duration,
-    most: Duration,
-}
-
-impl Backoff {
-    /// Creates delays from 0.1 s to 1 s: nobody shall be much later than the end of an outage.
-    pub(super) fn new() -> Self {
-        Self { next: Duration::from_millis(100), most: Duration::from_secs(1) }
-    }
-
-    /// Returns the next delay.
-    pub(super) fn delay(&mut self) -> Duration {
-        let delay = self.next;
-        self.next = (delay * 2).min(self.most);
-        jittered(delay)
-    }
-}
-
-/// Returns `about` give or take a quarter.
-pub(super) fn jittered(about: Duration) -> Duration {
-    about.mul_f64(rand::random_range(0.75..1.25))
 }
 
 /// What has to be equal for a connection to be shared.

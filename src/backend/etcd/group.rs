@@ -289,8 +289,8 @@ mod tests {
     use super::super::Shared;
     use super::super::tests::{Client, Server, connect, run};
     use super::*;
-    use crate::Mode;
     use crate::backend::{Backend, Claim, Grant};
+    use crate::info::Mode;
 
     /// Takes all lanes, so that what is sent from now on meets.
     fn full(shared: &Shared) -> Vec<Lane> {

@@ -58,7 +58,7 @@ impl History {
             *seen = Mark { restores: seen.restores + 1, cluster: header.cluster_id, revision: header.revision };
             seen.restores
         };
-        crate::report::warn!(target: "leasehold::etcd", "etcd has gone back to an earlier revision: restored from a backup?");
+        crate::process::report::warn!(target: "leasehold::etcd", "etcd has gone back to an earlier revision: restored from a backup?");
         self.restores.send_replace(now);
         false
     }

@@ -11,7 +11,8 @@ use super::codec::{self, Author, Directory};
 use super::txn::{Born, Freshness};
 use super::{Shared, answer, failure, txn};
 use crate::backend::{ErrorKind, Evict, Result};
-use crate::{ClaimId, Eviction, FencingToken, Holder, LockInfo, Mode};
+use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
+use crate::token::FencingToken;
 
 /// How many keys one answer may have.
 const PAGE: i64 = 1000;

@@ -12,10 +12,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::connection::Backoff;
 use super::txn::{Freshness, keys_only};
 use super::watch::{Hub, Notice, Sink, WatchId};
 use super::{Shared, claims::Held};
+use crate::backend::backoff::Backoff;
 use crate::backend::{AttemptId, BackendError, ErrorKind, Event, LeaseId, Result};
 
 /// Shorter holds are not worth a watch of their own.
@@ -244,10 +244,10 @@ async fn check(shared: Weak<Shared>, mut ids: Vec<WatchId>) {
     while let Some(shared) = shared.upgrade().filter(|shared| shared.is_open()) {
         let Some((unchecked, reason)) = shared.check(ids).await else { return };
         if reason.kind() != ErrorKind::Unreachable && !std::mem::replace(&mut warned, true) {
-            crate::report::warn!(target: "leasehold::etcd", "cannot check what was lost while the watch was down, trying on: {reason}");
+            crate::process::report::warn!(target: "leasehold::etcd", "cannot check what was lost while the watch was down, trying on: {reason}");
         }
         ids = unchecked;
         drop(shared);
-        tokio::time::sleep(backoff.delay()).await;
+        backoff.pause().await;
     }
 }

@@ -50,7 +50,7 @@ use self::session::Sessions;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
-use crate::{Eviction, LockInfo};
+use crate::info::{Eviction, LockInfo};
 
 /// etcd counts leases in seconds.
 pub(crate) const MIN_TTL: Duration = Duration::from_secs(1);

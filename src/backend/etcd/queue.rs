@@ -7,15 +7,15 @@ use tokio::time::Instant;
 
 use super::claims::Held;
 use super::codec::{self, Directory};
-use super::connection::{Backoff, jittered};
 use super::group::Member;
 use super::losses::Subject;
 use super::session::Session;
 use super::txn::{self, Born, Freshness, Place, Placed, Record, Standing};
 use super::watch::Notice;
 use super::{Shared, answer, failure};
-use crate::Mode;
+use crate::backend::backoff::{Backoff, jittered};
 use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
+use crate::info::Mode;
 
 /// How often a waiter looks by itself while its watch seems to work: with the jitter at least every 5 s.
 const LOOK: Duration = Duration::from_secs(4);

@@ -16,10 +16,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::codec::Names;
-use super::connection::Backoff;
 #[cfg(feature = "etcd-tls")]
 use super::tls::Tls;
 use super::{Options, failure, proxy};
+use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, ErrorKind, LeaseId, Result};
 
 /// The server closes a connection that pings more often than each 5 s.
@@ -134,7 +134,9 @@ impl Route {
                         route.index.store(index, Ordering::Release);
                         route.turns.send_modify(|turns| *turns += 1);
                     }
-                    Err(error) => crate::report::debug!(target: "leasehold::etcd", "not connected again: {error}"),
+                    Err(error) => {
+                        crate::process::report::debug!(target: "leasehold::etcd", "not connected again: {error}")
+                    }
                 }
             }
         });

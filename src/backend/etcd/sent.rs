@@ -10,8 +10,8 @@ use etcd_client::proto::{
 use super::codec::{self, Author, Names};
 use super::txn::{Answer, Born, Outcome, Place, Placed, Record, Standing};
 use super::{answer, txn, watch};
-use crate::Mode;
 use crate::backend::LeaseId;
+use crate::info::Mode;
 
 /// A key as a server sends it.
 #[derive(Clone, Debug, Default)]

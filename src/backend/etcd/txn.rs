@@ -7,8 +7,8 @@ pub(super) use etcd_client::proto::PbTxnOpResponse as Outcome;
 
 use super::answer;
 use super::codec::Directory;
-use crate::Mode;
 use crate::backend::LeaseId;
+use crate::info::Mode;
 
 /// etcd's lease ids are signed; ours are positive.
 pub(super) fn signed(lease: LeaseId) -> i64 {

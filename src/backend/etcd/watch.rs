@@ -22,9 +22,10 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::board::{Board, Ready};
-use super::connection::{Backoff, Connection};
+use super::connection::Connection;
 use super::failure;
 use super::txn::Freshness;
+use crate::backend::backoff::Backoff;
 use crate::backend::{ErrorKind, Result};
 
 /// How long the stream may be silent before it has to show that it lives, and how long it may take to.
@@ -186,13 +187,13 @@ async fn run(
             if serve(&connection, &mut board, &mut commands, &mut turns, stream).await.is_none() {
                 return;
             }
-            crate::report::debug!(target: "leasehold::etcd", "the watch stream has ended, making another");
+            crate::process::report::debug!(target: "leasehold::etcd", "the watch stream has ended, making another");
             if since.elapsed() > SILENCE {
                 backoff = Backoff::new();
             }
         }
         board.stream_is_gone();
-        tokio::time::sleep(backoff.delay()).await;
+        backoff.pause().await;
     }
 }
 

@@ -19,7 +19,7 @@ use self::store::Answer;
 pub(crate) use self::store::Store;
 use self::wakes::Mailbox;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Evict, Grant, Lease, Result};
-use crate::{Eviction, LockInfo};
+use crate::info::{Eviction, LockInfo};
 
 /// One manager's link to a [`Store`].
 ///

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::wakes::Wakes;
 use crate::backend::{AttemptId, Claim, Clock, LeaseId, Timestamp};
-use crate::{ClaimId, Holder, Mode};
+use crate::info::{ClaimId, Holder, Mode};
 
 /// One claim's place in the queue.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use super::queue::{Epoch, Place, Queue};
 use super::store::Answer;
 use super::wakes::{Mailbox, Wakes};
 use crate::backend::{AttemptId, Claim, Clock, Event, Evict, LeaseId, Timestamp};
-use crate::{Eviction, FencingToken, Holder, LockInfo};
+use crate::info::{Eviction, Holder, LockInfo};
+use crate::token::FencingToken;
 
 /// Keys come from users: a hasher with a secret, but a fast one.
 type Keys = HashMap<Arc<str>, Queue, foldhash::fast::RandomState>;

@@ -9,10 +9,12 @@ use tokio::sync::oneshot;
 
 use super::state::State;
 use super::wakes::{Mailbox, Wakes};
-use crate::backend::{AttemptId, Claim, Clock, Evict, LeaseId, SystemClock, Timestamp};
-use crate::{Eviction, LockInfo};
 #[cfg(feature = "testing")]
-use crate::{Holder, Mode, backend::Lease};
+use crate::backend::Lease;
+use crate::backend::{AttemptId, Claim, Clock, Evict, LeaseId, SystemClock, Timestamp};
+use crate::info::{Eviction, LockInfo};
+#[cfg(feature = "testing")]
+use crate::info::{Holder, Mode};
 
 /// A lock server within this process.
 #[derive(Debug)]

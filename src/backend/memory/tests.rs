@@ -13,8 +13,8 @@ use super::store::Answer;
 use super::wakes::Wakes;
 use super::*;
 use crate::backend::{AttemptId, LeaseId, SystemClock, Timestamp};
+use crate::info::{Holder, Mode};
 use crate::support::walk::walk;
-use crate::{Holder, Mode};
 
 const TTL: Duration = Duration::from_secs(30);
 

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::names::Name;
 use super::scripts::Placed;
-use crate::Mode;
 use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp};
+use crate::info::Mode;
 
 /// The most that a hold lives that was handed over, until it is confirmed; the scripts have it too.
 const CLAIM_TTL: Duration = Duration::from_secs(2);

@@ -21,7 +21,6 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::attempt::{Attempt, Next};
-use super::backoff::Backoff;
 use super::claims::Claims;
 use super::failure::{self, Meaning};
 use super::jobs::{Answer, Job, Jobs};
@@ -29,9 +28,10 @@ use super::line::{Line, Link};
 use super::link::{Target, is_about_certificates};
 use super::looks::Looks;
 use super::scripts::{self, By, Kind, Part, Placed, Scripts};
+use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
 use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp};
-use crate::report::debug;
+use crate::process::report::debug;
 
 /// How many calls that take and as many that give back may be under way. With two, what is given back never delays what is taken.
 const WINDOW: usize = 2;
@@ -248,7 +248,7 @@ impl Connection {
 
     /// Serves the queue for ever, on one connection after another.
     pub(super) async fn run(self: Arc<Self>, line: Arc<Line>, mut link: Link) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::at_once();
         loop {
             let begun = Instant::now();
             let (under_way, broken) = self.serve(&link.connection).await;
@@ -256,7 +256,7 @@ impl Connection {
             self.health.failed(CONNECTING, &broken);
             self.take_back(under_way);
             if begun.elapsed() > PATIENCE {
-                backoff = Backoff::default();
+                backoff = Backoff::at_once();
             }
             link = self.reopen(&line, link.number, &mut backoff).await;
             debug!(target: "leasehold::redis", "connected again to redis at {}", self.server);

@@ -19,7 +19,7 @@ use super::looks::Looks;
 use super::scripts::{self, Part};
 use super::{Shared, failure, token};
 use crate::backend::{AttemptId, Claim, ErrorKind, Event, Grant, HEAD_START, Lease, LeaseId, Limit, Result};
-use crate::report::debug;
+use crate::process::report::debug;
 
 /// Shorter holds are not worth being confirmed.
 const AGE: Duration = Duration::from_millis(50);

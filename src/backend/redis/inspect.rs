@@ -10,7 +10,8 @@ use super::names::Name;
 use super::scripts::{self, Part};
 use super::{Shared, failure, token};
 use crate::backend::{ErrorKind, Evict, Result};
-use crate::{ClaimId, Eviction, FencingToken, Holder, LockInfo, Mode};
+use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
+use crate::token::FencingToken;
 
 /// How many names the server looks at in one step of a list.
 const PAGE: usize = 500;

@@ -10,9 +10,9 @@ use redis::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
 use super::failure;
 use super::scripts::{Kind, Part};
+use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, Result, Timestamp};
 
 /// How long jobs rest at least that the server has refused for now.
@@ -91,10 +91,16 @@ struct Queues {
 }
 
 /// How long a kind of jobs is not sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rest {
     until: Option<Instant>,
     backoff: Backoff,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self { until: None, backoff: Backoff::at_once() }
+    }
 }
 
 impl Jobs {
@@ -132,7 +138,7 @@ impl Jobs {
     pub(super) fn put_off(&self, kind: Kind, refused: Vec<Job>, most: Duration) {
         let mut queues = self.0.lock();
         let rest = &mut queues.rest[kind as usize];
-        rest.until = Some(Instant::now() + rest.backoff.next().max(FIRST_REST).min(most));
+        rest.until = Some(Instant::now() + rest.backoff.delay().max(FIRST_REST).min(most));
         for job in refused.into_iter().rev() {
             if let Part::Acquire(attempt) = &job.part {
                 attempt.put_off();

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use super::link::{Server, Target};
 use crate::backend::Result;
-use crate::backend::pool::Pool;
+use crate::backend::shared::Pool;
 
 /// One connection. Whoever finds it broken first makes the next one.
 #[derive(Debug, Default)]

@@ -32,7 +32,6 @@
 //! time, and before it is returned if less than half of that is left.
 
 mod attempt;
-mod backoff;
 mod claims;
 mod connection;
 mod failure;
@@ -75,7 +74,7 @@ use self::replicas::Replicas;
 use self::scripts::Scripts;
 use self::wake::Subscription;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
-use crate::{Eviction, LockInfo};
+use crate::info::{Eviction, LockInfo};
 
 /// Longer than anybody waits, and short enough to be added to a time.
 const EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);

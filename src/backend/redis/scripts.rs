@@ -11,7 +11,7 @@ use super::attempt::Attempt;
 use super::failure::{self, Meaning};
 use super::names::Name;
 use crate::backend::BackendError;
-use crate::{ClaimId, Mode};
+use crate::info::{ClaimId, Mode};
 
 /// Which script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

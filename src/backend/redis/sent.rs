@@ -9,7 +9,7 @@ use super::names::Names;
 use super::scripts::{self, Placed};
 use super::token;
 use super::wake::Word;
-use crate::LockInfo;
+use crate::info::LockInfo;
 
 /// Reads what a server sends.
 #[derive(Debug)]

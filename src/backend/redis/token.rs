@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use crate::backend::{AttemptId, Claim};
-use crate::{Holder, Mode};
+use crate::info::{Holder, Mode};
 
 const VERSION: &str = "1";
 const SHARED: &str = "shared:1:";

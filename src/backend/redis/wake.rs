@@ -16,14 +16,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, coop, yield_now};
 use tokio::time::{sleep, timeout};
 
-use super::backoff::Backoff;
 use super::connection::PATIENCE;
 use super::failure::{self, Meaning};
 use super::link::{Server, Target};
 use super::{Shared, scripts, token};
-use crate::backend::pool::Pool;
+use crate::backend::backoff::Backoff;
+use crate::backend::shared::Pool;
 use crate::backend::{AttemptId, ErrorKind, Result};
-use crate::report::debug;
+use crate::process::report::debug;
 
 /// How often a silent subscription is asked for a sign of life. If it is dead, waiters look by themselves meanwhile.
 const PULSE: Duration = Duration::from_secs(3);
@@ -181,7 +181,7 @@ async fn listen(
     mut sink: PubSubSink,
     mut messages: PubSubStream,
 ) {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::at_once();
     loop {
         let hear = async {
             let mut heard: usize = 0;
@@ -221,7 +221,7 @@ async fn listen(
                 Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
             }
         };
-        backoff = Backoff::default();
+        backoff = Backoff::at_once();
     }
 }
 

@@ -16,7 +16,7 @@ fn a_lock_shows_its_holder() {
         let info = a.etcd.inspect("k").await.unwrap().unwrap();
         assert_eq!((info.mode, info.waiters, info.foreign), (Mode::Exclusive, 1, false));
         assert_eq!(info.holders, [Holder::new("test", "here", 7)]);
-        assert_eq!(info.token, Some(crate::FencingToken::of_grant(held.epoch, 0)));
+        assert_eq!(info.token, Some(crate::token::FencingToken::of_grant(held.epoch, 0)));
         assert!(info.since.unwrap().elapsed().unwrap() < LIMIT);
         assert!(info.remaining.unwrap() <= Duration::from_secs(10));
         assert_eq!(b.etcd.inspect("k").await.unwrap().unwrap().token, None);
@@ -51,7 +51,7 @@ fn foreign_claims_are_shown_as_such() {
         }
         let info = a.etcd.inspect("ours").await.unwrap().unwrap();
         assert_eq!((info.waiters, info.foreign, info.holders.len()), (1, false, 1));
-        assert_eq!(info.token, Some(crate::FencingToken::of_grant(ours.epoch, 0)));
+        assert_eq!(info.token, Some(crate::token::FencingToken::of_grant(ours.epoch, 0)));
         let listed = a.etcd.list("").await.unwrap();
         let shown: Vec<_> = listed.iter().map(|info| (info.key.as_str(), info.foreign)).collect();
         assert_eq!(shown, [("mutex", true), ("ours", false), ("readers", true)]);
@@ -110,7 +110,7 @@ fn an_eviction_ends_the_lease_and_names_what_it_carried() {
         let mut wait = a.lock("waited").boxed();
         tokio::select! { _ = &mut wait => panic!("busy"), () = b.queued("waited", 2) => {} }
         drop(wait);
-        assert_eq!(b.etcd.evict("free", &Evict::default()).await.unwrap(), crate::Eviction::default());
+        assert_eq!(b.etcd.evict("free", &Evict::default()).await.unwrap(), crate::info::Eviction::default());
         let eviction = b.etcd.evict("k", &Evict::default()).await.unwrap();
         assert_eq!(eviction.holders, [Holder::new("test", "here", 7)]);
         assert_eq!(eviction.released, ["also", "k"]);

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::{Etcd, Options};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
+use crate::info::{Holder, Mode};
 use crate::support::etcd as servers;
-use crate::{Holder, Mode};
 
 /// Longer than anything here takes, shorter than anybody's patience.
 /// Without a leader, etcd 3.4 keeps a request for 7 s before it fails, and a lock takes two.

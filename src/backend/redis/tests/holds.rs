@@ -242,7 +242,7 @@ fn an_evicted_holder_is_told_at_once_and_the_next_one_let_in() {
         }
         assert_eq!(
             holder.redis.evict("k", &Evict { key_only: true, only: None }).await.unwrap(),
-            crate::Eviction::default()
+            crate::info::Eviction::default()
         );
     });
 }

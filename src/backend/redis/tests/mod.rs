@@ -16,9 +16,9 @@ use super::attempt::Attempt;
 use super::scripts::{self, By, Kind, Part, Scripts};
 use super::{Address, Options, Redis, Target, link};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
+use crate::info::{Holder, Mode};
 use crate::support::ports::free_port;
 use crate::support::redis as servers;
-use crate::{Holder, Mode};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -1,0 +1,140 @@
+//! From settings, or a client of the user's, to a backend: the only file with a `cfg` for each of them.
+
+use std::sync::Arc;
+
+use crate::backend::Caught;
+#[cfg(feature = "etcd")]
+use crate::backend::etcd;
+use crate::backend::memory::{Memory, Store};
+#[cfg(feature = "redis")]
+use crate::backend::redis::{self, Address, Server, Target, Tls};
+use crate::backend::{Backend, Clock};
+#[cfg(any(feature = "etcd", feature = "redis"))]
+use crate::error::{BackendError, ErrorKind};
+use crate::error::{LockError, Result};
+use crate::keeper::Keeper;
+use crate::settings::{BackendKind, Settings};
+
+/// A store in this process, shared by name where there is one.
+pub(super) fn memory(name: Option<&str>, clock: &Arc<dyn Clock>) -> Arc<dyn Backend> {
+    let store = name.map_or_else(Store::private, Store::named);
+    Arc::new(Memory::new(store, clock.clone()))
+}
+
+/// A backend of the user's, which may panic, or one of ours whose client may.
+pub(super) fn caught(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    Arc::new(Caught::new(backend))
+}
+
+/// Uses a client of the user's.
+#[cfg(feature = "etcd")]
+pub(super) fn etcd_client(
+    client: etcd_client::Client,
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    keeper: &Arc<Keeper>,
+) -> Arc<dyn Backend> {
+    let prefix = settings.prefix.clone().unwrap_or_else(|| "leasehold/".into());
+    let (timeout, retry) = (settings.timeout, settings.retry_interval);
+    caught(Arc::new(etcd::Etcd::with_client(client, prefix, timeout, retry, clock.clone(), keeper.runtime().clone())))
+}
+
+/// Connects to what the settings name.
+pub(super) async fn connect(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    keeper: &Arc<Keeper>,
+) -> Result<Arc<dyn Backend>> {
+    match &settings.backend {
+        BackendKind::Memory { name } => Ok(memory(name.as_deref(), clock)),
+        #[cfg(feature = "etcd")]
+        BackendKind::Etcd => {
+            settings.validate(etcd::MIN_TTL)?;
+            if settings.tls && cfg!(not(feature = "etcd-tls")) {
+                return Err(LockError::Unsupported {
+                    what: "etcds: TLS support is not compiled in; enable the feature `etcd-tls`".into(),
+                });
+            }
+            let options = etcd::Options {
+                endpoints: settings.endpoints.clone(),
+                username: settings.username.clone(),
+                password: settings.password.as_ref().map(|password| password.expose().to_owned()),
+                prefix: settings.prefix().to_owned(),
+                timeout: settings.timeout,
+                retry_interval: settings.retry_interval,
+                #[cfg(feature = "etcd-tls")]
+                tls: settings.tls.then(|| etcd::Tls {
+                    ca: settings.ca.clone(),
+                    cert: settings.cert.clone(),
+                    key: settings.key.clone(),
+                }),
+            };
+            let connecting = etcd::Etcd::connect(options, clock.clone(), keeper.runtime().clone());
+            Ok(caught(Arc::new(connected(keeper.run(connecting).await)?)))
+        }
+        #[cfg(not(feature = "etcd"))]
+        BackendKind::Etcd => {
+            let _ = keeper;
+            Err(LockError::Unsupported { what: "etcd: support is not compiled in; enable the feature `etcd`".into() })
+        }
+        #[cfg(feature = "redis")]
+        BackendKind::Redis => {
+            if settings.tls && cfg!(not(feature = "redis-tls")) {
+                return Err(LockError::Unsupported {
+                    what: "rediss: TLS support is not compiled in; enable the feature `redis-tls`".into(),
+                });
+            }
+            redis(redis_target(settings)?, settings, clock, keeper).await
+        }
+        #[cfg(not(feature = "redis"))]
+        BackendKind::Redis => {
+            Err(LockError::Unsupported { what: "redis: support is not compiled in; enable the feature `redis`".into() })
+        }
+    }
+}
+
+#[cfg(any(feature = "etcd", feature = "redis"))]
+fn connected<B>(outcome: Option<Result<B, BackendError>>) -> Result<B> {
+    let ended = || Err(BackendError::new(ErrorKind::Closed, "the background thread has ended"));
+    outcome.unwrap_or_else(ended).map_err(|error| LockError::backend(None, "connect", error))
+}
+
+#[cfg(feature = "redis")]
+fn redis_target(settings: &Settings) -> Result<Target> {
+    let address = match (&settings.unix_path, settings.endpoints.first()) {
+        (Some(path), _) => Address::Unix(path.clone()),
+        (None, endpoint) => {
+            let parts = endpoint.and_then(|endpoint| endpoint.rsplit_once(':'));
+            let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
+            let (host, port) = parts.ok_or_else(|| LockError::config("redis: expects exactly one host or socket"))?;
+            let identity = settings.cert.clone().zip(settings.key.clone());
+            let tls = settings.tls.then(|| Tls { ca: settings.ca.clone(), identity });
+            Address::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port, tls }
+        }
+    };
+    Ok(Target::Server(Server {
+        address,
+        username: settings.username.clone(),
+        password: settings.password.as_ref().map(|password| password.expose().to_owned()),
+        database: settings.database.unwrap_or_default(),
+    }))
+}
+
+/// Connects to Redis.
+#[cfg(feature = "redis")]
+pub(super) async fn redis(
+    target: Target,
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    keeper: &Arc<Keeper>,
+) -> Result<Arc<dyn Backend>> {
+    let options = redis::Options {
+        target,
+        prefix: settings.prefix_for(&BackendKind::Redis)?.to_owned(),
+        timeout: settings.timeout,
+        min_replicas: settings.min_replicas,
+        signal_lists: settings.signal_lists,
+    };
+    let connecting = redis::Redis::connect(options, clock.clone(), keeper.runtime().clone());
+    Ok(caught(Arc::new(connected(keeper.run(connecting).await)?)))
+}

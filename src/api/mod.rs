@@ -1,0 +1,13 @@
+//! What users hold: managers, handles, requests, guards. No I/O.
+
+pub(crate) mod builder;
+mod connect;
+pub(crate) mod force_unlock;
+pub(crate) mod guard;
+pub(crate) mod guards;
+pub(crate) mod lock;
+pub(crate) mod lost;
+pub(crate) mod manager;
+pub(crate) mod pending;
+pub(crate) mod registry;
+pub(crate) mod request;

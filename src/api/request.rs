@@ -1,0 +1,286 @@
+//! [`LockRequest`]: the options of an acquire, and its future.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::guard::LockGuard;
+use super::guards::Guards;
+use super::lost::Run;
+use super::pending::Pending;
+use crate::engine::{EngineHandle, Options};
+use crate::error::{LockError, Result};
+use crate::info::Mode;
+use crate::owner::{Owner, OwnerSource, Scope};
+use crate::process::blocking;
+use crate::settings;
+
+/// A request for a lock, with its options: `.await` it, or call [`wait`](Self::wait) on a plain thread.
+///
+/// A request of [`lock_all`](crate::LockManager::lock_all) is for several locks; its options apply to each of them.
+///
+/// Nothing happens before the first poll, which also determines the place in the queue. A request implements [`IntoFuture`]:
+/// tokio's `select!`, `join!` and `timeout` take it as it is; `spawn` and `block_on` need `.into_future()`.
+///
+/// # Errors
+///
+/// - [`Timeout`](LockError::Timeout) if the lock was not acquired in time.
+/// - [`AlreadyHeld`](LockError::AlreadyHeld) if the owner would wait for its own hold.
+/// - [`InvalidKey`](LockError::InvalidKey) and [`InvalidConfig`](LockError::InvalidConfig), before any I/O.
+/// - [`Closed`](LockError::Closed) if the manager is closed.
+/// - [`Backend`](LockError::Backend) for failures that a retry cannot cure, a wrong password for example. An unreachable server
+///   is retried until the [`timeout`](Self::timeout), or without limit if there is none.
+///
+/// # Cancel safety
+///
+/// Dropping the future at any point leaves nothing behind, neither a claim nor a queue entry. The place in the queue is lost.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// # use std::time::Duration;
+/// let manager = leasehold::LockManager::memory();
+/// let guard = manager.lock("k").shared().ttl(Duration::from_secs(10)).timeout(Duration::from_secs(1)).await?;
+/// assert!(guard.remaining() <= Duration::from_secs(10));
+/// # Ok(()) });
+/// ```
+#[must_use = "a request does nothing unless awaited or waited for"]
+pub struct LockRequest<G: Guards = LockGuard> {
+    engine: Arc<EngineHandle>,
+    keys: Result<G::Keys>,
+    options: Options,
+}
+
+impl<G: Guards> LockRequest<G> {
+    pub(super) fn new(engine: Arc<EngineHandle>, keys: Result<G::Keys>) -> Self {
+        let options = Options::new(&engine.base.defaults);
+        Self { engine, keys, options }
+    }
+
+    /// Requests a shared hold, which excludes exclusive holds but not other shared ones.
+    pub fn shared(mut self) -> Self {
+        self.options.terms.mode = Mode::Shared;
+        self
+    }
+
+    /// Sets the TTL of the lease: at most one day, at least 100 ms (on etcd whole seconds, at least one). The default is the
+    /// manager's.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.options.terms.ttl = ttl;
+        self
+    }
+
+    /// Limits the wait, after which the request fails with [`LockError::Timeout`]. By default there is no limit.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.options.timeout = Some(limit);
+        self
+    }
+
+    /// Sets the owner, instead of deriving it from the task or thread that polls; see [`Owner`].
+    pub fn owner(mut self, owner: &Owner) -> Self {
+        self.options.owner = OwnerSource::Owner(owner.clone());
+        self
+    }
+
+    /// Sets whether the lease is renewed in the background; the default is the manager's, which is on.
+    ///
+    /// With `false` the hold has a separate lease and is lost one TTL after the grant, unless [`LockGuard::renew`] is called in
+    /// time. While the request waits, its claim is kept alive.
+    pub fn auto_renew(mut self, on: bool) -> Self {
+        self.options.terms.auto_renew = on;
+        self
+    }
+
+    /// Limits the age of the hold, at which it is lost and released; it has a separate lease. The default is the manager's.
+    pub fn max_hold(mut self, age: Duration) -> Self {
+        self.options.terms.max_hold = Some(age);
+        self
+    }
+
+    /// Gives the hold a separate lease, so that a `force_unlock` of another key does not also release it.
+    pub fn isolated(mut self) -> Self {
+        self.options.terms.isolated = true;
+        self
+    }
+
+    /// Sets how often the request polls the server where notifications are not reliable. The default is the manager's, 100 ms.
+    pub fn retry_interval(mut self, interval: Duration) -> Self {
+        self.options.retry_interval = interval;
+        self
+    }
+
+    /// Limits the wait to this many times the [`retry_interval`](Self::retry_interval); 0 is no limit. The default is the manager's.
+    pub fn max_retries(mut self, times: u32) -> Self {
+        self.options.max_retries = times;
+        self
+    }
+
+    /// Acquires the lock, blocking this thread. The thread is the owner.
+    ///
+    /// # Errors
+    ///
+    /// Those of the acquire, and [`LockError::Unsupported`] where blocking would stall an async runtime.
+    pub fn wait(self) -> Result<G> {
+        blocking::wait(self.into_future())
+    }
+
+    /// Acquires the lock if it is free now, and returns `None` otherwise. It never overtakes waiters.
+    ///
+    /// # Errors
+    ///
+    /// Those of the acquire. An unreachable server is an error after the manager's timeout, or after this request's if that is
+    /// shorter.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future at any point leaves nothing behind.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// match manager.lock("prices").shared().try_once().await? {
+    ///     Some(guard) => println!("reading, by token {}", guard.token()),
+    ///     None => println!("a writer holds it, or waits for it"),
+    /// }
+    /// # Ok(()) });
+    /// ```
+    pub fn try_once(self) -> Pending<Option<G>> {
+        let acquisition = self.acquire(false);
+        Pending::new(async move { Ok(acquisition.await?.map(G::of)) })
+    }
+
+    /// Acquires the lock, runs `work`, releases the lock, and returns the output of `work`.
+    ///
+    /// `work` is an async closure, `async |guard| …`. It can borrow from its surroundings; its output cannot borrow from the
+    /// guard. If the lock is lost, `work` is dropped at its current await point. A panic in `work` releases the lock.
+    ///
+    /// # Errors
+    ///
+    /// - Those of the acquire: `work` has not started.
+    /// - [`LockError::Expired`] with the key and the cause: the lock was lost before `work` completed.
+    /// - Those of [`LockGuard::unlock`]: `work` has completed, and its output is discarded.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops `work` at its current await point and releases the lock.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// let manager = leasehold::LockManager::memory();
+    /// let mut log = Vec::new();
+    /// let lines = manager.lock("log").timeout(Duration::from_secs(1)).with(async |guard| {
+    ///     log.push(format!("{} by token {}", guard.key(), guard.token()));
+    ///     log.len()
+    /// });
+    /// assert_eq!(lines.await?, 1);
+    /// # Ok(()) });
+    /// ```
+    pub async fn with<T, F: AsyncFnOnce(&G) -> T>(mut self, work: F) -> Result<T> {
+        let scope = self.scoped();
+        run_under(self.await?, scope, work).await
+    }
+
+    /// Creates the scope of a closure: the owner of its hold, unless an owner around it holds the key already.
+    pub(super) fn scoped(&mut self) -> Scope {
+        if let OwnerSource::Owner(owner) = &self.options.owner {
+            return Scope::new(owner.clone());
+        }
+        let scope = Scope::new(Owner::new());
+        self.options.owner = OwnerSource::Scope(scope.clone());
+        scope
+    }
+
+    /// Acquires the lock, runs `work` on this plain thread, releases the lock, and returns the output of `work`.
+    ///
+    /// A loss cannot interrupt `work`: check [`LockGuard::is_lost`] between its steps. The loss is reported afterwards.
+    ///
+    /// # Errors
+    ///
+    /// - Those of [`wait`](Self::wait): `work` has not started.
+    /// - Those of [`LockGuard::unlock`], [`LockError::Expired`] with the key and the cause if the lock was lost: `work` has
+    ///   completed, and its output is discarded.
+    ///
+    /// ```
+    /// # fn main() -> leasehold::Result<()> {
+    /// let manager = leasehold::LockManager::memory();
+    /// let token = manager.lock("k").wait_with(|guard| guard.token())?;
+    /// assert!(token.get() > 0);
+    /// # Ok(()) }
+    /// ```
+    pub fn wait_with<T>(self, work: impl FnOnce(&G) -> T) -> Result<T> {
+        let guards = self.wait()?;
+        let output = work(&guards);
+        guards.unlock().wait()?;
+        Ok(output)
+    }
+
+    fn acquire(self, wait: bool) -> G::Acquisition {
+        let checked = self.check();
+        let keys = self.keys.and_then(|keys| checked.map(|()| keys));
+        G::acquire(self.engine, keys, self.options, wait)
+    }
+
+    fn check(&self) -> Result<()> {
+        let terms = &self.options.terms;
+        settings::check_ttl(terms.ttl, self.engine.base.backend.min_ttl())?;
+        if terms.max_hold.is_some_and(|age| age.is_zero()) {
+            return Err(LockError::config("max_hold: must be longer than zero"));
+        }
+        if self.options.retry_interval.is_zero() {
+            return Err(LockError::config("retry_interval: must be longer than zero"));
+        }
+        Ok(())
+    }
+}
+
+/// Runs `work` in its scope until it completes or the lock is lost.
+pub(super) async fn run_under<G: Guards, T, F: AsyncFnOnce(&G) -> T>(guards: G, scope: Scope, work: F) -> Result<T> {
+    let output = {
+        let mut running = pin!(Run::new(guards.lost(), work(&guards)));
+        poll_fn(|cx| scope.poll(cx, |cx| running.as_mut().poll(cx))).await?
+    };
+    guards.unlock().await?;
+    Ok(output)
+}
+
+impl<G: Guards> IntoFuture for LockRequest<G> {
+    type Output = Result<G>;
+    type IntoFuture = Acquire<G>;
+
+    fn into_future(self) -> Acquire<G> {
+        Acquire(self.acquire(true))
+    }
+}
+
+impl<G: Guards> fmt::Debug for LockRequest<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.keys.as_ref().map(G::names);
+        f.debug_struct("LockRequest").field("keys", &keys).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// The future of a [`LockRequest`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Acquire<G: Guards = LockGuard>(G::Acquisition);
+
+impl<G: Guards> Future for Acquire<G> {
+    type Output = Result<G>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.get_mut().0).poll(cx).map(|acquired| {
+            acquired.and_then(|shares| {
+                let refused = || LockError::Unsupported { what: "a backend that does not wait for a grant".into() };
+                shares.map(G::of).ok_or_else(refused)
+            })
+        })
+    }
+}
+
+impl<G: Guards> fmt::Debug for Acquire<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Acquire").finish_non_exhaustive()
+    }
+}

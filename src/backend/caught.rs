@@ -1,0 +1,103 @@
+//! A backend whose panics are errors.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+
+use crate::backend::{Backend, BackendError, Claim, ErrorKind, Event, Evict, Grant, Lease, Result};
+use crate::info::{Eviction, LockInfo};
+use crate::process::foreign::Catching;
+use crate::process::report::{Foreign, catch};
+
+/// A backend that is not to be trusted to keep its contract about panics. Each one is an answer that is unknown.
+pub(crate) struct Caught(Arc<dyn Backend>);
+
+impl Caught {
+    pub(crate) fn new(backend: Arc<dyn Backend>) -> Self {
+        Self(backend)
+    }
+
+    fn call<'a, T: Send + 'a>(
+        &'a self,
+        call: impl FnOnce(&'a dyn Backend) -> BoxFuture<'a, T>,
+        otherwise: impl FnOnce() -> T + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        match catch(Foreign::Backend, || call(&*self.0)) {
+            Some(future) => {
+                let caught = Catching::new(Foreign::Backend, future);
+                Box::pin(async move { caught.await.unwrap_or_else(otherwise) })
+            }
+            None => std::future::ready(otherwise()).boxed(),
+        }
+    }
+
+    fn ask<'a, T: Send + 'a>(
+        &'a self,
+        call: impl FnOnce(&'a dyn Backend) -> BoxFuture<'a, Result<T>>,
+    ) -> BoxFuture<'a, Result<T>> {
+        self.call(call, || Err(panicked()))
+    }
+}
+
+fn panicked() -> BackendError {
+    BackendError::new(ErrorKind::Unreachable, "the backend panicked")
+}
+
+impl fmt::Debug for Caught {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Backend for Caught {
+    fn kind(&self) -> &'static str {
+        catch(Foreign::Backend, || self.0.kind()).unwrap_or("unknown")
+    }
+    fn min_ttl(&self) -> Duration {
+        catch(Foreign::Backend, || self.0.min_ttl()).unwrap_or_default()
+    }
+    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+        self.ask(move |backend| backend.open(ttl, own))
+    }
+    fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
+        self.call(|backend| backend.renew(leases), || leases.iter().map(|_| Err(panicked())).collect())
+    }
+    fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
+        self.ask(|backend| backend.revoke(lease))
+    }
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+        self.ask(move |backend| backend.acquire(claim, wait))
+    }
+    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        self.ask(|backend| backend.settle(claim))
+    }
+    fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        self.ask(|backend| backend.release(grant))
+    }
+    fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
+        catch(Foreign::Backend, || self.0.claim_name(grant)).flatten()
+    }
+    fn outage(&self) -> Option<BackendError> {
+        catch(Foreign::Backend, || self.0.outage()).flatten()
+    }
+    fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
+        self.ask(|backend| backend.next_event())
+    }
+    fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
+        self.ask(move |backend| backend.inspect(key))
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
+        self.ask(move |backend| backend.list(prefix))
+    }
+    fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
+        self.ask(move |backend| backend.evict(key, evict))
+    }
+    fn ping(&self) -> BoxFuture<'_, Result<()>> {
+        self.ask(|backend| backend.ping())
+    }
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        self.ask(|backend| backend.close())
+    }
+}

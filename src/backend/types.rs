@@ -1,0 +1,138 @@
+//! The vocabulary of backends: leases, claims, grants, events.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Limit;
+use crate::clock::Timestamp;
+use crate::info::{ClaimId, Holder, Mode};
+
+/// The backend's id of a lease: unique and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub u64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// A lease on the server, as of its last proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lease {
+    /// The id.
+    pub id: LeaseId,
+    /// The TTL that the server granted, at least the requested one.
+    pub ttl: Duration,
+    /// The time at which the last proven renewal, or the request to open the lease, was *sent*.
+    pub proven: Timestamp,
+    /// Whether the lease is a session, which can have any number of claims and outlives them. Otherwise it belongs to one claim and
+    /// ends with it.
+    pub session: bool,
+}
+
+impl Lease {
+    /// Creates a lease.
+    pub fn new(id: LeaseId, ttl: Duration, proven: Timestamp, session: bool) -> Self {
+        Self { id, ttl, proven, session }
+    }
+}
+
+/// The id of one attempt to acquire a lock: never reused, not even by another manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub u64);
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// An attempt to acquire a lock, which becomes an entry of the key's queue.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Claim {
+    /// The id of the attempt.
+    pub attempt: AttemptId,
+    /// The key as the user passed it; the backend adds the prefix and the escaping.
+    pub key: Arc<str>,
+    /// The requested mode.
+    pub mode: Mode,
+    /// The lease that the claim is bound to.
+    pub lease: Lease,
+    /// The description of this process, for other clients.
+    pub holder: Arc<Holder>,
+    /// How often to poll the server where notifications are not reliable: 100 ms by default.
+    pub retry_interval: Duration,
+}
+
+impl Claim {
+    /// Creates a claim.
+    pub fn new(attempt: AttemptId, key: Arc<str>, mode: Mode, lease: Lease, holder: Arc<Holder>) -> Self {
+        Self { attempt, key, mode, lease, holder, retry_interval: Duration::from_millis(100) }
+    }
+}
+
+/// A claim that holds its key.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The attempt that was granted.
+    pub attempt: AttemptId,
+    /// The locked key.
+    pub key: Arc<str>,
+    /// The granted mode.
+    pub mode: Mode,
+    /// The fencing epoch, below 2^54.
+    pub epoch: u64,
+    /// The lease, with its latest proof.
+    pub lease: Lease,
+    /// A number that the backend stores with the grant for its release: etcd's create revision, for example.
+    pub note: u64,
+    /// The limit of the grant's validity, if it may end before the lease.
+    pub limit: Option<Limit>,
+}
+
+impl Grant {
+    /// Creates the grant of a claim.
+    pub fn new(claim: &Claim, epoch: u64) -> Self {
+        Self {
+            attempt: claim.attempt,
+            key: claim.key.clone(),
+            mode: claim.mode,
+            epoch,
+            lease: claim.lease,
+            note: 0,
+            limit: None,
+        }
+    }
+}
+
+/// The claims to evict, and whether to end their leases. The default is all claims that hold the key, with their leases.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Evict {
+    /// Whether to keep a lease that has other claims.
+    pub key_only: bool,
+    /// The claims to evict; `None` for all that hold the key.
+    pub only: Option<Vec<ClaimId>>,
+}
+
+impl Evict {
+    /// Returns whether `claim` is to be evicted.
+    pub fn is_for(&self, claim: &ClaimId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(claim))
+    }
+}
+
+/// A loss that the store reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The server ended the lease.
+    LeaseLost(LeaseId),
+    /// The server removed the claim of this attempt, or no longer has it, while its lease is alive.
+    ClaimLost(AttemptId),
+}

@@ -1,0 +1,62 @@
+//! What follows an attempt that failed.
+
+use crate::error::ErrorKind;
+
+/// Where it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// While its lease was being opened: nothing of it can be in the queue.
+    Lease,
+    /// While it claimed: it may be in the queue.
+    Claim,
+}
+
+/// What to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterError {
+    /// The reason may pass: pause, then try again from the same place.
+    Retry,
+    /// The claim or its lease was lost: find out which, then try again with a lease that lives.
+    RetryLease,
+    /// The caller does not wait for the server: the error is its answer.
+    Fail,
+    /// Refused for good. The clean-up may be refused as well, so the next attempt does not wait for it.
+    Refuse,
+}
+
+/// Decides it. `wait` is whether the caller waits for the lock.
+pub(super) fn after_error(kind: ErrorKind, stage: Stage, wait: bool) -> AfterError {
+    match (kind, stage) {
+        (ErrorKind::LeaseLost, Stage::Claim) => AfterError::RetryLease,
+        (ErrorKind::LeaseLost | ErrorKind::Unreachable, _) if wait => AfterError::Retry,
+        (ErrorKind::Unreachable, Stage::Claim) | (_, Stage::Lease) => AfterError::Fail,
+        (_, Stage::Claim) => AfterError::Refuse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_an_error() {
+        use AfterError::{Fail, Refuse, Retry, RetryLease};
+        use ErrorKind::{Closed, Denied, Incompatible, LeaseLost, Misconfigured, Refused, Unreachable, Unsupported};
+        // Waiting for a lease, not waiting for it, waiting with a claim, not waiting with it.
+        let table = [
+            (Unreachable, [Retry, Fail, Retry, Fail]),
+            (LeaseLost, [Retry, Fail, RetryLease, RetryLease]),
+            (Denied, [Fail, Fail, Refuse, Refuse]),
+            (Misconfigured, [Fail, Fail, Refuse, Refuse]),
+            (Incompatible, [Fail, Fail, Refuse, Refuse]),
+            (Refused, [Fail, Fail, Refuse, Refuse]),
+            (Unsupported, [Fail, Fail, Refuse, Refuse]),
+            (Closed, [Fail, Fail, Refuse, Refuse]),
+        ];
+        let cases = [(Stage::Lease, true), (Stage::Lease, false), (Stage::Claim, true), (Stage::Claim, false)];
+        for (kind, expected) in table {
+            let decided = cases.map(|(stage, wait)| after_error(kind, stage, wait));
+            assert_eq!(decided, expected, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The way to a hold: local queue, lease, backend. Cancellable at every point.
+
+mod after_error;
+mod waiter;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+
+use self::waiter::{Waiter, log_acquired};
+use super::sessions::LeaseFor;
+use super::{EngineHandle, Entry, Options, Share};
+use crate::arbiter::Decision;
+use crate::error::{LockError, Result};
+use crate::process::foreign::{self, CatchingWaker};
+use crate::process::wakers;
+
+type Acquired = Result<Option<Share>>;
+
+/// One acquire. The fast path (entered, busy, or granted at the first poll) needs no box; all else is [`Waiter::run`].
+pub(crate) struct Acquisition {
+    engine: Arc<EngineHandle>,
+    state: State,
+    catching: CatchingWaker,
+}
+
+#[expect(clippy::large_enum_variant, reason = "an acquire that need not wait needs no box")]
+enum State {
+    Start(Start),
+    Waiting(BoxFuture<'static, Acquired>),
+    Done,
+}
+
+/// What is known before the first poll.
+struct Start {
+    entry: Result<Arc<Entry>>,
+    options: Options,
+    wait: bool,
+}
+
+impl Acquisition {
+    pub(crate) fn new(engine: Arc<EngineHandle>, entry: Result<Arc<Entry>>, options: Options, wait: bool) -> Self {
+        Self { engine, state: State::Start(Start { entry, options, wait }), catching: CatchingWaker::default() }
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Acquired> {
+        if let State::Start(..) = self.state
+            && let State::Start(start) = std::mem::replace(&mut self.state, State::Done)
+        {
+            match start.poll(&self.engine, cx, &mut self.catching) {
+                Ok(Started::Done(share)) => return Poll::Ready(Ok(share)),
+                Ok(Started::Waiting(waiting)) => self.state = State::Waiting(waiting),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
+        let _within = match self.engine.base.keeper.enter() {
+            Ok(within) => within,
+            Err(error) => return Poll::Ready(Err(error)),
+        };
+        let polled = self.catching.poll(cx, |cx| waiting.as_mut().poll(cx));
+        if polled.is_ready() {
+            self.state = State::Done;
+        }
+        polled
+    }
+}
+
+impl Future for Acquisition {
+    type Output = Acquired;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
+        let this = self.get_mut();
+        wakers::cooperate(cx, |cx| this.advance(cx))
+    }
+}
+
+impl Drop for Acquisition {
+    fn drop(&mut self) {
+        if self.engine.base.is_forked() {
+            // What the parent waits for is not ended here: a mutex on the way may be locked for ever.
+            std::mem::forget(std::mem::replace(&mut self.state, State::Done));
+        }
+    }
+}
+
+enum Started {
+    Done(Option<Share>),
+    Waiting(BoxFuture<'static, Acquired>),
+}
+
+impl Start {
+    /// Finds the owner, asks the arbiter, and claims if it is this request's turn.
+    fn poll(self, engine: &Arc<EngineHandle>, cx: &mut Context<'_>, catching: &mut CatchingWaker) -> Result<Started> {
+        let Self { entry, options, wait } = self;
+        let entry = entry?;
+        let base = &engine.base;
+        base.check_open(Some(&entry.key), "lock")?;
+        let now = base.now();
+        let (owner, decision, effects, nudge) = {
+            let caller = options.caller(&base.defaults, cx);
+            let mut arbiter = entry.arbiter();
+            let owner = caller.for_key(|owner| arbiter.holds(owner, now));
+            let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || foreign::cloned(cx.waker()));
+            let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
+            (owner, decision, effects, nudge)
+        };
+        entry.apply(effects);
+        if nudge {
+            entry.watch();
+        }
+        let (ticket, claims) = match decision {
+            Decision::Entered(hold, depth) => {
+                let share = Share::new(hold, entry);
+                if depth == 1 {
+                    log_acquired(&share, now, now);
+                }
+                return Ok(Started::Done(Some(share)));
+            }
+            Decision::Refused(reason) => return Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
+            Decision::Busy => return Ok(Started::Done(None)),
+            Decision::Claim(ticket) => (ticket, true),
+            Decision::Queued(ticket) => (ticket, false),
+        };
+        let mut waiter = Waiter::new(engine.clone(), entry, owner, options, wait, now, ticket);
+        if !claims {
+            return Ok(Started::Waiting(Box::pin(waiter.run(None, None))));
+        }
+        let cell = match engine.sessions.lease_for(waiter.terms(), now) {
+            LeaseFor::Ready(Ok(cell)) => cell,
+            lease => return Ok(Started::Waiting(Box::pin(waiter.run(Some(lease), None)))),
+        };
+        let mut attempt = waiter.attempt(cell);
+        let polled = {
+            let _within = base.keeper.enter()?;
+            catching.poll(cx, |cx| attempt.answer.as_mut().poll(cx))
+        };
+        match polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(Some(grant))) => match waiter.granted(grant, attempt.cell) {
+                Some(share) => return Ok(Started::Done(Some(share))),
+                None => {
+                    waiter.abort();
+                    return Ok(Started::Waiting(Box::pin(waiter.run(None, None))));
+                }
+            },
+            Poll::Ready(Ok(None)) => {
+                waiter.was_busy();
+                return Ok(Started::Done(None));
+            }
+            Poll::Ready(Err(error)) => attempt.answer = Box::pin(std::future::ready(Err(error))),
+        }
+        Ok(Started::Waiting(Box::pin(waiter.run(None, Some(attempt)))))
+    }
+}

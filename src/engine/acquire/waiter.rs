@@ -1,0 +1,411 @@
+//! A place in the local queue, from the first wait to the hold.
+
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, Either, poll_fn, select};
+
+use super::Acquired;
+use super::after_error::{AfterError, Stage, after_error};
+use crate::arbiter::{Cancelled, Terms, Ticket, Turn};
+use crate::backend::backoff::Backoff;
+use crate::backend::{Claim, Grant};
+use crate::clock::Timestamp;
+use crate::engine::cleanup::Job;
+use crate::engine::lookup::{FRESH, Lookup};
+use crate::engine::losses::lose_if_early;
+use crate::engine::sessions::LeaseFor;
+use crate::engine::{Base, EngineHandle, Entry, HeldGrant, Options, Share, renew};
+use crate::error::{BackendError, ErrorKind, LockError, Result};
+use crate::info::{Holder, Loss};
+use crate::lease::{LeaseCell, Listener};
+use crate::owner::Owner;
+use crate::process::foreign;
+use crate::process::report::debug;
+
+/// What a waiter does next.
+enum Next {
+    Claim,
+    /// It was given a share of a hold, at this depth.
+    Entered(Share, u32),
+    /// The key is not free, and it does not wait.
+    Busy,
+}
+
+/// A claim on its way to the backend and back.
+pub(super) struct Attempt {
+    pub(super) cell: Arc<LeaseCell>,
+    pub(super) answer: BoxFuture<'static, Result<Option<Grant>, BackendError>>,
+}
+
+/// A place in the local queue. Dropping it leaves nothing behind.
+pub(super) struct Waiter {
+    engine: Arc<EngineHandle>,
+    entry: Arc<Entry>,
+    owner: Owner,
+    options: Options,
+    wait: bool,
+    asked: Timestamp,
+    /// The place; `None` once it has been left.
+    ticket: Option<Ticket>,
+    /// The attempt that may be at the backend.
+    sent: Option<(Arc<Claim>, Arc<LeaseCell>)>,
+    /// Why the last attempt failed that is tried again.
+    trouble: Option<BackendError>,
+}
+
+impl Waiter {
+    pub(super) fn new(
+        engine: Arc<EngineHandle>,
+        entry: Arc<Entry>,
+        owner: Owner,
+        options: Options,
+        wait: bool,
+        asked: Timestamp,
+        ticket: Ticket,
+    ) -> Self {
+        Self { engine, entry, owner, options, wait, asked, ticket: Some(ticket), sent: None, trouble: None }
+    }
+
+    pub(super) fn terms(&self) -> &Terms {
+        &self.options.terms
+    }
+
+    fn base(&self) -> &Arc<Base> {
+        &self.engine.base
+    }
+
+    /// Waits within the caller's limit. Goes on with a lease that is being opened, or with an attempt, where there is one.
+    pub(super) async fn run(mut self, opening: Option<LeaseFor>, attempt: Option<Attempt>) -> Acquired {
+        match self.options.limit(&self.base().defaults, self.wait) {
+            Some(limit) => self.run_within(limit, opening, attempt).await,
+            None => self.acquire(opening, attempt).await,
+        }
+    }
+
+    /// Waits for at most `limit`, and finds out who holds the key meanwhile.
+    async fn run_within(mut self, limit: Duration, opening: Option<LeaseFor>, attempt: Option<Attempt>) -> Acquired {
+        let entry = self.entry.clone();
+        let found = OnceLock::new();
+        // The holder is asked for shortly before it is wanted: the error should not come late because of it.
+        let lead = (limit / 2).min(FRESH);
+        {
+            let mut acquire = pin!(self.acquire(opening, attempt));
+            if let Either::Left((acquired, _)) = select(acquire.as_mut(), pin!(tokio::time::sleep(limit - lead))).await
+            {
+                return acquired;
+            }
+            let look_up = async {
+                let _ = found.set(entry.look_up().await);
+                std::future::pending::<()>().await;
+            };
+            let (mut look_up, mut rest) = (pin!(look_up), pin!(tokio::time::sleep(lead)));
+            let until = select(look_up.as_mut(), rest.as_mut());
+            if let Either::Left((acquired, _)) = select(acquire.as_mut(), until).await {
+                return acquired;
+            }
+        }
+        Err(self.timed_out(limit, lead, found.into_inner()))
+    }
+
+    /// The error of a wait that was too long. `found` is who holds the key, if the server said so within `lead`.
+    fn timed_out(&mut self, limit: Duration, lead: Duration, found: Option<<Lookup as Future>::Output>) -> LockError {
+        let (base, trouble) = (self.base().clone(), self.trouble.take());
+        let outage = || base.backend.outage();
+        if !self.wait {
+            let error = outage().or(trouble).unwrap_or_else(|| base.no_answer(limit));
+            return LockError::backend(Some(&self.entry.key), "try_lock", error);
+        }
+        base.counters.timed_out();
+        let (holder, source): (Option<Holder>, Option<BackendError>) = match found {
+            Some(Ok(Some(holder))) => (Some(holder), None),
+            Some(Ok(None)) => (None, trouble),
+            Some(Err(error)) => (None, outage().or(trouble).or(Some(error))),
+            // A short time is no proof that the server is silent.
+            None => (None, outage().or(trouble).or((lead == FRESH).then(|| base.no_answer(lead)))),
+        };
+        let own = self.entry.arbiter().is_held_beside(&self.owner);
+        LockError::Timeout { key: self.entry.key.to_string(), after: limit, holder, own, source: source.map(Box::new) }
+    }
+
+    async fn acquire(&mut self, mut opening: Option<LeaseFor>, mut begun: Option<Attempt>) -> Acquired {
+        let (mut pauses, mut paused) = (Backoff::slow(), self.base().now());
+        loop {
+            let attempt = match begun.take() {
+                Some(attempt) => Ok(attempt),
+                None => match self.turn().await? {
+                    Next::Busy => return Ok(None),
+                    Next::Entered(share, depth) => match self.entered(share, depth) {
+                        Some(share) => return Ok(Some(share)),
+                        None => continue,
+                    },
+                    Next::Claim => self.lease(opening.take()).await.map(|cell| self.attempt(cell)),
+                },
+            };
+            let (error, stage, cell) = match attempt {
+                Err(error) => (error, Stage::Lease, None),
+                Ok(Attempt { cell, answer }) => match unless_lost(self.base(), &cell, answer).await {
+                    Ok(Some(grant)) => match self.granted_afresh(grant, cell).await {
+                        Some(share) => return Ok(Some(share)),
+                        None => {
+                            self.abort();
+                            continue;
+                        }
+                    },
+                    Ok(None) => {
+                        self.was_busy();
+                        return Ok(None);
+                    }
+                    Err(error) => (error, Stage::Claim, Some(cell)),
+                },
+            };
+            self.log_failure(&error);
+            let after = after_error(error.kind(), stage, self.wait);
+            match after {
+                AfterError::Refuse => self.refused(),
+                AfterError::Retry | AfterError::RetryLease | AfterError::Fail => self.abort(),
+            }
+            if matches!(after, AfterError::Fail | AfterError::Refuse) {
+                return Err(LockError::backend(Some(&self.entry.key), "lock", error));
+            }
+            let (base, sessions) = (self.base().clone(), self.engine.sessions.clone());
+            base.check_open(Some(&self.entry.key), "lock")?;
+            self.trouble = Some(error);
+            // It may be the first sign of an outage.
+            sessions.check_now();
+            if let Some(cell) = cell {
+                if after == AfterError::RetryLease && cell.is_session() && cell.loss(base.now()).is_none() {
+                    // The claim alone, or the whole session? The server may not have said, and the next renewal may be far off.
+                    let _ = renew(&sessions, &cell).await;
+                }
+                if cell.lease().proven > paused {
+                    // The server has answered since then.
+                    pauses = Backoff::slow();
+                }
+            }
+            base.recovery.pause(&mut pauses).await;
+            paused = base.now();
+        }
+    }
+
+    fn log_failure(&self, error: &BackendError) {
+        let (name, key) = (self.base().name(), self.entry.key.as_ref());
+        debug!(target: "leasehold", name = name, key = key; "{name}: lock {key:?}: attempt failed: {error}");
+    }
+
+    /// Waits until there is something to do.
+    async fn turn(&mut self) -> Result<Next> {
+        poll_fn(|cx| {
+            self.base().check_open(Some(&self.entry.key), "lock")?;
+            let Some(ticket) = self.ticket else { return Poll::Pending };
+            let turn = self.entry.arbiter().turn(ticket, || foreign::cloned(cx.waker()));
+            Poll::Ready(Ok(match turn {
+                Turn::Wait => return Poll::Pending,
+                Turn::Claim => Next::Claim,
+                Turn::Busy => Next::Busy,
+                Turn::Entered(hold, depth) => Next::Entered(Share::new(hold, self.entry.clone()), depth),
+                Turn::Refused(reason) => {
+                    return Poll::Ready(Err(LockError::AlreadyHeld { key: self.entry.key.to_string(), reason }));
+                }
+            }))
+        })
+        .await
+    }
+
+    /// It was given a share. Back to its place if the hold is lost already.
+    fn entered(&mut self, share: Share, depth: u32) -> Option<Share> {
+        self.ticket = None;
+        let now = self.base().now();
+        if !share.is_lost() {
+            if depth == 1 {
+                log_acquired(&share, self.asked, now);
+            }
+            return Some(share);
+        }
+        drop(share);
+        self.entry.purge(now);
+        let (ticket, effects) = self.entry.arbiter().requeue(&self.owner, self.options.terms, now);
+        self.ticket = Some(ticket);
+        self.entry.apply(effects);
+        None
+    }
+
+    async fn lease(&mut self, mut opening: Option<LeaseFor>) -> Result<Arc<LeaseCell>, BackendError> {
+        loop {
+            let lease = match opening.take() {
+                Some(opening) => opening,
+                None => self.engine.sessions.lease_for(&self.options.terms, self.base().now()),
+            };
+            let cell = match lease {
+                LeaseFor::Ready(opened) => return opened,
+                LeaseFor::Soon(opening) => opening.await?,
+            };
+            if cell.take() {
+                return Ok(cell);
+            }
+        }
+    }
+
+    /// Claims. From here on the attempt must be granted, or aborted.
+    pub(super) fn attempt(&mut self, cell: Arc<LeaseCell>) -> Attempt {
+        let base = self.base();
+        let (attempt, key, holder) = (base.next_attempt(), self.entry.key.clone(), base.holder.clone());
+        let mut claim = Claim::new(attempt, key, self.options.terms.mode, cell.lease(), holder);
+        claim.retry_interval = self.options.retry_interval;
+        let claim = Arc::new(claim);
+        let (backend, wait) = (base.backend.clone(), self.wait);
+        self.sent = Some((claim.clone(), cell.clone()));
+        Attempt { cell, answer: Box::pin(async move { backend.acquire(&claim, wait).await }) }
+    }
+
+    /// Takes the grant. Of a lease that is not renewed afterwards, the TTL counts from now.
+    async fn granted_afresh(&mut self, grant: Grant, cell: Arc<LeaseCell>) -> Option<Share> {
+        let mut pauses = Backoff::slow();
+        let is_old = |now: Timestamp| {
+            let lease = cell.lease();
+            let is_limited = grant.limit.as_ref().is_some_and(|limit| limit.until() < cell.deadline());
+            (is_limited || now.since(lease.proven) > lease.ttl / 20) && cell.loss(now).is_none()
+        };
+        while !cell.policy().auto_renew
+            && is_old(self.base().now())
+            && renew(&self.engine.sessions, &cell).await.is_err()
+        {
+            self.base().recovery.pause(&mut pauses).await;
+        }
+        self.granted(grant, cell)
+    }
+
+    /// Takes the grant, unless it is too late: then the attempt is to be aborted.
+    pub(super) fn granted(&mut self, grant: Grant, cell: Arc<LeaseCell>) -> Option<Share> {
+        let (engine, ticket) = (self.engine.clone(), self.ticket?);
+        let now = engine.base.now();
+        let proof = grant.lease;
+        if proof.proven > cell.lease().proven {
+            cell.update(now, |renewal| renewal.renewed(proof, now));
+        }
+        let is_closed = engine.base.lifecycle.is_closed();
+        if cell.loss(now).is_some() || is_closed || engine.early_losses.contains(grant.attempt) {
+            return None;
+        }
+        let entry = &self.entry;
+        engine.sessions.set_key(&cell, &entry.key);
+        let held = HeldGrant::new(grant, cell, entry.key.clone(), engine.sessions.clone(), engine.clone());
+        let granted = entry.arbiter().granted(ticket, held, now);
+        // Refused only if another waiter were the claimant, and the ticket says that it is this one.
+        let (hold, effects) = granted.ok()?;
+        let share = Share::new(hold, entry.clone());
+        self.ticket = None;
+        self.sent = None;
+        entry.apply(effects);
+        lose_if_early(&engine, entry, share.held(), now);
+        log_acquired(&share, self.asked, now);
+        Some(share)
+    }
+
+    /// The attempt holds nothing, for certain: the key was not free.
+    pub(super) fn was_busy(&mut self) {
+        let sent = self.sent.take();
+        if let Some(ticket) = self.ticket.take() {
+            let effects = self.entry.arbiter().was_busy(ticket, self.base().now());
+            self.entry.apply(effects);
+        }
+        if let Some((_, cell)) = sent
+            && !cell.is_session()
+        {
+            self.engine.sessions.end(cell);
+        }
+    }
+
+    /// Cleans up the attempt, if there is one, and keeps the place in the queue.
+    pub(super) fn abort(&mut self) {
+        if let (Some(ticket), Some((claim, cell))) = (self.ticket, self.sent.take()) {
+            self.entry.arbiter().unsettled(ticket);
+            self.abort_sent(claim, cell);
+        }
+    }
+
+    /// Makes sure that an attempt of unknown outcome holds nothing; the key's next attempt begins after that.
+    fn abort_sent(&self, claim: Arc<Claim>, cell: Arc<LeaseCell>) {
+        self.engine.sessions.forget_own(&cell);
+        let (entry, base) = (self.entry.clone(), self.base().clone());
+        self.engine.cleanup.run_then(cell, Job::Abort(claim), move || {
+            let effects = entry.arbiter().settled(base.now());
+            entry.apply(effects);
+        });
+    }
+
+    /// The attempt was refused for good.
+    fn refused(&mut self) {
+        let Some((claim, cell)) = self.sent.take() else { return };
+        if let Some(ticket) = self.ticket.take() {
+            let effects = self.entry.arbiter().gave_up(ticket, self.base().now());
+            self.entry.apply(effects);
+        }
+        self.engine.sessions.forget_own(&cell);
+        self.engine.cleanup.run(cell, Job::Abort(claim));
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket.take() else { return };
+        if self.base().is_forked() {
+            return;
+        }
+        let sent = self.sent.take();
+        let (cancelled, effects) = self.entry.arbiter().cancel(ticket, sent.is_some(), self.base().now());
+        self.entry.apply(effects);
+        match (cancelled, sent) {
+            (Cancelled::Hold(hold), _) => drop(Share::new(hold, self.entry.clone())),
+            (Cancelled::Attempt, Some((claim, cell))) => self.abort_sent(claim, cell),
+            (Cancelled::Attempt | Cancelled::Nothing, _) => {}
+        }
+    }
+}
+
+/// Counts and logs a hold that begins.
+pub(super) fn log_acquired(share: &Share, asked: Timestamp, now: Timestamp) {
+    let (held, token) = (share.held(), share.hold().token.get());
+    let base = &held.sessions.base;
+    base.counters.acquired_after(now.since(asked));
+    let (name, key) = (base.name(), held.key.as_ref());
+    debug!(
+        target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id();
+        "{name}: lock {key:?} acquired (token {token})"
+    );
+}
+
+/// Waits for the answer, or for the loss of the lease.
+async fn unless_lost<T>(
+    base: &Base,
+    cell: &LeaseCell,
+    answer: impl Future<Output = Result<T, BackendError>> + Unpin,
+) -> Result<T, BackendError> {
+    match select(answer, pin!(lost(base, cell))).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right((cause, _)) => Err(BackendError::new(ErrorKind::LeaseLost, cause.to_string())),
+    }
+}
+
+/// Ends with the loss of the lease.
+async fn lost(base: &Base, cell: &LeaseCell) -> Loss {
+    let mut listener = ForgetOnDrop { cell, listener: Listener::default() };
+    poll_fn(|cx| {
+        cell.signal.listen(&mut listener.listener, cx.waker());
+        cell.loss(base.now()).map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+struct ForgetOnDrop<'a> {
+    cell: &'a LeaseCell,
+    listener: Listener,
+}
+
+impl Drop for ForgetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.cell.signal.forget(&mut self.listener);
+    }
+}

@@ -1,0 +1,163 @@
+//! The way to several holds: one after another in the order of their keys, all or none.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use super::acquire::Acquisition;
+use super::{EngineHandle, Entry, Options, Share};
+use crate::error::{LockError, Result};
+use crate::owner::{Owner, OwnerSource};
+
+type Acquired = Result<Option<Vec<Share>>>;
+
+/// An acquire of several keys.
+pub(crate) struct AllAcquisition(State);
+
+enum State {
+    Start(Result<Keys>),
+    Waiting(BoxFuture<'static, Acquired>),
+    Done,
+}
+
+impl AllAcquisition {
+    pub(crate) fn new(engine: Arc<EngineHandle>, asked: Result<Vec<Arc<Entry>>>, options: Options, wait: bool) -> Self {
+        Self(State::Start(asked.map(|asked| Keys::new(engine, asked, options, wait))))
+    }
+}
+
+impl Future for AllAcquisition {
+    type Output = Acquired;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
+        if let State::Start(..) = self.0
+            && let State::Start(start) = std::mem::replace(&mut self.0, State::Done)
+        {
+            match start.and_then(|keys| keys.enter(cx)) {
+                Ok(entered) => self.0 = State::Waiting(Box::pin(entered.acquire())),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let State::Waiting(waiting) = &mut self.0 else { return Poll::Pending };
+        let polled = waiting.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.0 = State::Done;
+        }
+        polled
+    }
+}
+
+/// What is asked for.
+struct Keys {
+    engine: Arc<EngineHandle>,
+    /// Each once, in the order of their bytes.
+    sorted: Vec<Arc<Entry>>,
+    /// In the order asked, each key's place among the sorted.
+    places: Vec<usize>,
+    options: Options,
+    wait: bool,
+}
+
+/// The same, once it is known who asks.
+struct Entered {
+    keys: Keys,
+    owners: Vec<Owner>,
+    /// Of the keys that the owner held already.
+    shares: Vec<Option<Share>>,
+}
+
+impl Keys {
+    fn new(engine: Arc<EngineHandle>, asked: Vec<Arc<Entry>>, options: Options, wait: bool) -> Self {
+        let mut sorted = asked.clone();
+        sorted.sort_by(|a, b| a.key.cmp(&b.key));
+        sorted.dedup_by(|a, b| a.key == b.key);
+        let place = |entry: &Arc<Entry>| sorted.partition_point(|other| other.key < entry.key);
+        let places = asked.iter().map(place).collect();
+        Self { engine, sorted, places, options, wait }
+    }
+
+    /// Finds the owner, and takes what it holds already: later it might not any more.
+    fn enter(self, cx: &Context<'_>) -> Result<Entered> {
+        let (now, caller) = (self.engine.base.now(), self.options.caller(&self.engine.base.defaults, cx));
+        let (mut owners, mut shares) = (Vec::new(), Vec::new());
+        for entry in &self.sorted {
+            self.engine.base.check_open(Some(&entry.key), "lock")?;
+            let mut arbiter = entry.arbiter();
+            let owner = caller.for_key(|owner| arbiter.holds(owner, now));
+            let entered = arbiter.enter(&owner, self.options.terms.mode, now);
+            drop(arbiter);
+            owners.push(owner);
+            shares.push(match entered {
+                Some(Ok((hold, _))) => Some(Share::new(hold, entry.clone())),
+                Some(Err(reason)) => return Err(LockError::AlreadyHeld { key: entry.key.to_string(), reason }),
+                None => None,
+            });
+        }
+        Ok(Entered { keys: self, owners, shares })
+    }
+}
+
+impl Entered {
+    async fn acquire(mut self) -> Acquired {
+        let base = self.keys.engine.base.clone();
+        let limit = self.keys.options.limit(&base.defaults, self.keys.wait);
+        let started = base.now();
+        let rest = || limit.map(|limit| limit.saturating_sub(base.now().since(started)));
+        loop {
+            for place in 0..self.keys.sorted.len() {
+                if self.shares[place].is_none() {
+                    match self.one(place, rest()).await {
+                        Ok(Some(share)) => self.shares[place] = Some(share),
+                        Ok(None) => return Ok(None),
+                        Err(error) => return Err(of_all(error, limit)),
+                    }
+                }
+            }
+            let lost = |share: &Option<Share>| share.as_ref().is_some_and(Share::is_lost);
+            if !self.shares.iter().any(lost) {
+                match self.in_order() {
+                    Err(LockError::Expired { .. }) => {}
+                    shares => return shares.map(Some),
+                }
+            }
+            // Waiting for one of the others has taken too long. To wait for this one while holding those would be out of order.
+            self.shares.iter_mut().for_each(|share| *share = None);
+        }
+    }
+
+    fn one(&self, place: usize, rest: Option<Duration>) -> Acquisition {
+        let Keys { engine, sorted, options, wait, .. } = &self.keys;
+        let mut options = options.clone().within(rest);
+        options.owner = OwnerSource::Owner(self.owners[place].clone());
+        Acquisition::new(engine.clone(), Ok(sorted[place].clone()), options, *wait)
+    }
+
+    /// The shares in the order asked. A key that was named before has one share more.
+    fn in_order(&mut self) -> Result<Vec<Share>> {
+        let places = &self.keys.places;
+        let mut given: Vec<Share> = Vec::with_capacity(places.len());
+        for place in places {
+            let share = match self.shares[*place].take() {
+                Some(share) => share,
+                None => {
+                    let first = places.iter().position(|other| other == place).unwrap_or_default();
+                    given[first].reenter()?
+                }
+            };
+            given.push(share);
+        }
+        Ok(given)
+    }
+}
+
+/// The timeout was for all keys together.
+fn of_all(error: LockError, limit: Option<Duration>) -> LockError {
+    match (error, limit) {
+        (LockError::Timeout { key, holder, own, source, .. }, Some(after)) => {
+            LockError::Timeout { key, after, holder, own, source }
+        }
+        (error, _) => error,
+    }
+}

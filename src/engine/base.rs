@@ -1,0 +1,198 @@
+//! What every part of a manager works with: its backend, clock, thread and defaults.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::lifecycle::Lifecycle;
+use super::recovery::Recovery;
+use super::stats::Counters;
+use crate::arbiter::Handover;
+use crate::backend::{AttemptId, Backend};
+use crate::clock::{Clock, Timestamp};
+use crate::error::{BackendError, ErrorKind, LockError, Result};
+use crate::info::Holder;
+use crate::keeper::Keeper;
+use crate::process::foreign::CatchingWaker;
+use crate::settings::Settings;
+
+/// The settings that requests start from.
+#[derive(Clone, Debug)]
+pub(crate) struct Defaults {
+    pub(crate) name: Arc<str>,
+    pub(crate) ttl: Duration,
+    pub(crate) auto_renew: bool,
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) reentrant: bool,
+    pub(crate) retry_interval: Duration,
+    pub(crate) max_retries: u32,
+    pub(crate) timeout: Duration,
+    pub(crate) handover: Handover,
+    pub(crate) drop_wait: Duration,
+}
+
+impl From<&Settings> for Defaults {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            name: settings.name.clone().unwrap_or_else(program_name).into(),
+            ttl: settings.ttl,
+            auto_renew: settings.auto_renew,
+            max_hold: settings.max_hold,
+            reentrant: settings.reentrant,
+            retry_interval: settings.retry_interval,
+            max_retries: settings.max_retries,
+            timeout: settings.timeout,
+            handover: Handover { time: settings.handover.max_time, times: settings.handover.max_count },
+            drop_wait: settings.drop_wait,
+        }
+    }
+}
+
+fn program_name() -> String {
+    let program = std::env::current_exe().ok();
+    let name = program.as_deref().and_then(std::path::Path::file_stem);
+    name.map_or_else(|| "leasehold".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The surroundings of one manager's parts.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) backend: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) defaults: Defaults,
+    /// How this manager is named in claims.
+    pub(crate) holder: Arc<Holder>,
+    pub(crate) counters: Counters,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) recovery: Recovery,
+}
+
+impl Base {
+    pub(super) fn new(
+        backend: Arc<dyn Backend>,
+        clock: Arc<dyn Clock>,
+        keeper: Arc<Keeper>,
+        defaults: Defaults,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            recovery: Recovery::new(backend.clone()),
+            holder: Arc::new(Holder::this_process(&defaults.name)),
+            counters: Counters::new(defaults.name.clone()),
+            lifecycle: Lifecycle::default(),
+            backend,
+            clock,
+            keeper,
+            defaults,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The manager's name, for log records.
+    pub(crate) fn name(&self) -> &str {
+        &self.defaults.name
+    }
+
+    pub(crate) fn is_forked(&self) -> bool {
+        self.keeper.is_forked()
+    }
+
+    /// Fails in a manager that was closed and in a forked child. Takes no lock.
+    pub(crate) fn check_open(&self, key: Option<&str>, operation: &'static str) -> Result<()> {
+        if self.is_forked() {
+            return Err(LockError::forked(key, operation));
+        }
+        if self.lifecycle.is_closed() {
+            return Err(LockError::closed(key, operation));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn next_attempt(&self) -> AttemptId {
+        // Not to be guessed from another one: on Redis, a client that may publish could report its loss.
+        AttemptId(rand::random())
+    }
+
+    /// The error of a call that was not answered in time: what the server, or the connection, said last, where that is known.
+    pub(crate) fn no_answer(&self, limit: Duration) -> BackendError {
+        self.backend.outage().unwrap_or_else(|| {
+            BackendError::new(ErrorKind::Unreachable, format!("no answer from the server within {limit:?}"))
+        })
+    }
+
+    /// Bounds a call of the backend by the manager's timeout. Polled inside the keeper's tokio context.
+    pub(crate) async fn answer<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(self.no_answer(limit)))
+    }
+
+    /// Runs `call` inside the keeper's tokio context and gives up after the manager's timeout.
+    pub(crate) fn bounded<T, F>(
+        self: &Arc<Self>,
+        key: Option<&str>,
+        operation: &'static str,
+        call: F,
+    ) -> impl Future<Output = Result<T>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, BackendError>> + Send + 'static,
+    {
+        let base = self.clone();
+        let key = key.map(str::to_owned);
+        let checked = self.check_open(key.as_deref(), operation);
+        WithinKeeper::new(self.keeper.clone(), async move {
+            checked?;
+            let answer = base.answer(base.defaults.timeout, call).await;
+            answer.map_err(|error| LockError::backend(key.as_deref(), operation, error))
+        })
+    }
+}
+
+/// The error of a call that the end of its manager has cut off.
+pub(super) fn closed() -> BackendError {
+    BackendError::new(ErrorKind::Closed, "the manager is closed")
+}
+
+/// Polls a future inside the keeper's tokio context.
+pub(crate) struct WithinKeeper<F> {
+    keeper: Arc<Keeper>,
+    /// `None` once it has been dropped.
+    future: Option<Pin<Box<F>>>,
+    catching: CatchingWaker,
+}
+
+impl<F> WithinKeeper<F> {
+    pub(crate) fn new(keeper: Arc<Keeper>, future: F) -> Self {
+        Self { keeper, future: Some(Box::pin(future)), catching: CatchingWaker::default() }
+    }
+}
+
+impl<F> Drop for WithinKeeper<F> {
+    fn drop(&mut self) {
+        if self.keeper.is_forked() {
+            // A mutex on the way may be locked for ever, by a thread that only the parent has.
+            std::mem::forget(self.future.take());
+        }
+    }
+}
+
+impl<T, F: Future<Output = Result<T>>> Future for WithinKeeper<F> {
+    type Output = Result<T>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        let keeper = self.keeper.clone();
+        match keeper.enter() {
+            Ok(_within) => {
+                let Self { future, catching, .. } = &mut *self;
+                catching.poll(cx, |cx| future.as_mut().map_or(Poll::Pending, |future| future.as_mut().poll(cx)))
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Clean-up: what has to be undone on the server, repeated until the server has confirmed it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use futures::future::BoxFuture;
+use tokio::sync::{Notify, oneshot};
+
+use super::base::Base;
+use super::drop_wait::DropWait;
+use crate::backend::backoff::Backoff;
+use crate::backend::{Claim, Grant};
+use crate::error::{BackendError, ErrorKind, LockError, Result};
+use crate::lease::LeaseCell;
+use crate::process::foreign::CatchingWaker;
+use crate::process::report::debug;
+
+/// What has to be undone.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// A grant whose release was refused or came too late.
+    Release(Grant),
+    /// An attempt of unknown outcome.
+    Abort(Arc<Claim>),
+    /// A lease, with every claim on it.
+    Revoke,
+}
+
+/// The clean-up of one manager.
+#[derive(Debug)]
+pub(crate) struct Cleanup {
+    base: Arc<Base>,
+    /// Releases and jobs that the server has not confirmed.
+    unconfirmed: AtomicUsize,
+    confirmed: Notify,
+}
+
+impl Cleanup {
+    pub(super) fn new(base: Arc<Base>) -> Arc<Self> {
+        Arc::new(Self { base, unconfirmed: AtomicUsize::new(0), confirmed: Notify::new() })
+    }
+
+    pub(crate) fn has_unconfirmed(&self) -> bool {
+        self.unconfirmed.load(Ordering::Acquire) > 0
+    }
+
+    /// Ends when everything so far has been confirmed or given up.
+    pub(crate) async fn all_confirmed(&self) {
+        loop {
+            let confirmed = self.confirmed.notified();
+            if !self.has_unconfirmed() {
+                return;
+            }
+            confirmed.await;
+        }
+    }
+
+    /// Counts something that the server has yet to confirm, for as long as the count lives.
+    pub(super) fn count(self: &Arc<Self>) -> Unconfirmed {
+        self.unconfirmed.fetch_add(1, Ordering::AcqRel);
+        Unconfirmed(self.clone())
+    }
+
+    /// Begins `work` here and goes on with it on the keeper, whether its caller stays or not.
+    pub(super) fn start(self: &Arc<Self>, work: impl Future<Output = Result<()>> + Send + 'static) -> InFlight {
+        let unconfirmed = self.count();
+        let mut work = Box::pin(work);
+        // Sends the request, and is all there is to do for a store in memory.
+        let first = self.base.keeper.enter().map(|_within| work.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+        if let Ok(Poll::Ready(outcome)) = first {
+            return InFlight::Done(outcome);
+        }
+        // The rest is the keeper's, so that no one depends on whether the caller polls again.
+        let (report, outcome) = oneshot::channel();
+        let (awaited, now) = DropWait::new(&self.base).split();
+        let base = self.base.clone();
+        self.base.keeper.spawn(async move {
+            let outcome = work.await;
+            drop(unconfirmed);
+            // The caller may have gone.
+            let _ = report.send(outcome);
+            if base.lifecycle.is_closed() && awaited.is_some() {
+                // It was the last of its manager: the sessions end too.
+                base.lifecycle.ended().await;
+            }
+            drop(awaited);
+        });
+        if let Some(now) = now {
+            now.wait();
+        }
+        InFlight::Going(outcome, CatchingWaker::default())
+    }
+
+    /// Has a job done in the background.
+    pub(crate) fn run(self: &Arc<Self>, cell: Arc<LeaseCell>, job: Job) {
+        self.run_then(cell, job, || ());
+    }
+
+    /// Has a job done in the background, and calls `then` once it is confirmed or given up.
+    pub(super) fn run_then(self: &Arc<Self>, cell: Arc<LeaseCell>, job: Job, then: impl FnOnce() + Send + 'static) {
+        let cleanup = self.clone();
+        drop(self.start(async move {
+            cleanup.until_confirmed(&cell, &job).await;
+            then();
+            Ok(())
+        }));
+    }
+
+    /// Repeats a job until it succeeds, however late: servers that are down end no lease. A closed manager gives it up once the
+    /// lease, which nothing renews any more, is over by any clock.
+    pub(super) async fn until_confirmed(&self, cell: &LeaseCell, job: &Job) {
+        let base = &self.base;
+        let mut backoff = Backoff::slow();
+        loop {
+            // A backend may wait for an answer for ever.
+            match base.answer(base.defaults.timeout, self.attempt(cell, job)).await {
+                Ok(()) => return,
+                Err(error) if matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Closed) => return,
+                Err(error) => {
+                    let name = base.name();
+                    debug!(target: "leasehold", name = name; "{name}: clean-up to be repeated: {error}");
+                }
+            }
+            // A renewal whose answer was lost may have prolonged it by one TTL beyond what is known here.
+            if base.lifecycle.is_closed() && base.now() > cell.deadline() + cell.lease().ttl.saturating_mul(2) {
+                return;
+            }
+            base.recovery.pause(&mut backoff).await;
+        }
+    }
+
+    fn attempt<'a>(&'a self, cell: &LeaseCell, job: &'a Job) -> BoxFuture<'a, Result<(), BackendError>> {
+        let backend = &self.base.backend;
+        match job {
+            Job::Release(grant) => backend.release(grant),
+            Job::Abort(claim) => backend.settle(claim),
+            Job::Revoke => {
+                let lease = cell.lease();
+                Box::pin(async move { backend.revoke(&lease).await })
+            }
+        }
+    }
+}
+
+/// Something that the server has yet to confirm.
+#[derive(Debug)]
+pub(super) struct Unconfirmed(Arc<Cleanup>);
+
+impl Drop for Unconfirmed {
+    fn drop(&mut self) {
+        if self.0.unconfirmed.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.confirmed.notify_waiters();
+        }
+    }
+}
+
+/// Work that goes on whether this is polled or not.
+pub(crate) enum InFlight {
+    Going(oneshot::Receiver<Result<()>>, CatchingWaker),
+    Done(Result<()>),
+}
+
+impl Future for InFlight {
+    type Output = Result<()>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut *self {
+            Self::Done(outcome) => Poll::Ready(outcome.clone()),
+            Self::Going(outcome, catching) => {
+                let polled = catching.poll(cx, |cx| Pin::new(outcome).poll(cx));
+                polled.map(|outcome| outcome.unwrap_or_else(|_| Err(LockError::closed(None, "unlock"))))
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Closing a manager.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::cleanup::Job;
+use crate::info::Loss;
+
+/// Closes the manager: all holds are lost, all leases revoked, waiters fail.
+///
+/// Returns whether the server has confirmed everything within `bound`.
+pub(crate) async fn close(engine: Arc<Engine>, bound: Duration) -> bool {
+    let base = &engine.base;
+    base.lifecycle.close();
+    let now = base.now();
+    let cells = engine.sessions.drain();
+    for cell in &cells {
+        cell.lose(Loss::Closed, now);
+    }
+    for entry in engine.keys.all() {
+        entry.close(now);
+    }
+    for cell in cells {
+        engine.cleanup.run(cell, Job::Revoke);
+    }
+    let confirmed = tokio::time::timeout(bound, engine.cleanup.all_confirmed()).await.is_ok();
+    if !base.lifecycle.end() {
+        return confirmed;
+    }
+    if !confirmed {
+        // Releases go on until the server has confirmed or their leases are over, and need the backend for it.
+        let engine = engine.clone();
+        base.keeper.spawn(async move {
+            engine.cleanup.all_confirmed().await;
+            // There is no caller left to report to.
+            let _ = engine.base.backend.close().await;
+        });
+        return false;
+    }
+    tokio::time::timeout(bound, base.backend.close()).await.is_ok_and(|closed| closed.is_ok())
+}

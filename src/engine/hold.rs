@@ -1,0 +1,235 @@
+//! What this process has: grants, and the holds in them.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::sessions::{Limited, Sessions};
+use crate::arbiter::{Granted, HoldId};
+use crate::backend::Grant;
+use crate::clock::Timestamp;
+use crate::error::LockError;
+use crate::info::Loss;
+use crate::lease::{LeaseCell, LossFlag, Signal};
+use crate::owner::Owner;
+use crate::process::report::warn;
+use crate::token::FencingToken;
+
+/// A grant of the backend that this process has, or had.
+pub(crate) struct HeldGrant {
+    pub(crate) grant: Grant,
+    pub(crate) cell: Arc<LeaseCell>,
+    pub(crate) key: Arc<str>,
+    pub(crate) sessions: Arc<Sessions>,
+    /// Keeps the manager going until the grant has been given back.
+    _manager: Arc<dyn Any + Send + Sync>,
+    /// The loss of the claim alone, while its lease lives.
+    lost: LossFlag,
+    pub(crate) signal: Signal,
+}
+
+impl HeldGrant {
+    pub(super) fn new(
+        grant: Grant,
+        cell: Arc<LeaseCell>,
+        key: Arc<str>,
+        sessions: Arc<Sessions>,
+        manager: Arc<dyn Any + Send + Sync>,
+    ) -> Arc<Self> {
+        let (lost, signal) = (LossFlag::default(), Signal::default());
+        let held = Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal });
+        if held.grant.limit.is_some() {
+            let limited: Weak<HeldGrant> = Arc::downgrade(&held);
+            held.sessions.watch_limit(limited);
+        }
+        held
+    }
+
+    /// The token of its first hold here; later holds, after a handover, have greater ones.
+    pub(super) fn first_token(&self) -> FencingToken {
+        FencingToken::of_grant(self.grant.epoch, 0)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.sessions.base.now()
+    }
+
+    pub(crate) fn is_forked(&self) -> bool {
+        self.sessions.base.is_forked()
+    }
+
+    /// Why it is lost, if it is by `now`.
+    pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
+        let of_lease = || if self.is_forked() { self.cell.loss_in_child(now) } else { self.cell.loss(now) };
+        self.own_loss(now).or_else(of_lease)
+    }
+
+    /// The same under a mutex, see [`LeaseCell::quiet_loss`].
+    fn quiet_loss(&self, now: Timestamp) -> Option<Loss> {
+        self.own_loss(now).or_else(|| self.cell.quiet_loss(now))
+    }
+
+    /// The loss of the claim alone. Wakes nothing: the backend reports it as well.
+    fn own_loss(&self, now: Timestamp) -> Option<Loss> {
+        if let Some(limit) = &self.grant.limit
+            && now >= limit.until()
+        {
+            // Once and for all: it may be lifted a moment later.
+            self.lost.set(Loss::Unreachable);
+        }
+        self.lost.get()
+    }
+
+    /// The server removed the claim, or did not confirm it in time.
+    pub(super) fn lose(&self, cause: Loss, now: Timestamp) {
+        if self.own_loss(now).is_none() {
+            self.lost.set(cause);
+        }
+        // Perhaps not for the first time: the one that found the loss may not have been free to wake anything.
+        self.signal.fire();
+    }
+
+    /// Counts and logs the loss. Closing the manager is no news.
+    pub(super) fn report_loss(&self, cause: Loss) {
+        if cause == Loss::Closed {
+            return;
+        }
+        let base = &self.sessions.base;
+        base.counters.lost(cause);
+        let (name, key, token) = (base.name(), self.key.as_ref(), self.first_token().get());
+        warn!(
+            target: "leasehold", name = name, key = key, token = token, lease:% = self.cell.id();
+            "{name}: lock {key:?} lost (token {token}): {cause}{}", self.cell.because(cause)
+        );
+    }
+
+    /// The first moment at which it is not certain any more.
+    pub(super) fn deadline(&self) -> Timestamp {
+        let lease = self.cell.deadline();
+        self.grant.limit.as_ref().map_or(lease, |limit| limit.until().min(lease))
+    }
+
+    pub(crate) fn expired(&self, cause: Loss) -> LockError {
+        LockError::Expired { key: self.key.to_string(), cause }
+    }
+
+    pub(crate) fn remaining(&self, now: Timestamp) -> Duration {
+        if self.own_loss(now).is_some() {
+            return Duration::ZERO;
+        }
+        self.deadline().since(now)
+    }
+}
+
+impl fmt::Debug for HeldGrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldGrant").field("grant", &self.grant).field("lost", &self.lost).finish_non_exhaustive()
+    }
+}
+
+impl Limited for HeldGrant {
+    fn check_limit(&self, now: Timestamp) {
+        if self.own_loss(now).is_some() {
+            self.signal.fire();
+        }
+    }
+}
+
+impl Granted for Arc<HeldGrant> {
+    type Hold = Arc<Hold>;
+
+    fn hold(&self, id: HoldId, owner: &Owner, handovers: u16, now: Timestamp) -> Arc<Hold> {
+        let policy = self.cell.policy();
+        if policy.max_hold.is_some() || !policy.auto_renew {
+            self.cell.change(now, |renewal| renewal.hold(policy.max_hold.map(|age| now + age)));
+            self.sessions.set_due_now(&self.cell);
+        }
+        Arc::new(Hold {
+            id,
+            held: self.clone(),
+            owner: Mutex::new(Some(owner.clone())),
+            token: FencingToken::of_grant(self.grant.epoch, handovers),
+            since: now,
+            depth: AtomicU32::new(1),
+            ended: AtomicBool::new(false),
+            lost: LossFlag::default(),
+        })
+    }
+
+    fn set_depth(hold: &Arc<Hold>, depth: u32) {
+        hold.depth.store(depth, Ordering::Relaxed);
+    }
+
+    fn is_alive(&self, now: Timestamp) -> bool {
+        self.quiet_loss(now).is_none()
+    }
+
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        self.is_alive(now)
+            && self.cell.deadline().since(now) > self.grant.lease.ttl / 2
+            && self.grant.limit.as_ref().is_none_or(|limit| limit.is_fresh(now))
+    }
+}
+
+/// One owner's possession of a key. Its guards share it.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) id: HoldId,
+    pub(crate) held: Arc<HeldGrant>,
+    /// `None` once it has ended: what outlives it, a future for its loss, need not keep the owner's task alive.
+    owner: Mutex<Option<Owner>>,
+    pub(crate) token: FencingToken,
+    since: Timestamp,
+    /// The arbiter's count, for reading; changed under the arbiter's lock only.
+    depth: AtomicU32,
+    /// Set with the last guard's end; the grant may go to others then, and their loss is none of this hold's.
+    ended: AtomicBool,
+    /// Set if it had been lost before its end.
+    lost: LossFlag,
+}
+
+impl Hold {
+    /// Why it is, or was, lost. `None` also after it was given up.
+    pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
+        self.lost.get().or_else(|| if self.ended.load(Ordering::Acquire) { None } else { self.held.loss(now) })
+    }
+
+    /// Whether it was lost before its end.
+    pub(super) fn was_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(super) fn age(&self, now: Timestamp) -> Duration {
+        now.since(self.since)
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner.lock().clone().unwrap_or_else(Owner::new)
+    }
+
+    /// The last guard ends. Returns the owner, whose drop may run others' code.
+    pub(super) fn end(&self, now: Timestamp) -> Option<Owner> {
+        if let Some(loss) = self.held.quiet_loss(now) {
+            self.lost.set(loss);
+        }
+        self.ended.store(true, Ordering::Release);
+        self.owner.lock().take()
+    }
+
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    /// A guard of a hold that the arbiter has forgotten, because it was lost, ends. Returns how many are left.
+    pub(super) fn leave_lost(&self) -> u32 {
+        self.depth.fetch_sub(1, Ordering::Relaxed).saturating_sub(1)
+    }
+}

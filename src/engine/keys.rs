@@ -1,0 +1,194 @@
+//! The keys in use, one entry each.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+
+use futures::future::{FutureExt, ready};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::base::Base;
+use super::hold::HeldGrant;
+use super::lookup::{LastLookup, Lookup};
+use super::release::release;
+use crate::arbiter::{Arbiter, Effects};
+use crate::backend::AttemptId;
+use crate::clock::Timestamp;
+use crate::info::Loss;
+use crate::process::foreign;
+
+type KeyArbiter = Arbiter<Arc<HeldGrant>, Waker>;
+type KeyEffects = Effects<Arc<HeldGrant>, Waker>;
+
+/// One key of a manager: lives while a handle, a request, a guard or unfinished clean-up has it.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: Arc<str>,
+    arbiter: Mutex<KeyArbiter>,
+    last_lookup: LastLookup,
+    keys: Arc<Keys>,
+}
+
+impl Entry {
+    /// Locks the arbiter. [Apply](Self::apply) the effects that it returns after letting go of it.
+    pub(crate) fn arbiter(&self) -> ArbiterGuard<'_> {
+        ArbiterGuard(Some(self.arbiter.lock()))
+    }
+
+    /// Gives back what the arbiter does not need any more, and wakes the waiters that have news.
+    pub(crate) fn apply(self: &Arc<Self>, effects: KeyEffects) {
+        if effects.watch {
+            self.watch();
+        }
+        if let Some(held) = effects.release {
+            drop(release(held, self.keys.base.now()));
+        }
+        effects.wake.into_iter().for_each(foreign::wake);
+    }
+
+    /// A waiter waits for a handover that may never come: have it [nudged](Keys::nudge_contended).
+    pub(super) fn watch(self: &Arc<Self>) {
+        self.keys.contended.lock().push(Arc::downgrade(self));
+    }
+
+    /// Forgets and reports the grants that are lost; their waiters go to the backend.
+    pub(super) fn purge(self: &Arc<Self>, now: Timestamp) {
+        let (lost, effects) = self.arbiter().purge(now);
+        self.apply(effects);
+        for held in lost {
+            held.report_loss(held.loss(now).unwrap_or(Loss::Expired));
+        }
+    }
+
+    /// Forgets the grants, which are lost, and wakes every waiter.
+    pub(super) fn close(self: &Arc<Self>, now: Timestamp) {
+        let (lost, effects) = {
+            let mut arbiter = self.arbiter();
+            let (lost, mut effects) = arbiter.purge(now);
+            // The waker of a waiter that the purge has promoted is in its effects, and no longer among the others.
+            effects.wake.extend(arbiter.wake_all());
+            (lost, effects)
+        };
+        drop(lost);
+        self.apply(effects);
+    }
+
+    /// Returns the grants of these attempts.
+    pub(super) fn find(&self, attempts: &HashSet<AttemptId>) -> Vec<Arc<HeldGrant>> {
+        self.arbiter().grants().filter(|held| attempts.contains(&held.grant.attempt)).cloned().collect()
+    }
+
+    /// Finds out who holds the key: this process, or another that the backend knows of.
+    pub(crate) fn look_up(&self) -> Lookup {
+        let base = &self.keys.base;
+        if self.arbiter().is_held(base.now()) {
+            return ready(Ok(Some((*base.holder).clone()))).boxed().shared();
+        }
+        self.last_lookup.ask(base, &self.key)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.keys.forget(self);
+    }
+}
+
+/// An arbiter under its mutex. Drops what has become useless in there after letting go of it.
+#[derive(Debug)]
+pub(crate) struct ArbiterGuard<'a>(Option<MutexGuard<'a, KeyArbiter>>);
+
+#[expect(clippy::expect_used, reason = "only drop takes it")]
+impl Deref for ArbiterGuard<'_> {
+    type Target = KeyArbiter;
+    fn deref(&self) -> &KeyArbiter {
+        self.0.as_ref().expect("locked until it is dropped")
+    }
+}
+
+#[expect(clippy::expect_used, reason = "only drop takes it")]
+impl DerefMut for ArbiterGuard<'_> {
+    fn deref_mut(&mut self) -> &mut KeyArbiter {
+        self.0.as_mut().expect("locked until it is dropped")
+    }
+}
+
+impl Drop for ArbiterGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(mut arbiter) = self.0.take() {
+            let dead = arbiter.take_dead();
+            drop(arbiter);
+            foreign::drop_all(dead);
+        }
+    }
+}
+
+/// Finds entries by key, and lets unused keys go.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    base: Arc<Base>,
+    /// Keys come from users: a hasher with a secret, but a fast one.
+    by_key: Mutex<HashMap<Arc<str>, Weak<Entry>, foldhash::fast::RandomState>>,
+    /// Entries whose waiters may wait for a handover that never comes.
+    contended: Mutex<Vec<Weak<Entry>>>,
+}
+
+impl Keys {
+    pub(super) fn new(base: Arc<Base>) -> Arc<Self> {
+        Arc::new(Self { base, by_key: Mutex::default(), contended: Mutex::default() })
+    }
+
+    pub(crate) fn get(self: &Arc<Self>, key: &str) -> Arc<Entry> {
+        let mut by_key = self.by_key.lock();
+        if let Some(entry) = by_key.get(key).and_then(Weak::upgrade) {
+            return entry;
+        }
+        let entry = Arc::new(Entry {
+            key: key.into(),
+            arbiter: Mutex::new(Arbiter::new(self.base.defaults.handover)),
+            last_lookup: LastLookup::default(),
+            keys: self.clone(),
+        });
+        by_key.insert(entry.key.clone(), Arc::downgrade(&entry));
+        entry
+    }
+
+    /// Returns a key's entry if it is in use.
+    pub(super) fn find(&self, key: &str) -> Option<Arc<Entry>> {
+        self.by_key.lock().get(key).and_then(Weak::upgrade)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
+        // Collected first: an entry that is dropped here would want the lock.
+        self.by_key.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(super) fn is_contended(&self) -> bool {
+        !self.contended.lock().is_empty()
+    }
+
+    /// Lets waiters claim that wait for a handover that will not come.
+    pub(super) fn nudge_contended(&self) {
+        let contended = std::mem::take(&mut *self.contended.lock());
+        let now = self.base.now();
+        for entry in contended.iter().filter_map(Weak::upgrade) {
+            let effects = entry.arbiter().nudge(now);
+            entry.apply(effects);
+        }
+    }
+
+    fn forget(&self, entry: &Entry) {
+        if self.base.is_forked() {
+            return;
+        }
+        let mut by_key = self.by_key.lock();
+        // A successor may have taken the place between the last use and this.
+        if by_key.get(&entry.key).is_some_and(|known| std::ptr::eq(known.as_ptr(), entry)) {
+            by_key.remove(&entry.key);
+            if by_key.len() * 8 < by_key.capacity() {
+                by_key.shrink_to_fit();
+            }
+        }
+    }
+}

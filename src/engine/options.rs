@@ -1,0 +1,55 @@
+//! What a request asks for.
+
+use std::task::Context;
+use std::time::Duration;
+
+use super::base::Defaults;
+use crate::arbiter::Terms;
+use crate::info::Mode;
+use crate::owner::{Caller, OwnerSource};
+
+/// The options of one request.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) terms: Terms,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) owner: OwnerSource,
+    pub(crate) retry_interval: Duration,
+    pub(crate) max_retries: u32,
+}
+
+impl Options {
+    pub(crate) fn new(defaults: &Defaults) -> Self {
+        Self {
+            terms: Terms {
+                mode: Mode::Exclusive,
+                ttl: defaults.ttl,
+                isolated: false,
+                auto_renew: defaults.auto_renew,
+                max_hold: defaults.max_hold,
+            },
+            timeout: None,
+            owner: OwnerSource::Context,
+            retry_interval: defaults.retry_interval,
+            max_retries: defaults.max_retries,
+        }
+    }
+
+    /// The possible owners of a request that is polled in `cx`.
+    pub(super) fn caller(&self, defaults: &Defaults, cx: &Context<'_>) -> Caller {
+        Caller::new(cx, &self.owner, defaults.reentrant)
+    }
+
+    /// The same, with nothing but `limit` to bound the wait.
+    pub(super) fn within(mut self, limit: Option<Duration>) -> Self {
+        (self.timeout, self.max_retries) = (limit, 0);
+        self
+    }
+
+    /// How long to wait at most: for the lock, or for an answer.
+    pub(super) fn limit(&self, defaults: &Defaults, wait: bool) -> Option<Duration> {
+        let retries = (self.max_retries > 0).then(|| self.retry_interval.saturating_mul(self.max_retries));
+        let answer = (!wait).then_some(defaults.timeout);
+        [self.timeout, retries, answer].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,323 @@
+//! Which lease a claim goes on: the session for its TTL, or one for itself. Opens them and keeps them in their table.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::base::{Base, closed};
+use super::cleanup::{Cleanup, Job};
+use super::leases::{Leases, Opened, Opening, Session};
+use super::outage::OutageLog;
+use crate::arbiter::Terms;
+use crate::backend::{Lease, LeaseId};
+use crate::clock::Timestamp;
+use crate::error::BackendError;
+use crate::info::Loss;
+use crate::keeper::Watched;
+use crate::lease::{LeaseCell, Policy, Step};
+use crate::process::report::info;
+
+/// How often the clock is compared while there are leases: tokio's timers do not count suspend.
+pub(super) const ROUND: Duration = Duration::from_millis(100);
+
+/// The leases of one manager.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) base: Arc<Base>,
+    pub(super) cleanup: Arc<Cleanup>,
+    leases: Mutex<Leases>,
+    changed: Notify,
+    /// Grants that end sooner than their leases unless they are confirmed.
+    limited: Mutex<Vec<Weak<dyn Limited>>>,
+    pub(super) outage_log: OutageLog,
+    /// When the keeper last checked the leases.
+    last_round: AtomicU64,
+    /// Whether a thread notifies losses in the keeper's place.
+    is_rescuing: AtomicBool,
+}
+
+/// A grant that may end before its lease.
+pub(super) trait Limited: Send + Sync {
+    /// Notifies its loss if it is over by `now`.
+    fn check_limit(&self, now: Timestamp);
+}
+
+/// A lease to claim with: at once, or soon.
+pub(crate) enum LeaseFor {
+    Ready(Opened),
+    Soon(Opening),
+}
+
+/// What a check of the leases has found.
+#[derive(Default)]
+pub(super) struct Round {
+    pub(super) renew: Vec<Arc<LeaseCell>>,
+    pub(super) over: Vec<(Arc<LeaseCell>, Loss)>,
+    /// When the next one is due.
+    pub(super) next: Option<Timestamp>,
+}
+
+impl Sessions {
+    pub(super) fn new(base: Arc<Base>, cleanup: Arc<Cleanup>) -> Arc<Self> {
+        let last_round = AtomicU64::new(base.now().as_nanos());
+        Arc::new(Self {
+            base,
+            cleanup,
+            leases: Mutex::default(),
+            changed: Notify::new(),
+            limited: Mutex::default(),
+            outage_log: OutageLog::default(),
+            last_round,
+            is_rescuing: AtomicBool::new(false),
+        })
+    }
+
+    /// Returns the session for these terms, or opens a lease.
+    pub(crate) fn lease_for(self: &Arc<Self>, terms: &Terms, now: Timestamp) -> LeaseFor {
+        let own = terms.wants_own_lease();
+        if !own {
+            match self.leases.lock().session(terms.ttl) {
+                Some(Session::Open(cell)) if cell.quiet_loss(now).is_none() => {
+                    return LeaseFor::Ready(Ok(cell.clone()));
+                }
+                Some(Session::Opening(opening)) => return LeaseFor::Soon(opening.clone()),
+                Some(Session::Open(_)) | None => {}
+            }
+        }
+        let (backend, ttl) = (self.base.backend.clone(), terms.ttl);
+        let mut call = async move { backend.open(ttl, own).await }.boxed();
+        let polled = self.base.keeper.enter().ok().and_then(|_within| (&mut call).now_or_never());
+        match polled {
+            Some(opened) => LeaseFor::Ready(opened.map(|lease| self.keep(lease, terms))),
+            None => LeaseFor::Soon(self.open_on_keeper(call, *terms)),
+        }
+    }
+
+    /// Opens on the keeper, so that no caller that gives up waiting leaves a lease that nothing knows.
+    fn open_on_keeper(
+        self: &Arc<Self>,
+        call: BoxFuture<'static, Result<Lease, BackendError>>,
+        terms: Terms,
+    ) -> Opening {
+        let own = terms.wants_own_lease();
+        let mut leases = self.leases.lock();
+        // Another may have come first, and be done by now.
+        match leases.session(terms.ttl).filter(|_| !own) {
+            Some(Session::Opening(opening)) => return opening.clone(),
+            Some(Session::Open(cell)) if cell.quiet_loss(self.base.now()).is_none() => {
+                return std::future::ready(Ok(cell.clone())).boxed().shared();
+            }
+            Some(Session::Open(_)) | None => {}
+        }
+        let (reply, answer) = oneshot::channel::<Opened>();
+        let opening: Opening = PendingLease { sessions: self.clone(), answer }.boxed().shared();
+        if !own {
+            leases.set_session(terms.ttl, Some(Session::Opening(opening.clone())));
+        }
+        drop(leases);
+        let sessions = self.clone();
+        // A close waits for it: the lease may be there already.
+        let unconfirmed = self.cleanup.count();
+        self.base.keeper.spawn(async move {
+            let opened = match sessions.base.answer(sessions.base.defaults.timeout, call).await {
+                Ok(lease) => Ok(sessions.keep(lease, &terms)),
+                Err(error) => {
+                    if !own {
+                        sessions.leases.lock().set_session(terms.ttl, None);
+                    }
+                    Err(error)
+                }
+            };
+            if let Err(Ok(unwanted)) = reply.send(opened)
+                && !unwanted.is_session()
+            {
+                sessions.end(unwanted);
+            }
+            drop(unconfirmed);
+        });
+        opening
+    }
+
+    fn keep(self: &Arc<Self>, lease: Lease, terms: &Terms) -> Arc<LeaseCell> {
+        let cell = Arc::new(LeaseCell::new(lease, Policy { auto_renew: terms.auto_renew, max_hold: terms.max_hold }));
+        let now = self.base.now();
+        let known = {
+            let mut leases = self.leases.lock();
+            let known = match leases.session(terms.ttl) {
+                Some(Session::Open(known)) if lease.session && known.quiet_loss(now).is_none() => Some(known.clone()),
+                _ => None,
+            };
+            if known.is_none() {
+                leases.keep(cell.clone(), now);
+                if !terms.wants_own_lease() {
+                    // What the backend does not share is for one of those that wait, and for no later one.
+                    leases.set_session(terms.ttl, lease.session.then(|| Session::Open(cell.clone())));
+                }
+            }
+            known
+        };
+        if let Some(known) = known {
+            // Two that began at the same time: one session is enough.
+            self.cleanup.run(cell, Job::Revoke);
+            return known;
+        }
+        if lease.session {
+            let name = self.base.name();
+            info!(target: "leasehold", name = name, lease:% = lease.id; "{name}: session {} established, TTL {:?}", lease.id, lease.ttl);
+        }
+        self.check_now();
+        self.base.keeper.rouse();
+        if self.base.lifecycle.is_closed() {
+            // A close may have drained the table before this was in it.
+            cell.lose(Loss::Closed, now);
+            self.end(cell.clone());
+        }
+        cell
+    }
+
+    /// Renews a lease no more. Returns the key that is held on it, where it is for one claim and holds.
+    pub(super) fn forget(&self, cell: &Arc<LeaseCell>) -> Option<Arc<str>> {
+        self.leases.lock().forget(cell)
+    }
+
+    /// Renews the lease of one claim no more; a session goes on.
+    pub(super) fn forget_own(&self, cell: &Arc<LeaseCell>) {
+        if !cell.is_session() {
+            self.forget(cell);
+        }
+    }
+
+    /// Ends a lease that nothing needs any more.
+    pub(crate) fn end(&self, cell: Arc<LeaseCell>) {
+        self.forget(&cell);
+        self.cleanup.run(cell, Job::Revoke);
+    }
+
+    /// Removes and returns all leases.
+    pub(super) fn drain(&self) -> Vec<Arc<LeaseCell>> {
+        self.leases.lock().drain()
+    }
+
+    pub(super) fn get(&self, id: LeaseId) -> Option<Arc<LeaseCell>> {
+        self.leases.lock().get(id)
+    }
+
+    /// A key is held on this lease. If the lease is for one claim, its end concerns no other key.
+    pub(super) fn set_key(&self, cell: &LeaseCell, key: &Arc<str>) {
+        if !cell.is_session() {
+            self.leases.lock().set_key(cell.id(), key.clone());
+        }
+    }
+
+    /// Has the loss of this grant notified in time where the keeper does not go round.
+    pub(super) fn watch_limit(&self, grant: Weak<dyn Limited>) {
+        self.limited.lock().push(grant);
+    }
+
+    /// Has the keeper check the leases now.
+    pub(crate) fn check_now(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Ends with the next call for a check.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// A lease may be over sooner than it was due.
+    pub(super) fn set_due_now(&self, cell: &LeaseCell) {
+        self.schedule([(cell.id(), Timestamp::from_nanos(0))]);
+        self.check_now();
+    }
+
+    pub(super) fn schedule(&self, due: impl IntoIterator<Item = (LeaseId, Timestamp)>) {
+        let mut leases = self.leases.lock();
+        due.into_iter().for_each(|(id, due)| leases.schedule(id, due));
+    }
+
+    /// Checks the leases that are due, and notifies the losses among them.
+    ///
+    /// Costs O(log n) for each that is due.
+    pub(super) fn round(&self) -> Round {
+        let now = self.base.now();
+        self.last_round.store(now.as_nanos(), Ordering::Release);
+        let cells = self.leases.lock().take_due(now);
+        let (mut round, mut later) = (Round::default(), Vec::new());
+        for cell in cells {
+            match cell.step(now) {
+                Step::Sleep(until) => later.push((cell.id(), until)),
+                Step::Renew => {
+                    later.push((cell.id(), cell.deadline()));
+                    round.renew.push(cell);
+                }
+                Step::Lost(cause) => round.over.push((cell, cause)),
+            }
+        }
+        self.schedule(later);
+        round.next = self.leases.lock().next_due();
+        round
+    }
+}
+
+impl Watched for Sessions {
+    fn check(self: Arc<Self>) -> bool {
+        let now = self.base.now();
+        let last_round = Timestamp::from_nanos(self.last_round.load(Ordering::Acquire));
+        let is_held_up = now.since(last_round) > ROUND;
+        let limited: Vec<_> = {
+            let mut limited = self.limited.lock();
+            limited.retain(|grant| grant.strong_count() > 0);
+            if is_held_up { limited.iter().filter_map(Weak::upgrade).collect() } else { Vec::new() }
+        };
+        let (has_any, late) = {
+            let leases = self.leases.lock();
+            (!leases.is_empty(), if is_held_up { leases.past_deadline(now) } else { Vec::new() })
+        };
+        if !(late.is_empty() && limited.is_empty()) && !self.is_rescuing.swap(true, Ordering::AcqRel) {
+            // On a separate thread: a waker that blocks may hold up the keeper, and be called again here.
+            let sessions = self.clone();
+            let fire = move || {
+                late.iter().for_each(|cell| _ = cell.loss(now));
+                limited.iter().for_each(|grant| grant.check_limit(now));
+                // Where it is the last to have one, it ends a manager, which must not be waited for here.
+                sessions.base.keeper.spawn(async move { drop(limited) });
+                sessions.is_rescuing.store(false, Ordering::Release);
+            };
+            if std::thread::Builder::new().name("leasehold-losses".into()).spawn(fire).is_err() {
+                self.is_rescuing.store(false, Ordering::Release);
+            }
+        }
+        has_any
+    }
+}
+
+/// Waits for a lease that is being opened. One that is for a single claim ends with the last of its waiters.
+struct PendingLease {
+    sessions: Arc<Sessions>,
+    answer: oneshot::Receiver<Opened>,
+}
+
+impl Future for PendingLease {
+    type Output = Opened;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Opened> {
+        Pin::new(&mut self.answer).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(closed())))
+    }
+}
+
+impl Drop for PendingLease {
+    fn drop(&mut self) {
+        self.answer.close();
+        if let Ok(Ok(unwanted)) = self.answer.try_recv()
+            && !unwanted.is_session()
+            && !self.sessions.base.is_forked()
+        {
+            self.sessions.end(unwanted);
+        }
+    }
+}

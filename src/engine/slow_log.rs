@@ -1,0 +1,42 @@
+//! The log of holds and waits that last suspiciously long.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Engine;
+use crate::arbiter::Overdue;
+use crate::process::report::warn;
+
+/// From when on.
+const LONG: Duration = Duration::from_secs(60);
+/// How often to check.
+pub(super) const EVERY: Duration = Duration::from_secs(10);
+/// How long the server has to say who holds the key.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Logs each hold and each wait that has lasted for a minute, once.
+pub(super) fn report_slow(engine: &Engine) {
+    let now = engine.base.now();
+    for entry in engine.keys.all() {
+        let Overdue { held, waited, own } = entry.arbiter().overdue(LONG, now);
+        let (name, key) = (engine.base.name(), entry.key.as_ref());
+        if held {
+            warn!(target: "leasehold", name = name, key = key; "{name}: lock {key:?} held for over {LONG:?}");
+        }
+        if waited {
+            let (base, entry) = (engine.base.clone(), entry.clone());
+            engine.base.keeper.spawn(async move {
+                let holder = match timeout(PATIENCE, entry.look_up()).await {
+                    Ok(Ok(Some(holder))) => format!("held by {holder}"),
+                    Ok(Ok(None)) => "held by an unknown client".to_owned(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => base.no_answer(PATIENCE).to_string(),
+                };
+                let (name, key) = (base.name(), entry.key.as_ref());
+                let own = if own { ", by another owner of the same task or thread" } else { "" };
+                warn!(target: "leasehold", name = name, key = key; "{name}: lock {key:?} has been waited for over {LONG:?}: {holder}{own}");
+            });
+        }
+    }
+}

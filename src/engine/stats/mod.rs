@@ -1,0 +1,189 @@
+//! Counts and times.
+
+mod histogram;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+pub use self::histogram::Histogram;
+use self::histogram::Recorder;
+use crate::info::Loss;
+#[cfg(feature = "metrics")]
+use crate::process::report::{self, Foreign};
+
+/// What a manager has done and has, see [`LockManager::stats`](crate::LockManager::stats). Counts are since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Stats {
+    /// Keys that are held now.
+    pub held: u64,
+    /// Acquires that wait now.
+    pub waiting: u64,
+    /// Keys in use now: held, waited for, or with a [`Lock`](crate::Lock) handle.
+    pub keys: u64,
+    /// Holds acquired, reentrant ones not counted.
+    pub acquired: u64,
+    /// Grants given back, as the server has confirmed.
+    pub released: u64,
+    /// Acquires that ran into their timeout.
+    pub timeouts: u64,
+    /// Grants lost, for whatever cause.
+    pub lost: u64,
+    /// The same by cause.
+    pub losses: Losses,
+    /// Leases renewed.
+    pub renewals: u64,
+    /// Renewals that failed; each is tried again until the deadline.
+    pub failed_renewals: u64,
+    /// From the first poll of each acquire that succeeded to its hold.
+    pub wait_times: Histogram,
+    /// From each hold's beginning to the end of its last guard, lost or not.
+    pub hold_times: Histogram,
+}
+
+/// Grants lost, by [`Loss`]. [`Closed`](Loss::Closed) is not among them: it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Losses {
+    /// The server removed the lease or the claim.
+    pub revoked: u64,
+    /// The lease may have ended, not renewed in time.
+    pub expired: u64,
+    /// The server could not be reached until the lease may have ended.
+    pub unreachable: u64,
+    /// The hold reached its `max_hold`.
+    pub max_hold: u64,
+}
+
+/// Counts what happens, and tells the `metrics` facade where that is built in.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "the label of each metric"))]
+    name: Arc<str>,
+    acquired: AtomicU64,
+    released: AtomicU64,
+    timeouts: AtomicU64,
+    renewals: AtomicU64,
+    failed_renewals: AtomicU64,
+    revoked: AtomicU64,
+    expired: AtomicU64,
+    unreachable: AtomicU64,
+    max_hold: AtomicU64,
+    wait_times: Recorder,
+    hold_times: Recorder,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Adds one to a counter of the facade.
+macro_rules! tell_count {
+    ($self:ident, $metric:literal $(, $label:literal => $value:expr)*) => {
+        #[cfg(feature = "metrics")]
+        {
+            let name = $self.name.clone();
+            report::run(Foreign::Recorder, move || metrics::counter!($metric, "name" => name $(, $label => $value)*).increment(1));
+        }
+    };
+}
+
+/// Adds a time to a histogram of the facade.
+macro_rules! tell_time {
+    ($self:ident, $metric:literal, $time:expr) => {
+        #[cfg(feature = "metrics")]
+        {
+            let (name, time) = ($self.name.clone(), $time);
+            report::run(Foreign::Recorder, move || metrics::histogram!($metric, "name" => name).record(time));
+        }
+    };
+}
+
+impl Counters {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            acquired: AtomicU64::new(0),
+            released: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
+            renewals: AtomicU64::new(0),
+            failed_renewals: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            unreachable: AtomicU64::new(0),
+            max_hold: AtomicU64::new(0),
+            wait_times: Recorder::default(),
+            hold_times: Recorder::default(),
+        }
+    }
+
+    pub(crate) fn acquired_after(&self, wait: Duration) {
+        count(&self.acquired);
+        self.wait_times.record(wait);
+        tell_count!(self, "leasehold_acquired_total");
+        tell_time!(self, "leasehold_wait_seconds", wait);
+    }
+
+    pub(crate) fn held_for(&self, time: Duration) {
+        self.hold_times.record(time);
+        tell_time!(self, "leasehold_hold_seconds", time);
+    }
+
+    pub(super) fn released(&self) {
+        count(&self.released);
+        tell_count!(self, "leasehold_released_total");
+    }
+
+    pub(crate) fn timed_out(&self) {
+        count(&self.timeouts);
+        tell_count!(self, "leasehold_timeouts_total");
+    }
+
+    pub(super) fn renewed(&self) {
+        count(&self.renewals);
+        tell_count!(self, "leasehold_renewals_total");
+    }
+
+    pub(super) fn renewal_failed(&self) {
+        count(&self.failed_renewals);
+        tell_count!(self, "leasehold_failed_renewals_total");
+    }
+
+    pub(super) fn lost(&self, cause: Loss) {
+        let (counter, _cause) = match cause {
+            Loss::Revoked => (&self.revoked, "revoked"),
+            Loss::Expired => (&self.expired, "expired"),
+            Loss::Unreachable => (&self.unreachable, "unreachable"),
+            Loss::MaxHold => (&self.max_hold, "max_hold"),
+            Loss::Closed => return,
+        };
+        count(counter);
+        tell_count!(self, "leasehold_lost_total", "cause" => _cause);
+    }
+
+    /// Returns the counts; the keys in use are not known here.
+    pub(super) fn read(&self) -> Stats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let losses = Losses {
+            revoked: read(&self.revoked),
+            expired: read(&self.expired),
+            unreachable: read(&self.unreachable),
+            max_hold: read(&self.max_hold),
+        };
+        Stats {
+            acquired: read(&self.acquired),
+            released: read(&self.released),
+            timeouts: read(&self.timeouts),
+            lost: losses.revoked + losses.expired + losses.unreachable + losses.max_hold,
+            losses,
+            renewals: read(&self.renewals),
+            failed_renewals: read(&self.failed_renewals),
+            wait_times: self.wait_times.read(),
+            hold_times: self.hold_times.read(),
+            ..Stats::default()
+        }
+    }
+}

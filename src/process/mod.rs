@@ -1,0 +1,7 @@
+//! The process that the library runs in: its threads, wakers, loggers and forks.
+
+pub(crate) mod blocking;
+pub(crate) mod foreign;
+pub(crate) mod fork;
+pub(crate) mod report;
+pub(crate) mod wakers;
