@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::names::Name;
-use super::scripts::Placed;
+use super::scripts::AcquireAnswer;
 use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp};
 use crate::info::Mode;
 
@@ -145,14 +145,14 @@ impl Attempt {
     }
 
     /// The answer to the request that was sent at `sent`.
-    pub(super) fn answered(&self, answer: Placed, sent: Timestamp, now: Instant) -> Next {
+    pub(super) fn answered(&self, answer: AcquireAnswer, sent: Timestamp, now: Instant) -> Next {
         let mut state = self.state.lock();
         state.outstanding = state.outstanding.saturating_sub(1);
         state.asking = false;
         let stage = match answer {
-            Placed::Granted(epoch) => Stage::Granted(Won { epoch, dated: sent, ttl: self.ttl }),
-            Placed::Busy => Stage::Busy,
-            Placed::Queued { left, first, foreign, fence } => {
+            AcquireAnswer::Granted(epoch) => Stage::Granted(Won { epoch, dated: sent, ttl: self.ttl }),
+            AcquireAnswer::Busy => Stage::Busy,
+            AcquireAnswer::Queued { left, first, foreign, fence } => {
                 state.queued = state.queued.max(Some(sent));
                 state.fence = state.fence.max(fence);
                 // Handed over and gone again before this request got there.
@@ -166,9 +166,9 @@ impl Attempt {
                 }
                 let look = now + self.pause(left, first, foreign);
                 state.look = Some(look);
-                return Next::Look(look);
+                return Next::Poll(look);
             }
-            Placed::Failed(error) => Stage::Failed(error),
+            AcquireAnswer::Failed(error) => Stage::Failed(error),
         };
         if !matches!(state.stage, Stage::Waiting | Stage::Granted(_)) {
             return Next::Nothing;
@@ -338,12 +338,12 @@ impl Attempt {
     }
 
     /// When to look by itself.
-    pub(super) fn look(&self) -> Look {
+    pub(super) fn look(&self) -> NextPoll {
         let state = self.state.lock();
         match (&state.stage, state.look) {
-            (Stage::Waiting, Some(look)) => Look::At(look),
-            (Stage::Waiting, None) => Look::Asking,
-            _ => Look::Never,
+            (Stage::Waiting, Some(look)) => NextPoll::At(look),
+            (Stage::Waiting, None) => NextPoll::Asking,
+            _ => NextPoll::Never,
         }
     }
 }
@@ -353,7 +353,7 @@ impl Attempt {
 pub(super) enum Next {
     Nothing,
     /// It waits in the queue, and is to look at this time.
-    Look(Instant),
+    Poll(Instant),
     /// It has nothing and waits for nothing, unless copies of its request still come.
     Ended {
         copies: bool,
@@ -362,7 +362,7 @@ pub(super) enum Next {
 
 /// When a waiter is to look by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum NextPoll {
     At(Instant),
     /// A request is on its way.
     Asking,

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use super::attempt::{Attempt, Outcome, Won};
 use super::claims::Renewing;
-use super::jobs::Answer;
-use super::looks::Looks;
-use super::scripts::{self, Part};
-use super::{Shared, failure, token};
+use super::polling::Polling;
+use super::requests::Answer;
+use super::scripts::{self, Op};
+use super::{Shared, error, value};
 use crate::backend::{AttemptId, Claim, ErrorKind, Event, Grant, HEAD_START, Lease, LeaseId, Limit, Result};
 use crate::process::report::debug;
 
@@ -30,9 +30,9 @@ impl Shared {
         let name = self.names.of(&claim.key)?;
         // Known before the first byte is sent: the hand-over may be told before the answer comes.
         let begun = self.claims.begin(claim.lease.id, claim.attempt, || {
-            Attempt::new(claim, name, token::write(self.manager, claim), wait)
+            Attempt::new(claim, name, value::write(self.manager, claim), wait)
         });
-        let Some(attempt) = begun else { return Err(failure::lost(self.connection.server())) };
+        let Some(attempt) = begun else { return Err(error::lost(self.connection.server())) };
         self.connection.ask(&attempt);
         loop {
             match poll_fn(|cx| attempt.poll(cx, self.clock.now())).await {
@@ -43,20 +43,20 @@ impl Shared {
                 Outcome::Verify => self.connection.ask(&attempt),
                 Outcome::Busy => return Ok(None),
                 Outcome::Failed(error) => return Err(error),
-                Outcome::Gone => return Err(failure::lost(self.connection.server())),
+                Outcome::Gone => return Err(error::lost(self.connection.server())),
             }
         }
     }
 
     fn granted(&self, claim: &Claim, attempt: &Arc<Attempt>, won: Won) -> Result<Grant> {
-        let limit = self.claims.hold(attempt, won).ok_or_else(|| failure::lost(self.connection.server()))?;
+        let limit = self.claims.hold(attempt, won).ok_or_else(|| error::lost(self.connection.server()))?;
         let mut grant = Grant::new(claim, won.epoch);
         if !grant.lease.session {
             // A session's other holds are no younger for this one.
             grant.lease.proven = grant.lease.proven.max(won.dated);
         }
         if limit.is_some() {
-            self.young.add(attempt);
+            self.unconfirmed.add(attempt);
         }
         grant.limit = limit;
         Ok(grant)
@@ -86,7 +86,7 @@ impl Shared {
     /// [`ErrorKind::LeaseLost`] if it did not hold it any more when its release came, unless an earlier copy of that release may
     /// have released it.
     pub(super) async fn release(self: &Arc<Self>, id: AttemptId) -> Result<()> {
-        let lost = || failure::lost(self.connection.server());
+        let lost = || error::lost(self.connection.server());
         let attempt = self.claims.get(id).ok_or_else(lost)?;
         self.withdraw(&attempt).await?;
         if attempt.was_released() { Ok(()) } else { Err(lost()) }
@@ -96,7 +96,7 @@ impl Shared {
     async fn withdraw(self: &Arc<Self>, attempt: &Arc<Attempt>) -> Result<()> {
         if let Some(copies) = attempt.give_up() {
             let copies = if copies { attempt.copies_come_for() } else { Duration::ZERO };
-            let answer = self.connection.request_one(Part::Release(attempt.clone(), copies));
+            let answer = self.connection.request_one(Op::Release(attempt.clone(), copies));
             Leaving { shared: self.clone(), attempt: attempt.clone(), answer: Some(answer) }.await?;
         }
         self.claims.forget(attempt.id);
@@ -119,7 +119,7 @@ impl Shared {
         let shared = self.clone();
         self.handle.spawn(async move {
             loop {
-                let renewal = shared.connection.request_one(Part::Renew(attempt.clone(), epoch)).await;
+                let renewal = shared.connection.request_one(Op::Renew(attempt.clone(), epoch)).await;
                 // What cannot be known is decided by the deadline.
                 let is_lost = renewal.is_ok_and(|answer| scripts::text(&answer) == Some("0"));
                 if is_lost && attempt.held().is_some() {
@@ -154,18 +154,18 @@ impl Shared {
         join_all(leases.iter().map(|lease| async move {
             let proven = self.clock.now();
             let Some(Renewing { session, held, releasing }) = self.claims.renewing(lease.id, proven) else {
-                return Err(failure::lost(self.connection.server()));
+                return Err(error::lost(self.connection.server()));
             };
             if held.is_empty() && releasing {
                 // Nothing is proven by renewing nothing, and the release may count on the lease: does the server answer at all?
                 let answer = tokio::time::timeout(limit, self.connection.command(redis::cmd("PING"))).await;
-                let answer = answer.unwrap_or_else(|_| Err(failure::no_answer(self.connection.server(), limit)));
+                let answer = answer.unwrap_or_else(|_| Err(error::no_answer(self.connection.server(), limit)));
                 return answer.map(|_| Lease { proven, ..*lease });
             }
-            let parts = held.iter().map(|(attempt, epoch)| Part::Renew(attempt.clone(), *epoch)).collect();
+            let parts = held.iter().map(|(attempt, epoch)| Op::Renew(attempt.clone(), *epoch)).collect();
             let answers = self.connection.request(parts);
             let Ok(answers) = tokio::time::timeout(limit, answers).await else {
-                return Err(failure::no_answer(self.connection.server(), limit));
+                return Err(error::no_answer(self.connection.server(), limit));
             };
             let mut outcome = Ok(Lease { proven, ..*lease });
             for ((attempt, _), answer) in held.iter().zip(answers) {
@@ -178,7 +178,7 @@ impl Shared {
                     // Given up meanwhile.
                     Ok(_) if attempt.held().is_none() => {}
                     Ok(_) if session => self.lose(attempt),
-                    Ok(_) => outcome = Err(failure::lost(self.connection.server())),
+                    Ok(_) => outcome = Err(error::lost(self.connection.server())),
                     Err(error) => outcome = Err(error),
                 }
             }
@@ -228,7 +228,7 @@ impl Drop for Leaving {
 }
 
 /// Lets those look by themselves whose time it is.
-pub(super) async fn look(shared: Weak<Shared>, looks: Arc<Looks>) {
+pub(super) async fn look(shared: Weak<Shared>, looks: Arc<Polling>) {
     loop {
         let due = looks.due().await;
         let Some(shared) = shared.upgrade() else { return };
@@ -238,12 +238,12 @@ pub(super) async fn look(shared: Weak<Shared>, looks: Arc<Looks>) {
 
 /// Grants with a limit, oldest first, to be confirmed if they last.
 #[derive(Debug, Default)]
-pub(super) struct Young {
+pub(super) struct Unconfirmed {
     waiting: Mutex<VecDeque<(Instant, Arc<Attempt>)>>,
     grown: Arc<Notify>,
 }
 
-impl Young {
+impl Unconfirmed {
     fn add(&self, attempt: &Arc<Attempt>) {
         let mut waiting = self.waiting.lock();
         waiting.push_back((Instant::now() + AGE.min(attempt.ttl / 8), attempt.clone()));
@@ -275,10 +275,10 @@ impl Young {
 pub(super) async fn confirm(shared: Weak<Shared>, grown: Arc<Notify>) {
     loop {
         grown.notified().await;
-        while let Some(due) = shared.upgrade().and_then(|shared| shared.young.first()) {
+        while let Some(due) = shared.upgrade().and_then(|shared| shared.unconfirmed.first()) {
             tokio::time::sleep_until(due).await;
             let Some(shared) = shared.upgrade() else { return };
-            for attempt in shared.young.due() {
+            for attempt in shared.unconfirmed.due() {
                 if let (Some(epoch), Some(limit)) = (attempt.held(), attempt.limit()) {
                     let confirming = confirm_one(shared.clone(), attempt, epoch, limit);
                     shared.handle.spawn(confirming);
@@ -295,7 +295,7 @@ async fn confirm_one(shared: Arc<Shared>, attempt: Arc<Attempt>, epoch: u64, lim
         if left.is_zero() {
             break;
         }
-        let renewal = shared.connection.request_one(Part::Renew(attempt.clone(), epoch));
+        let renewal = shared.connection.request_one(Op::Renew(attempt.clone(), epoch));
         match tokio::time::timeout(left, renewal).await {
             Ok(Ok(answer)) if scripts::text(&answer) == Some("1") => {
                 limit.lift();

@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use redis::Value;
 
 use super::names::Name;
-use super::scripts::{self, Part};
-use super::{Shared, failure, token};
+use super::scripts::{self, Op};
+use super::{Shared, error, value};
 use crate::backend::{ErrorKind, Evict, Result};
 use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
 use crate::token::FencingToken;
@@ -19,7 +19,7 @@ const PAGE: usize = 500;
 impl Shared {
     /// Tells who holds a key.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
-        let answer = self.connection.request_one(Part::Inspect(self.names.of(key)?)).await?;
+        let answer = self.connection.request_one(Op::Inspect(self.names.of(key)?)).await?;
         self.info(key, answer)
     }
 
@@ -32,7 +32,7 @@ impl Shared {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
             let page = self.connection.command(scan).await?;
-            let (next, names) = page_of(page).ok_or_else(|| failure::nonsense(self.connection.server()))?;
+            let (next, names) = page_of(page).ok_or_else(|| error::malformed(self.connection.server()))?;
             keys.extend(names.iter().filter_map(|name| self.names.key(name)).map(str::to_owned));
             if next == "0" {
                 break;
@@ -43,7 +43,7 @@ impl Shared {
             keys.into_iter().filter_map(|key| self.names.of(&key).ok().map(|name| (key, name))).collect();
         let mut locks = Vec::new();
         for names in names.chunks(PAGE) {
-            let parts = names.iter().map(|(_, name)| Part::Inspect(name.clone())).collect();
+            let parts = names.iter().map(|(_, name)| Op::Inspect(name.clone())).collect();
             let answers = self.connection.request(parts).await;
             for ((key, _), answer) in names.iter().zip(answers) {
                 match answer {
@@ -57,21 +57,21 @@ impl Shared {
     }
 
     fn info(&self, key: &str, answer: Value) -> Result<Option<LockInfo>> {
-        let read = Seen::read(answer).ok_or_else(|| failure::nonsense(self.connection.server()))?;
+        let read = Seen::read(answer).ok_or_else(|| error::malformed(self.connection.server()))?;
         Ok(read.info(key))
     }
 
     /// Takes a key away from those who hold it.
     pub(super) async fn evict(&self, key: &str, evict: &Evict) -> Result<Eviction> {
         let server = self.connection.server();
-        match self.connection.request_one(Part::Evict(self.names.of(key)?, evict.only.clone())).await? {
+        match self.connection.request_one(Op::Evict(self.names.of(key)?, evict.only.clone())).await? {
             Value::Array(tokens) if tokens.is_empty() => Ok(Eviction::default()),
             Value::Array(tokens) => {
                 let holders = tokens.iter().filter_map(bytes).filter_map(holder);
                 Ok(Eviction::new(holders.collect(), vec![key.to_owned()]))
             }
-            answer if scripts::text(&answer) == Some("i") => Err(failure::incompatible(server)),
-            _ => Err(failure::nonsense(server)),
+            answer if scripts::text(&answer) == Some("i") => Err(error::incompatible(server)),
+            _ => Err(error::malformed(server)),
         }
     }
 }
@@ -112,16 +112,16 @@ impl Seen {
         if self.kind == "none" {
             return None;
         }
-        let value = if self.kind == "string" { token::read(&self.value) } else { token::Value::Foreign };
+        let value = if self.kind == "string" { value::read(&self.value) } else { value::LockValue::Foreign };
         // All who shared it are gone, and nobody has come since.
-        if value == token::Value::Shared && self.claims.is_empty() {
+        if value == value::LockValue::Shared && self.claims.is_empty() {
             return None;
         }
-        let mode = if value == token::Value::Shared { Mode::Shared } else { Mode::Exclusive };
+        let mode = if value == value::LockValue::Shared { Mode::Shared } else { Mode::Exclusive };
         let mut info = LockInfo::new(key, mode);
         info.remaining = self.left;
         info.waiters = self.waiters;
-        info.foreign = value == token::Value::Foreign;
+        info.foreign = value == value::LockValue::Foreign;
         if !info.foreign {
             info.token = self.fence.map(|epoch| FencingToken::of_grant(epoch, 0));
             // An epoch is the time of its grant, by the server's clock.
@@ -142,9 +142,9 @@ fn spoilt(key: &str) -> LockInfo {
 
 /// Who a word is of, if it says.
 fn holder(word: &[u8]) -> Option<Holder> {
-    match token::read(word) {
-        token::Value::Ours(known) => known,
-        token::Value::Shared | token::Value::Foreign => None,
+    match value::read(word) {
+        value::LockValue::Ours(known) => known,
+        value::LockValue::Shared | value::LockValue::Foreign => None,
     }
 }
 

@@ -5,7 +5,7 @@
 //! The lock of a key is a string named by the prefix (`lock:` by default) and the key, as other clients' locks are: redis-py's,
 //! redsync's, rslock's, node-redlock's, which take it with `SET … NX PX`, delete it if it has their word, and so exclude ours
 //! and are excluded. So are python-redis-lock's, whose waiters a list wakes, `lock-signal:…`, to which we write only if told to. The
-//! value is one word for an exclusive hold, see [`token`], and `shared:1:<epoch>` while it is shared. Beside it, in its slot, there
+//! value is one word for an exclusive hold, see [`value`], and `shared:1:<epoch>` while it is shared. Beside it, in its slot, there
 //! are keys named `{tag}%<kind>:<name of the lock>`, see [`names`]:
 //!
 //! | kind | what | lives |
@@ -32,24 +32,24 @@
 //! time, and before it is returned if less than half of that is left.
 
 mod attempt;
+mod batch;
 mod claims;
 mod connection;
-mod failure;
+mod error;
 mod holds;
 mod inspect;
-mod jobs;
-mod line;
-mod link;
-mod looks;
 mod names;
+mod options;
+mod polling;
+mod pubsub;
 mod replicas;
+mod requests;
 mod scripts;
 #[cfg(feature = "testing")]
 pub(crate) mod sent;
 #[cfg(test)]
 mod tests;
-mod token;
-mod wake;
+mod value;
 
 use std::fmt;
 use std::sync::Arc;
@@ -62,17 +62,17 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{AbortHandle, JoinHandle};
 
+use self::batch::Batch;
 use self::claims::Claims;
-use self::connection::Connection;
-use self::holds::Young;
-use self::line::Line;
-pub(crate) use self::link::{Address, Server, Target, Tls};
-use self::looks::Looks;
+use self::connection::SharedConnection;
+use self::holds::Unconfirmed;
 use self::names::Names;
 pub(crate) use self::names::side;
+pub(crate) use self::options::{Address, Server, Target, Tls};
+use self::polling::Polling;
+use self::pubsub::Subscription;
 use self::replicas::Replicas;
 use self::scripts::Scripts;
-use self::wake::Subscription;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
 use crate::info::{Eviction, LockInfo};
 
@@ -126,7 +126,7 @@ impl Drop for Tasks {
 /// What the tasks see too. They hold it weakly, so that it ends with the last user.
 struct Shared {
     names: Names,
-    connection: Arc<Connection>,
+    connection: Arc<Batch>,
     replicas: Option<Replicas>,
     clock: Arc<dyn Clock>,
     handle: Handle,
@@ -134,8 +134,8 @@ struct Shared {
     manager: u64,
     channel: String,
     claims: Arc<Claims>,
-    looks: Arc<Looks>,
-    young: Young,
+    looks: Arc<Polling>,
+    unconfirmed: Unconfirmed,
     events: UnboundedSender<Event>,
     closed: AtomicBool,
 }
@@ -152,7 +152,7 @@ impl Redis {
         let limit = options.timeout.min(EVER);
         let server = options.target.to_string();
         let connecting = Self::start(options, clock, handle);
-        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(failure::no_answer(&server, limit)))
+        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(error::no_answer(&server, limit)))
     }
 
     async fn start(options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
@@ -160,18 +160,18 @@ impl Redis {
         let names = Names::new(prefix);
         let manager = rand::random::<u64>();
         let scripts = Scripts { channels: names.channels(), signals: signal_lists };
-        let (claims, looks) = (Arc::<Claims>::default(), Arc::<Looks>::default());
-        let connect = |claims: &Arc<Claims>, looks: &Arc<Looks>| {
+        let (claims, looks) = (Arc::<Claims>::default(), Arc::<Polling>::default());
+        let connect = |claims: &Arc<Claims>, looks: &Arc<Polling>| {
             let (target, scripts) = (target.clone(), scripts.clone());
-            Arc::new(Connection::new(target, scripts, timeout, clock.clone(), claims.clone(), looks.clone()))
+            Arc::new(Batch::new(target, scripts, timeout, clock.clone(), claims.clone(), looks.clone()))
         };
-        let (connection, line) = (connect(&claims, &looks), Line::to(&target, &handle).await?);
+        let (connection, line) = (connect(&claims, &looks), SharedConnection::to(&target, &handle).await?);
         let link = connection.open(&line).await?;
         let mut tasks = Tasks::default();
         let replicas = match min_replicas {
             0 => None,
             wanted => {
-                let (apart, line) = (connect(&Arc::default(), &Arc::default()), Arc::<Line>::default());
+                let (apart, line) = (connect(&Arc::default(), &Arc::default()), Arc::<SharedConnection>::default());
                 let link = apart.open(&line).await?;
                 tasks.add(handle.spawn(apart.clone().run(line, link)));
                 let (replicas, confirming) = Replicas::new(apart, wanted, timeout, clock.clone());
@@ -190,7 +190,7 @@ impl Redis {
             manager,
             claims,
             looks,
-            young: Young::default(),
+            unconfirmed: Unconfirmed::default(),
             events,
             closed: AtomicBool::new(false),
         });
@@ -198,7 +198,7 @@ impl Redis {
         let weak = || Arc::downgrade(&shared);
         tasks.add(handle.spawn(shared.connection.clone().run(line, link)));
         tasks.add(handle.spawn(holds::look(weak(), shared.looks.clone())));
-        tasks.add(handle.spawn(holds::confirm(weak(), shared.young.grown())));
+        tasks.add(handle.spawn(holds::confirm(weak(), shared.unconfirmed.grown())));
         let subscribed = Mutex::new(Some(subscription.clone()));
         // Whatever becomes of the rest, its drop cleans up.
         let redis = Self { shared, subscription: subscribed, events: tokio::sync::Mutex::new(receiver), tasks };
@@ -208,7 +208,7 @@ impl Redis {
 
     /// Returns what all calls need, unless it was closed.
     fn open_shared(&self) -> Result<&Arc<Shared>> {
-        if self.shared.closed.load(Ordering::Acquire) { Err(failure::closed()) } else { Ok(&self.shared) }
+        if self.shared.closed.load(Ordering::Acquire) { Err(error::closed()) } else { Ok(&self.shared) }
     }
 
     fn stop(&self) {

@@ -11,9 +11,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use super::attempt::{Attempt, Won};
-use super::connection::Connection;
-use super::failure;
-use super::scripts::{self, Part};
+use super::batch::Batch;
+use super::error;
+use super::scripts::{self, Op};
 use crate::backend::{BackendError, Clock, Result};
 
 /// The longest that replicas are waited for: less than the connection's patience.
@@ -36,7 +36,7 @@ pub(super) struct Replicas {
 impl Replicas {
     /// Also returns what has to run on the keeper.
     pub(super) fn new(
-        connection: Arc<Connection>,
+        connection: Arc<Batch>,
         count: u32,
         limit: Duration,
         clock: Arc<dyn Clock>,
@@ -50,14 +50,14 @@ impl Replicas {
         let (reply, answer) = oneshot::channel();
         // The task ends only with the manager.
         let _ = self.wanted.send(Wanted { attempt: attempt.clone(), won, reply });
-        answer.await.unwrap_or_else(|_| Err(failure::closed()))
+        answer.await.unwrap_or_else(|_| Err(error::closed()))
     }
 }
 
 /// One after another: the server would keep the second `WAIT` waiting as well, and its answer would seem overdue.
 async fn serve(
     mut queue: UnboundedReceiver<Wanted>,
-    connection: Arc<Connection>,
+    connection: Arc<Batch>,
     count: u32,
     limit: Duration,
     clock: Arc<dyn Clock>,
@@ -70,7 +70,7 @@ async fn serve(
         // Nobody waits for these any more.
         together.retain(|wanted| !wanted.reply.is_closed());
         let dated = clock.now();
-        let parts = together.iter().map(|wanted| Part::Renew(wanted.attempt.clone(), wanted.won.epoch)).collect();
+        let parts = together.iter().map(|wanted| Op::Renew(wanted.attempt.clone(), wanted.won.epoch)).collect();
         let answers = connection.request(parts).await;
         let mut renewed = Vec::with_capacity(together.len());
         for (Wanted { attempt, won, reply }, answer) in together.into_iter().zip(answers) {
@@ -79,7 +79,7 @@ async fn serve(
                     renewed.push((Won { dated, ttl: attempt.ttl, ..won }, reply));
                     continue;
                 }
-                Ok(_) => failure::lost(connection.server()),
+                Ok(_) => error::lost(connection.server()),
                 Err(error) => error,
             };
             // A caller that has gone does not need it.
@@ -94,12 +94,12 @@ async fn serve(
 }
 
 /// `WAIT` is about what its own connection has written, so it is the renewals before it that it waits for: later than the grants.
-async fn wait(connection: &Connection, count: u32, limit: Duration) -> std::result::Result<(), BackendError> {
+async fn wait(connection: &Batch, count: u32, limit: Duration) -> std::result::Result<(), BackendError> {
     let mut wait = redis::cmd("WAIT");
     wait.arg(count).arg(u64::try_from(limit.as_millis()).unwrap_or_default().max(1));
     match connection.command(wait).await? {
         Value::Int(found) if found >= i64::from(count) => Ok(()),
-        Value::Int(found) => Err(failure::too_few(connection.server(), found, count)),
-        _ => Err(failure::nonsense(connection.server())),
+        Value::Int(found) => Err(error::too_few(connection.server(), found, count)),
+        _ => Err(error::malformed(connection.server())),
     }
 }

@@ -1,6 +1,6 @@
 //! The five scripts, what they are called with, and what they answer.
 //!
-//! A call is about any number of locks, one [`Part`] each. Each part's outcome is its own.
+//! A call is about any number of locks, one [`Op`] each. Each part's outcome is its own.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline, Script, Value};
 
 use super::attempt::Attempt;
-use super::failure::{self, Meaning};
+use super::error::{self, Meaning};
 use super::names::Name;
 use crate::backend::BackendError;
 use crate::info::{ClaimId, Mode};
@@ -91,7 +91,7 @@ impl Scripts {
         kind: Kind,
         by: By,
         number: u64,
-        parts: impl ExactSizeIterator<Item = &'a Part> + Clone,
+        parts: impl ExactSizeIterator<Item = &'a Op> + Clone,
     ) -> Cmd {
         let script = kind.compiled(self.signals);
         let mut call = match by {
@@ -112,7 +112,7 @@ impl Scripts {
 
 /// One lock's part in a call.
 #[derive(Clone, Debug)]
-pub(super) enum Part {
+pub(super) enum Op {
     /// Take it, or join its queue.
     Acquire(Arc<Attempt>),
     /// Give up whatever the attempt has; for this long, copies of its requests are refused.
@@ -124,7 +124,7 @@ pub(super) enum Part {
     Evict(Arc<Name>, Option<Vec<ClaimId>>),
 }
 
-impl Part {
+impl Op {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Acquire(_) => Kind::Acquire,
@@ -206,12 +206,12 @@ pub(super) fn epoch(text: &str) -> Option<u64> {
 pub(super) fn failed(server: &str, answer: &Value) -> Option<(Meaning, BackendError)> {
     let text = text(answer)?;
     let error = text.strip_prefix('e')?;
-    Some(failure::in_script(server, error))
+    Some(error::in_script(server, error))
 }
 
 /// What an acquire has come to.
 #[derive(Clone, Debug)]
-pub(super) enum Placed {
+pub(super) enum AcquireAnswer {
     Granted(u64),
     Busy,
     Queued {
@@ -227,9 +227,9 @@ pub(super) enum Placed {
     Failed(BackendError),
 }
 
-impl Placed {
+impl AcquireAnswer {
     pub(super) fn read(server: &str, answer: &Value) -> Self {
-        Self::try_read(server, answer).unwrap_or_else(|| Self::Failed(failure::nonsense(server)))
+        Self::try_read(server, answer).unwrap_or_else(|| Self::Failed(error::malformed(server)))
     }
 
     fn try_read(server: &str, answer: &Value) -> Option<Self> {
@@ -250,9 +250,9 @@ impl Placed {
                     fence,
                 }
             }
-            b'd' => Self::Failed(failure::lost(server)),
-            b'i' => Self::Failed(failure::incompatible(server)),
-            b'e' => Self::Failed(failure::in_script(server, rest).1),
+            b'd' => Self::Failed(error::lost(server)),
+            b'i' => Self::Failed(error::incompatible(server)),
+            b'e' => Self::Failed(error::in_script(server, rest).1),
             _ => return None,
         })
     }

@@ -6,9 +6,9 @@ use redis::Value;
 
 use super::inspect::{Seen, page_of};
 use super::names::Names;
-use super::scripts::{self, Placed};
-use super::token;
-use super::wake::Word;
+use super::pubsub::Message;
+use super::scripts::{self, AcquireAnswer};
+use super::value;
 use crate::info::LockInfo;
 
 /// Reads what a server sends.
@@ -23,25 +23,25 @@ impl RedisAnswers {
 
     /// Reads the value of a lock's key. Returns its holder's name if that is known.
     pub fn read_value(&self, value: &[u8]) -> Option<String> {
-        match token::read(value) {
-            token::Value::Ours(known) => known.map(|holder| holder.name),
-            token::Value::Shared | token::Value::Foreign => None,
+        match value::read(value) {
+            value::LockValue::Ours(known) => known.map(|holder| holder.name),
+            value::LockValue::Shared | value::LockValue::Foreign => None,
         }
     }
 
     /// Reads a message. Returns the attempt, and the epoch if it was granted one.
     pub fn read_message(&self, message: &[u8]) -> Option<(u64, Option<u64>)> {
-        match Word::read(message)? {
-            Word::Granted(attempt, epoch) => Some((attempt.0, Some(epoch))),
-            Word::Lost(attempt) => Some((attempt.0, None)),
+        match Message::read(message)? {
+            Message::Granted(attempt, epoch) => Some((attempt.0, Some(epoch))),
+            Message::Lost(attempt) => Some((attempt.0, None)),
         }
     }
 
     /// Reads a reply from the wire as the answers to `count` acquires. Returns the epochs that were granted.
     pub fn read_acquires(&self, reply: &[u8], number: u64, count: usize) -> Vec<u64> {
         let answers = parse(reply).and_then(|reply| scripts::answers(reply, number, count));
-        let epoch = |answer: Value| match Placed::read("server", &answer) {
-            Placed::Granted(epoch) => Some(epoch),
+        let epoch = |answer: Value| match AcquireAnswer::read("server", &answer) {
+            AcquireAnswer::Granted(epoch) => Some(epoch),
             _ => None,
         };
         answers

@@ -74,7 +74,7 @@ fn a_repeated_request_finds_its_grant() {
         assert_eq!(text(&server.repeat(acquire(&attempt))), format!("g{}", grant.epoch));
         assert!(server.run::<u64>("PTTL lock:k") > 9000, "and has its time again");
         // Its release, twice.
-        let part = || Part::Release(attempt.clone(), Duration::ZERO);
+        let part = || Op::Release(attempt.clone(), Duration::ZERO);
         assert_eq!(text(&server.repeat(part())), "1");
         assert_eq!(text(&server.repeat(part())), "0");
     });
@@ -89,8 +89,8 @@ fn a_late_release_leaves_the_successor_alone() {
         let attempt = first.attempt(&old);
         first.release(&old).await;
         let grant = second.lock("k").await;
-        assert_eq!(text(&server.repeat(Part::Release(attempt.clone(), Duration::ZERO))), "0");
-        assert_eq!(text(&server.repeat(Part::Renew(attempt, old.epoch))), "0");
+        assert_eq!(text(&server.repeat(Op::Release(attempt.clone(), Duration::ZERO))), "0");
+        assert_eq!(text(&server.repeat(Op::Renew(attempt, old.epoch))), "0");
         assert_eq!(server.run::<String>("GET lock:k"), second.attempt(&grant).token);
     });
 }
@@ -202,7 +202,7 @@ fn a_grant_is_limited_that_a_renewal_did_not_know_of() {
         let client = Client::new(&server).await;
         let name = client.redis.shared.names.of("k").unwrap();
         let claim = client.claim("k", Mode::Exclusive);
-        let token = super::super::token::write(client.redis.shared.manager, &claim);
+        let token = super::super::value::write(client.redis.shared.manager, &claim);
         let claims = &client.redis.shared.claims;
         let attempt = claims.begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, token, true)).unwrap();
         client.redis.shared.connection.ask(&attempt);
@@ -295,7 +295,7 @@ fn a_release_that_finds_nothing_is_a_loss_unless_an_earlier_copy_may_have_releas
             let attempt = client.attempt(&grant);
             // As if a first copy had been sent on a connection that broke, and had arrived all the same.
             attempt.release_unanswered();
-            server.repeat(Part::Release(attempt, Duration::ZERO));
+            server.repeat(Op::Release(attempt, Duration::ZERO));
             client.release(&grant).await;
 
             // Given up by its caller, who asks again later.

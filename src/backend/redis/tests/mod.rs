@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use redis::{FromRedisValue, Value};
 
 use super::attempt::Attempt;
-use super::scripts::{self, By, Kind, Part, Scripts};
-use super::{Address, Options, Redis, Target, link};
+use super::scripts::{self, By, Kind, Op, Scripts};
+use super::{Address, Options, Redis, Target, options};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
 use crate::info::{Holder, Mode};
 
@@ -74,7 +74,7 @@ impl Server {
     }
 
     fn target(&self, user: Option<(&str, &str)>, database: u32) -> Target {
-        Target::Server(link::Server {
+        Target::Server(options::Server {
             address: Address::Unix(self.folder.join("socket")),
             username: user.map(|(name, _)| name.to_owned()),
             password: user.map(|(_, password)| password.to_owned()),
@@ -97,7 +97,7 @@ impl Server {
     }
 
     /// Runs a script for an attempt, as a copy of a request would that comes late.
-    fn repeat(&self, part: Part) -> Value {
+    fn repeat(&self, part: Op) -> Value {
         let scripts = Scripts { channels: "lock:%wake:".into(), signals: false };
         let call = scripts.call(part.kind(), By::Text, 7, [&part].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
@@ -242,8 +242,8 @@ async fn pair(server: &Server) -> (Client, Client) {
 }
 
 /// The part of a request that takes a lock.
-fn acquire(attempt: &Arc<Attempt>) -> Part {
-    let part = Part::Acquire(attempt.clone());
+fn acquire(attempt: &Arc<Attempt>) -> Op {
+    let part = Op::Acquire(attempt.clone());
     assert_eq!(part.kind(), Kind::Acquire);
     part
 }

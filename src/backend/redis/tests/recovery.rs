@@ -71,7 +71,7 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
         let again = Attempt::new(
             &claim,
             client.redis.shared.names.of("late").unwrap(),
-            super::super::token::write(client.redis.shared.manager, &claim),
+            super::super::value::write(client.redis.shared.manager, &claim),
             true,
         );
         assert_eq!(text(&server.repeat(acquire_of(again))), "d", "no copy takes it later");
@@ -81,8 +81,8 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
     });
 }
 
-fn acquire_of(attempt: Attempt) -> Part {
-    Part::Acquire(Arc::new(attempt))
+fn acquire_of(attempt: Attempt) -> Op {
+    Op::Acquire(Arc::new(attempt))
 }
 
 #[test]

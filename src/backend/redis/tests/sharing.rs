@@ -39,7 +39,7 @@ fn a_reader_that_was_evicted_long_ago_does_not_renew_its_way_back_in() {
         new.no_event().await;
         new.release(&grant).await;
         let writer = new.lock("k").await;
-        assert_eq!(text(&server.repeat(Part::Renew(new.attempt(&writer), evicted.epoch))), "1");
+        assert_eq!(text(&server.repeat(Op::Renew(new.attempt(&writer), evicted.epoch))), "1");
         assert_eq!(server.run::<String>("GET lock:k"), new.attempt(&writer).token);
     });
 }
@@ -52,7 +52,7 @@ fn a_renewal_needs_the_period_and_the_reader() {
         let grant = client.share("k").await;
         let attempt = client.attempt(&grant);
         let readers = format!("{}readers:lock:k", attempt.name.side);
-        let renew = || text(&server.repeat(Part::Renew(attempt.clone(), grant.epoch)));
+        let renew = || text(&server.repeat(Op::Renew(attempt.clone(), grant.epoch)));
         assert_eq!(renew(), "1");
         server.run::<()>(&format!("SET lock:k shared:1:{} KEEPTTL", grant.epoch + 1));
         assert_eq!(renew(), "0", "of another period");

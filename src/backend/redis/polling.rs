@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Look};
+use super::attempt::{Attempt, NextPoll};
 use crate::backend::AttemptId;
 
-/// Looks that are this close to one another are one: as far apart as jitter takes those of a second.
+/// Polling that are this close to one another are one: as far apart as jitter takes those of a second.
 const TOGETHER: Duration = Duration::from_millis(200);
 
 /// How long somebody is remembered at most who waits no more.
@@ -19,7 +19,7 @@ const FORGET: Duration = Duration::from_secs(1);
 
 /// Those who wait in a queue, and the next look that is planned.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct Polling {
     plan: Mutex<Plan>,
     changed: Notify,
 }
@@ -33,7 +33,7 @@ struct Plan {
     waiting: HashMap<AttemptId, Arc<Attempt>>,
 }
 
-impl Looks {
+impl Polling {
     /// Plans a look of an attempt that waits.
     pub(super) fn plan(&self, attempt: &Arc<Attempt>, at: Instant) {
         let mut plan = self.plan.lock();
@@ -87,14 +87,14 @@ impl Plan {
         let all = std::mem::take(&mut self.all);
         let (mut due, mut next) = (Vec::new(), None::<Instant>);
         self.waiting.retain(|_, attempt| match attempt.look() {
-            Look::Never => false,
+            NextPoll::Never => false,
             // Its answer plans the next one.
-            Look::Asking => true,
-            Look::At(at) if all || at <= until => {
+            NextPoll::Asking => true,
+            NextPoll::At(at) if all || at <= until => {
                 due.push(attempt.clone());
                 true
             }
-            Look::At(at) => {
+            NextPoll::At(at) => {
                 next = Some(next.map_or(at, |next| next.min(at)));
                 true
             }

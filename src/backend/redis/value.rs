@@ -39,7 +39,7 @@ fn is_id(text: &str) -> bool {
 
 /// What the value of a lock's key means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value {
+pub(super) enum LockValue {
     /// Held by one of ours. A version of the future may not say more.
     Ours(Option<Holder>),
     /// Shared by ours.
@@ -49,21 +49,21 @@ pub(super) enum Value {
 }
 
 /// Reads a value that anybody may have written.
-pub(super) fn read(value: &[u8]) -> Value {
-    let Ok(text) = std::str::from_utf8(value) else { return Value::Foreign };
+pub(super) fn read(value: &[u8]) -> LockValue {
+    let Ok(text) = std::str::from_utf8(value) else { return LockValue::Foreign };
     if text.starts_with(SHARED) {
-        return Value::Shared;
+        return LockValue::Shared;
     }
     let mut parts = text.splitn(4, ':');
     let (Some(manager), Some(id), Some(mode)) = (parts.next(), parts.next(), parts.next()) else {
-        return Value::Foreign;
+        return LockValue::Foreign;
     };
     let version = mode.strip_prefix(['x', 's']).filter(|version| version.parse::<u32>().is_ok());
     match version {
         Some(version) if is_id(manager) && is_id(id) => {
-            Value::Ours(parts.next().filter(|_| version == VERSION).and_then(holder))
+            LockValue::Ours(parts.next().filter(|_| version == VERSION).and_then(holder))
         }
-        _ => Value::Foreign,
+        _ => LockValue::Foreign,
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
         for holder in [Holder::new("user:service.dlock", "ho st:1%", 7), Holder::new("名", "", u32::MAX)] {
             for mode in [Mode::Exclusive, Mode::Shared] {
                 let word = write(5, &claim(holder.clone(), mode));
-                let Value::Ours(Some(read)) = read(word.as_bytes()) else { panic!("{word}") };
+                let LockValue::Ours(Some(read)) = read(word.as_bytes()) else { panic!("{word}") };
                 assert_eq!(read, holder);
                 // Where the scripts look for these.
                 assert_eq!(&word[..17], "0000000000000005:");
@@ -106,16 +106,16 @@ mod tests {
 
     #[test]
     fn whatever_else_stands_there_is_foreign() {
-        assert_eq!(read(b"shared:1:1795266979683100"), Value::Shared);
+        assert_eq!(read(b"shared:1:1795266979683100"), LockValue::Shared);
         let future = b"0000000000000005:0000000000000abc:x2:who knows";
-        assert_eq!(read(future), Value::Ours(None), "a later version excludes as well");
+        assert_eq!(read(future), LockValue::Ours(None), "a later version excludes as well");
         let broken = b"0000000000000005:0000000000000abc:x1:30000:then:7:host:name";
-        assert_eq!(read(broken), Value::Ours(None));
+        assert_eq!(read(broken), LockValue::Ours(None));
         for other in
             ["", "5f0c6a2e8d", ":::", "0000000000000005:0000000000000abc:y1:", "shared:2:", "5:abc:x1:1:1:1:h:n"]
         {
-            assert_eq!(read(other.as_bytes()), Value::Foreign, "{other:?}");
+            assert_eq!(read(other.as_bytes()), LockValue::Foreign, "{other:?}");
         }
-        assert_eq!(read(b"\xff\xfe"), Value::Foreign);
+        assert_eq!(read(b"\xff\xfe"), LockValue::Foreign);
     }
 }

@@ -12,7 +12,7 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError,
 };
 
-use super::failure;
+use super::error;
 use crate::backend::{BackendError, ErrorKind, Result};
 
 /// The oldest version whose scripts may ask for the time.
@@ -165,7 +165,7 @@ impl Target {
     }
 
     fn explain(&self, error: &RedisError) -> BackendError {
-        let explained = failure::of(&self.to_string(), error);
+        let explained = error::of(&self.to_string(), error);
         if !self.has_tls() || explained.kind() != ErrorKind::Unreachable {
             return explained;
         }
@@ -190,9 +190,7 @@ impl Target {
         match redis::cmd("INFO").arg("server").query_async::<String>(link).await {
             Ok(info) => check_version(&self.to_string(), &info),
             // Not everyone may ask. The scripts will tell.
-            Err(error) if failure::of("", &error).kind() == ErrorKind::Denied && error.code() != Some("NOAUTH") => {
-                Ok(())
-            }
+            Err(error) if error::of("", &error).kind() == ErrorKind::Denied && error.code() != Some("NOAUTH") => Ok(()),
             Err(error) => Err(self.explain(&error)),
         }
     }
@@ -239,7 +237,7 @@ fn check_version(server: &str, info: &str) -> Result<()> {
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).map_or("", str::trim);
     let mut numbers = version.split('.').map_while(|number| number.parse().ok());
     match (numbers.next(), numbers.next()) {
-        (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(failure::too_old(server, version)),
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(error::too_old(server, version)),
         // Whoever calls himself otherwise may do.
         _ => Ok(()),
     }

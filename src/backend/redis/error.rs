@@ -133,7 +133,7 @@ pub(super) fn broken(server: &str) -> BackendError {
 }
 
 /// Returns the error of an answer that no script gives.
-pub(super) fn nonsense(server: &str) -> BackendError {
+pub(super) fn malformed(server: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("redis at {server} gave an answer that makes no sense"))
 }
 
@@ -181,7 +181,7 @@ mod tests {
         ("NOSCRIPT No matching script. Please use EVAL.", Later),
         ("ERR Error running script (call to f_1): Script killed by user with SCRIPT KILL...", Later),
         ("READONLY You can't write against a read only replica.", Elsewhere),
-        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Elsewhere),
+        ("MASTERDOWN Connection with MASTER is down and replica-serve-stale-data is set to 'no'.", Elsewhere),
         ("ERR max number of clients reached", Elsewhere),
         ("ERR max number of clients + cluster connections reached", Elsewhere),
         ("NOAUTH Authentication required.", Denied),

@@ -16,10 +16,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, coop, yield_now};
 use tokio::time::{sleep, timeout};
 
-use super::connection::PATIENCE;
-use super::failure::{self, Meaning};
-use super::link::{Server, Target};
-use super::{Shared, scripts, token};
+use super::batch::PATIENCE;
+use super::error::{self, Meaning};
+use super::options::{Server, Target};
+use super::{Shared, scripts, value};
 use crate::backend::backoff::Backoff;
 use crate::backend::shared::Pool;
 use crate::backend::{AttemptId, ErrorKind, Result};
@@ -33,16 +33,16 @@ const BURST: usize = 10_000;
 
 /// What a message says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum Message {
     Granted(AttemptId, u64),
     Lost(AttemptId),
 }
 
-impl Word {
+impl Message {
     /// Reads a message that anybody may have written.
     pub(super) fn read(message: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(message).ok()?;
-        let (attempt, epoch) = (token::attempt(text.get(1..17)?)?, text.get(17..)?);
+        let (attempt, epoch) = (value::attempt(text.get(1..17)?)?, text.get(17..)?);
         match (text.as_bytes()[0], epoch) {
             (b'g', epoch) => Some(Self::Granted(attempt, scripts::epoch(epoch)?)),
             (b'l', "") => Some(Self::Lost(attempt)),
@@ -134,8 +134,8 @@ impl Subscription {
     async fn subscribe(&self, channel: &str) -> Result<()> {
         let mut sink = self.sink.lock().clone();
         let subscribed = timeout(PATIENCE, sink.subscribe(channel)).await;
-        let subscribed = subscribed.map_err(|_| failure::no_answer(&self.target.to_string(), PATIENCE))?;
-        subscribed.map_err(|error| failure::of(&self.target.to_string(), &error))
+        let subscribed = subscribed.map_err(|_| error::no_answer(&self.target.to_string(), PATIENCE))?;
+        subscribed.map_err(|error| error::of(&self.target.to_string(), &error))
     }
 
     fn all(&self) -> Vec<Arc<Shared>> {
@@ -170,7 +170,7 @@ impl Subscription {
 }
 
 async fn connect(target: &Target) -> Result<PubSub> {
-    let silent = |_| Err(failure::no_answer(&target.to_string(), PATIENCE));
+    let silent = |_| Err(error::no_answer(&target.to_string(), PATIENCE));
     timeout(PATIENCE, target.listen()).await.unwrap_or_else(silent)
 }
 
@@ -203,7 +203,7 @@ async fn listen(
                 match timeout(PATIENCE, sink.ping::<redis::Value>()).await {
                     Ok(Ok(_)) => {}
                     // It answers, and that is all that is asked.
-                    Ok(Err(error)) if failure::meaning(&error) == Some(Meaning::Later) => {}
+                    Ok(Err(error)) if error::meaning(&error) == Some(Meaning::Later) => {}
                     _ => return,
                 }
             }
@@ -227,15 +227,15 @@ async fn listen(
 
 impl Shared {
     fn hear(self: &Arc<Self>, message: &[u8]) {
-        match Word::read(message) {
-            Some(Word::Granted(attempt, epoch)) => {
+        match Message::read(message) {
+            Some(Message::Granted(attempt, epoch)) => {
                 if let Some(attempt) = self.claims.get(attempt)
                     && attempt.handed(epoch)
                 {
                     self.connection.ask(&attempt);
                 }
             }
-            Some(Word::Lost(attempt)) => {
+            Some(Message::Lost(attempt)) => {
                 if let Some(attempt) = self.claims.get(attempt) {
                     self.check(attempt);
                 }
@@ -251,9 +251,12 @@ mod tests {
 
     #[test]
     fn only_our_words_are_understood() {
-        let read = |text: &str| Word::read(text.as_bytes());
-        assert_eq!(read("g0000000000000abc1795266979683100"), Some(Word::Granted(AttemptId(0xabc), 1795266979683100)));
-        assert_eq!(read("l0000000000000abc"), Some(Word::Lost(AttemptId(0xabc))));
+        let read = |text: &str| Message::read(text.as_bytes());
+        assert_eq!(
+            read("g0000000000000abc1795266979683100"),
+            Some(Message::Granted(AttemptId(0xabc), 1795266979683100))
+        );
+        assert_eq!(read("l0000000000000abc"), Some(Message::Lost(AttemptId(0xabc))));
         for other in [
             "",
             "g",
@@ -265,6 +268,6 @@ mod tests {
         ] {
             assert_eq!(read(other), None, "{other:?}");
         }
-        assert_eq!(Word::read(b"\xff"), None);
+        assert_eq!(Message::read(b"\xff"), None);
     }
 }

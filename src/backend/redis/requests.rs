@@ -10,8 +10,8 @@ use redis::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::failure;
-use super::scripts::{Kind, Part};
+use super::error;
+use super::scripts::{Kind, Op};
 use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, Result, Timestamp};
 
@@ -20,8 +20,8 @@ const FIRST_REST: Duration = Duration::from_millis(5);
 
 /// Something to be done for one lock. It may be done twice, unless it is an eviction.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) part: Part,
+pub(super) struct Request {
+    pub(super) part: Op,
     /// Who wants the answer. An attempt takes it itself.
     reply: Option<oneshot::Sender<Result<Value>>>,
 }
@@ -33,17 +33,17 @@ pub(super) struct Answer(oneshot::Receiver<Result<Value>>);
 impl Future for Answer {
     type Output = Result<Value>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Value>> {
-        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(failure::closed())))
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(error::closed())))
     }
 }
 
-impl Job {
+impl Request {
     /// Nobody waits for the answer. An attempt takes it itself.
-    pub(super) fn unattended(part: Part) -> Self {
+    pub(super) fn unattended(part: Op) -> Self {
         Self { part, reply: None }
     }
 
-    pub(super) fn with_answer(part: Part) -> (Self, Answer) {
+    pub(super) fn with_answer(part: Op) -> (Self, Answer) {
         let (reply, answer) = oneshot::channel();
         (Self { part, reply: Some(reply) }, Answer(answer))
     }
@@ -56,16 +56,16 @@ impl Job {
     /// Whether it is to be sent now. What is given up goes even if nobody waits for that any more.
     fn is_wanted(&self, now: Timestamp) -> bool {
         match &self.part {
-            Part::Acquire(attempt) => attempt.sending(now),
-            Part::Release(..) => true,
-            Part::Renew(..) | Part::Inspect(_) | Part::Evict(..) => {
+            Op::Acquire(attempt) => attempt.sending(now),
+            Op::Release(..) => true,
+            Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {
                 self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
             }
         }
     }
 
     pub(super) fn fail(self, error: BackendError) {
-        if let Part::Acquire(attempt) = &self.part {
+        if let Op::Acquire(attempt) = &self.part {
             attempt.refused(error.clone());
         }
         self.answer(Err(error));
@@ -81,11 +81,11 @@ impl Job {
 
 /// The queues.
 #[derive(Debug, Default)]
-pub(super) struct Jobs(Mutex<Queues>);
+pub(super) struct Requests(Mutex<Queues>);
 
 #[derive(Debug, Default)]
 struct Queues {
-    waiting: [VecDeque<Job>; 5],
+    waiting: [VecDeque<Request>; 5],
     /// The server has refused these kinds for now: until then, none is sent.
     rest: [Rest; 5],
 }
@@ -103,8 +103,8 @@ impl Default for Rest {
     }
 }
 
-impl Jobs {
-    pub(super) fn add(&self, new: impl IntoIterator<Item = Job>) {
+impl Requests {
+    pub(super) fn add(&self, new: impl IntoIterator<Item = Request>) {
         let mut queues = self.0.lock();
         for job in new {
             queues.waiting[job.part.kind() as usize].push_back(job);
@@ -112,7 +112,7 @@ impl Jobs {
     }
 
     /// Takes the jobs for one call.
-    pub(super) fn take(&self, kind: Kind, now: Timestamp) -> Vec<Job> {
+    pub(super) fn take(&self, kind: Kind, now: Timestamp) -> Vec<Request> {
         let mut taken = Vec::new();
         let mut queues = self.0.lock();
         // What is taken must not overtake what is given back.
@@ -135,12 +135,12 @@ impl Jobs {
 
     /// Puts back what the server has refused for now, oldest first. It is sent again after a while, as is all of its kind: `most`
     /// at the longest.
-    pub(super) fn put_off(&self, kind: Kind, refused: Vec<Job>, most: Duration) {
+    pub(super) fn put_off(&self, kind: Kind, refused: Vec<Request>, most: Duration) {
         let mut queues = self.0.lock();
         let rest = &mut queues.rest[kind as usize];
         rest.until = Some(Instant::now() + rest.backoff.delay().max(FIRST_REST).min(most));
         for job in refused.into_iter().rev() {
-            if let Part::Acquire(attempt) = &job.part {
+            if let Op::Acquire(attempt) = &job.part {
                 attempt.put_off();
             }
             queues.waiting[kind as usize].push_front(job);
@@ -164,24 +164,24 @@ impl Jobs {
     }
 
     /// Puts back what was sent and is not answered, oldest first.
-    pub(super) fn take_back(&self, sent: Vec<Job>, error: &BackendError) {
+    pub(super) fn take_back(&self, sent: Vec<Request>, error: &BackendError) {
         let mut evictions = Vec::new();
         let mut queues = self.0.lock();
         for job in sent.into_iter().rev() {
             match &job.part {
                 // A second time it would be the successor's turn.
-                Part::Evict(..) => {
+                Op::Evict(..) => {
                     evictions.push(job);
                     continue;
                 }
-                Part::Acquire(attempt) => {
+                Op::Acquire(attempt) => {
                     attempt.unanswered();
                     if !attempt.ask() {
                         continue;
                     }
                 }
-                Part::Release(attempt, _) => attempt.release_unanswered(),
-                Part::Renew(..) | Part::Inspect(_) => {}
+                Op::Release(attempt, _) => attempt.release_unanswered(),
+                Op::Renew(..) | Op::Inspect(_) => {}
             }
             queues.waiting[job.part.kind() as usize].push_front(job);
         }
