@@ -1,50 +1,269 @@
-//! The connection for commands, which managers share, and the way to the next one when it breaks.
+//! Connecting, and the connection for commands, which managers share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError,
+};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use super::options::{Server, Target};
-use crate::backend::Result;
+use super::options::{Address, Server, Target};
+use super::scripts::Scripts;
+use super::{error, tls};
 use crate::backend::shared::Pool;
+use crate::backend::{BackendError, ErrorKind, Result};
+use crate::process::report::debug;
 
-/// One connection. Whoever finds it broken first makes the next one.
+/// The longest time to wait for an answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The oldest version whose scripts can read the time.
+const OLDEST: (u32, u32) = (5, 0);
+
+/// How many requests may wait in the client: more than one manager ever has in flight.
+const BUFFER: usize = 1024;
+
+/// A connection, and its generation: how often one was opened before it, from 1.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    pub(super) generation: u64,
+    pub(super) client: MultiplexedConnection,
+}
+
+/// The current connection of all managers with one target. The first one to find it broken opens the next generation.
 #[derive(Debug, Default)]
 pub(super) struct SharedConnection(Mutex<Option<Connection>>);
 
-/// A connection, and which one in a row it is, beginning with 1.
-#[derive(Clone, Debug)]
-pub(super) struct Connection {
-    pub(super) number: u64,
-    pub(super) connection: MultiplexedConnection,
-}
-
 impl SharedConnection {
-    /// Returns the line of all managers with this target, or a new one if the user has put the target together.
-    pub(super) async fn to(target: &Target, handle: &Handle) -> Result<Arc<Self>> {
-        static LINES: Pool<Server, SharedConnection> = Pool::new();
+    /// Returns the connection of all managers with this target, or a new one for a client that the user configured.
+    pub(super) async fn of(target: &Target, handle: &Handle) -> Result<Arc<Self>> {
+        static CONNECTIONS: Pool<Server, SharedConnection> = Pool::new();
         match target {
-            Target::Server(server) => LINES.get(handle.id(), server.clone(), async { Ok(Arc::default()) }).await,
+            Target::Server(server) => CONNECTIONS.get(handle.id(), server.clone(), async { Ok(Arc::default()) }).await,
             Target::Client(_) => Ok(Arc::default()),
         }
     }
 
-    /// Returns the connection in use, unless it is number `broken` or there is none; then `open` makes it.
-    pub(super) async fn link(
-        &self,
-        broken: u64,
-        open: impl Future<Output = Result<MultiplexedConnection>>,
-    ) -> Result<Connection> {
+    /// Returns the current connection, unless it is of generation `broken` or there is none; then `open` opens the next one.
+    async fn get(&self, broken: u64, open: impl Future<Output = Result<MultiplexedConnection>>) -> Result<Connection> {
         let mut current = self.0.lock().await;
         match &*current {
-            Some(link) if link.number != broken => Ok(link.clone()),
+            Some(connection) if connection.generation != broken => Ok(connection.clone()),
             _ => {
-                let link = Connection { number: broken + 1, connection: open.await? };
-                *current = Some(link.clone());
-                Ok(link)
+                let connection = Connection { generation: broken + 1, client: open.await? };
+                *current = Some(connection.clone());
+                Ok(connection)
             }
         }
+    }
+}
+
+/// Opens one connection after another, and prepares each for a manager's requests.
+#[derive(Debug)]
+pub(super) struct Connector {
+    target: Target,
+    server: String,
+    shared: Arc<SharedConnection>,
+    scripts: Scripts,
+    timeout: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(target: Target, shared: Arc<SharedConnection>, scripts: Scripts, timeout: Duration) -> Self {
+        Self { server: target.to_string(), target, shared, scripts, timeout }
+    }
+
+    /// The server's address, for errors.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub(super) fn scripts(&self) -> &Scripts {
+        &self.scripts
+    }
+
+    /// Returns the first connection. If another manager has opened it, the server must answer on it.
+    pub(super) async fn open(&self) -> Result<Connection> {
+        let mut broken = 0;
+        match self.reopen(&mut broken).await {
+            // The other managers have not noticed yet that theirs is broken.
+            Err(error) if error.kind() == ErrorKind::Unreachable && broken > 0 => self.reopen(&mut broken).await,
+            opened => opened,
+        }
+    }
+
+    /// Returns a connection of a later generation than `broken`, which is updated if that one does not work either.
+    pub(super) async fn reopen(&self, broken: &mut u64) -> Result<Connection> {
+        // The first connection has the whole time limit. Later ones have less: a packet that is lost now may arrive at the next try.
+        let (connect_limit, prepare_limit) = match *broken {
+            0 => (self.timeout, self.timeout / 2),
+            _ => (self.timeout.min(PATIENCE), self.timeout),
+        };
+        let connection = self.shared.get(*broken, self.within(connect_limit, connect(&self.target))).await?;
+        *broken = connection.generation;
+        self.within(prepare_limit.min(PATIENCE), self.prepare(connection.client.clone())).await?;
+        Ok(connection)
+    }
+
+    async fn within<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(error::no_answer(&self.server, limit)))
+    }
+
+    async fn prepare(&self, mut client: MultiplexedConnection) -> Result<()> {
+        check(&self.target, &mut client).await?;
+        if let Err(error) = self.scripts.load().query_async::<()>(&mut client).await {
+            // An account that may not load scripts sends each one with its first call.
+            debug!(target: "leasehold::redis", "scripts not loaded: {}", error::of(&self.server, &error));
+        }
+        Ok(())
+    }
+}
+
+/// Opens a connection for commands.
+async fn connect(target: &Target) -> Result<MultiplexedConnection> {
+    // Requests have no timers: the task that sends them notices what is overdue.
+    let config = AsyncConnectionConfig::new()
+        .set_response_timeout(None)
+        .set_connection_timeout(None)
+        .set_pipeline_buffer_size(BUFFER);
+    let client = client(target, false).map_err(|error| explain_options(target, &error))?;
+    let connecting = async {
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        if let Target::Server(server) = target {
+            log_in(server, &mut connection).await?;
+        }
+        Ok(connection)
+    };
+    connecting.await.map_err(|error: RedisError| explain(target, &error))
+}
+
+/// Opens a connection for messages.
+pub(super) async fn listen(target: &Target) -> Result<PubSub> {
+    let listening = async {
+        let client = client(target, true).map_err(|error| explain_options(target, &error))?;
+        client.get_async_pubsub().await.map_err(|error| explain(target, &error))
+    };
+    let no_answer = |_| Err(error::no_answer(&target.to_string(), PATIENCE));
+    tokio::time::timeout(PATIENCE, listening).await.unwrap_or_else(no_answer)
+}
+
+/// Creates the client, with the account if `login`. Certificates are read each time, so that they can be replaced.
+fn client(target: &Target, login: bool) -> std::result::Result<Client, RedisError> {
+    let Server { address, username, password, database } = match target {
+        Target::Client(client) => return Ok((**client).clone()),
+        Target::Server(server) => server,
+    };
+    let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+    if login {
+        settings = settings.set_db(i64::from(*database));
+        if let Some(username) = username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = password {
+            settings = settings.set_password(password);
+        }
+    }
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
+    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    let at = |address: ConnectionAddr| -> std::result::Result<ConnectionInfo, RedisError> {
+        Ok(address.into_connection_info()?.set_redis_settings(settings).set_tcp_settings(tcp))
+    };
+    match address {
+        Address::Unix(path) => Client::open(at(ConnectionAddr::Unix(path.clone()))?),
+        Address::Tcp { host, port, tls: None } => Client::open(at(ConnectionAddr::Tcp(host.clone(), *port))?),
+        Address::Tcp { host, port, tls: Some(tls) } => {
+            let (host, port) = (host.clone(), *port);
+            tls::client(at(ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None })?, tls)
+        }
+    }
+}
+
+/// Logs in and selects the database. The client could do it, but hides the reason of a refusal: a server with too many clients
+/// would seem to have refused the password.
+async fn log_in(server: &Server, connection: &mut MultiplexedConnection) -> std::result::Result<(), RedisError> {
+    if let Some(password) = &server.password {
+        let account = server.username.iter().chain([password]).collect::<Vec<_>>();
+        match redis::cmd("AUTH").arg(account).query_async::<()>(connection).await {
+            // Before Redis 6 there are no user names.
+            Err(error) if error.detail().is_some_and(|text| text.contains("wrong number of arguments")) => {
+                redis::cmd("AUTH").arg(password).query_async::<()>(connection).await?;
+            }
+            answer => answer?,
+        }
+    }
+    if server.database != 0 {
+        redis::cmd("SELECT").arg(server.database).query_async::<()>(connection).await?;
+    }
+    Ok(())
+}
+
+/// Checks that the server has a supported version.
+async fn check(target: &Target, connection: &mut MultiplexedConnection) -> Result<()> {
+    match redis::cmd("INFO").arg("server").query_async::<String>(connection).await {
+        Ok(info) => check_version(&target.to_string(), &info),
+        // Not every account may read it. A server that is too old refuses the scripts.
+        Err(error) if error::of("", &error).kind() == ErrorKind::Denied && error.code() != Some("NOAUTH") => Ok(()),
+        Err(error) => Err(explain(target, &error)),
+    }
+}
+
+fn check_version(server: &str, info: &str) -> Result<()> {
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).map_or("", str::trim);
+    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(error::too_old(server, version)),
+        // A server with another kind of version may work.
+        _ => Ok(()),
+    }
+}
+
+/// Maps an error from before anything was sent: with TLS it is about its files, which may be about to be replaced.
+fn explain_options(target: &Target, error: &RedisError) -> BackendError {
+    if !target.uses_tls() {
+        return explain(target, error);
+    }
+    let reason = format!("the files for TLS to redis at {target} cannot be used: {error}");
+    BackendError::new(ErrorKind::Misconfigured, reason).because(error.clone())
+}
+
+fn explain(target: &Target, error: &RedisError) -> BackendError {
+    let explained = error::of(&target.to_string(), error);
+    if !target.uses_tls() || explained.kind() != ErrorKind::Unreachable {
+        return explained;
+    }
+    if tls::is_about_certificates(error) {
+        // Invalid or untrusted certificates: permanent until somebody replaces them.
+        let reason = format!("redis at {target} cannot be used by TLS: {error}");
+        return BackendError::new(ErrorKind::Denied, reason).because(error.clone());
+    }
+    if tls::may_be_a_refusal(error) {
+        let reason = format!("redis at {target} has closed the connection: it may refuse our certificate");
+        return BackendError::new(ErrorKind::Unreachable, reason).because(error.clone());
+    }
+    explained
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_too_old_is_refused_and_the_minimum_named() {
+        let of =
+            |version: &str| check_version("host:1", &format!("# Server\r\nredis_version:{version}\r\nos:Linux\r\n"));
+        for old in ["4.0.14", "3.2.1", "2.8.24"] {
+            let error = of(old).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(old) && error.to_string().contains("5.0"), "{error}");
+        }
+        for new in ["5.0.0", "5.0.14", "6.2.1", "7.0.15", "10.1.0", "255.255.255", "unstable"] {
+            assert!(of(new).is_ok(), "{new}");
+        }
+        assert!(check_version("host:1", "").is_ok());
     }
 }

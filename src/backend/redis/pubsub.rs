@@ -1,7 +1,6 @@
-//! Messages: who was handed a lock, and who was evicted from one. Managers with the same target share a subscription, and each has
-//! a channel of its own there.
+//! Messages: handovers and evictions. Managers with the same target share a subscription, and each has a separate channel.
 //!
-//! `g<attempt><epoch>`: the lock was handed over to this attempt. `l<attempt>`: it was taken away.
+//! `g<attempt><epoch>`: the lock was handed over to this attempt. `l<attempt>`: it was taken away from this attempt.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
@@ -10,28 +9,33 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use parking_lot::Mutex;
-use redis::aio::{PubSub, PubSubSink, PubSubStream};
+use redis::aio::{PubSubSink, PubSubStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, coop, yield_now};
 use tokio::time::{sleep, timeout};
 
-use super::batch::PATIENCE;
+use super::answers;
+use super::batch::Batch;
+use super::claims::Claims;
+use super::connection::{self, PATIENCE};
 use super::error::{self, Meaning};
+use super::losses::Losses;
 use super::options::{Server, Target};
-use super::{Shared, scripts, value};
+use super::polling::Polling;
+use super::value;
 use crate::backend::backoff::Backoff;
 use crate::backend::shared::Pool;
 use crate::backend::{AttemptId, ErrorKind, Result};
 use crate::process::report::debug;
 
-/// How often a silent subscription is asked for a sign of life. If it is dead, waiters look by themselves meanwhile.
-const PULSE: Duration = Duration::from_secs(3);
+/// How often a silent subscription is checked by a `PING`. If it is dead, waiters depend on their polls meanwhile.
+const PING: Duration = Duration::from_secs(3);
 
-/// How many messages are heard before others get their turn.
+/// How many messages are read before other tasks get their turn.
 const BURST: usize = 10_000;
 
-/// What a message says.
+/// A message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
     Granted(AttemptId, u64),
@@ -39,29 +43,60 @@ pub(super) enum Message {
 }
 
 impl Message {
-    /// Reads a message that anybody may have written.
+    /// Reads a message, which anyone may have written.
     pub(super) fn read(message: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(message).ok()?;
         let (attempt, epoch) = (value::attempt(text.get(1..17)?)?, text.get(17..)?);
         match (text.as_bytes()[0], epoch) {
-            (b'g', epoch) => Some(Self::Granted(attempt, scripts::epoch(epoch)?)),
+            (b'g', epoch) => Some(Self::Granted(attempt, answers::epoch(epoch)?)),
             (b'l', "") => Some(Self::Lost(attempt)),
             _ => None,
         }
     }
 }
 
-/// A connection for messages, made anew when it breaks, and who listens.
+/// The receiver of a manager's messages.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// The name of the channel, which no other manager has.
+    pub(super) channel: String,
+    pub(super) claims: Arc<Claims>,
+    pub(super) batch: Arc<Batch>,
+    pub(super) polling: Arc<Polling>,
+    pub(super) losses: Arc<Losses>,
+}
+
+impl Receiver {
+    fn receive(&self, message: &[u8]) {
+        match Message::read(message) {
+            Some(Message::Granted(attempt, epoch)) => {
+                if let Some(attempt) = self.claims.get(attempt)
+                    && attempt.handed_over(epoch)
+                {
+                    self.batch.acquire(&attempt);
+                }
+            }
+            Some(Message::Lost(attempt)) => {
+                if let Some(attempt) = self.claims.get(attempt) {
+                    self.losses.check(attempt);
+                }
+            }
+            None => debug!(target: "leasehold::redis", "ignored a message of unknown form"),
+        }
+    }
+}
+
+/// A connection for messages, which is replaced when it breaks.
 pub(super) struct Subscription {
     target: Target,
     handle: Handle,
     sink: Mutex<PubSubSink>,
-    /// By their channels, whose names nobody else has.
-    managers: Mutex<HashMap<String, Weak<Shared>>>,
-    /// It does not answer, as somebody has found.
+    /// The managers' receivers, by channel.
+    receivers: Mutex<HashMap<String, Weak<Receiver>>>,
+    /// Notified when the current connection was found not to answer.
     silent: Arc<Notify>,
-    /// How often it was made anew.
-    turns: watch::Sender<u64>,
+    /// How often the connection was replaced.
+    generation: watch::Sender<u64>,
     task: OnceLock<AbortHandle>,
 }
 
@@ -74,8 +109,8 @@ impl Drop for Subscription {
 }
 
 impl Subscription {
-    /// Returns the subscription of all managers with this target, or a new one if the user has put the target together.
-    pub(super) async fn to(target: &Target, handle: &Handle) -> Result<Arc<Self>> {
+    /// Returns the subscription of all managers with this target, or a new one for a client that the user configured.
+    pub(super) async fn of(target: &Target, handle: &Handle) -> Result<Arc<Self>> {
         static SUBSCRIPTIONS: Pool<Server, Subscription> = Pool::new();
         let open = Self::open(target.clone(), handle.clone());
         match target {
@@ -85,15 +120,15 @@ impl Subscription {
     }
 
     async fn open(target: Target, handle: Handle) -> Result<Arc<Self>> {
-        let (sink, messages) = connect(&target).await?.split();
+        let (sink, messages) = connection::listen(&target).await?.split();
         let silent = Arc::new(Notify::new());
         let subscription = Arc::new(Self {
             target,
             handle,
             sink: Mutex::new(sink.clone()),
-            managers: Mutex::default(),
+            receivers: Mutex::default(),
             silent: silent.clone(),
-            turns: watch::Sender::new(0),
+            generation: watch::Sender::new(0),
             task: OnceLock::new(),
         });
         let listening = subscription.handle.spawn(listen(Arc::downgrade(&subscription), silent, sink, messages));
@@ -101,31 +136,31 @@ impl Subscription {
         Ok(subscription)
     }
 
-    /// Lets a manager hear. Waits for a new connection if this one is broken.
-    pub(super) async fn add(&self, shared: &Arc<Shared>) -> Result<()> {
-        let mut turns = self.turns.subscribe();
-        self.managers.lock().insert(shared.channel.clone(), Arc::downgrade(shared));
+    /// Adds a manager's receiver. Waits for the next connection if this one is broken.
+    pub(super) async fn add(&self, receiver: &Arc<Receiver>) -> Result<()> {
+        let mut generation = self.generation.subscribe();
+        self.receivers.lock().insert(receiver.channel.clone(), Arc::downgrade(receiver));
         loop {
-            turns.mark_unchanged();
-            match self.subscribe(&shared.channel).await {
+            generation.mark_unchanged();
+            match self.subscribe(&receiver.channel).await {
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    if !turns.has_changed().unwrap_or(false) {
+                    if !generation.has_changed().unwrap_or(false) {
                         self.silent.notify_one();
                     }
-                    // It ends only with the subscription.
-                    let _ = turns.changed().await;
+                    // An error is impossible: `self` has the sender.
+                    let _ = generation.changed().await;
                 }
                 answer => return answer,
             }
         }
     }
 
-    /// A manager does not listen any more.
-    pub(super) fn remove(&self, shared: &Shared) {
-        if self.managers.lock().remove(&shared.channel).is_some() {
-            let (mut sink, channel) = (self.sink.lock().clone(), shared.channel.clone());
+    /// Removes a manager's receiver.
+    pub(super) fn remove(&self, receiver: &Receiver) {
+        if self.receivers.lock().remove(&receiver.channel).is_some() {
+            let (mut sink, channel) = (self.sink.lock().clone(), receiver.channel.clone());
             self.handle.spawn(async move {
-                // A channel that is left over is silent.
+                // If it fails, the channel stays subscribed, and nothing is published there any more.
                 let _ = sink.unsubscribe(channel).await;
             });
         }
@@ -138,43 +173,34 @@ impl Subscription {
         subscribed.map_err(|error| error::of(&self.target.to_string(), &error))
     }
 
-    fn all(&self) -> Vec<Arc<Shared>> {
-        self.managers.lock().values().filter_map(Weak::upgrade).collect()
-    }
-
-    fn hear(&self, channel: &str, message: &[u8]) {
-        let manager = self.managers.lock().get(channel).and_then(Weak::upgrade);
-        if let Some(manager) = manager {
-            manager.hear(message);
+    fn receive(&self, channel: &str, message: &[u8]) {
+        let receiver = self.receivers.lock().get(channel).and_then(Weak::upgrade);
+        if let Some(receiver) = receiver {
+            receiver.receive(message);
         }
     }
 
-    /// Puts another connection in the place of one that broke.
-    async fn renew(&self) -> Result<(PubSubSink, PubSubStream)> {
-        let (sink, messages) = connect(&self.target).await?.split();
+    /// Replaces a connection that broke.
+    async fn reopen(&self) -> Result<(PubSubSink, PubSubStream)> {
+        let (sink, messages) = connection::listen(&self.target).await?.split();
         *self.sink.lock() = sink.clone();
-        let managers = self.all();
-        // All at once: nothing is heard meanwhile.
-        for subscribed in join_all(managers.iter().map(|manager| self.subscribe(&manager.channel))).await {
+        let receivers: Vec<_> = self.receivers.lock().values().filter_map(Weak::upgrade).collect();
+        // All at once: no message is received meanwhile.
+        for subscribed in join_all(receivers.iter().map(|receiver| self.subscribe(&receiver.channel))).await {
             match subscribed {
                 Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
                 Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
                 Ok(()) => {}
             }
         }
-        self.turns.send_modify(|turns| *turns += 1);
-        // What was said meanwhile was lost.
-        managers.iter().for_each(|manager| manager.looks.at_all());
+        self.generation.send_modify(|generation| *generation += 1);
+        // Messages that were sent meanwhile were lost.
+        receivers.iter().for_each(|receiver| receiver.polling.all_now());
         Ok((sink, messages))
     }
 }
 
-async fn connect(target: &Target) -> Result<PubSub> {
-    let silent = |_| Err(error::no_answer(&target.to_string(), PATIENCE));
-    timeout(PATIENCE, target.listen()).await.unwrap_or_else(silent)
-}
-
-/// Hears messages for ever, on one connection after another.
+/// Receives messages without end, on one connection after another.
 async fn listen(
     subscription: Weak<Subscription>,
     silent: Arc<Notify>,
@@ -183,65 +209,45 @@ async fn listen(
 ) {
     let mut backoff = Backoff::at_once();
     loop {
-        let hear = async {
-            let mut heard: usize = 0;
-            // Without tokio's budget for a task: the client reads on in one of its own and keeps what is not taken.
+        let receive = async {
+            let mut received: usize = 0;
+            // Without tokio's budget for a task: the client reads on in a task of its own, and buffers what is not taken.
             while let Some(message) = coop::unconstrained(messages.next()).await {
-                heard += 1;
-                if heard.is_multiple_of(BURST) {
+                received += 1;
+                if received.is_multiple_of(BURST) {
                     yield_now().await;
                 }
                 match subscription.upgrade() {
-                    Some(subscription) => subscription.hear(message.get_channel_name(), message.get_payload_bytes()),
+                    Some(subscription) => subscription.receive(message.get_channel_name(), message.get_payload_bytes()),
                     None => return,
                 }
             }
         };
-        let pulse = async {
+        let ping = async {
             loop {
-                sleep(PULSE).await;
+                sleep(PING).await;
                 match timeout(PATIENCE, sink.ping::<redis::Value>()).await {
                     Ok(Ok(_)) => {}
-                    // It answers, and that is all that is asked.
+                    // The server serves no requests at present, but it answers.
                     Ok(Err(error)) if error::meaning(&error) == Some(Meaning::Later) => {}
                     _ => return,
                 }
             }
         };
         tokio::select! {
-            () = hear => {}
-            () = pulse => {}
+            () = receive => {}
+            () = ping => {}
             () = silent.notified() => {}
         }
         (sink, messages) = loop {
             backoff.pause().await;
             let Some(subscription) = subscription.upgrade() else { return };
-            match subscription.renew().await {
-                Ok(anew) => break anew,
+            match subscription.reopen().await {
+                Ok(opened) => break opened,
                 Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
             }
         };
         backoff = Backoff::at_once();
-    }
-}
-
-impl Shared {
-    fn hear(self: &Arc<Self>, message: &[u8]) {
-        match Message::read(message) {
-            Some(Message::Granted(attempt, epoch)) => {
-                if let Some(attempt) = self.claims.get(attempt)
-                    && attempt.handed(epoch)
-                {
-                    self.connection.ask(&attempt);
-                }
-            }
-            Some(Message::Lost(attempt)) => {
-                if let Some(attempt) = self.claims.get(attempt) {
-                    self.check(attempt);
-                }
-            }
-            None => debug!(target: "leasehold::redis", "a message that is none of ours"),
-        }
     }
 }
 
@@ -250,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_words_are_understood() {
+    fn only_our_messages_are_understood() {
         let read = |text: &str| Message::read(text.as_bytes());
         assert_eq!(
             read("g0000000000000abc1795266979683100"),

@@ -1,4 +1,4 @@
-//! What is to be done on the server, until it is done.
+//! The queue of requests to the server. Each stays here, or in a call in flight, until it has an outcome.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -6,8 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::Value;
-use tokio::sync::oneshot;
+use redis::{Cmd, Value};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::error;
@@ -15,18 +15,18 @@ use super::scripts::{Kind, Op};
 use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, Result, Timestamp};
 
-/// How long jobs rest at least that the server has refused for now.
+/// The shortest rest of requests that the server has refused for now.
 const FIRST_REST: Duration = Duration::from_millis(5);
 
-/// Something to be done for one lock. It may be done twice, unless it is an eviction.
+/// An operation on one lock. It may be performed twice, unless it is an eviction.
 #[derive(Debug)]
 pub(super) struct Request {
-    pub(super) part: Op,
-    /// Who wants the answer. An attempt takes it itself.
+    pub(super) op: Op,
+    /// `None` if nothing waits for the answer: an attempt reads it in any case.
     reply: Option<oneshot::Sender<Result<Value>>>,
 }
 
-/// The answer to come.
+/// The answer to a request.
 #[derive(Debug)]
 pub(super) struct Answer(oneshot::Receiver<Result<Value>>);
 
@@ -38,24 +38,24 @@ impl Future for Answer {
 }
 
 impl Request {
-    /// Nobody waits for the answer. An attempt takes it itself.
-    pub(super) fn unattended(part: Op) -> Self {
-        Self { part, reply: None }
+    /// Creates a request whose answer nothing waits for.
+    pub(super) fn unattended(op: Op) -> Self {
+        Self { op, reply: None }
     }
 
-    pub(super) fn with_answer(part: Op) -> (Self, Answer) {
+    pub(super) fn with_answer(op: Op) -> (Self, Answer) {
         let (reply, answer) = oneshot::channel();
-        (Self { part, reply: Some(reply) }, Answer(answer))
+        (Self { op, reply: Some(reply) }, Answer(answer))
     }
 
-    /// Whether somebody wanted the answer, and sees to what follows from it.
+    /// Whether it has a caller, which sees to what follows from the answer.
     pub(super) fn has_reply(&self) -> bool {
         self.reply.is_some()
     }
 
-    /// Whether it is to be sent now. What is given up goes even if nobody waits for that any more.
+    /// Whether to send it now. A release is sent even if nothing waits for it any more.
     fn is_wanted(&self, now: Timestamp) -> bool {
-        match &self.part {
+        match &self.op {
             Op::Acquire(attempt) => attempt.sending(now),
             Op::Release(..) => true,
             Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {
@@ -65,7 +65,7 @@ impl Request {
     }
 
     pub(super) fn fail(self, error: BackendError) {
-        if let Op::Acquire(attempt) = &self.part {
+        if let Op::Acquire(attempt) = &self.op {
             attempt.refused(error.clone());
         }
         self.answer(Err(error));
@@ -73,24 +73,35 @@ impl Request {
 
     pub(super) fn answer(self, answer: Result<Value>) {
         if let Some(reply) = self.reply {
-            // Nobody waits any more only if it does not matter.
+            // A caller that has left does not need it.
             let _ = reply.send(answer);
         }
     }
 }
 
+/// A plain command. It is not repeated if its connection breaks.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) command: Cmd,
+    pub(super) reply: oneshot::Sender<Result<Value>>,
+}
+
 /// The queues.
 #[derive(Debug, Default)]
-pub(super) struct Requests(Mutex<Queues>);
+pub(super) struct Requests {
+    queues: Mutex<Queues>,
+    added: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Queues {
     waiting: [VecDeque<Request>; 5],
-    /// The server has refused these kinds for now: until then, none is sent.
-    rest: [Rest; 5],
+    /// The rests of the kinds that the server has refused for now.
+    rests: [Rest; 5],
+    commands: VecDeque<Command>,
 }
 
-/// How long a kind of jobs is not sent.
+/// How long a kind of requests is not sent.
 #[derive(Debug)]
 struct Rest {
     until: Option<Instant>,
@@ -105,93 +116,122 @@ impl Default for Rest {
 
 impl Requests {
     pub(super) fn add(&self, new: impl IntoIterator<Item = Request>) {
-        let mut queues = self.0.lock();
-        for job in new {
-            queues.waiting[job.part.kind() as usize].push_back(job);
+        let mut queues = self.queues.lock();
+        for request in new {
+            queues.waiting[request.op.kind() as usize].push_back(request);
         }
+        drop(queues);
+        self.added.notify_one();
     }
 
-    /// Takes the jobs for one call.
+    pub(super) fn add_command(&self, command: Cmd) -> oneshot::Receiver<Result<Value>> {
+        let (reply, answer) = oneshot::channel();
+        self.queues.lock().commands.push_back(Command { command, reply });
+        self.added.notify_one();
+        answer
+    }
+
+    /// Waits until something was added.
+    pub(super) async fn added(&self) {
+        self.added.notified().await;
+    }
+
+    /// Takes the requests for one call.
     pub(super) fn take(&self, kind: Kind, now: Timestamp) -> Vec<Request> {
         let mut taken = Vec::new();
-        let mut queues = self.0.lock();
-        // What is taken must not overtake what is given back.
+        let mut queues = self.queues.lock();
+        // An acquire must not overtake a release.
         if kind == Kind::Acquire && !queues.waiting[Kind::Release as usize].is_empty() {
             return taken;
         }
-        if queues.rest[kind as usize].until.is_some_and(|until| Instant::now() < until) {
+        if queues.rests[kind as usize].until.is_some_and(|until| Instant::now() < until) {
             return taken;
         }
         let queue = &mut queues.waiting[kind as usize];
-        while taken.len() < kind.most()
-            && let Some(job) = queue.pop_front()
+        while taken.len() < kind.max_ops()
+            && let Some(request) = queue.pop_front()
         {
-            if job.is_wanted(now) {
-                taken.push(job);
+            if request.is_wanted(now) {
+                taken.push(request);
             }
         }
         taken
     }
 
-    /// Puts back what the server has refused for now, oldest first. It is sent again after a while, as is all of its kind: `most`
-    /// at the longest.
+    pub(super) fn take_command(&self) -> Option<Command> {
+        self.queues.lock().commands.pop_front()
+    }
+
+    /// Puts back what the server has refused for now, oldest first. All requests of its kind rest for a while: `most` at the longest.
     pub(super) fn put_off(&self, kind: Kind, refused: Vec<Request>, most: Duration) {
-        let mut queues = self.0.lock();
-        let rest = &mut queues.rest[kind as usize];
+        let mut queues = self.queues.lock();
+        let rest = &mut queues.rests[kind as usize];
         rest.until = Some(Instant::now() + rest.backoff.delay().max(FIRST_REST).min(most));
-        for job in refused.into_iter().rev() {
-            if let Op::Acquire(attempt) = &job.part {
+        for request in refused.into_iter().rev() {
+            if let Op::Acquire(attempt) = &request.op {
                 attempt.put_off();
             }
-            queues.waiting[kind as usize].push_front(job);
+            queues.waiting[kind as usize].push_front(request);
         }
     }
 
     /// The server serves this kind.
     pub(super) fn served(&self, kind: Kind) {
-        let rest = &mut self.0.lock().rest[kind as usize];
+        let rest = &mut self.queues.lock().rests[kind as usize];
         if rest.until.is_some() {
             *rest = Rest::default();
         }
     }
 
-    /// When the next kind that rests is to be sent.
-    pub(super) fn rest(&self) -> Option<Instant> {
-        let queues = self.0.lock();
-        let resting = queues.rest.iter().zip(&queues.waiting).filter(|(_, waiting)| !waiting.is_empty());
+    /// Waits until the rest of a kind with waiting requests ends.
+    pub(super) async fn rested(&self) {
+        let until = self.next_rest();
+        match until {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn next_rest(&self) -> Option<Instant> {
+        let queues = self.queues.lock();
+        let resting = queues.rests.iter().zip(&queues.waiting).filter(|(_, waiting)| !waiting.is_empty());
         let now = Instant::now();
         resting.filter_map(|(rest, _)| rest.until.filter(|until| *until > now)).min()
     }
 
-    /// Puts back what was sent and is not answered, oldest first.
+    /// Puts back what was in flight on a connection that broke, oldest first.
     pub(super) fn take_back(&self, sent: Vec<Request>, error: &BackendError) {
         let mut evictions = Vec::new();
-        let mut queues = self.0.lock();
-        for job in sent.into_iter().rev() {
-            match &job.part {
-                // A second time it would be the successor's turn.
+        let mut queues = self.queues.lock();
+        for request in sent.into_iter().rev() {
+            match &request.op {
+                // A second one would evict the successor.
                 Op::Evict(..) => {
-                    evictions.push(job);
+                    evictions.push(request);
                     continue;
                 }
                 Op::Acquire(attempt) => {
                     attempt.unanswered();
-                    if !attempt.ask() {
+                    if !attempt.begin_request() {
                         continue;
                     }
                 }
                 Op::Release(attempt, _) => attempt.release_unanswered(),
                 Op::Renew(..) | Op::Inspect(_) => {}
             }
-            queues.waiting[job.part.kind() as usize].push_front(job);
+            queues.waiting[request.op.kind() as usize].push_front(request);
         }
         drop(queues);
-        evictions.into_iter().for_each(|job| job.fail(error.clone()));
+        evictions.into_iter().for_each(|request| request.fail(error.clone()));
     }
 
-    /// Fails all of them.
+    /// Fails all that wait.
     pub(super) fn fail(&self, error: &BackendError) {
-        let jobs = std::mem::take(&mut self.0.lock().waiting);
-        jobs.into_iter().flatten().for_each(|job| job.fail(error.clone()));
+        let (waiting, commands) = {
+            let mut queues = self.queues.lock();
+            (std::mem::take(&mut queues.waiting), std::mem::take(&mut queues.commands))
+        };
+        waiting.into_iter().flatten().for_each(|request| request.fail(error.clone()));
+        commands.into_iter().for_each(|command| drop(command.reply.send(Err(error.clone()))));
     }
 }

@@ -386,7 +386,7 @@ fn a_lock_that_too_few_replicas_have_is_given_back() {
         }
         let client = Client::with(wanted()).await;
         let grant = client.lock("k").await;
-        assert_eq!(replica.run::<String>("GET lock:k"), client.attempt(&grant).token, "there when it is returned");
+        assert_eq!(replica.run::<String>("GET lock:k"), client.attempt(&grant).value, "there when it is returned");
         assert!(grant.limit.is_none());
     });
 }

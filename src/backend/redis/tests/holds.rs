@@ -91,7 +91,7 @@ fn a_late_release_leaves_the_successor_alone() {
         let grant = second.lock("k").await;
         assert_eq!(text(&server.repeat(Op::Release(attempt.clone(), Duration::ZERO))), "0");
         assert_eq!(text(&server.repeat(Op::Renew(attempt, old.epoch))), "0");
-        assert_eq!(server.run::<String>("GET lock:k"), second.attempt(&grant).token);
+        assert_eq!(server.run::<String>("GET lock:k"), second.attempt(&grant).value);
     });
 }
 
@@ -112,7 +112,7 @@ fn epochs_grow_whatever_the_fence_is_and_are_never_rounded() {
             last = epoch;
         }
         // A clock that was ahead. As Lua prints numbers, many of these would be one.
-        let name = client.redis.shared.names.of("k").unwrap();
+        let name = client.redis.acquires.names.of("k").unwrap();
         let fence = format!("{}fence:lock:k", name.side);
         let ahead = 4_102_444_800_123_456_u64;
         server.run::<()>(&format!("SET {fence} {ahead}"));
@@ -200,13 +200,13 @@ fn a_grant_is_limited_that_a_renewal_did_not_know_of() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        let name = client.redis.shared.names.of("k").unwrap();
+        let name = client.redis.acquires.names.of("k").unwrap();
         let claim = client.claim("k", Mode::Exclusive);
-        let token = super::super::value::write(client.redis.shared.manager, &claim);
-        let claims = &client.redis.shared.claims;
+        let token = super::super::value::write(client.redis.acquires.manager, &claim);
+        let claims = &client.redis.acquires.claims;
         let attempt = claims.begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, token, true)).unwrap();
-        client.redis.shared.connection.ask(&attempt);
-        let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.shared.clock.now())).await;
+        client.redis.batch.acquire(&attempt);
+        let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.acquires.clock.now())).await;
         let super::super::attempt::Outcome::Granted(won) = outcome else { panic!("{outcome:?}") };
         // It was sent before, and is returned after, a renewal that has nothing to renew.
         client.renew().await.unwrap();
@@ -294,6 +294,7 @@ fn a_release_that_finds_nothing_is_a_loss_unless_an_earlier_copy_may_have_releas
             let grant = client.get("k", mode).await;
             let attempt = client.attempt(&grant);
             // As if a first copy had been sent on a connection that broke, and had arrived all the same.
+            attempt.give_up();
             attempt.release_unanswered();
             server.repeat(Op::Release(attempt, Duration::ZERO));
             client.release(&grant).await;
@@ -308,7 +309,7 @@ fn a_release_that_finds_nothing_is_a_loss_unless_an_earlier_copy_may_have_releas
             }
             client.release(&grant).await;
         }
-        assert_eq!(client.redis.shared.claims.count(), (1, 0));
+        assert_eq!(client.redis.acquires.claims.count(), (1, 0));
     });
 }
 
@@ -318,7 +319,7 @@ fn what_has_ended_is_forgotten() {
         let server = Server::start();
         let (client, other) = pair(&server).await;
         let held = other.lock("k").await;
-        let count = || client.redis.shared.claims.count();
+        let count = || client.redis.acquires.claims.count();
         for _ in 0..1000 {
             assert!(client.try_get("k", Mode::Exclusive).await.is_none());
             assert!(client.try_get("k", Mode::Shared).await.is_none());
@@ -355,9 +356,9 @@ fn what_has_ended_is_forgotten() {
             other.queued("k", 1).await;
             other.release(&held).await;
         });
-        assert_eq!(client.redis.shared.looks.count(), 1);
+        assert_eq!(client.redis.receiver.polling.count(), 1);
         client.release(&grant).await;
-        while client.redis.shared.looks.count() > 0 {
+        while client.redis.receiver.polling.count() > 0 {
             assert!(Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -388,13 +389,13 @@ fn leases_end_and_are_renewed_at_the_cost_of_what_is_on_them() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        let claims = &client.redis.shared.claims;
-        let name = client.redis.shared.names.of("k").unwrap();
+        let claims = &client.redis.acquires.claims;
+        let name = client.redis.acquires.names.of("k").unwrap();
         // If each lease cost a walk over all attempts, these would be 800 million steps.
         const LEASES: usize = 20_000;
         let leases: Vec<_> = (0..LEASES)
             .map(|_| {
-                let lease = claims.open(TTL, false, client.redis.shared.clock.now());
+                let lease = claims.open(TTL, false, client.redis.acquires.clock.now());
                 let claim = client.claim_on(lease, "k", Mode::Exclusive);
                 claims
                     .begin(lease.id, claim.attempt, || Attempt::new(&claim, name.clone(), String::new(), true))
@@ -404,7 +405,7 @@ fn leases_end_and_are_renewed_at_the_cost_of_what_is_on_them() {
             .collect();
         let start = Instant::now();
         for lease in &leases {
-            assert!(claims.renewing(lease.id, client.redis.shared.clock.now()).unwrap().held.is_empty());
+            assert!(claims.renewing(lease.id, client.redis.acquires.clock.now()).unwrap().held.is_empty());
         }
         let ended: usize = leases.iter().map(|lease| claims.end(lease.id).len()).sum();
         assert_eq!(ended, LEASES);

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use redis::{FromRedisValue, Value};
 
 use super::attempt::Attempt;
-use super::scripts::{self, By, Kind, Op, Scripts};
-use super::{Address, Options, Redis, Target, options};
+use super::scripts::{By, Kind, Op, Scripts};
+use super::{Address, Options, Redis, Target, answers, options};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
 use crate::info::{Holder, Mode};
 
@@ -101,7 +101,7 @@ impl Server {
         let scripts = Scripts { channels: "lock:%wake:".into(), signals: false };
         let call = scripts.call(part.kind(), By::Text, 7, [&part].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
-        scripts::answers(answer, 7, 1).unwrap().next().unwrap()
+        answers::split(answer, 7, 1).unwrap().next().unwrap()
     }
 
     /// How often a command was called since the last look.
@@ -209,11 +209,11 @@ impl Client {
     }
 
     fn attempt(&self, grant: &Grant) -> Arc<Attempt> {
-        self.redis.shared.claims.get(grant.attempt).unwrap()
+        self.redis.acquires.claims.get(grant.attempt).unwrap()
     }
 
     fn attempt_of(&self, claim: &Claim) -> Arc<Attempt> {
-        self.redis.shared.claims.get(claim.attempt).unwrap()
+        self.redis.acquires.claims.get(claim.attempt).unwrap()
     }
 
     /// Waits until this many wait for the key.
@@ -233,7 +233,7 @@ fn kind<T: std::fmt::Debug>(result: crate::backend::Result<T>) -> ErrorKind {
 }
 
 fn text(value: &Value) -> String {
-    scripts::text(value).unwrap().to_owned()
+    answers::text(value).unwrap().to_owned()
 }
 
 /// Two backends as two processes have them.

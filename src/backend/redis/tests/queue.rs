@@ -47,7 +47,7 @@ fn a_hand_over_is_limited_until_it_is_confirmed_which_comes_by_itself() {
         let grant = holder.lock("k").await;
         let claim = waiter.claim("k", Mode::Exclusive);
         let waiting = place!(waiter, claim, 1);
-        let asked = waiter.redis.shared.clock.now();
+        let asked = waiter.redis.acquires.clock.now();
         holder.release(&grant).await;
         let handed = waiting.await.unwrap().unwrap();
         let limit = handed.limit.expect("a hand-over has a limit");
@@ -75,7 +75,7 @@ fn a_hand_over_that_cannot_be_confirmed_is_lost_in_time() {
         server.signal(rustix::process::Signal::STOP);
         let limit = handed.limit.unwrap();
         let event = waiter.event(LIMIT).await;
-        let late = waiter.redis.shared.clock.now().since(limit.until());
+        let late = waiter.redis.acquires.clock.now().since(limit.until());
         server.signal(rustix::process::Signal::CONT);
         assert_eq!(event, Event::ClaimLost(handed.attempt));
         assert!(late < Duration::from_millis(500), "{late:?}");
@@ -113,7 +113,7 @@ fn a_message_that_is_older_than_the_place_in_the_queue_is_only_a_hint() {
         let grant = holder.lock("k").await;
         let claim = waiter.claim("k", Mode::Exclusive);
         let mut waiting = place!(waiter, claim, 1);
-        let channel = &waiter.redis.shared.channel;
+        let channel = &waiter.redis.receiver.channel;
         for message in [format!("g{:016x}{}", claim.attempt.0, grant.epoch), "nonsense".into(), "g".into()] {
             assert_eq!(server.run::<u64>(&format!("PUBLISH {channel} {message}")), 1);
         }
@@ -161,7 +161,7 @@ fn a_place_that_nobody_asks_for_any_more_is_passed_over() {
             // Until the dead one counts no more.
             holder.queued("k", 1).await;
             holder.release(&grant).await;
-            assert_eq!(server.run::<String>("GET lock:k"), waiter.attempt_of(&claim).token);
+            assert_eq!(server.run::<String>("GET lock:k"), waiter.attempt_of(&claim).value);
         };
         let (granted, ()) = tokio::join!(waiting, release);
         assert!(granted.unwrap().unwrap().epoch > grant.epoch);

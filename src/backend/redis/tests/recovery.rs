@@ -70,8 +70,8 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
         assert!(!server.run::<bool>("EXISTS lock:late"));
         let again = Attempt::new(
             &claim,
-            client.redis.shared.names.of("late").unwrap(),
-            super::super::value::write(client.redis.shared.manager, &claim),
+            client.redis.acquires.names.of("late").unwrap(),
+            super::super::value::write(client.redis.acquires.manager, &claim),
             true,
         );
         assert_eq!(text(&server.repeat(acquire_of(again))), "d", "no copy takes it later");

@@ -31,7 +31,7 @@ fn a_reader_that_was_evicted_long_ago_does_not_renew_its_way_back_in() {
         server.run::<()>("DEL lock:k");
         let grant = new.share("k").await;
         let readers = format!("{}readers:lock:k", new.attempt(&grant).name.side);
-        assert_eq!(server.run::<Vec<String>>(&format!("ZRANGE {readers} 0 -1")), [new.attempt(&grant).token.clone()]);
+        assert_eq!(server.run::<Vec<String>>(&format!("ZRANGE {readers} 0 -1")), [new.attempt(&grant).value.clone()]);
         old.renew().await.unwrap();
         assert_eq!(old.event(LIMIT).await, Event::ClaimLost(evicted.attempt));
         assert_eq!(server.run::<u64>(&format!("ZCARD {readers}")), 1);
@@ -40,7 +40,7 @@ fn a_reader_that_was_evicted_long_ago_does_not_renew_its_way_back_in() {
         new.release(&grant).await;
         let writer = new.lock("k").await;
         assert_eq!(text(&server.repeat(Op::Renew(new.attempt(&writer), evicted.epoch))), "1");
-        assert_eq!(server.run::<String>("GET lock:k"), new.attempt(&writer).token);
+        assert_eq!(server.run::<String>("GET lock:k"), new.attempt(&writer).value);
     });
 }
 
@@ -58,9 +58,9 @@ fn a_renewal_needs_the_period_and_the_reader() {
         assert_eq!(renew(), "0", "of another period");
         server.run::<()>(&format!("SET lock:k shared:1:{} KEEPTTL", grant.epoch));
         assert_eq!(renew(), "1");
-        server.run::<()>(&format!("ZADD {readers} 1 {}", attempt.token));
+        server.run::<()>(&format!("ZADD {readers} 1 {}", attempt.value));
         assert_eq!(renew(), "0", "its time was over");
-        server.run::<()>(&format!("ZREM {readers} {}", attempt.token));
+        server.run::<()>(&format!("ZREM {readers} {}", attempt.value));
         assert_eq!(renew(), "0", "no reader any more");
     });
 }
