@@ -268,11 +268,14 @@ impl Attempt {
 
     /// Waits for the outcome. A grant of which less than half is left is not returned, but to be verified.
     pub(super) fn poll(&self, cx: &mut Context<'_>, now: Timestamp) -> Poll<Outcome> {
-        let state = &mut *self.state.lock();
+        let mut state = self.state.lock();
         match &mut state.stage {
             Stage::Waiting { waker, .. } => {
                 if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                    *waker = Some(cx.waker().clone());
+                    let before = waker.replace(cx.waker().clone());
+                    // Dropped after unlocking: a waker runs foreign code.
+                    drop(state);
+                    drop(before);
                 }
                 Poll::Pending
             }
@@ -305,11 +308,16 @@ impl Attempt {
     /// Ends the attempt: no acquire is sent for it from now on. Returns `None` if none ever was, else whether copies of one may still
     /// reach the server.
     pub(super) fn give_up(&self) -> Option<bool> {
-        let State { requests, stage } = &mut *self.state.lock();
-        if !matches!(stage, Stage::Ended { .. }) {
-            *stage = Stage::Ended { releasing: matches!(stage, Stage::Held { .. }), released: false };
+        let mut state = self.state.lock();
+        let copies = state.requests.first_sent.map(|_| state.requests.may_have_copies());
+        if !matches!(state.stage, Stage::Ended { .. }) {
+            let ended = Stage::Ended { releasing: matches!(state.stage, Stage::Held { .. }), released: false };
+            let before = std::mem::replace(&mut state.stage, ended);
+            // Dropped after unlocking: a waker runs foreign code.
+            drop(state);
+            drop(before);
         }
-        requests.first_sent.map(|_| requests.may_have_copies())
+        copies
     }
 
     /// A release was answered: whether it `found` the hold.
@@ -383,7 +391,7 @@ impl Attempt {
     }
 }
 
-/// Sets the stage, and wakes the waiter after unlocking: a waker runs foreign code.
+/// Sets the stage, and wakes the waiter after unlocking.
 fn replace(mut state: MutexGuard<'_, State>, stage: Stage) {
     let before = std::mem::replace(&mut state.stage, stage);
     drop(state);

@@ -1,6 +1,6 @@
 //! Group commit: requests that meet travel together.
 //!
-//! One task on the keeper does all of it. Whatever is requested while a call is in flight goes together in the next one; a lone
+//! One task on the keeper sends all requests. Those that are added while a call is in flight go together in the next one; a lone
 //! request goes at once. The requests of a connection that breaks are repeated on the next one.
 //!
 //! The client's own timers and reconnection are not used: after a request that was not answered in time it would go on as if the

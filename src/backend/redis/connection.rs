@@ -237,7 +237,7 @@ fn explain(target: &Target, error: &RedisError) -> BackendError {
         return explained;
     }
     if tls::is_about_certificates(error) {
-        // Invalid or untrusted certificates: permanent until somebody replaces them.
+        // Invalid or untrusted certificates: permanent until they are replaced.
         let reason = format!("redis at {target} cannot be used by TLS: {error}");
         return BackendError::new(ErrorKind::Denied, reason).because(error.clone());
     }

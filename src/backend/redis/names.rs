@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn side_keys_are_in_the_slot_of_their_lock_whatever_its_braces() {
+    fn side_keys_are_in_the_slot_of_their_lock_with_any_braces() {
         for prefix in ["lock:", "", "a{b}c", "x}{", "p{"] {
             let names = Names::new(prefix.into());
             for key in ["k", "a}b", "{}x", "{}", "{", "}", "}{", "{u}:q", "{{u}}", "a{b}c{d}", "ä{鍵}", " ", "{%}"] {

@@ -1,9 +1,9 @@
-//! Readers.
+//! Shared holds.
 
 use super::*;
 
 #[test]
-fn a_sharing_period_has_an_epoch_of_its_own_between_those_of_the_writers() {
+fn a_sharing_period_has_an_epoch_between_those_of_the_writers() {
     run(async {
         let server = Server::start();
         let (a, b) = pair(&server).await;
@@ -27,7 +27,7 @@ fn a_reader_that_was_evicted_long_ago_does_not_renew_its_way_back_in() {
         let server = Server::start();
         let (old, new) = pair(&server).await;
         let evicted = old.share("k").await;
-        // By somebody who knows nothing of readers.
+        // By a client that does not know the readers' key.
         server.run::<()>("DEL lock:k");
         let grant = new.share("k").await;
         let readers = format!("{}readers:lock:k", new.attempt(&grant).name.side);
@@ -59,7 +59,7 @@ fn a_renewal_needs_the_period_and_the_reader() {
         server.run::<()>(&format!("SET lock:k shared:1:{} KEEPTTL", grant.epoch));
         assert_eq!(renew(), "1");
         server.run::<()>(&format!("ZADD {readers} 1 {}", attempt.value));
-        assert_eq!(renew(), "0", "its time was over");
+        assert_eq!(renew(), "0", "expired");
         server.run::<()>(&format!("ZREM {readers} {}", attempt.value));
         assert_eq!(renew(), "0", "no reader any more");
     });
@@ -86,7 +86,7 @@ fn a_short_reader_does_not_shorten_a_long_one() {
 }
 
 #[test]
-fn readers_whose_time_is_over_do_not_keep_a_writer_out() {
+fn expired_readers_do_not_exclude_a_writer() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -96,14 +96,14 @@ fn readers_whose_time_is_over_do_not_keep_a_writer_out() {
         client.release(&long).await;
         assert!(server.run::<u64>("PTTL lock:k") > 5000, "as long as the longest could be");
         tokio::time::sleep(Duration::from_millis(350)).await;
-        assert!(client.redis.inspect("k").await.unwrap().is_none(), "shared by nobody is free");
+        assert!(client.redis.inspect("k").await.unwrap().is_none(), "a lock without readers is free");
         let writer = client.try_get("k", Mode::Exclusive).await.expect("free");
         assert!(writer.epoch > long.epoch);
     });
 }
 
 #[test]
-fn readers_behind_a_writer_that_gives_up_are_let_in() {
+fn readers_behind_a_writer_that_gives_up_are_granted() {
     run(async {
         let server = Server::start();
         let (a, b) = pair(&server).await;
