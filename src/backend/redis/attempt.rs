@@ -198,20 +198,17 @@ impl Attempt {
                 Next::Nothing
             }
             AcquireAnswer::Queued { left, first, foreign, fence } => {
-                let seen = Place { queued: place.queued.max(Some(sent)), fence: place.fence.max(fence) };
-                let at = now + self.pause(left, first, foreign);
-                match &mut state.stage {
-                    Stage::Waiting { place, next_poll, .. } => (*place, *next_poll) = (seen, Some(at)),
-                    // A message handed the lock over, but the hold had ended before this request arrived.
-                    Stage::Granted { won, .. } if won.epoch <= seen.fence => {
-                        state.stage = Stage::Waiting { place: seen, next_poll: Some(at), waker: None };
-                    }
-                    Stage::Granted { place, .. } => {
-                        *place = seen;
-                        return Next::Nothing;
-                    }
-                    Stage::Busy | Stage::Failed(_) | Stage::Held { .. } | Stage::Ended { .. } => return Next::Nothing,
+                let place = Place { queued: place.queued.max(Some(sent)), fence: place.fence.max(fence) };
+                if let Stage::Granted { won, .. } = state.stage
+                    && won.epoch > place.fence
+                {
+                    state.stage = Stage::Granted { won, place };
+                    return Next::Nothing;
                 }
+                // It waits. If a message handed the lock over, that hold had ended before this request arrived.
+                let waker = if let Stage::Waiting { waker, .. } = &mut state.stage { waker.take() } else { None };
+                let at = now + self.pause(left, first, foreign);
+                state.stage = Stage::Waiting { place, next_poll: Some(at), waker };
                 Next::Poll(at)
             }
         }

@@ -199,8 +199,8 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Returns the parts that calls need, unless the backend was closed.
-    fn open_parts(&self) -> Result<&Self> {
+    /// Returns the backend for a call, unless it was closed.
+    fn live(&self) -> Result<&Self> {
         if self.closed.load(Ordering::Acquire) { Err(error::closed()) } else { Ok(self) }
     }
 
@@ -225,13 +225,13 @@ impl Backend for Redis {
     }
 
     fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
-        async move { Ok(self.open_parts()?.leases.open(ttl, !own)) }.boxed()
+        async move { Ok(self.live()?.leases.open(ttl, !own)) }.boxed()
     }
 
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
         async move {
-            match self.open_parts() {
-                Ok(parts) => parts.leases.renew(leases).await,
+            match self.live() {
+                Ok(live) => live.leases.renew(leases).await,
                 Err(closed) => vec![Err(closed); leases.len()],
             }
         }
@@ -239,19 +239,19 @@ impl Backend for Redis {
     }
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
-        async move { self.open_parts()?.leases.revoke(lease.id).await }.boxed()
+        async move { self.live()?.leases.revoke(lease.id).await }.boxed()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
-        async move { self.open_parts()?.acquires.acquire(claim, wait).await }.boxed()
+        async move { self.live()?.acquires.acquire(claim, wait).await }.boxed()
     }
 
     fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
-        async move { self.open_parts()?.releases.settle(claim.attempt).await }.boxed()
+        async move { self.live()?.releases.settle(claim.attempt).await }.boxed()
     }
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
-        async move { self.open_parts()?.releases.release(grant.attempt).await }.boxed()
+        async move { self.live()?.releases.release(grant.attempt).await }.boxed()
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
@@ -259,15 +259,15 @@ impl Backend for Redis {
     }
 
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
-        async move { self.open_parts()?.inspector.inspect(key).await }.boxed()
+        async move { self.live()?.inspector.inspect(key).await }.boxed()
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
-        async move { self.open_parts()?.inspector.list(prefix).await }.boxed()
+        async move { self.live()?.inspector.list(prefix).await }.boxed()
     }
 
     fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
-        async move { self.open_parts()?.inspector.evict(key, evict).await }.boxed()
+        async move { self.live()?.inspector.evict(key, evict).await }.boxed()
     }
 
     fn outage(&self) -> Option<BackendError> {
@@ -275,7 +275,7 @@ impl Backend for Redis {
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
-        async move { self.open_parts()?.batch.command(redis::cmd("PING")).await.map(drop) }.boxed()
+        async move { self.live()?.batch.command(redis::cmd("PING")).await.map(drop) }.boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

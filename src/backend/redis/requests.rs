@@ -185,8 +185,7 @@ impl Requests {
 
     /// Waits until the rest of a kind with waiting requests ends.
     pub(super) async fn rested(&self) {
-        let until = self.next_rest();
-        match until {
+        match self.next_rest() {
             Some(until) => tokio::time::sleep_until(until).await,
             None => std::future::pending().await,
         }
