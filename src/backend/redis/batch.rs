@@ -25,7 +25,7 @@ use super::error::{self, Meaning};
 use super::in_flight::{Call, Content, InFlight};
 use super::polling::Polling;
 use super::requests::{Answer, Command, Request, Requests};
-use super::scripts::{By, Kind, Op};
+use super::scripts::{By, Kind, Op, Scripts};
 use super::tls;
 use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
@@ -45,7 +45,8 @@ fn sort(kind: Kind) -> usize {
 
 /// The requests of one manager, and the task that sends them.
 pub(super) struct Batch {
-    connector: Connector,
+    server: String,
+    scripts: Scripts,
     clock: Arc<dyn Clock>,
     claims: Arc<Claims>,
     polling: Arc<Polling>,
@@ -58,19 +59,21 @@ pub(super) struct Batch {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("server", &self.server()).finish_non_exhaustive()
+        f.debug_struct("Batch").field("server", &self.server).finish_non_exhaustive()
     }
 }
 
 impl Batch {
     pub(super) fn new(
-        connector: Connector,
+        server: String,
+        scripts: Scripts,
         clock: Arc<dyn Clock>,
         claims: Arc<Claims>,
         polling: Arc<Polling>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            connector,
+            server,
+            scripts,
             clock,
             claims,
             polling,
@@ -83,7 +86,7 @@ impl Batch {
 
     /// The server's address, for errors.
     pub(super) fn server(&self) -> &str {
-        self.connector.server()
+        &self.server
     }
 
     /// Returns the reason why the server serves no requests at present.
@@ -139,8 +142,9 @@ impl Batch {
         }
     }
 
-    /// Sends requests without end, on one connection after another.
-    pub(super) async fn run(self: Arc<Self>, mut connection: Connection) {
+    /// Sends requests without end, on one connection after another. The connections close with this future: a closed manager may live
+    /// on.
+    pub(super) async fn run(self: Arc<Self>, connector: Connector, mut connection: Connection) {
         let mut backoff = Backoff::at_once();
         loop {
             let begun = Instant::now();
@@ -151,17 +155,17 @@ impl Batch {
             if begun.elapsed() > PATIENCE {
                 backoff = Backoff::at_once();
             }
-            connection = self.reopen(connection.generation, &mut backoff).await;
+            connection = self.reopen(&connector, connection.generation, &mut backoff).await;
             debug!(target: "leasehold::redis", "connected again to redis at {}", self.server());
             self.health.served(CONNECTING);
             self.polling.all_now();
         }
     }
 
-    async fn reopen(&self, mut broken: u64, backoff: &mut Backoff) -> Connection {
+    async fn reopen(&self, connector: &Connector, mut broken: u64, backoff: &mut Backoff) -> Connection {
         loop {
             backoff.pause().await;
-            match self.connector.reopen(&mut broken).await {
+            match connector.reopen(&mut broken).await {
                 Ok(connection) => return connection,
                 Err(error) => {
                     debug!(target: "leasehold::redis", "{error}");
@@ -261,7 +265,7 @@ impl Batch {
     fn script(&self, kind: Kind, by: By, requests: Vec<Request>) -> (u64, Call, Cmd) {
         let number = self.number();
         let ops = requests.iter().map(|request| &request.op);
-        let command = self.connector.scripts().call(kind, by, number, ops);
+        let command = self.scripts.call(kind, by, number, ops);
         (number, self.begin(Content::Script(kind, by, requests)), command)
     }
 

@@ -77,15 +77,6 @@ impl Connector {
         Self { server: target.to_string(), target, shared, scripts, timeout }
     }
 
-    /// The server's address, for errors.
-    pub(super) fn server(&self) -> &str {
-        &self.server
-    }
-
-    pub(super) fn scripts(&self) -> &Scripts {
-        &self.scripts
-    }
-
     /// Returns the first connection. If another manager has opened it, the server must answer on it.
     pub(super) async fn open(&self) -> Result<Connection> {
         let mut broken = 0;

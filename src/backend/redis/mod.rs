@@ -149,19 +149,20 @@ impl Redis {
         let manager = rand::random::<u64>();
         let scripts = Scripts { channels: names.channels(), signals: signal_lists };
         let channel = format!("{}{manager:016x}", scripts.channels);
+        let server = target.to_string();
         let connector = |shared| Connector::new(target.clone(), shared, scripts.clone(), timeout);
+        let batch = |claims, polling| Batch::new(server.clone(), scripts.clone(), clock.clone(), claims, polling);
 
         let (claims, polling) = (Arc::<Claims>::default(), Arc::<Polling>::default());
-        let commands = connector(SharedConnection::of(&target, &handle).await?);
-        let connection = commands.open().await?;
-        let batch = Batch::new(commands, clock.clone(), claims.clone(), polling.clone());
+        let shared = connector(SharedConnection::of(&target, &handle).await?);
+        let connection = shared.open().await?;
         let replicas = match min_replicas {
             0 => None,
             count => {
                 let separate = connector(Arc::default());
                 let connection = separate.open().await?;
-                let batch = Batch::new(separate, clock.clone(), Arc::default(), Arc::default());
-                tasks.add(handle.spawn(batch.clone().run(connection)));
+                let batch = batch(Arc::default(), Arc::default());
+                tasks.add(handle.spawn(batch.clone().run(separate, connection)));
                 let (replicas, confirming) = Replicas::new(batch, count, timeout, clock.clone());
                 tasks.add(handle.spawn(confirming));
                 Some(replicas)
@@ -169,6 +170,7 @@ impl Redis {
         };
         let subscription = Subscription::of(&target, &handle).await?;
 
+        let batch = batch(claims.clone(), polling.clone());
         let releases = Releases::new(claims.clone(), batch.clone(), handle.clone());
         let losses = Losses::new(batch.clone(), releases.clone(), handle.clone());
         let confirmations = Confirmations::new(clock.clone(), batch.clone(), losses.clone(), handle.clone());
@@ -179,7 +181,7 @@ impl Redis {
             polling,
             losses: losses.clone(),
         });
-        tasks.add(handle.spawn(batch.clone().run(connection)));
+        tasks.add(handle.spawn(batch.clone().run(shared, connection)));
         tasks.add(handle.spawn(batch.clone().poll_waiters()));
         tasks.add(handle.spawn(confirmations.clone().run()));
         // If the rest fails, its drop cleans up.
