@@ -1,14 +1,14 @@
 //! What the server's answers say, as far as it can be true.
 //!
 //! Nothing here trusts a server: each number is checked before anything is computed from it. `None` means that no etcd gives such
-//! an answer; the caller turns that into an error, or ignores it.
+//! an answer; the caller generations that into an error, or ignores it.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbResponseHeader, PbWatchResponse};
 
-use super::txn::signed;
+use super::names::signed;
 use crate::backend::LeaseId;
 
 /// Revisions of the store, and versions of keys. Tokens are made of such a revision, and have room for no more.

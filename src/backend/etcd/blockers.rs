@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-use super::codec::Directory;
+use super::names::Directory;
 
 /// For how many locks this is known at most.
 const MOST: usize = 1024;

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::codec::Directory;
-use super::txn::Born;
-use super::watch::WatchId;
+use super::names::Directory;
+use super::txn::ClaimKey;
+use super::watch::hub::WatchId;
 use crate::backend::{AttemptId, LeaseId};
 
 /// A claim that holds its key.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
-    pub(super) claim: Born,
+    pub(super) claim: ClaimKey,
     /// The revision at which it held the key: its epoch.
     pub(super) proof: i64,
     /// The watch on it, once it is old enough for one.
@@ -76,7 +76,7 @@ impl Claims {
     }
 
     /// Returns the claims that hold their keys, each with its epoch.
-    pub(super) fn proofs(&self) -> HashMap<Born, i64> {
+    pub(super) fn proofs(&self) -> HashMap<ClaimKey, i64> {
         let attempts = self.0.lock();
         let held = attempts.values().filter_map(|attempt| attempt.held.as_ref());
         held.map(|held| (held.claim.clone(), held.proof)).collect()
@@ -121,7 +121,7 @@ impl Claims {
 /// A release that was not confirmed yet.
 #[derive(Clone, Debug)]
 struct Release {
-    claim: Born,
+    claim: ClaimKey,
     lease: LeaseId,
     /// Whether a copy of the claim's request may still take effect: then its release has more to do than to delete.
     unknown: bool,
@@ -140,7 +140,7 @@ pub(super) struct Releases {
 
 impl Releases {
     /// Notes a release.
-    pub(super) fn add(&self, directory: Directory, claim: Born, lease: LeaseId, unknown: bool) {
+    pub(super) fn add(&self, directory: Directory, claim: ClaimKey, lease: LeaseId, unknown: bool) {
         let mut pending = self.pending.lock();
         let releases = pending.entry(directory).or_default();
         if !releases.iter().any(|release| release.claim == claim) {
@@ -162,7 +162,7 @@ impl Releases {
     }
 
     /// Waits while a claim that is on its way takes this release along. Returns false if that has confirmed it.
-    pub(super) async fn turn(&self, directory: &Directory, claim: &Born) -> bool {
+    pub(super) async fn await_uncarried(&self, directory: &Directory, claim: &ClaimKey) -> bool {
         loop {
             let mut changed = std::pin::pin!(self.confirmed.notified());
             // Registered before the look, or a change in between would be missed.
@@ -180,7 +180,7 @@ impl Releases {
     }
 
     /// Notes that these claims are gone.
-    pub(super) fn confirm(&self, directory: &Directory, claims: &[Born]) {
+    pub(super) fn confirm(&self, directory: &Directory, claims: &[ClaimKey]) {
         if claims.is_empty() {
             return;
         }
@@ -225,7 +225,7 @@ impl Releases {
 pub(super) struct Carried {
     releases: Arc<Releases>,
     directory: Directory,
-    pub(super) claims: Vec<Born>,
+    pub(super) claims: Vec<ClaimKey>,
 }
 
 impl Carried {

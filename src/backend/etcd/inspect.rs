@@ -7,9 +7,10 @@ use etcd_client::proto::PbKeyValue;
 use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp};
 use futures::future::join_all;
 
-use super::codec::{self, Author, Directory};
-use super::txn::{Born, Freshness};
-use super::{Shared, answer, failure, txn};
+use super::names::{self, Directory};
+use super::txn::{ClaimKey, Freshness};
+use super::value::{self, Author};
+use super::{Shared, answer, error, txn};
 use crate::backend::{ErrorKind, Evict, Result};
 use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
 use crate::token::FencingToken;
@@ -39,7 +40,7 @@ struct Entry {
 impl Entry {
     /// A claim whose value was not read: whatever is there, it excludes.
     fn new(found: &PbKeyValue, child: &[u8]) -> Self {
-        let author = if codec::ids(child).is_some() { Author::Other } else { Author::Foreign };
+        let author = if names::ids(child).is_some() { Author::Other } else { Author::Foreign };
         Self {
             name: found.key.clone(),
             child: child.to_vec(),
@@ -54,12 +55,12 @@ impl Entry {
         // It may have been replaced since.
         let found = found.into_iter().flatten().find(|found| found.create_revision == self.create);
         if let Some(found) = found {
-            self.author = codec::author(&self.child, &found.value);
+            self.author = value::author(&self.child, &found.value);
         }
     }
 
-    fn born(&self) -> Born {
-        Born { name: self.name.clone(), create: self.create }
+    fn born(&self) -> ClaimKey {
+        ClaimKey { name: self.name.clone(), create: self.create }
     }
 
     fn id(&self) -> ClaimId {
@@ -67,7 +68,7 @@ impl Entry {
     }
 
     fn mode(&self) -> Mode {
-        codec::mode(&self.child)
+        names::mode(&self.child)
     }
 
     fn holder(&self) -> Option<&Holder> {
@@ -104,7 +105,7 @@ fn all_of(directory: &Directory) -> GetOptions {
 /// What else has to be known to tell of locks.
 struct Context {
     left: HashMap<i64, Duration>,
-    proofs: HashMap<Born, i64>,
+    proofs: HashMap<ClaimKey, i64>,
     /// The create revisions of claims that were the first of their keys at once, and have held them since they were asked for.
     at_once: HashSet<i64>,
 }
@@ -169,7 +170,7 @@ impl Shared {
                 Ok(at_once.map(|((_, create), _)| *create).collect())
             }
             // Nobody knows any more.
-            Err(error) if failure::is_compacted(&error) => Ok(HashSet::new()),
+            Err(error) if error::is_compacted(&error) => Ok(HashSet::new()),
             Err(error) => Err(error),
         }
     }
@@ -182,7 +183,7 @@ impl Shared {
             // All pages show the store at the same time, unless that is forgotten meanwhile.
             let options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision).with_keys_only();
             let page = match self.connection.get(&start, Some(options)).await {
-                Err(error) if revision != 0 && failure::is_compacted(&error) => {
+                Err(error) if revision != 0 && error::is_compacted(&error) => {
                     revision = 0;
                     // The last lock may have been seen in part.
                     if let Some(key) = last.take() {
@@ -192,7 +193,7 @@ impl Shared {
                     continue;
                 }
                 // Others may have long names there.
-                Err(error) if limit > 1 && failure::is_size(&error) => {
+                Err(error) if limit > 1 && error::is_size(&error) => {
                     limit /= 2;
                     continue;
                 }
@@ -200,7 +201,7 @@ impl Shared {
             };
             let (at, more) = (answer::revision(page.header.as_ref()), page.more);
             let found = answer::range(page, &start, end);
-            let (at, found) = at.zip(found).ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+            let (at, found) = at.zip(found).ok_or_else(|| error::nonsense(self.connection.endpoints()))?;
             if revision == 0 {
                 revision = at;
             }
@@ -237,7 +238,7 @@ impl Shared {
                 continue;
             }
             let gets: Vec<_> = asked.iter().map(|entry| TxnOp::get(entry.name.clone(), None)).collect();
-            let most = asked.iter().map(|entry| entry.name.len() + codec::LARGEST + OVERHEAD).sum();
+            let most = asked.iter().map(|entry| entry.name.len() + value::LARGEST + OVERHEAD).sum();
             match self.connection.txn_within(most, Txn::new().and_then(gets)).await {
                 Ok(answer) => {
                     let mut found = txn::ranges(answer);
@@ -245,7 +246,7 @@ impl Shared {
                         entry.read(found.next().and_then(|found| answer::range(found, &entry.name, &[])));
                     }
                 }
-                Err(error) if failure::is_size(&error) => match asked.as_mut_slice() {
+                Err(error) if error::is_size(&error) => match asked.as_mut_slice() {
                     [alone] => alone.author = Author::Foreign,
                     _ => {
                         let half = asked.len() / 2;
@@ -302,7 +303,7 @@ impl Shared {
             Ok(Some((_, names))) => names,
             Ok(None) => return Ok(Vec::new()),
             // They do not fit in one answer.
-            Err(error) if failure::is_size(&error) => {
+            Err(error) if error::is_size(&error) => {
                 let (start, end) = self.names.range("");
                 let mut locks = self.claims(start, &end).await?;
                 locks.retain(|_, entries| split(entries).0.iter().any(|holder| holder.lease == lease));
@@ -321,7 +322,7 @@ impl Shared {
         for ((key, directory), found) in keys.into_iter().zip(&directories).zip(found) {
             let (start, end) = (directory.start(), directory.end());
             let found = answer::range(found, &start, &end);
-            let found = found.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+            let found = found.ok_or_else(|| error::nonsense(self.connection.endpoints()))?;
             let below = |found: &PbKeyValue| Some(Entry::new(found, found.key.strip_prefix(start.as_slice())?));
             let entries: Vec<_> = found.iter().filter_map(below).collect();
             if split(&entries).0.iter().any(|entry| names.contains(&entry.name)) {
@@ -378,6 +379,6 @@ impl Shared {
         let name = self.names.record(crate::backend::LeaseId(0));
         let options = GetOptions::new().with_keys_only();
         let answer = self.connection.get(&name, Some(options)).await?;
-        answer.header.map(|_| ()).ok_or_else(|| failure::nonsense(self.connection.endpoints()))
+        answer.header.map(|_| ()).ok_or_else(|| error::nonsense(self.connection.endpoints()))
     }
 }

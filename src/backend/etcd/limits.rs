@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::failure;
+use super::error;
 use crate::backend::BackendError;
 
 /// Operations in one transaction. By default etcd takes 128 at one level.
@@ -43,9 +43,9 @@ impl Limits {
 
     /// Learns from the refusal of a request that could have been smaller. Returns whether its size was the reason.
     pub(super) fn refused(&self, error: &BackendError, operations: usize, bytes: usize) -> bool {
-        if failure::is_too_many(error) {
+        if error::is_too_many(error) {
             self.operations.fetch_min((operations / 2).max(1), Ordering::Relaxed);
-        } else if failure::is_too_large(error) {
+        } else if error::is_too_large(error) {
             self.bytes.fetch_min((bytes / 2).max(1), Ordering::Relaxed);
         } else {
             return false;

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::txn::{Freshness, keys_only};
-use super::watch::{Hub, Notice, Sink, WatchId};
+use super::watch::hub::{Hub, Notice, Sink, WatchId};
 use super::{Shared, claims::Held};
 use crate::backend::backoff::Backoff;
 use crate::backend::{AttemptId, BackendError, ErrorKind, Event, LeaseId, Result};
@@ -224,7 +224,7 @@ async fn listen(shared: Weak<Shared>, mut notices: UnboundedReceiver<(WatchId, N
         while let Some((id, notice)) = next {
             match (notice, shared.losses.subject(id)) {
                 (Notice::Deleted(_), Some(subject)) => shared.lost(subject),
-                (Notice::Again, Some(_)) => unsure.push(id),
+                (Notice::Recreated, Some(_)) => unsure.push(id),
                 _ => {}
             }
             next = notices.try_recv().ok();
@@ -232,7 +232,7 @@ async fn listen(shared: Weak<Shared>, mut notices: UnboundedReceiver<(WatchId, N
         if !unsure.is_empty() {
             // Apart, so that a slow answer delays no other notice.
             let weak = Arc::downgrade(&shared);
-            shared.handle.spawn(check(weak, unsure));
+            shared.connection.handle().spawn(check(weak, unsure));
         }
     }
 }

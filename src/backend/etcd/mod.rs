@@ -3,29 +3,33 @@
 //! Each lock is a directory of claims, and the oldest one by create revision holds it, as for Go's `concurrency.Mutex` and
 //! `etcdctl lock`, with which it excludes and queues.
 
+mod acquire;
 mod answer;
+mod batch;
 mod blockers;
 mod claims;
-pub(crate) mod codec;
 mod connection;
-mod failure;
-mod group;
+mod endpoints;
+mod error;
 mod history;
 mod inspect;
+mod leases;
 mod limits;
 mod losses;
+pub(crate) mod names;
 mod numbers;
+mod options;
+mod pool;
 mod proxy;
-mod queue;
-mod route;
 #[cfg(feature = "testing")]
 pub(crate) mod sent;
-mod session;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "etcd-tls")]
 mod tls;
+mod token;
 mod txn;
+mod value;
 mod watch;
 
 use std::fmt;
@@ -40,53 +44,19 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
+use self::batch::Batcher;
 use self::blockers::Blockers;
 use self::claims::{Claims, Releases};
-use self::codec::Names;
 use self::connection::Connection;
-use self::group::Group;
+use self::leases::Sessions;
 use self::losses::Losses;
-use self::session::Sessions;
+use self::names::Names;
+use self::options::FOREVER;
+pub(crate) use self::options::{MIN_TTL, Options};
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
 use crate::info::{Eviction, LockInfo};
-
-/// etcd counts leases in seconds.
-pub(crate) const MIN_TTL: Duration = Duration::from_secs(1);
-
-/// Longer than anybody waits, and short enough to be added to a time.
-const EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// How to reach etcd.
-#[derive(Clone)]
-pub(crate) struct Options {
-    /// The endpoints, each `host:port`.
-    pub(crate) endpoints: Vec<String>,
-    /// The user, if there is one.
-    pub(crate) username: Option<String>,
-    /// Its password.
-    pub(crate) password: Option<String>,
-    /// What all names on the server begin with.
-    pub(crate) prefix: String,
-    /// How long a request may take, all its retries together.
-    pub(crate) timeout: Duration,
-    /// How often a waiter looks by itself while its watch is down.
-    pub(crate) retry_interval: Duration,
-    /// The files for TLS. `None` is plain HTTP.
-    #[cfg(feature = "etcd-tls")]
-    pub(crate) tls: Option<Tls>,
-}
-
-/// Secrets stay out.
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("endpoints", &self.endpoints)
-            .field("prefix", &self.prefix)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Locks on etcd.
 pub(crate) struct Etcd {
@@ -101,13 +71,12 @@ struct Shared {
     names: Names,
     connection: Arc<Connection>,
     clock: Arc<dyn Clock>,
-    handle: Handle,
     /// Who we are among managers, in our metadata.
     manager: String,
     retry_interval: Duration,
     sessions: Sessions,
     claims: Arc<Claims>,
-    group: Group,
+    batcher: Batcher,
     releases: Arc<Releases>,
     blockers: Blockers,
     losses: Losses,
@@ -125,9 +94,9 @@ impl fmt::Debug for Etcd {
 impl Etcd {
     /// Connects, and sees whether the server answers within the timeout.
     pub(crate) async fn connect(mut options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
-        options.timeout = options.timeout.min(EVER);
+        options.timeout = options.timeout.min(FOREVER);
         let (prefix, retry_interval) = (options.prefix.clone(), options.retry_interval);
-        let connection = Connection::shared(options, &handle).await?;
+        let connection = pool::connect(options, &handle).await?;
         Ok(Self::new(connection, prefix, retry_interval, clock, handle))
     }
 
@@ -140,7 +109,7 @@ impl Etcd {
         clock: Arc<dyn Clock>,
         handle: Handle,
     ) -> Self {
-        let connection = Arc::new(Connection::injected(client, timeout.min(EVER), handle.clone()));
+        let connection = pool::inject(client, timeout.min(FOREVER), &handle);
         Self::new(connection, prefix, retry_interval, clock, handle)
     }
 
@@ -155,20 +124,19 @@ impl Etcd {
         let (sink, notices) = unbounded_channel();
         let claims = Arc::new(Claims::default());
         let shared = Arc::new(Shared {
-            group: Group::new(connection.clone(), claims.clone(), handle.clone()),
+            batcher: Batcher::new(connection.clone(), claims.clone(), handle.clone()),
             claims,
             names: Names::new(prefix),
             connection,
             clock,
             manager: format!("{:016x}", rand::random::<u64>()),
-            retry_interval: retry_interval.clamp(Duration::from_millis(10), EVER),
+            retry_interval: retry_interval.clamp(Duration::from_millis(10), FOREVER),
             sessions: Sessions::default(),
             releases: Arc::default(),
             blockers: Blockers::default(),
             losses: Losses::new(sink),
             events,
             closed: AtomicBool::new(false),
-            handle: handle.clone(),
         });
         let tasks = losses::start(&shared, notices, &handle);
         Self { shared: RwLock::new(Some(shared)), events: tokio::sync::Mutex::new(receiver), tasks }
@@ -176,7 +144,7 @@ impl Etcd {
 
     /// Returns what all calls need, unless it was closed.
     fn open_shared(&self) -> Result<Arc<Shared>> {
-        self.shared.read().clone().ok_or_else(failure::closed)
+        self.shared.read().clone().ok_or_else(error::closed)
     }
 
     #[cfg(test)]

@@ -7,8 +7,9 @@ use etcd_client::proto::{
     PbEvent, PbKeyValue, PbRangeResponse, PbResponseHeader, PbResponseOp, PbTxnResponse, PbWatchResponse,
 };
 
-use super::codec::{self, Author, Names};
-use super::txn::{Answer, Born, Outcome, Place, Placed, Record, Standing};
+use super::names::Names;
+use super::txn::{Answer, ClaimKey, Outcome, Position, PutClaim, PutOutcome, Record};
+use super::value::{self, Author};
 use super::{answer, txn, watch};
 use crate::backend::LeaseId;
 use crate::info::Mode;
@@ -60,21 +61,21 @@ impl EtcdAnswers {
         Self { names: Names::new(prefix.into()), key: key.into(), mode }
     }
 
-    fn own(&self) -> Born {
+    fn own(&self) -> ClaimKey {
         let (lease, number, create) = CLAIM;
-        Born { name: self.names.directory(&self.key).claim(self.mode, lease, number), create }
+        ClaimKey { name: self.names.directory(&self.key).claim(self.mode, lease, number), create }
     }
 
     /// Returns the name of the lock's own claim, and its create revision.
     pub fn claim(&self) -> (Vec<u8>, i64) {
-        let Born { name, create } = self.own();
+        let ClaimKey { name, create } = self.own();
         (name, create)
     }
 
     /// Reads a claim of anybody. Returns its key, and its holder's name if that is known.
     pub fn read_claim(&self, name: &[u8], value: &[u8]) -> Option<(String, Option<String>)> {
         let (key, child) = self.names.decode(name)?;
-        let holder = match codec::author(child, value) {
+        let holder = match value::author(child, value) {
             Author::Known(holder, _) => Some(holder.name),
             Author::Other | Author::Foreign => None,
         };
@@ -85,7 +86,7 @@ impl EtcdAnswers {
     pub fn read_placed(&self, succeeded: bool, revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> Option<u64> {
         let (directory, own) = (self.names.directory(&self.key), self.own());
         let record = Record { name: self.names.record(CLAIM.0), value: Vec::new(), lease: CLAIM.0, version: 1 };
-        let place = Place {
+        let place = PutClaim {
             directory: &directory,
             mode: self.mode,
             name: &own.name,
@@ -98,7 +99,7 @@ impl EtcdAnswers {
         let txn = PbTxnResponse { succeeded, ..transaction(revision, ranges) };
         let revision = txn::revision(&txn);
         match place.read(&Answer { txn, revision })? {
-            Placed::In { standing: Standing::First, .. } => answer::epoch(revision?),
+            PutOutcome::In { position: Position::First, .. } => answer::epoch(revision?),
             _ => None,
         }
     }
@@ -107,9 +108,9 @@ impl EtcdAnswers {
     pub fn read_standing(&self, revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> Option<u64> {
         let txn = transaction(revision, ranges);
         let revision = txn::revision(&txn)?;
-        match Standing::read(&self.names.directory(&self.key), &self.own(), &txn::keys(txn)?)? {
-            Standing::First => answer::epoch(revision),
-            Standing::Behind(_) | Standing::Gone => None,
+        match Position::read(&self.names.directory(&self.key), &self.own(), &txn::keys(txn)?)? {
+            Position::First => answer::epoch(revision),
+            Position::Behind(_) | Position::Missing => None,
         }
     }
 

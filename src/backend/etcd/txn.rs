@@ -6,14 +6,9 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Sor
 pub(super) use etcd_client::proto::PbTxnOpResponse as Outcome;
 
 use super::answer;
-use super::codec::Directory;
+use super::names::{Directory, signed};
 use crate::backend::LeaseId;
 use crate::info::Mode;
-
-/// etcd's lease ids are signed; ours are positive.
-pub(super) fn signed(lease: LeaseId) -> i64 {
-    i64::try_from(lease.0).unwrap_or_default()
-}
 
 /// The record of a lease, as a transaction compares and rewrites it.
 #[derive(Clone, Debug)]
@@ -54,12 +49,12 @@ impl Record {
 
 /// A claim on the server, by name and by birth.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Born {
+pub(super) struct ClaimKey {
     pub(super) name: Vec<u8>,
     pub(super) create: i64,
 }
 
-impl Born {
+impl ClaimKey {
     /// Deletes the claim, and no other one of the same name.
     pub(super) fn delete(&self) -> Txn {
         let alive = Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create);
@@ -87,25 +82,25 @@ pub(super) fn settle(name: &[u8]) -> Txn {
 
 /// Puts a claim into its queue.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct PutClaim<'a> {
     pub(super) directory: &'a Directory,
     pub(super) mode: Mode,
     pub(super) name: &'a [u8],
     pub(super) value: Vec<u8>,
     pub(super) record: Record,
     /// Claims of ours whose release has not been confirmed: we would queue behind ourselves.
-    pub(super) released: &'a [Born],
+    pub(super) released: &'a [ClaimKey],
     /// Whether to do nothing if anything blocks the claim.
     pub(super) only_if_free: bool,
     /// A claim that may block it, to be looked for before all others.
     pub(super) blocker: Option<&'a [u8]>,
 }
 
-/// What became of a [`Place`].
+/// What became of a [`PutClaim`].
 #[derive(Debug)]
-pub(super) enum Placed {
+pub(super) enum PutOutcome {
     /// It is in the queue.
-    In { create: i64, standing: Standing },
+    In { create: i64, position: Position },
     /// It was there already.
     Already { create: i64 },
     /// The record has another version.
@@ -116,7 +111,7 @@ pub(super) enum Placed {
     Busy(Option<Vec<u8>>),
 }
 
-impl Place<'_> {
+impl PutClaim<'_> {
     /// How many bytes this adds to a request, at most.
     pub(super) fn bytes(&self) -> usize {
         // Each end of a range counts as a name.
@@ -163,28 +158,30 @@ impl Place<'_> {
     }
 
     /// Reads the answer. `None` if it makes no sense.
-    pub(super) fn read(&self, answer: &Answer) -> Option<Placed> {
+    pub(super) fn read(&self, answer: &Answer) -> Option<PutOutcome> {
         let seen = keys(answer.txn.clone())?;
         let own = seen.iter().find(|found| found.key == self.name);
         if answer.txn.succeeded {
             // All that is put in a transaction has the transaction's revision as its create revision.
-            let own = Born { name: self.name.to_vec(), create: answer.revision? };
-            let standing = match self.mode {
+            let own = ClaimKey { name: self.name.to_vec(), create: answer.revision? };
+            let position = match self.mode {
                 // It is in the range that blocks it.
-                Mode::Exclusive => Standing::read(self.directory, &own, &seen)?,
-                Mode::Shared => Standing::behind(self.directory, &own, &seen)?,
+                Mode::Exclusive => Position::read(self.directory, &own, &seen)?,
+                Mode::Shared => Position::behind(self.directory, &own, &seen)?,
             };
-            return (standing != Standing::Gone).then_some(Placed::In { create: own.create, standing });
+            return (position != Position::Missing).then_some(PutOutcome::In { create: own.create, position });
         }
         if let Some(own) = own {
-            return Some(Placed::Already { create: own.create_revision });
+            return Some(PutOutcome::Already { create: own.create_revision });
         }
         match seen.iter().find(|found| found.key == self.record.name) {
-            None => Some(Placed::Over),
-            Some(record) if record.version != self.record.version => Some(Placed::Stale { version: record.version }),
+            None => Some(PutOutcome::Over),
+            Some(record) if record.version != self.record.version => {
+                Some(PutOutcome::Stale { version: record.version })
+            }
             Some(_) => {
                 let blocker = seen.iter().find(|found| self.directory.contains(&found.key));
-                self.only_if_free.then(|| Placed::Busy(blocker.map(|found| found.key.clone())))
+                self.only_if_free.then(|| PutOutcome::Busy(blocker.map(|found| found.key.clone())))
             }
         }
     }
@@ -198,33 +195,33 @@ fn any_of(directory: &Directory) -> TxnOp {
 
 /// Where a claim stands in its queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Position {
     /// Nothing blocks it.
     First,
     /// This is just ahead.
-    Behind(Born),
+    Behind(ClaimKey),
     /// It is not there.
-    Gone,
+    Missing,
 }
 
-impl Standing {
-    /// Reads the standing from what [`look_again`] has found. An earlier claim with the same name is another one. `None` if it makes
+impl Position {
+    /// Reads the position from what [`read_position`] has found. An earlier claim with the same name is another one. `None` if it makes
     /// no sense.
-    pub(super) fn read(directory: &Directory, own: &Born, seen: &[PbKeyValue]) -> Option<Self> {
+    pub(super) fn read(directory: &Directory, own: &ClaimKey, seen: &[PbKeyValue]) -> Option<Self> {
         if seen.iter().any(|found| found.key == own.name && found.create_revision == own.create) {
             Self::behind(directory, own, seen)
         } else {
-            Some(Self::Gone)
+            Some(Self::Missing)
         }
     }
 
-    /// Reads the standing of a claim that is there.
-    fn behind(directory: &Directory, own: &Born, seen: &[PbKeyValue]) -> Option<Self> {
+    /// Reads the position of a claim that is there.
+    fn behind(directory: &Directory, own: &ClaimKey, seen: &[PbKeyValue]) -> Option<Self> {
         let ahead = seen.iter().filter(|found| found.key != own.name).max_by_key(|found| found.create_revision);
         let Some(ahead) = ahead else { return Some(Self::First) };
         // Newer ones were not asked for: to wait on such a claim could be to wait on a waiter behind this one.
         let is_ahead = directory.contains(&ahead.key) && ahead.create_revision < own.create;
-        is_ahead.then(|| Self::Behind(Born { name: ahead.key.clone(), create: ahead.create_revision }))
+        is_ahead.then(|| Self::Behind(ClaimKey { name: ahead.key.clone(), create: ahead.create_revision }))
     }
 }
 
@@ -241,8 +238,8 @@ pub(super) enum Freshness {
     Serializable,
 }
 
-/// Reads a claim's standing again.
-pub(super) fn look_again(directory: &Directory, mode: Mode, own: &Born, freshness: Freshness) -> Txn {
+/// Reads a claim's position again.
+pub(super) fn read_position(directory: &Directory, mode: Mode, own: &ClaimKey, freshness: Freshness) -> Txn {
     // An exclusive claim is itself in the range that blocks it.
     let itself = (mode == Mode::Shared).then(|| TxnOp::get(own.name.clone(), Some(keys_only(freshness))));
     let ahead = ahead_of(directory, mode, Some(own.create), freshness);
@@ -309,7 +306,7 @@ pub(super) fn revision(answer: &PbTxnResponse) -> Option<i64> {
 mod tests {
     use etcd_client::proto::PbResponseOp;
 
-    use super::super::codec::Names;
+    use super::super::names::Names;
     use super::*;
 
     #[test]
@@ -326,7 +323,7 @@ mod tests {
         let directory = Names::new("p/".into()).directory("k");
         let record = Record { name: b"r".to_vec(), value: Vec::new(), lease: LeaseId(1), version: 1 };
         let name = directory.claim(Mode::Exclusive, LeaseId(1), 1);
-        let place = Place {
+        let place = PutClaim {
             directory: &directory,
             mode: Mode::Exclusive,
             name: &name,
@@ -346,9 +343,9 @@ mod tests {
     #[test]
     fn a_look_that_decides_is_linearizable_and_shows_nothing_newer() {
         let directory = Names::new("p/".into()).directory("k");
-        let own = Born { name: directory.claim(Mode::Exclusive, LeaseId(1), 1), create: 7 };
+        let own = ClaimKey { name: directory.claim(Mode::Exclusive, LeaseId(1), 1), create: 7 };
         for mode in [Mode::Exclusive, Mode::Shared] {
-            let asked = |freshness| format!("{:?}", look_again(&directory, mode, &own, freshness));
+            let asked = |freshness| format!("{:?}", read_position(&directory, mode, &own, freshness));
             let (fresh, stale) = (asked(Freshness::Linearizable), asked(Freshness::Serializable));
             let count = |text: &str, what: &str| text.matches(what).count();
             let ranges = directory.blocking(mode).len();

@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::super::codec;
-use super::super::txn::{self, Answer, Place, Placed, Record};
+use super::super::txn::{self, Answer, PutClaim, PutOutcome, Record};
+use super::super::{names, value};
 use super::*;
 
 /// A wire that can hold back what the server says, and be cut.
@@ -134,7 +134,7 @@ fn passwords_and_permissions_are_checked() {
 /// What a copy of the first request on a lease is made of, as the server may see it late.
 struct Copy {
     claim: Claim,
-    directory: codec::Directory,
+    directory: names::Directory,
     name: Vec<u8>,
     record: Record,
 }
@@ -147,12 +147,12 @@ impl Copy {
         Self { claim: claim.clone(), directory, name, record }
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn place(&self) -> PutClaim<'_> {
+        PutClaim {
             directory: &self.directory,
             mode: self.claim.mode,
             name: &self.name,
-            value: codec::metadata(&self.claim, "m"),
+            value: value::of_claim(&self.claim, "m"),
             record: self.record.clone(),
             released: &[],
             only_if_free: false,
@@ -177,7 +177,7 @@ fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
         etcd.settle(&claim).await.unwrap();
         assert_eq!(server.claims(), Vec::<String>::new());
         let late = etcd.shared().connection.txn(copy.place().txn()).await.unwrap();
-        assert!(matches!(copy.place().read(&alone(&late)), Some(Placed::Stale { .. })), "{late:?}");
+        assert!(matches!(copy.place().read(&alone(&late)), Some(PutOutcome::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
         // The session goes on, though its record has a new version.
         let again = etcd.acquire(&super::claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
@@ -207,7 +207,7 @@ fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
         let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
         etcd.release(&grant).await.unwrap();
         let late = etcd.shared().connection.txn(copy.place().txn()).await.unwrap();
-        assert!(matches!(copy.place().read(&alone(&late)), Some(Placed::Stale { .. })), "{late:?}");
+        assert!(matches!(copy.place().read(&alone(&late)), Some(PutOutcome::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
     });
 }
@@ -227,7 +227,7 @@ fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
         etcd.settle(&claim).await.unwrap();
         assert_eq!((server.names(), server.leases()), Default::default());
         let late = etcd.shared().connection.txn(copy.place().txn()).await;
-        assert!(late.is_err() || matches!(copy.place().read(&alone(&late.unwrap())), Some(Placed::Over)));
+        assert!(late.is_err() || matches!(copy.place().read(&alone(&late.unwrap())), Some(PutOutcome::Over)));
         assert_eq!(server.names(), Vec::<String>::new());
     });
 }

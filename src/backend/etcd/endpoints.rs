@@ -15,10 +15,11 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::codec::Names;
+use super::names::Names;
+use super::options::Options;
 #[cfg(feature = "etcd-tls")]
 use super::tls::Tls;
-use super::{Options, failure, proxy};
+use super::{error, proxy};
 use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, ErrorKind, LeaseId, Result};
 
@@ -30,7 +31,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(4);
 const LEAST: usize = 4;
 
 /// The clients of one endpoint.
-#[derive(Clone)]
 pub(super) struct Clients {
     pub(super) whole: Client,
     pub(super) kv: KvClient,
@@ -45,18 +45,20 @@ impl Clients {
 }
 
 /// The endpoint in use.
-pub(super) struct Route {
+pub(super) struct Endpoints {
     clients: RwLock<Clients>,
+    /// The endpoints, for errors.
+    names: String,
     /// Which one of the endpoints that is.
     index: AtomicUsize,
     /// How many times the endpoint in use has changed.
-    turns: watch::Sender<usize>,
+    generations: watch::Sender<usize>,
     /// Without, the client is the user's and stays.
     others: Option<(Options, Handle)>,
     searching: AtomicBool,
 }
 
-impl Route {
+impl Endpoints {
     /// Uses a client that the user has made.
     pub(super) fn injected(client: Client) -> Arc<Self> {
         Self::new(client, 0, None)
@@ -86,18 +88,25 @@ impl Route {
     }
 
     fn new(client: Client, index: usize, others: Option<(Options, Handle)>) -> Arc<Self> {
+        let names = others.as_ref().map(|(options, _)| options.endpoints.join(", "));
         Arc::new(Self {
             clients: RwLock::new(Clients::new(client)),
+            names: names.unwrap_or_else(|| "the given client's endpoints".into()),
             index: AtomicUsize::new(index),
-            turns: watch::Sender::new(0),
+            generations: watch::Sender::new(0),
             others,
             searching: AtomicBool::new(false),
         })
     }
 
-    /// Returns the clients of the endpoint in use.
-    pub(super) fn clients(&self) -> Clients {
-        self.clients.read().clone()
+    /// Returns the endpoints for an error.
+    pub(super) fn names(&self) -> &str {
+        &self.names
+    }
+
+    /// Returns whether there may be another endpoint to try while one is silent.
+    pub(super) fn are_many(&self) -> bool {
+        self.others.as_ref().is_none_or(|(options, _)| options.endpoints.len() > 1)
     }
 
     /// Returns a part of the clients of the endpoint in use.
@@ -106,19 +115,19 @@ impl Route {
     }
 
     /// Returns the number of the endpoint in use, which grows with each change.
-    pub(super) fn turn(&self) -> usize {
-        *self.turns.borrow()
+    pub(super) fn generation(&self) -> usize {
+        *self.generations.borrow()
     }
 
     /// Tells when the endpoint in use changes.
-    pub(super) fn turns(&self) -> watch::Receiver<usize> {
-        self.turns.subscribe()
+    pub(super) fn generations(&self) -> watch::Receiver<usize> {
+        self.generations.subscribe()
     }
 
-    /// Takes note that a request of this turn has failed, and looks for another endpoint, once for all who say so.
-    pub(super) fn failed(self: &Arc<Self>, turn: usize) {
+    /// Takes note that a request of this generation has failed, and looks for another endpoint, once for all who say so.
+    pub(super) fn failed(self: &Arc<Self>, generation: usize) {
         let Some((_, handle)) = &self.others else { return };
-        if turn != self.turn() || self.searching.swap(true, Ordering::AcqRel) {
+        if generation != self.generation() || self.searching.swap(true, Ordering::AcqRel) {
             return;
         }
         let searching = Searching(self.clone());
@@ -132,7 +141,7 @@ impl Route {
                     Ok((client, index)) => {
                         *route.clients.write() = Clients::new(client);
                         route.index.store(index, Ordering::Release);
-                        route.turns.send_modify(|turns| *turns += 1);
+                        route.generations.send_modify(|generations| *generations += 1);
                     }
                     Err(error) => {
                         crate::process::report::debug!(target: "leasehold::etcd", "not connected again: {error}")
@@ -144,7 +153,7 @@ impl Route {
 }
 
 /// A search for another endpoint. However it ends, another one may begin.
-struct Searching(Arc<Route>);
+struct Searching(Arc<Endpoints>);
 
 impl Drop for Searching {
     fn drop(&mut self) {
@@ -218,7 +227,7 @@ async fn dial(
         tokio::time::timeout_at(deadline, async move {
             let client = match Client::connect(&url, Some(connect)).await {
                 // As Go's client does: then anybody may do anything, and so may this user.
-                Err(error) if failure::is_auth_off(&error) => Client::connect(&url, Some(anonymous)).await,
+                Err(error) if error::is_auth_off(&error) => Client::connect(&url, Some(anonymous)).await,
                 client => client,
             }?;
             // A server that takes fewer operations in a transaction is of no use.
@@ -233,8 +242,8 @@ async fn dial(
     });
     let error = match dialing.await {
         Ok(Ok(Ok(Some(client)))) => return Ok(client),
-        Ok(Ok(Ok(None))) => return Err(Failed::Refused(failure::proxied(endpoint))),
-        Ok(Ok(Err(error))) => failure::at_first(&options.endpoints.join(", "), scheme == "https://", error),
+        Ok(Ok(Ok(None))) => return Err(Failed::Refused(error::proxied(endpoint))),
+        Ok(Ok(Err(error))) => error::at_first(&options.endpoints.join(", "), scheme == "https://", error),
         Ok(Err(_)) | Err(_) => return Err(Failed::Here(no_answer(options))),
     };
     if error.kind() != ErrorKind::Unreachable {
@@ -250,7 +259,7 @@ async fn dial(
 }
 
 fn no_answer(options: &Options) -> BackendError {
-    failure::no_answer(&options.endpoints.join(", "), options.timeout)
+    error::no_answer(&options.endpoints.join(", "), options.timeout)
 }
 
 fn settings(options: &Options) -> ConnectOptions {

@@ -1,4 +1,4 @@
-//! Group commit: transactions that meet while others are on their way go to the server together, as nested ones in the next.
+//! Batcher commit: transactions that meet while others are on their way go to the server together, as nested ones in the next.
 //!
 //! A request costs the server far more than what is in it. So a manager has at most three of these on their way, and another one
 //! goes as soon as it is no smaller than those. So a lone one goes at once; a release on its way does not delay the next claim; and
@@ -18,9 +18,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::claims::{Carried, Claims};
-use super::codec::Directory;
 use super::connection::Connection;
-use super::failure;
+use super::error;
+use super::names::Directory;
 use super::txn::{self, Answer, Outcome, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, Result};
 
@@ -49,7 +49,7 @@ pub(super) struct Member {
 
 /// The requests of one manager that may go together.
 #[derive(Debug)]
-pub(super) struct Group(Arc<Inner>);
+pub(super) struct Batcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -70,7 +70,7 @@ struct State {
 #[derive(Debug)]
 struct Queued {
     member: Member,
-    teller: oneshot::Sender<Result<Answer>>,
+    reply: oneshot::Sender<Result<Answer>>,
 }
 
 /// A request on its way. However its task ends, the lane is given back.
@@ -87,7 +87,7 @@ struct Ticket<'a> {
     answer: oneshot::Receiver<Result<Answer>>,
 }
 
-impl Group {
+impl Batcher {
     pub(super) fn new(connection: Arc<Connection>, claims: Arc<Claims>, handle: Handle) -> Self {
         let state = Mutex::new(State { lanes: Vec::new(), last: 0, queue: BTreeMap::new() });
         Self(Arc::new(Inner { connection, claims, handle, state }))
@@ -100,7 +100,7 @@ impl Group {
         let mut ticket = self.queue(member);
         // The request before, and its own.
         let answer = tokio::time::timeout(limit.saturating_mul(2), &mut ticket.answer).await;
-        let answer = answer.map_err(|_| failure::no_answer(self.0.connection.endpoints(), limit))?;
+        let answer = answer.map_err(|_| error::no_answer(self.0.connection.endpoints(), limit))?;
         // Without an answer the task has failed, or the keeper has ended.
         answer.unwrap_or_else(|_| Err(self.0.nonsense()))
     }
@@ -109,8 +109,8 @@ impl Group {
         let mut state = self.0.state.lock();
         state.last += 1;
         let number = state.last;
-        let (teller, answer) = oneshot::channel();
-        state.queue.insert(number, Queued { member, teller });
+        let (reply, answer) = oneshot::channel();
+        state.queue.insert(number, Queued { member, reply });
         let batch = self.0.take(&mut state);
         drop(state);
         self.0.start(batch);
@@ -201,7 +201,7 @@ impl Inner {
             match self.connection.txn_here(limit, together(&members)).await {
                 Ok(answer) => {
                     let mut answers = split(answer, &members).into_iter();
-                    for Queued { member, teller } in part {
+                    for Queued { member, reply } in part {
                         let answer = answers.next();
                         if let (Some(answer), Some(carried)) = (&answer, &member.carried)
                             && answer.txn.succeeded
@@ -209,7 +209,7 @@ impl Inner {
                             carried.confirm();
                         }
                         // A caller that has gone has left the attempt to be settled.
-                        let _ = teller.send(answer.ok_or_else(|| self.nonsense()));
+                        let _ = reply.send(answer.ok_or_else(|| self.nonsense()));
                     }
                 }
                 Err(error) if part.len() > 1 && error.kind() != ErrorKind::Unreachable => {
@@ -220,9 +220,9 @@ impl Inner {
                     parts.push(part);
                 }
                 Err(error) => {
-                    for Queued { member, teller } in part {
+                    for Queued { member, reply } in part {
                         drop(member);
-                        let _ = teller.send(Err(error.clone()));
+                        let _ = reply.send(Err(error.clone()));
                     }
                 }
             }
@@ -230,7 +230,7 @@ impl Inner {
     }
 
     fn nonsense(&self) -> BackendError {
-        failure::nonsense(self.connection.endpoints())
+        error::nonsense(self.connection.endpoints())
     }
 }
 
@@ -294,13 +294,13 @@ mod tests {
 
     /// Takes all lanes, so that what is sent from now on meets.
     fn full(shared: &Shared) -> Vec<Lane> {
-        let inner = &shared.group.0;
+        let inner = &shared.batcher.0;
         inner.state.lock().lanes.extend([1; LANES]);
         (0..LANES).map(|_| Lane { inner: inner.clone(), members: Some(1) }).collect()
     }
 
     fn queued(client: &Client) -> usize {
-        client.etcd.shared().group.0.state.lock().queue.len()
+        client.etcd.shared().batcher.0.state.lock().queue.len()
     }
 
     fn claims(client: &Client, count: usize) -> Vec<Claim> {
@@ -342,7 +342,7 @@ mod tests {
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();
             }
-            assert_eq!(shared.group.0.state.lock().lanes, [0; 0]);
+            assert_eq!(shared.batcher.0.state.lock().lanes, [0; 0]);
         });
     }
 
@@ -372,7 +372,7 @@ mod tests {
             join_all(released).await.into_iter().for_each(|released| released.unwrap());
             assert_eq!(revision(&client).await, before + 2);
             assert_eq!(server.claims(), Vec::<String>::new());
-            assert_eq!(client.etcd.shared().group.0.state.lock().lanes, [0; 0], "a lane was lost");
+            assert_eq!(client.etcd.shared().batcher.0.state.lock().lanes, [0; 0], "a lane was lost");
         });
     }
 
@@ -467,7 +467,7 @@ mod tests {
             }
             let bytes = shared.connection.limits().bytes();
             assert!((500_000..5_000_000).contains(&bytes), "{bytes} next time");
-            assert_eq!(shared.connection.turn(), 0, "the connection was replaced");
+            assert_eq!(shared.connection.generation(), 0, "the connection was replaced");
         });
     }
 
@@ -498,7 +498,7 @@ mod tests {
                 client.etcd.release(&granted.unwrap().unwrap()).await.unwrap();
             }
             assert_eq!(server.claims(), Vec::<String>::new());
-            assert_eq!(shared.connection.turn(), 0, "the connection was replaced");
+            assert_eq!(shared.connection.generation(), 0, "the connection was replaced");
         });
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{WatchFilterType, WatchOptions, WatchResponse};
 use tokio::time::Instant;
 
-use super::{Command, Notice, Sink, WatchId};
+use super::hub::{Command, Notice, Sink, WatchId};
 use crate::backend::etcd::answer;
 
 /// How often in a row the server may cancel one watch before the hub gives it up until the next stream.
@@ -92,7 +92,7 @@ pub(super) enum Ready {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct WatchTable {
     watches: HashMap<WatchId, Watch>,
     by_wire: HashMap<i64, WatchId>,
     outbox: VecDeque<Request>,
@@ -105,7 +105,7 @@ pub(super) struct Board {
     refused: VecDeque<(Instant, WatchId)>,
 }
 
-impl Board {
+impl WatchTable {
     pub(super) fn apply(&mut self, command: Command, now: Instant) {
         match command {
             Command::Watch { id, name, start, sink } => {
@@ -274,7 +274,7 @@ impl Board {
             let since = answer::revision(answer.0.header.as_ref()).unwrap_or(i64::MAX);
             watch.since = Some(since);
             watch.refusals = 0;
-            watch.tell(id, if watch.again { Notice::Again } else { Notice::Created(since) });
+            watch.tell(id, if watch.again { Notice::Recreated } else { Notice::Created(since) });
         }
         if let Some(last) = answer::deletion(&answer.0, &watch.name) {
             watch.deleted = Some(last);
@@ -293,21 +293,21 @@ mod tests {
 
     type Notices = UnboundedReceiver<(WatchId, Notice)>;
 
-    /// A board with watches on `k1`, `k2` and so on, all of which were asked for.
-    fn board(count: u64) -> (Board, Notices) {
+    /// A table with watches on `k1`, `k2` and so on, all of which were asked for.
+    fn table(count: u64) -> (WatchTable, Notices) {
         let (sink, notices) = unbounded_channel();
-        let mut board = Board::default();
+        let mut table = WatchTable::default();
         for n in 1..=count {
             let name = format!("k{n}").into_bytes();
-            board.apply(Command::Watch { id: WatchId(n), name, start: 0, sink: sink.clone() }, Instant::now());
+            table.apply(Command::Watch { id: WatchId(n), name, start: 0, sink: sink.clone() }, Instant::now());
         }
-        assert_eq!(asked(&mut board).len(), usize::try_from(count).unwrap());
-        (board, notices)
+        assert_eq!(asked(&mut table).len(), usize::try_from(count).unwrap());
+        (table, notices)
     }
 
     /// The names that are asked for now.
-    fn asked(board: &mut Board) -> Vec<Vec<u8>> {
-        let requests = std::iter::from_fn(|| board.next_request());
+    fn asked(table: &mut WatchTable) -> Vec<Vec<u8>> {
+        let requests = std::iter::from_fn(|| table.next_request());
         requests.map(|request| if let Ready::Create(name, _) = request { name } else { Vec::new() }).collect()
     }
 
@@ -321,10 +321,10 @@ mod tests {
     #[test]
     fn a_refusal_is_that_of_one_watch_with_its_number_and_without() {
         for number in [2, -1, 0, 99] {
-            let (mut board, mut notices) = board(3);
-            assert_eq!(board.read(&answer(1, false)), None);
-            assert_eq!(board.read(&answer(number, true)), Some((WatchId(2), b"k2".to_vec())), "{number}");
-            assert_eq!(board.read(&answer(3, false)), None);
+            let (mut table, mut notices) = table(3);
+            assert_eq!(table.read(&answer(1, false)), None);
+            assert_eq!(table.read(&answer(number, true)), Some((WatchId(2), b"k2".to_vec())), "{number}");
+            assert_eq!(table.read(&answer(3, false)), None);
             let told: Vec<_> = std::iter::from_fn(|| notices.try_recv().ok()).collect();
             let expected =
                 [(WatchId(1), Notice::Created(7)), (WatchId(2), Notice::Down), (WatchId(3), Notice::Created(7))];
@@ -334,27 +334,27 @@ mod tests {
 
     #[test]
     fn a_watch_that_is_refused_is_asked_for_later_and_needs_no_other_stream_again_and_again() {
-        let (mut board, _notices) = board(2);
+        let (mut table, _notices) = table(2);
         let now = Instant::now();
-        board.read(&answer(1, false));
-        let (refused, _) = board.read(&answer(2, true)).unwrap();
-        assert!(board.is_new_to_refusal(refused));
-        board.ask_later(refused, now);
-        board.do_what_is_due(now);
-        assert_eq!((asked(&mut board).len(), board.next_due()), (0, Some(now + LATER)));
+        table.read(&answer(1, false));
+        let (refused, _) = table.read(&answer(2, true)).unwrap();
+        assert!(table.is_new_to_refusal(refused));
+        table.ask_later(refused, now);
+        table.do_what_is_due(now);
+        assert_eq!((asked(&mut table).len(), table.next_due()), (0, Some(now + LATER)));
         for _ in 1..MAX_REFUSALS {
-            board.do_what_is_due(now + LATER);
-            assert_eq!(asked(&mut board), [b"k2"]);
-            assert_eq!(board.read(&answer(board.last_wire, true)), Some((refused, b"k2".to_vec())));
-            board.ask_later(refused, now);
+            table.do_what_is_due(now + LATER);
+            assert_eq!(asked(&mut table), [b"k2"]);
+            assert_eq!(table.read(&answer(table.last_wire, true)), Some((refused, b"k2".to_vec())));
+            table.ask_later(refused, now);
         }
-        assert!(!board.is_new_to_refusal(refused));
-        board.do_what_is_due(now + LATER);
-        asked(&mut board);
-        assert_eq!(board.read(&answer(board.last_wire, false)), None);
-        board.stream_is_gone();
-        asked(&mut board);
-        board.read(&answer(board.last_wire, true));
-        assert!(board.is_new_to_refusal(refused), "a watch that stood is as good as new");
+        assert!(!table.is_new_to_refusal(refused));
+        table.do_what_is_due(now + LATER);
+        asked(&mut table);
+        assert_eq!(table.read(&answer(table.last_wire, false)), None);
+        table.stream_is_gone();
+        asked(&mut table);
+        table.read(&answer(table.last_wire, true));
+        assert!(table.is_new_to_refusal(refused), "a watch that stood is as good as new");
     }
 }

@@ -8,22 +8,23 @@
 //! stream. But the server judges by the token that the stream was opened with, and refuses watches likewise if that is too old: then
 //! another stream is needed. A read of the key, with the token of today, tells which it is.
 
-mod board;
+pub(super) mod hub;
+mod table;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use etcd_client::{WatchRequestSender, WatchStream};
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::AbortHandle;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::board::{Board, Ready};
+use self::hub::Commands;
+use self::table::{Ready, WatchTable};
 use super::connection::Connection;
-use super::failure;
+use super::error;
 use super::txn::Freshness;
 use crate::backend::backoff::Backoff;
 use crate::backend::{ErrorKind, Result};
@@ -32,128 +33,20 @@ use crate::backend::{ErrorKind, Result};
 const SILENCE: Duration = Duration::from_secs(5);
 const PROOF: Duration = Duration::from_secs(4);
 
-/// The name of a watch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct WatchId(u64);
-
-/// What a watch tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notice {
-    /// The watch stands: all that happens after this revision (or from its start revision on) will be told.
-    Created(i64),
-    /// The watch stands again, after a gap in which things may have happened.
-    Again,
-    /// The watch is down for now.
-    Down,
-    /// The key was deleted, at this revision.
-    Deleted(i64),
-}
-
-/// Where a watch's notices go.
-pub(super) type Sink = UnboundedSender<(WatchId, Notice)>;
-
-#[derive(Debug)]
-enum Command {
-    Watch {
-        id: WatchId,
-        name: Vec<u8>,
-        start: i64,
-        sink: Sink,
-    },
-    /// Nobody needs it now, but soon somebody may.
-    Rest(WatchId),
-    Cancel(WatchId),
-}
-
-/// The near end of the hub.
-#[derive(Debug)]
-pub(super) struct Hub {
-    commands: UnboundedSender<Command>,
-    next: AtomicU64,
-    task: AbortHandle,
-}
-
-impl Hub {
-    /// Starts the hub's task. It ends with the hub, which the connection owns.
-    pub(super) fn start(connection: &Arc<Connection>, handle: &Handle) -> Self {
-        let (commands, receiver) = unbounded_channel();
-        let task = handle.spawn(run(Arc::downgrade(connection), connection.turns(), receiver)).abort_handle();
-        Self { commands, next: AtomicU64::new(1), task }
-    }
-
-    /// Watches `name` for its deletion, from the revision `start` on, or from now with zero.
-    pub(super) fn watch(&self, name: Vec<u8>, start: i64, sink: Sink) -> WatchId {
-        let id = self.next_id();
-        self.watch_as(id, name, start, sink);
-        id
-    }
-
-    /// Returns an id for [`watch_as`](Self::watch_as).
-    pub(super) fn next_id(&self) -> WatchId {
-        WatchId(self.next.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// Watches under an id that was asked for before, so that its notices find their subject.
-    pub(super) fn watch_as(&self, id: WatchId, name: Vec<u8>, start: i64, sink: Sink) {
-        // After the end there is nobody to tell.
-        let _ = self.commands.send(Command::Watch { id, name, start, sink });
-    }
-
-    /// Watches `name` from now, for as long as the subscription lives.
-    pub(super) fn subscribe(&self, name: Vec<u8>) -> Subscription<'_> {
-        let (sink, notices) = unbounded_channel();
-        Subscription { hub: self, id: self.watch(name, 0, sink), notices }
-    }
-
-    /// Ends a watch.
-    pub(super) fn cancel(&self, id: WatchId) {
-        let _ = self.commands.send(Command::Cancel(id));
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// A watch of one waiter.
-#[derive(Debug)]
-pub(super) struct Subscription<'a> {
-    hub: &'a Hub,
-    id: WatchId,
-    notices: UnboundedReceiver<(WatchId, Notice)>,
-}
-
-impl Subscription<'_> {
-    /// Waits for the next notice. After the hub's end none comes.
-    pub(super) async fn next(&mut self) -> Notice {
-        match self.notices.recv().await {
-            Some((_, notice)) => notice,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-impl Drop for Subscription<'_> {
-    fn drop(&mut self) {
-        // After the end there is nobody to tell.
-        let _ = self.hub.commands.send(Command::Rest(self.id));
-    }
-}
-
 /// Reads what a stream says whose only watch is one for `name`. Returns the revisions at which that was deleted.
 #[cfg(feature = "testing")]
 pub(super) fn read(name: Vec<u8>, answers: impl Iterator<Item = etcd_client::WatchResponse>) -> Vec<i64> {
-    let (sink, mut notices) = unbounded_channel();
-    let mut board = Board::default();
-    board.apply(Command::Watch { id: WatchId(1), name, start: 0, sink }, Instant::now());
-    while board.next_request().is_some() {}
+    use self::hub::{Command, Notice, WatchId};
+
+    let (sink, mut notices) = tokio::sync::mpsc::unbounded_channel();
+    let mut table = WatchTable::default();
+    table.apply(Command::Watch { id: WatchId(1), name, start: 0, sink }, Instant::now());
+    while table.next_request().is_some() {}
     for answer in answers {
-        if let Some((id, _)) = board.read(&answer) {
-            board.ask_later(id, Instant::now());
+        if let Some((id, _)) = table.read(&answer) {
+            table.ask_later(id, Instant::now());
         }
-        while board.next_request().is_some() {}
+        while table.next_request().is_some() {}
     }
     std::iter::from_fn(|| notices.try_recv().ok())
         .filter_map(|(_, notice)| match notice {
@@ -163,28 +56,33 @@ pub(super) fn read(name: Vec<u8>, answers: impl Iterator<Item = etcd_client::Wat
         .collect()
 }
 
-async fn run(
-    connection: Weak<Connection>,
-    mut turns: tokio::sync::watch::Receiver<usize>,
-    mut commands: UnboundedReceiver<Command>,
-) {
-    let mut board = Board::default();
+/// Starts the task that serves the watches of a connection. It ends with the connection.
+pub(super) fn start(connection: &Arc<Connection>, commands: Commands, handle: &Handle) {
+    handle.spawn(run(Arc::downgrade(connection), connection.generations(), commands));
+}
+
+async fn run(connection: Weak<Connection>, mut generations: watch::Receiver<usize>, mut commands: Commands) {
+    let mut table = WatchTable::default();
     let mut backoff = Backoff::new();
     loop {
-        turns.mark_unchanged();
-        while let Ok(command) = commands.try_recv() {
-            board.apply(command, Instant::now());
+        generations.mark_unchanged();
+        loop {
+            match commands.try_recv() {
+                Ok(command) => table.apply(command, Instant::now()),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return,
+            }
         }
-        while board.is_empty() {
+        while table.is_empty() {
             match commands.recv().await {
-                Some(command) => board.apply(command, Instant::now()),
+                Some(command) => table.apply(command, Instant::now()),
                 None => return,
             }
         }
-        board.stream_is_gone();
-        if let Some(stream) = open(&connection, &mut board).await {
+        table.stream_is_gone();
+        if let Some(stream) = open(&connection, &mut table).await {
             let since = Instant::now();
-            if serve(&connection, &mut board, &mut commands, &mut turns, stream).await.is_none() {
+            if serve(&connection, &mut table, &mut commands, &mut generations, stream).await.is_none() {
                 return;
             }
             crate::process::report::debug!(target: "leasehold::etcd", "the watch stream has ended, making another");
@@ -192,15 +90,15 @@ async fn run(
                 backoff = Backoff::new();
             }
         }
-        board.stream_is_gone();
+        table.stream_is_gone();
         backoff.pause().await;
     }
 }
 
 /// Opens a stream, with the first watch on it.
-async fn open(connection: &Weak<Connection>, board: &mut Board) -> Option<WatchStream> {
+async fn open(connection: &Weak<Connection>, table: &mut WatchTable) -> Option<WatchStream> {
     let (name, options) = loop {
-        if let Ready::Create(name, options) = board.next_request()? {
+        if let Ready::Create(name, options) = table.next_request()? {
             break (name, options);
         }
     };
@@ -215,7 +113,7 @@ async fn open(connection: &Weak<Connection>, board: &mut Board) -> Option<WatchS
 
 /// Reads a key, to see whether the user may.
 async fn may_read(connection: &Weak<Connection>, name: &[u8]) -> Result<bool> {
-    let connection = connection.upgrade().ok_or_else(failure::closed)?;
+    let connection = connection.upgrade().ok_or_else(error::closed)?;
     let limit = connection.patience(connection.timeout());
     match connection.key_once(limit, Freshness::Linearizable, name).await {
         Ok(_) => Ok(true),
@@ -227,9 +125,9 @@ async fn may_read(connection: &Weak<Connection>, name: &[u8]) -> Result<bool> {
 /// Serves a stream until it fails; `None` at the end of the hub.
 async fn serve(
     connection: &Weak<Connection>,
-    board: &mut Board,
-    commands: &mut UnboundedReceiver<Command>,
-    turns: &mut tokio::sync::watch::Receiver<usize>,
+    table: &mut WatchTable,
+    commands: &mut Commands,
+    generations: &mut watch::Receiver<usize>,
     stream: WatchStream,
 ) -> Option<()> {
     let (mut sender, mut answers) = stream.split();
@@ -238,13 +136,13 @@ async fn serve(
     let mut request = None;
     let mut refused = FuturesUnordered::new();
     loop {
-        request = request.or_else(|| board.next_request());
-        let due = board.next_due();
+        request = request.or_else(|| table.next_request());
+        let due = table.next_due();
         // Reading goes on while a request cannot be sent, or both sides might wait for each other.
         tokio::select! {
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => {
-                    if let Some((id, name)) = board.read(&answer) {
+                    if let Some((id, name)) = table.read(&answer) {
                         refused.push(async move { (id, may_read(connection, &name).await) });
                     }
                     (probing, probe_at) = (false, Instant::now() + SILENCE);
@@ -253,24 +151,24 @@ async fn serve(
             },
             Some((id, permission)) = refused.next() => match permission {
                 // The token was too old, also for the one who asked: it has been renewed since.
-                Ok(true) | Err(_) if board.is_new_to_refusal(id) => return Some(()),
-                _ => board.ask_later(id, Instant::now()),
+                Ok(true) | Err(_) if table.is_new_to_refusal(id) => return Some(()),
+                _ => table.ask_later(id, Instant::now()),
             },
-            command = commands.recv() => board.apply(command?, Instant::now()),
+            command = commands.recv() => table.apply(command?, Instant::now()),
             // This endpoint has failed for others, so silence here may mean the same.
-            Ok(()) = turns.changed() => return Some(()),
+            Ok(()) = generations.changed() => return Some(()),
             sent = send(&mut sender, request.as_ref()) => match sent {
                 Ok(()) => request = None,
                 Err(_) => return Some(()),
             },
             () = tokio::time::sleep_until(due.unwrap_or(probe_at)), if due.is_some() => {
-                board.do_what_is_due(Instant::now());
+                table.do_what_is_due(Instant::now());
             }
             () = tokio::time::sleep_until(probe_at) => {
                 if probing {
                     return Some(());
                 }
-                board.ask_for_progress();
+                table.ask_for_progress();
                 (probing, probe_at) = (true, Instant::now() + PROOF);
             }
         }
@@ -290,6 +188,7 @@ async fn send(sender: &mut WatchRequestSender, request: Option<&Ready>) -> std::
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Client, Server, run};
+    use super::hub::Notice;
     use super::*;
 
     #[test]

@@ -5,14 +5,15 @@ use std::time::Duration;
 use etcd_client::Txn;
 use tokio::time::Instant;
 
+use super::batch::Member;
 use super::claims::Held;
-use super::codec::{self, Directory};
-use super::group::Member;
+use super::leases::Session;
 use super::losses::Subject;
-use super::session::Session;
-use super::txn::{self, Born, Freshness, Place, Placed, Record, Standing};
-use super::watch::Notice;
-use super::{Shared, answer, failure};
+use super::names::Directory;
+use super::txn::{self, ClaimKey, Freshness, Position, PutClaim, PutOutcome, Record};
+use super::value;
+use super::watch::hub::Notice;
+use super::{Shared, answer, error};
 use crate::backend::backoff::{Backoff, jittered};
 use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
 use crate::info::Mode;
@@ -37,7 +38,7 @@ impl Shared {
     /// Puts a claim into its queue and waits until it is first.
     pub(super) async fn acquire(&self, claim: &Claim, wait: bool) -> Result<Option<Grant>> {
         let Some(session) = self.sessions.get(claim.lease.id) else {
-            return Err(failure::lease_lost(self.connection.endpoints()));
+            return Err(error::lease_lost(self.connection.endpoints()));
         };
         let directory = self.names.directory(&claim.key);
         let number = self.claims.begin(claim.attempt, claim.lease.id, || session.numbers.take());
@@ -47,7 +48,7 @@ impl Shared {
         tokio::select! {
             granted = self.run(&attempt) => granted,
             // The claim has gone with the lease.
-            () = session.ended() => Err(failure::lease_lost(self.connection.endpoints())),
+            () = session.ended() => Err(error::lease_lost(self.connection.endpoints())),
         }
     }
 
@@ -57,21 +58,21 @@ impl Shared {
             let limit = deadline.saturating_duration_since(Instant::now());
             tokio::time::timeout(limit, self.releases.settled(&attempt.directory))
                 .await
-                .map_err(|_| failure::no_answer(self.connection.endpoints(), limit))?;
+                .map_err(|_| error::no_answer(self.connection.endpoints(), limit))?;
         }
         let Some((own, seen)) = self.place(attempt).await? else {
             return Ok(None);
         };
         let seen = match seen {
             Some(seen) => seen,
-            None => self.look_again(attempt, &own, Freshness::Linearizable).await?,
+            None => self.read_position(attempt, &own, Freshness::Linearizable).await?,
         };
         let proof = match seen {
-            (Standing::First, revision) => revision,
-            (Standing::Behind(ahead), revision) => self.follow(attempt, &own, ahead, revision).await?,
-            (Standing::Gone, _) => return Err(self.claim_lost()),
+            (Position::First, revision) => revision,
+            (Position::Behind(ahead), revision) => self.follow(attempt, &own, ahead, revision).await?,
+            (Position::Missing, _) => return Err(self.claim_lost()),
         };
-        let nonsense = || failure::nonsense(self.connection.endpoints());
+        let nonsense = || error::nonsense(self.connection.endpoints());
         let epoch = answer::epoch(proof).ok_or_else(nonsense)?;
         let mut grant = Grant::new(attempt.claim, epoch);
         grant.lease = attempt.session.proven(grant.lease);
@@ -83,7 +84,7 @@ impl Shared {
 
     /// Puts the claim into the queue, whatever it takes, and says where it stood at which revision, if that is known. `None` if it
     /// was busy and would have to wait.
-    async fn place(&self, attempt: &Attempt<'_>) -> Result<Option<(Born, Option<(Standing, i64)>)>> {
+    async fn place(&self, attempt: &Attempt<'_>) -> Result<Option<(ClaimKey, Option<(Position, i64)>)>> {
         let Attempt { claim, session, directory, name, .. } = attempt;
         let id = claim.attempt;
         let mut backoff = Backoff::new();
@@ -97,11 +98,11 @@ impl Shared {
             // For shared claims the transaction would have more operations than the smallest limit.
             let tries = attempt.deadline.is_some() && claim.mode == Mode::Exclusive;
             let blocker = tries.then(|| self.blockers.known(directory)).flatten().filter(|blocker| blocker != name);
-            let place = Place {
+            let place = PutClaim {
                 directory,
                 mode: claim.mode,
                 name,
-                value: codec::metadata(claim, &self.manager),
+                value: value::of_claim(claim, &self.manager),
                 record: session.record(),
                 released: &released,
                 only_if_free: attempt.deadline.is_some(),
@@ -119,7 +120,7 @@ impl Shared {
                 carried: Some(carried),
                 bytes,
             };
-            let answer = match self.group.send(self.patience(attempt), member).await {
+            let answer = match self.batcher.send(self.patience(attempt), member).await {
                 Ok(answer) => answer,
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(attempt, &mut backoff, error).await?;
@@ -127,11 +128,11 @@ impl Shared {
                 }
                 Err(error) if !released.is_empty() && limits.refused(&error, released.len() * CARRIED, bytes) => {
                     // The releases go on separately then, and the claim waits behind those.
-                    self.claims.answered(id, repeated || failure::is_unread(&error));
+                    self.claims.answered(id, repeated || error::is_unread(&error));
                     continue;
                 }
                 Err(error) => {
-                    if repeated || failure::is_unread(&error) {
+                    if repeated || error::is_unread(&error) {
                         self.claims.answered(id, true);
                     } else {
                         // Refused, and the only copy: there is nothing to settle, which might be refused as well.
@@ -140,10 +141,10 @@ impl Shared {
                     return Err(error);
                 }
             };
-            let own = |create| Born { name: name.clone(), create };
+            let own = |create| ClaimKey { name: name.clone(), create };
             match place.read(&answer) {
-                None => return Err(failure::nonsense(self.connection.endpoints())),
-                Some(Placed::In { create, standing }) => {
+                None => return Err(error::nonsense(self.connection.endpoints())),
+                Some(PutOutcome::In { create, position }) => {
                     if blocker.is_some() {
                         self.blockers.note(directory, None);
                     }
@@ -151,24 +152,24 @@ impl Shared {
                         session.saw_version(place.record.version + 1);
                     }
                     self.claims.answered(id, false);
-                    return Ok(Some((own(create), answer.revision.map(|revision| (standing, revision)))));
+                    return Ok(Some((own(create), answer.revision.map(|revision| (position, revision)))));
                 }
                 // An earlier copy came through. Others may follow once this claim is gone, so the outcome stays unknown.
-                Some(Placed::Already { create }) => return Ok(Some((own(create), None))),
-                Some(Placed::Stale { version }) => {
+                Some(PutOutcome::Already { create }) => return Ok(Some((own(create), None))),
+                Some(PutOutcome::Stale { version }) => {
                     self.claims.answered(id, repeated);
                     if version < place.record.version {
                         // It never falls, unless the store was restored from a backup and has overtaken its past since.
                         self.lost(Subject::Session(claim.lease.id));
-                        return Err(failure::lease_lost(self.connection.endpoints()));
+                        return Err(error::lease_lost(self.connection.endpoints()));
                     }
                     session.saw_version(version);
                 }
-                Some(Placed::Over) => {
+                Some(PutOutcome::Over) => {
                     self.claims.answered(id, repeated);
-                    return Err(failure::lease_lost(self.connection.endpoints()));
+                    return Err(error::lease_lost(self.connection.endpoints()));
                 }
-                Some(Placed::Busy(blocker)) => {
+                Some(PutOutcome::Busy(blocker)) => {
                     if tries {
                         self.blockers.note(directory, blocker);
                     }
@@ -187,7 +188,7 @@ impl Shared {
     /// Waits until nothing is ahead of the claim. Returns the revision that proves it.
     ///
     /// The claim `ahead` was there at the revision `seen`.
-    async fn follow(&self, attempt: &Attempt<'_>, own: &Born, mut ahead: Born, mut seen: i64) -> Result<i64> {
+    async fn follow(&self, attempt: &Attempt<'_>, own: &ClaimKey, mut ahead: ClaimKey, mut seen: i64) -> Result<i64> {
         loop {
             let mut watch = self.connection.hub().subscribe(ahead.name.clone());
             let mut trusted = false;
@@ -197,8 +198,8 @@ impl Shared {
                         // Of an earlier claim with that name.
                         Notice::Deleted(at) if at <= seen => false,
                         Notice::Deleted(_) => {
-                            if let (Standing::First, revision) =
-                                self.look_again(attempt, own, Freshness::Serializable).await?
+                            if let (Position::First, revision) =
+                                self.read_position(attempt, own, Freshness::Serializable).await?
                             {
                                 return Ok(revision);
                             }
@@ -209,7 +210,7 @@ impl Shared {
                             // The watch may have begun after the deletion.
                             since > seen && !self.stood_at(since, &ahead).await
                         }
-                        Notice::Again => {
+                        Notice::Recreated => {
                             trusted = true;
                             true
                         }
@@ -225,11 +226,11 @@ impl Shared {
                 if !look {
                     continue;
                 }
-                match self.look_again(attempt, own, Freshness::Linearizable).await? {
-                    (Standing::First, revision) => return Ok(revision),
-                    (Standing::Gone, _) => return Err(self.claim_lost()),
-                    (Standing::Behind(same), revision) if same == ahead => seen = revision,
-                    (Standing::Behind(other), revision) => {
+                match self.read_position(attempt, own, Freshness::Linearizable).await? {
+                    (Position::First, revision) => return Ok(revision),
+                    (Position::Missing, _) => return Err(self.claim_lost()),
+                    (Position::Behind(same), revision) if same == ahead => seen = revision,
+                    (Position::Behind(other), revision) => {
                         (ahead, seen) = (other, revision);
                         break;
                     }
@@ -239,7 +240,7 @@ impl Shared {
     }
 
     /// Returns whether the claim ahead was still there at a revision, or later: then its deletion comes after that.
-    async fn stood_at(&self, revision: i64, ahead: &Born) -> bool {
+    async fn stood_at(&self, revision: i64, ahead: &ClaimKey) -> bool {
         // Any member will do if its state is new enough.
         let limit = self.connection.patience(self.connection.timeout());
         let found = self.connection.key_once(limit, Freshness::Serializable, &ahead.name).await;
@@ -250,7 +251,7 @@ impl Shared {
     }
 
     /// Returns whether the claim ahead is gone. One key only: a thousand waiters that sort ranges would drown the server.
-    async fn is_gone(&self, ahead: &Born) -> bool {
+    async fn is_gone(&self, ahead: &ClaimKey) -> bool {
         let limit = self.connection.patience(self.connection.timeout());
         match self.connection.key_once(limit, Freshness::Linearizable, &ahead.name).await {
             Ok(found) => found.kvs.iter().all(|found| found.create_revision != ahead.create),
@@ -259,15 +260,20 @@ impl Shared {
     }
 
     /// Reads where the claim stands, and at which revision.
-    async fn look_again(&self, attempt: &Attempt<'_>, own: &Born, freshness: Freshness) -> Result<(Standing, i64)> {
+    async fn read_position(
+        &self,
+        attempt: &Attempt<'_>,
+        own: &ClaimKey,
+        freshness: Freshness,
+    ) -> Result<(Position, i64)> {
         let mut backoff = Backoff::new();
         loop {
-            let look = txn::look_again(&attempt.directory, attempt.claim.mode, own, freshness);
+            let look = txn::read_position(&attempt.directory, attempt.claim.mode, own, freshness);
             match self.connection.txn_once(self.patience(attempt), freshness, look).await {
                 Ok(answer) => {
                     let revision = txn::revision(&answer);
-                    let seen = txn::keys(answer).and_then(|seen| Standing::read(&attempt.directory, own, &seen));
-                    return seen.zip(revision).ok_or_else(|| failure::nonsense(self.connection.endpoints()));
+                    let seen = txn::keys(answer).and_then(|seen| Position::read(&attempt.directory, own, &seen));
+                    return seen.zip(revision).ok_or_else(|| error::nonsense(self.connection.endpoints()));
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(attempt, &mut backoff, error).await?;
@@ -340,9 +346,9 @@ impl Shared {
     }
 
     /// The claim of a grant, if its lease is not over.
-    fn born(&self, directory: &Directory, grant: &Grant) -> Option<Born> {
+    fn born(&self, directory: &Directory, grant: &Grant) -> Option<ClaimKey> {
         let name = directory.claim(grant.mode, grant.lease.id, self.claims.number(grant.attempt)?);
-        Some(Born { name, create: i64::try_from(grant.note).unwrap_or_default() })
+        Some(ClaimKey { name, create: i64::try_from(grant.note).unwrap_or_default() })
     }
 
     /// Nothing of the attempt is on the server, nor will be: its number is free.
@@ -363,7 +369,7 @@ impl Shared {
         // Whoever drops a guard often locks again at once, and the claim that is sent then takes the release along: one write for
         // the server instead of two. No time is lost if nobody does.
         yield_once().await;
-        if !self.releases.turn(&directory, &claim).await {
+        if !self.releases.await_uncarried(&directory, &claim).await {
             self.gone_for_certain(grant.attempt, grant.lease.id);
             return Ok(());
         }
@@ -384,7 +390,7 @@ impl Shared {
         let bytes = txn::bytes_of_deletion(&name) + record.as_ref().map_or(0, Record::bytes);
         let member =
             Member { attempt: None, directory, name, txn: txn.clone(), record, alone: None, carried: None, bytes };
-        match self.group.send(limit, member).await {
+        match self.batcher.send(limit, member).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
             Err(error) if error.kind() == ErrorKind::Refused => {

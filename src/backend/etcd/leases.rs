@@ -12,10 +12,11 @@ use tokio::sync::watch;
 
 use super::connection::Connection;
 use super::losses::Subject;
+use super::names::signed;
 use super::numbers::Numbers;
-use super::txn::{self, Freshness, Record, signed};
-use super::watch::WatchId;
-use super::{Shared, answer, codec, failure};
+use super::txn::{self, Freshness, Record};
+use super::watch::hub::WatchId;
+use super::{Shared, answer, error, value};
 use crate::backend::{ErrorKind, Lease, LeaseId, Result, Timestamp};
 
 /// How many renewals in a row may be spoilt by a change of leader before one call gives up.
@@ -103,17 +104,17 @@ impl Sessions {
 }
 
 /// Revokes a lease whose opening was given up half-way.
-struct Orphan<'a> {
+struct RevokeOnDrop<'a> {
     shared: &'a Shared,
     lease: Option<i64>,
 }
 
-impl Drop for Orphan<'_> {
+impl Drop for RevokeOnDrop<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
             let connection: Arc<Connection> = self.shared.connection.clone();
             // If this cannot reach the server either, the lease expires by itself.
-            self.shared.handle.spawn(async move { connection.revoke(lease).await });
+            self.shared.connection.handle().spawn(async move { connection.revoke(lease).await });
         }
     }
 }
@@ -130,17 +131,17 @@ impl Shared {
         self.connection.check(self.names.record(LeaseId(0))).await?;
         // Chosen here, so that an attempt of unknown outcome can be repeated and undone.
         let id = LeaseId((rand::random::<u64>() >> 1).max(1));
-        let mut orphan = Orphan { shared: self, lease: Some(signed(id)) };
+        let mut orphan = RevokeOnDrop { shared: self, lease: Some(signed(id)) };
         let proven = self.clock.now();
         let asked = ttl;
         let ttl = self.grant(id, asked).await?;
-        let (name, value) = (self.names.record(id), codec::record(&self.manager));
+        let (name, value) = (self.names.record(id), value::of_record(&self.manager));
         let answer = self
             .connection
             .txn(Record { name: name.clone(), value: value.clone(), lease: id, version: 0 }.create())
             .await?;
         let revision = answer::revision(answer.header.as_ref());
-        let revision = revision.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+        let revision = revision.ok_or_else(|| error::nonsense(self.connection.endpoints()))?;
         let term = answer.header.map_or(0, |header| header.raft_term);
         orphan.lease = None;
         let facts = Mutex::new(Facts { ttl, proven, version: 1, term, watch: None });
@@ -174,7 +175,7 @@ impl Shared {
                     match client.grant(seconds, Some(options)).await {
                         Ok(granted) => Ok(granted.ttl()),
                         // The name is random, so it was an earlier copy of this request that came through.
-                        Err(error) if failure::is_lease_exists(&error) => {
+                        Err(error) if error::is_lease_exists(&error) => {
                             client.time_to_live(signed(id), None).await.map(|lease| lease.granted_ttl())
                         }
                         Err(error) => Err(error),
@@ -182,15 +183,15 @@ impl Shared {
                 }
             })
             .await?;
-        answer::ttl(granted, ttl).ok_or_else(|| failure::nonsense(self.connection.endpoints()))
+        answer::ttl(granted, ttl).ok_or_else(|| error::nonsense(self.connection.endpoints()))
     }
 
     /// Renews a lease within `limit`.
     pub(super) async fn renew(&self, lease: &Lease, limit: Duration) -> Result<Lease> {
         let endpoints = self.connection.endpoints();
-        let session = self.sessions.get(lease.id).ok_or_else(|| failure::lease_lost(endpoints))?;
+        let session = self.sessions.get(lease.id).ok_or_else(|| error::lease_lost(endpoints))?;
         let renewed = tokio::time::timeout(limit, async {
-            let mut last = failure::no_answer(endpoints, limit);
+            let mut last = error::no_answer(endpoints, limit);
             for round in 0..MAX_PROOFS {
                 // A silent endpoint must leave time for another.
                 match self.prove(&session, self.connection.patience(limit)).await {
@@ -206,7 +207,7 @@ impl Shared {
             Err(last)
         })
         .await
-        .unwrap_or_else(|_| Err(failure::no_answer(endpoints, limit)));
+        .unwrap_or_else(|_| Err(error::no_answer(endpoints, limit)));
         if renewed.as_ref().is_err_and(|error| error.kind() == ErrorKind::LeaseLost) {
             self.forget(lease.id);
         }
@@ -240,13 +241,13 @@ impl Shared {
             })
             .await?;
         if !answer::is_about(answer.id(), session.id) {
-            return Err(failure::nonsense(endpoints));
+            return Err(error::nonsense(endpoints));
         }
-        let ttl = answer::ttl(answer.ttl(), session.asked).ok_or_else(|| failure::lease_lost(endpoints))?;
+        let ttl = answer::ttl(answer.ttl(), session.asked).ok_or_else(|| error::lease_lost(endpoints))?;
         let found = self.connection.key_once(patience, Freshness::Linearizable, &session.record).await?;
         let is_record = |found: &PbKeyValue| found.key == session.record && answer::is_about(found.lease, session.id);
         if !found.kvs.iter().any(is_record) {
-            return Err(failure::lease_lost(endpoints));
+            return Err(error::lease_lost(endpoints));
         }
         let kept = answer.header().map(etcd_client::ResponseHeader::raft_term);
         let after = found.header.map(|header| header.raft_term);

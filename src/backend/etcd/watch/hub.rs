@@ -1,0 +1,110 @@
+//! Watches as their users see them: subscriptions and notices.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// The name of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct WatchId(pub(super) u64);
+
+/// What a watch tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// The watch stands: all that happens after this revision (or from its start revision on) will be told.
+    Created(i64),
+    /// The watch stands again, after a gap in which things may have happened.
+    Recreated,
+    /// The watch is down for now.
+    Down,
+    /// The key was deleted, at this revision.
+    Deleted(i64),
+}
+
+/// Where a watch's notices go.
+pub(crate) type Sink = UnboundedSender<(WatchId, Notice)>;
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    Watch {
+        id: WatchId,
+        name: Vec<u8>,
+        start: i64,
+        sink: Sink,
+    },
+    /// Nobody needs it now, but soon somebody may.
+    Rest(WatchId),
+    Cancel(WatchId),
+}
+
+/// The near end of the hub.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    commands: UnboundedSender<Command>,
+    next: AtomicU64,
+}
+
+/// The commands for the task that serves the watches.
+pub(crate) type Commands = UnboundedReceiver<Command>;
+
+impl Hub {
+    /// Creates a hub, and returns the commands for the task that serves its watches. They end with the hub.
+    pub(crate) fn new() -> (Self, Commands) {
+        let (commands, receiver) = unbounded_channel();
+        (Self { commands, next: AtomicU64::new(1) }, receiver)
+    }
+
+    /// Watches `name` for its deletion, from the revision `start` on, or from now with zero.
+    pub(crate) fn watch(&self, name: Vec<u8>, start: i64, sink: Sink) -> WatchId {
+        let id = self.next_id();
+        self.watch_as(id, name, start, sink);
+        id
+    }
+
+    /// Returns an id for [`watch_as`](Self::watch_as).
+    pub(crate) fn next_id(&self) -> WatchId {
+        WatchId(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Watches under an id that was asked for before, so that its notices find their subject.
+    pub(crate) fn watch_as(&self, id: WatchId, name: Vec<u8>, start: i64, sink: Sink) {
+        // After the end there is nobody to tell.
+        let _ = self.commands.send(Command::Watch { id, name, start, sink });
+    }
+
+    /// Watches `name` from now, for as long as the subscription lives.
+    pub(crate) fn subscribe(&self, name: Vec<u8>) -> Subscription<'_> {
+        let (sink, notices) = unbounded_channel();
+        Subscription { hub: self, id: self.watch(name, 0, sink), notices }
+    }
+
+    /// Ends a watch.
+    pub(crate) fn cancel(&self, id: WatchId) {
+        let _ = self.commands.send(Command::Cancel(id));
+    }
+}
+
+/// A watch of one waiter.
+#[derive(Debug)]
+pub(crate) struct Subscription<'a> {
+    hub: &'a Hub,
+    id: WatchId,
+    notices: UnboundedReceiver<(WatchId, Notice)>,
+}
+
+impl Subscription<'_> {
+    /// Waits for the next notice. After the hub's end none comes.
+    pub(crate) async fn next(&mut self) -> Notice {
+        match self.notices.recv().await {
+            Some((_, notice)) => notice,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Subscription<'_> {
+    fn drop(&mut self) {
+        // After the end there is nobody to tell.
+        let _ = self.hub.commands.send(Command::Rest(self.id));
+    }
+}
