@@ -1,246 +1,229 @@
-//! Claims: put into the queue, granted, withdrawn, released.
+//! Acquires: a claim is put into its queue and waits until it is first. What follows each answer is decided in
+//! [`attempt`](super::attempt).
 
+use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::Txn;
 use tokio::time::Instant;
 
-use super::batch::Member;
-use super::claims::Held;
-use super::leases::Session;
-use super::losses::Subject;
-use super::names::Directory;
-use super::txn::{self, ClaimKey, Freshness, Position, PutClaim, PutOutcome, Record};
-use super::value;
-use super::watch::hub::Notice;
-use super::{Shared, answer, error};
+use super::attempt::{Answer, Lost, State, Step, next};
+use super::batch::{Batcher, Member};
+use super::blockers::Blockers;
+use super::claims::Claims;
+use super::connection::Connection;
+use super::leases::Leases;
+use super::losses::Losses;
+use super::names::{Directory, Names};
+use super::release::Releaser;
+use super::session::Session;
+use super::txn::{self, ClaimKey, Freshness, Position, PutClaim, PutOutcome};
+use super::watch::hub::Subscription;
+use super::watched::Subject;
+use super::{answer, error, value};
 use crate::backend::backoff::{Backoff, jittered};
-use crate::backend::{AttemptId, BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
+use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result};
 use crate::info::Mode;
 
-/// How often a waiter looks by itself while its watch seems to work: with the jitter at least every 5 s.
-const LOOK: Duration = Duration::from_secs(4);
+/// How often a waiter polls while its watch is trusted: with the jitter at least every 5 s.
+const POLL_INTERVAL: Duration = Duration::from_secs(4);
 
-/// A claim's request may also make one release for so many that a request has room for.
-const CARRIED: usize = 8;
+/// The share of a request's room that the releases which a claim also makes may take: one in so many.
+const CARRIED_SHARE: usize = 8;
 
-/// A claim on its way: what all steps of an acquire need.
-struct Attempt<'a> {
+/// Acquires the locks of one manager.
+pub(super) struct Acquirer {
+    pub(super) connection: Arc<Connection>,
+    pub(super) names: Names,
+    pub(super) retry_interval: Duration,
+    pub(super) claims: Arc<Claims>,
+    pub(super) batcher: Arc<Batcher>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) losses: Arc<Losses>,
+    pub(super) releaser: Arc<Releaser>,
+    pub(super) blockers: Blockers,
+}
+
+/// What an acquire is about.
+struct Request<'a> {
     claim: &'a Claim,
     session: &'a Session,
     directory: Directory,
     name: Vec<u8>,
-    /// When to give up, for who does not wait.
+    /// When to give up, for an attempt that does not wait.
     deadline: Option<Instant>,
 }
 
-impl Shared {
-    /// Puts a claim into its queue and waits until it is first.
+impl Request<'_> {
+    /// Whether the transaction first looks for a claim that blocked an earlier one. For shared claims it would have more operations
+    /// than the smallest limit.
+    fn has_blocker(&self) -> bool {
+        self.deadline.is_some() && self.claim.mode == Mode::Exclusive
+    }
+}
+
+impl Acquirer {
+    /// Puts a claim into its queue, and with `wait` waits until it is first. `None` if the key is not free.
     pub(super) async fn acquire(&self, claim: &Claim, wait: bool) -> Result<Option<Grant>> {
-        let Some(session) = self.sessions.get(claim.lease.id) else {
-            return Err(error::lease_lost(self.connection.endpoints()));
-        };
+        let session = &self.leases.session(claim.lease.id)?;
         let directory = self.names.directory(&claim.key);
-        let number = self.claims.begin(claim.attempt, claim.lease.id, || session.numbers.take());
+        let number = self.claims.begin(claim.attempt, session);
         let name = directory.claim(claim.mode, claim.lease.id, number);
         let deadline = (!wait).then(|| Instant::now() + self.connection.timeout());
-        let attempt = Attempt { claim, session: &session, directory, name, deadline };
+        let request = Request { claim, session, directory, name, deadline };
         tokio::select! {
-            granted = self.run(&attempt) => granted,
-            // The claim has gone with the lease.
+            granted = self.run(&request) => granted,
+            // The claim has ended with the lease.
             () = session.ended() => Err(error::lease_lost(self.connection.endpoints())),
         }
     }
 
-    async fn run(&self, attempt: &Attempt<'_>) -> Result<Option<Grant>> {
-        if let Some(deadline) = attempt.deadline {
-            // What this process is about to release must not make it look busy.
-            let limit = deadline.saturating_duration_since(Instant::now());
-            tokio::time::timeout(limit, self.releases.settled(&attempt.directory))
-                .await
-                .map_err(|_| error::no_answer(self.connection.endpoints(), limit))?;
+    async fn run(&self, request: &Request<'_>) -> Result<Option<Grant>> {
+        self.await_own_releases(request).await?;
+        let (mut state, mut step, mut watch) = (State::default(), Step::Put, None);
+        loop {
+            let answer = match step {
+                Step::Put => self.put(request).await?,
+                Step::Recheck { own, freshness } => self.recheck(request, &own, freshness).await?,
+                Step::Watch { name } => {
+                    drop(watch.take());
+                    watch = Some(self.connection.hub().subscribe(name));
+                    Answer::Watching
+                }
+                Step::Wait { is_trusted } => self.wait(watch.as_mut(), is_trusted).await,
+                Step::Confirm { ahead, since } => Answer::Confirmed(self.was_there(since, &ahead).await),
+                Step::Poll { ahead } => Answer::Polled { is_removed: self.is_removed(&ahead).await },
+                Step::Won { own, proof } => return self.grant(request, own, proof).map(Some),
+                Step::Busy => return self.withdraw(request).await.map(|()| None),
+                Step::Lost(lost) => return Err(self.lost(request, lost)),
+            };
+            (state, step) = next(state, answer);
         }
-        let Some((own, seen)) = self.place(attempt).await? else {
-            return Ok(None);
-        };
-        let seen = match seen {
-            Some(seen) => seen,
-            None => self.read_position(attempt, &own, Freshness::Linearizable).await?,
-        };
-        let proof = match seen {
-            (Position::First, revision) => revision,
-            (Position::Behind(ahead), revision) => self.follow(attempt, &own, ahead, revision).await?,
-            (Position::Missing, _) => return Err(self.claim_lost()),
-        };
-        let nonsense = || error::nonsense(self.connection.endpoints());
-        let epoch = answer::epoch(proof).ok_or_else(nonsense)?;
-        let mut grant = Grant::new(attempt.claim, epoch);
-        grant.lease = attempt.session.proven(grant.lease);
-        grant.note = answer::epoch(own.create).ok_or_else(nonsense)?;
-        self.claims.hold(grant.attempt, Held { claim: own, proof, watch: None });
-        self.losses.granted(grant.attempt);
-        Ok(Some(grant))
     }
 
-    /// Puts the claim into the queue, whatever it takes, and says where it stood at which revision, if that is known. `None` if it
-    /// was busy and would have to wait.
-    async fn place(&self, attempt: &Attempt<'_>) -> Result<Option<(ClaimKey, Option<(Position, i64)>)>> {
-        let Attempt { claim, session, directory, name, .. } = attempt;
-        let id = claim.attempt;
+    /// Waits for unconfirmed releases of the key, for an attempt that does not wait: they must not make the key look busy.
+    async fn await_own_releases(&self, request: &Request<'_>) -> Result<()> {
+        let Some(deadline) = request.deadline else { return Ok(()) };
+        let limit = deadline.saturating_duration_since(Instant::now());
+        tokio::time::timeout(limit, self.claims.releases().all_confirmed(&request.directory))
+            .await
+            .map_err(|_| error::no_answer(self.connection.endpoints(), limit))
+    }
+
+    /// Sends the claim until that is answered.
+    async fn put(&self, request: &Request<'_>) -> Result<Answer> {
+        let Request { claim, session, directory, name, .. } = request;
+        let (id, limits) = (claim.attempt, self.connection.limits());
         let mut backoff = Backoff::new();
         loop {
-            let limits = self.connection.limits();
-            let most = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name)) / CARRIED;
-            let carried = self.releases.carry(directory, most);
-            let released = carried.claims.clone();
-            // Whether an earlier copy of this may still be on its way.
-            let repeated = self.claims.outcome(id).unwrap_or_default();
-            // For shared claims the transaction would have more operations than the smallest limit.
-            let tries = attempt.deadline.is_some() && claim.mode == Mode::Exclusive;
-            let blocker = tries.then(|| self.blockers.known(directory)).flatten().filter(|blocker| blocker != name);
-            let place = PutClaim {
+            let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
+            let carried = self.claims.releases().carry(directory, room / CARRIED_SHARE);
+            let released = carried.claims().to_vec();
+            // Whether an earlier copy of this may still be in flight.
+            let is_repeated = self.claims.outcome(id).unwrap_or_default();
+            let blocker = request.has_blocker().then(|| self.blockers.known(directory)).flatten();
+            let put = PutClaim {
                 directory,
                 mode: claim.mode,
                 name,
-                value: value::of_claim(claim, &self.manager),
+                value: value::of_claim(claim, self.leases.manager()),
                 record: session.record(),
                 released: &released,
-                only_if_free: attempt.deadline.is_some(),
-                blocker: blocker.as_deref(),
+                only_if_free: request.deadline.is_some(),
+                blocker: blocker.as_deref().filter(|blocker| blocker != name),
             };
-            let (txn, alone, bytes) = (place.txn(), repeated.then(|| place.rewriting()), place.bytes());
-            let record = repeated.then(|| place.record.clone());
-            let member = Member {
-                attempt: Some(id),
-                directory: directory.clone(),
-                name: name.clone(),
-                txn,
-                record,
-                alone,
-                carried: Some(carried),
-                bytes,
-            };
-            let answer = match self.batcher.send(self.patience(attempt), member).await {
-                Ok(answer) => answer,
-                Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    self.pause(attempt, &mut backoff, error).await?;
-                    continue;
+            let bytes = put.bytes();
+            match self.batcher.send(self.patience(request), Member::claim(id, &put, is_repeated, carried)).await {
+                Ok(answer) => {
+                    let outcome = put.read(&answer).ok_or_else(|| self.nonsense())?;
+                    self.note(request, &put, is_repeated, &outcome);
+                    return Ok(Answer::Put(outcome));
                 }
-                Err(error) if !released.is_empty() && limits.refused(&error, released.len() * CARRIED, bytes) => {
-                    // The releases go on separately then, and the claim waits behind those.
-                    self.claims.answered(id, repeated || error::is_unread(&error));
-                    continue;
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.pause(request, &mut backoff, error).await?;
+                }
+                Err(error) if !released.is_empty() && limits.refused(&error, released.len() * CARRIED_SHARE, bytes) => {
+                    // The releases are sent separately then, and the claim waits behind those.
+                    self.claims.answered(id, is_repeated || error::is_unread(&error));
                 }
                 Err(error) => {
-                    if repeated || error::is_unread(&error) {
+                    if is_repeated || error::is_unread(&error) {
                         self.claims.answered(id, true);
                     } else {
-                        // Refused, and the only copy: there is nothing to settle, which might be refused as well.
+                        // Refused, and the only copy: there is nothing to abort, which might be refused as well.
                         self.claims.forget(id);
                     }
                     return Err(error);
                 }
-            };
-            let own = |create| ClaimKey { name: name.clone(), create };
-            match place.read(&answer) {
-                None => return Err(error::nonsense(self.connection.endpoints())),
-                Some(PutOutcome::In { create, position }) => {
-                    if blocker.is_some() {
-                        self.blockers.note(directory, None);
-                    }
-                    if repeated {
-                        session.saw_version(place.record.version + 1);
-                    }
-                    self.claims.answered(id, false);
-                    return Ok(Some((own(create), answer.revision.map(|revision| (position, revision)))));
-                }
-                // An earlier copy came through. Others may follow once this claim is gone, so the outcome stays unknown.
-                Some(PutOutcome::Already { create }) => return Ok(Some((own(create), None))),
-                Some(PutOutcome::Stale { version }) => {
-                    self.claims.answered(id, repeated);
-                    if version < place.record.version {
-                        // It never falls, unless the store was restored from a backup and has overtaken its past since.
-                        self.lost(Subject::Session(claim.lease.id));
-                        return Err(error::lease_lost(self.connection.endpoints()));
-                    }
-                    session.saw_version(version);
-                }
-                Some(PutOutcome::Over) => {
-                    self.claims.answered(id, repeated);
-                    return Err(error::lease_lost(self.connection.endpoints()));
-                }
-                Some(PutOutcome::Busy(blocker)) => {
-                    if tries {
-                        self.blockers.note(directory, blocker);
-                    }
-                    if repeated {
-                        // A late copy would take the lock after we have said that it is busy.
-                        self.settle(claim).await?;
-                    } else {
-                        self.gone_for_certain(id, claim.lease.id);
-                    }
-                    return Ok(None);
-                }
             }
         }
     }
 
-    /// Waits until nothing is ahead of the claim. Returns the revision that proves it.
-    ///
-    /// The claim `ahead` was there at the revision `seen`.
-    async fn follow(&self, attempt: &Attempt<'_>, own: &ClaimKey, mut ahead: ClaimKey, mut seen: i64) -> Result<i64> {
+    /// Notes what the answer to a claim says.
+    fn note(&self, request: &Request<'_>, put: &PutClaim<'_>, is_repeated: bool, outcome: &PutOutcome) {
+        let is_unknown = match outcome {
+            PutOutcome::In { .. } => {
+                if put.blocker.is_some() {
+                    self.blockers.note(&request.directory, None);
+                }
+                if is_repeated {
+                    request.session.saw_version(put.record.version + 1);
+                }
+                false
+            }
+            // An earlier copy has put it. Others may follow once the claim no longer exists, so the outcome stays unknown.
+            PutOutcome::Already { .. } => return,
+            PutOutcome::Stale { version } => {
+                request.session.saw_version(*version);
+                is_repeated
+            }
+            PutOutcome::Rewound | PutOutcome::Over => is_repeated,
+            PutOutcome::Busy(blocker) => {
+                if request.has_blocker() {
+                    self.blockers.note(&request.directory, blocker.clone());
+                }
+                is_repeated
+            }
+        };
+        self.claims.answered(request.claim.attempt, is_unknown);
+    }
+
+    /// Reads the position of the claim.
+    async fn recheck(&self, request: &Request<'_>, own: &ClaimKey, freshness: Freshness) -> Result<Answer> {
+        let mut backoff = Backoff::new();
         loop {
-            let mut watch = self.connection.hub().subscribe(ahead.name.clone());
-            let mut trusted = false;
-            loop {
-                let look = tokio::select! {
-                    notice = watch.next() => match notice {
-                        // Of an earlier claim with that name.
-                        Notice::Deleted(at) if at <= seen => false,
-                        Notice::Deleted(_) => {
-                            if let (Position::First, revision) =
-                                self.read_position(attempt, own, Freshness::Serializable).await?
-                            {
-                                return Ok(revision);
-                            }
-                            true
-                        }
-                        Notice::Created(since) => {
-                            trusted = true;
-                            // The watch may have begun after the deletion.
-                            since > seen && !self.stood_at(since, &ahead).await
-                        }
-                        Notice::Recreated => {
-                            trusted = true;
-                            true
-                        }
-                        Notice::Down => {
-                            trusted = false;
-                            false
-                        }
-                    },
-                    () = tokio::time::sleep(jittered(if trusted { LOOK } else { self.retry_interval })) => {
-                        self.is_gone(&ahead).await
-                    }
-                };
-                if !look {
-                    continue;
+            let read = txn::read_position(&request.directory, request.claim.mode, own, freshness);
+            match self.connection.txn_once(self.patience(request), freshness, read).await {
+                Ok(answer) => {
+                    let revision = txn::revision(&answer);
+                    let position = txn::keys(answer).and_then(|found| Position::read(&request.directory, own, &found));
+                    let (position, revision) = position.zip(revision).ok_or_else(|| self.nonsense())?;
+                    return Ok(Answer::Position { freshness, position, revision });
                 }
-                match self.read_position(attempt, own, Freshness::Linearizable).await? {
-                    (Position::First, revision) => return Ok(revision),
-                    (Position::Missing, _) => return Err(self.claim_lost()),
-                    (Position::Behind(same), revision) if same == ahead => seen = revision,
-                    (Position::Behind(other), revision) => {
-                        (ahead, seen) = (other, revision);
-                        break;
-                    }
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.pause(request, &mut backoff, error).await?;
                 }
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Returns whether the claim ahead was still there at a revision, or later: then its deletion comes after that.
-    async fn stood_at(&self, revision: i64, ahead: &ClaimKey) -> bool {
+    /// Waits for the next notice, or until it is time to poll.
+    async fn wait(&self, watch: Option<&mut Subscription<'_>>, is_trusted: bool) -> Answer {
+        let notice = async {
+            match watch {
+                Some(watch) => watch.next().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            notice = notice => Answer::Notice(notice),
+            () = tokio::time::sleep(jittered(if is_trusted { POLL_INTERVAL } else { self.retry_interval })) => Answer::PollDue,
+        }
+    }
+
+    /// Returns whether the claim ahead is known to have been there at a revision, or later: its deletion comes after that.
+    async fn was_there(&self, revision: i64, ahead: &ClaimKey) -> bool {
         // Any member will do if its state is new enough.
         let limit = self.connection.patience(self.connection.timeout());
         let found = self.connection.key_once(limit, Freshness::Serializable, &ahead.name).await;
@@ -250,8 +233,9 @@ impl Shared {
         })
     }
 
-    /// Returns whether the claim ahead is gone. One key only: a thousand waiters that sort ranges would drown the server.
-    async fn is_gone(&self, ahead: &ClaimKey) -> bool {
+    /// Returns whether the claim ahead is known to have been removed. Reads one key only: the sorted ranges of a thousand waiters
+    /// would overload the server.
+    async fn is_removed(&self, ahead: &ClaimKey) -> bool {
         let limit = self.connection.patience(self.connection.timeout());
         match self.connection.key_once(limit, Freshness::Linearizable, &ahead.name).await {
             Ok(found) => found.kvs.iter().all(|found| found.create_revision != ahead.create),
@@ -259,159 +243,55 @@ impl Shared {
         }
     }
 
-    /// Reads where the claim stands, and at which revision.
-    async fn read_position(
-        &self,
-        attempt: &Attempt<'_>,
-        own: &ClaimKey,
-        freshness: Freshness,
-    ) -> Result<(Position, i64)> {
-        let mut backoff = Backoff::new();
-        loop {
-            let look = txn::read_position(&attempt.directory, attempt.claim.mode, own, freshness);
-            match self.connection.txn_once(self.patience(attempt), freshness, look).await {
-                Ok(answer) => {
-                    let revision = txn::revision(&answer);
-                    let seen = txn::keys(answer).and_then(|seen| Position::read(&attempt.directory, own, &seen));
-                    return seen.zip(revision).ok_or_else(|| error::nonsense(self.connection.endpoints()));
-                }
-                Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    self.pause(attempt, &mut backoff, error).await?;
-                }
-                Err(error) => return Err(error),
+    /// Makes a grant of a claim that was proven to hold its key.
+    fn grant(&self, request: &Request<'_>, own: ClaimKey, proof: i64) -> Result<Grant> {
+        let epoch = answer::epoch(proof).ok_or_else(|| self.nonsense())?;
+        let mut grant = Grant::new(request.claim, epoch);
+        grant.lease = request.session.proven(grant.lease);
+        grant.note = answer::epoch(own.create).ok_or_else(|| self.nonsense())?;
+        self.losses.hold(grant.attempt, own, proof);
+        Ok(grant)
+    }
+
+    /// Leaves nothing of a claim that was refused because the key is not free.
+    async fn withdraw(&self, request: &Request<'_>) -> Result<()> {
+        let id = request.claim.attempt;
+        if self.claims.outcome(id) == Some(true) {
+            // A late copy would take the lock after it was reported as busy.
+            return self.releaser.abort(request.claim).await;
+        }
+        self.claims.forget_certain(id);
+        Ok(())
+    }
+
+    fn lost(&self, request: &Request<'_>, lost: Lost) -> BackendError {
+        let endpoints = self.connection.endpoints();
+        match lost {
+            Lost::Lease => {
+                self.losses.report(Subject::Session(request.claim.lease.id));
+                error::lease_lost(endpoints)
             }
+            Lost::Claim => error::claim_lost(endpoints),
         }
     }
 
-    fn patience(&self, attempt: &Attempt<'_>) -> Duration {
-        let timeout = self.connection.timeout();
-        let left = attempt.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        self.connection.patience(left.unwrap_or(timeout))
+    fn patience(&self, request: &Request<'_>) -> Duration {
+        let left = request.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        self.connection.patience(left.unwrap_or(self.connection.timeout()))
     }
 
-    /// Waits a little after a failure that may pass, or gives up with it.
-    async fn pause(&self, attempt: &Attempt<'_>, backoff: &mut Backoff, error: BackendError) -> Result<()> {
+    /// Pauses after a failure that may pass, or gives up with it.
+    async fn pause(&self, request: &Request<'_>, backoff: &mut Backoff, error: BackendError) -> Result<()> {
         let delay = backoff.delay();
-        let too_late = attempt.deadline.is_some_and(|deadline| Instant::now() + delay >= deadline);
-        if too_late || !attempt.session.may_live(self.clock.now()) || !self.is_open() {
+        let is_too_late = request.deadline.is_some_and(|deadline| Instant::now() + delay >= deadline);
+        if is_too_late || !self.leases.may_live(request.session) || !self.losses.is_open() {
             return Err(error);
         }
         tokio::time::sleep(delay).await;
         Ok(())
     }
 
-    fn claim_lost(&self) -> BackendError {
-        let endpoints = self.connection.endpoints();
-        BackendError::new(ErrorKind::LeaseLost, format!("the claim was removed from its queue in etcd at {endpoints}"))
+    fn nonsense(&self) -> BackendError {
+        error::nonsense(self.connection.endpoints())
     }
-
-    /// Removes all traces of an attempt, those included that have not arrived yet.
-    pub(super) async fn settle(&self, claim: &Claim) -> Result<()> {
-        if !claim.lease.session {
-            return self.revoke(claim.lease.id).await;
-        }
-        // Nothing was sent, or all that was sent has been answered and undone.
-        let Some(unknown) = self.claims.outcome(claim.attempt) else {
-            self.gone_for_certain(claim.attempt, claim.lease.id);
-            return Ok(());
-        };
-        if let Some(watch) = self.claims.let_go(claim.attempt) {
-            self.losses.unwatch(self.connection.hub(), watch);
-        }
-        let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
-        let directory = self.names.directory(&claim.key);
-        let name = directory.claim(claim.mode, claim.lease.id, number);
-        self.delete(directory, name.clone(), txn::settle(&name), self.rewritten(claim.lease.id, unknown)).await?;
-        // Its number with it: a copy of this may come late, and deletes by name.
-        self.claims.forget(claim.attempt);
-        Ok(())
-    }
-
-    /// Takes note that a grant is given up, from now on, whatever becomes of the request.
-    pub(super) fn give_up(&self, grant: &Grant) {
-        let directory = self.names.directory(&grant.key);
-        let unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
-        if let Some(watch) = self.claims.let_go(grant.attempt) {
-            self.losses.unwatch(self.connection.hub(), watch);
-        }
-        // On a lease that is over there is nothing left to release.
-        if let Some(claim) = self.born(&directory, grant) {
-            self.releases.add(directory, claim, grant.lease.id, unknown);
-        }
-    }
-
-    /// The name of a grant's claim, if its lease is not over.
-    pub(super) fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
-        self.born(&self.names.directory(&grant.key), grant).map(|claim| claim.name)
-    }
-
-    /// The claim of a grant, if its lease is not over.
-    fn born(&self, directory: &Directory, grant: &Grant) -> Option<ClaimKey> {
-        let name = directory.claim(grant.mode, grant.lease.id, self.claims.number(grant.attempt)?);
-        Some(ClaimKey { name, create: i64::try_from(grant.note).unwrap_or_default() })
-    }
-
-    /// Nothing of the attempt is on the server, nor will be: its number is free.
-    fn gone_for_certain(&self, attempt: AttemptId, lease: LeaseId) {
-        if let (Some(number), Some(session)) = (self.claims.forget(attempt), self.sessions.get(lease)) {
-            session.numbers.give_back(number);
-        }
-    }
-
-    /// Releases a grant that was [given up](Self::give_up).
-    pub(super) async fn release(&self, grant: &Grant) -> Result<()> {
-        if !grant.lease.session {
-            return self.revoke(grant.lease.id).await;
-        }
-        let unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
-        let directory = self.names.directory(&grant.key);
-        let Some(claim) = self.born(&directory, grant) else { return Ok(()) };
-        // Whoever drops a guard often locks again at once, and the claim that is sent then takes the release along: one write for
-        // the server instead of two. No time is lost if nobody does.
-        yield_once().await;
-        if !self.releases.await_uncarried(&directory, &claim).await {
-            self.gone_for_certain(grant.attempt, grant.lease.id);
-            return Ok(());
-        }
-        self.delete(directory.clone(), claim.name.clone(), claim.delete(), self.rewritten(grant.lease.id, unknown))
-            .await?;
-        if unknown {
-            self.claims.forget(grant.attempt);
-        } else {
-            self.gone_for_certain(grant.attempt, grant.lease.id);
-        }
-        self.releases.confirm(&directory, &[claim]);
-        Ok(())
-    }
-
-    /// Sends a transaction that deletes, with what keeps older copies away; if the server has no space for that, a bare one.
-    async fn delete(&self, directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Result<()> {
-        let limit = self.connection.patience(self.connection.timeout());
-        let bytes = txn::bytes_of_deletion(&name) + record.as_ref().map_or(0, Record::bytes);
-        let member =
-            Member { attempt: None, directory, name, txn: txn.clone(), record, alone: None, carried: None, bytes };
-        match self.batcher.send(limit, member).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
-            Err(error) if error.kind() == ErrorKind::Refused => {
-                // The lock is free for others then, but an older copy can still come, so this is to be tried again.
-                self.connection.txn(txn).await?;
-                Err(BackendError::new(ErrorKind::Unreachable, error.to_string()).because(error))
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Comes back at the next poll, which is asked for at once.
-async fn yield_once() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return std::task::Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        std::task::Poll::Pending
-    })
-    .await;
 }

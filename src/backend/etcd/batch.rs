@@ -14,37 +14,59 @@ use std::time::Duration;
 use etcd_client::proto::PbTxnResponse;
 use etcd_client::{Txn, TxnOp};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::claims::{Carried, Claims};
+use super::claims::Claims;
 use super::connection::Connection;
 use super::error;
 use super::names::Directory;
-use super::txn::{self, Answer, Outcome, Record};
+use super::releases::Carried;
+use super::txn::{self, Answer, Outcome, PutClaim, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, Result};
 
 /// How many requests are on their way at most. Of 2, 3 and 4, 64 tasks were fastest with 3.
 const LANES: usize = 3;
 
-/// A transaction that may go together with others.
+/// A transaction that may be sent together with others.
 #[derive(Debug)]
 pub(super) struct Member {
     /// The attempt that is sent with it, if it is a claim.
-    pub(super) attempt: Option<AttemptId>,
-    /// What it is about. All that is put in one transaction has the same create revision, so of one directory there is only one.
-    pub(super) directory: Directory,
+    attempt: Option<AttemptId>,
+    /// All that is put in one transaction has the same create revision, so there is one member of each directory in it.
+    directory: Directory,
     /// The name of the claim that is put or deleted.
-    pub(super) name: Vec<u8>,
-    pub(super) txn: Txn,
+    name: Vec<u8>,
+    txn: Txn,
     /// The record to rewrite along with it, so that older copies of an attempt have no effect.
-    pub(super) record: Option<Record>,
+    record: Option<Record>,
     /// The same transaction with that rewrite in it, if there is one: it needs fewer operations, but can only be sent alone.
-    pub(super) alone: Option<Txn>,
-    /// The releases that are part of it.
-    pub(super) carried: Option<Carried>,
+    alone: Option<Txn>,
+    /// The releases that it also makes.
+    carried: Option<Carried>,
     /// How many bytes it adds to a request, at most.
-    pub(super) bytes: usize,
+    bytes: usize,
+}
+
+impl Member {
+    /// Creates the transaction of a claim. With `is_repeated` an earlier copy of it may still take effect.
+    pub(super) fn claim(attempt: AttemptId, put: &PutClaim<'_>, is_repeated: bool, carried: Carried) -> Self {
+        Self {
+            attempt: Some(attempt),
+            directory: put.directory.clone(),
+            name: put.name.to_vec(),
+            txn: put.txn(),
+            record: is_repeated.then(|| put.record.clone()),
+            alone: is_repeated.then(|| put.rewriting()),
+            carried: Some(carried),
+            bytes: put.bytes(),
+        }
+    }
+
+    /// Creates a transaction that deletes a claim, with the record to rewrite along with it.
+    pub(super) fn deletion(directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Self {
+        let bytes = txn::bytes_of_deletion(&name) + record.as_ref().map_or(0, Record::bytes);
+        Self { attempt: None, directory, name, txn, record, alone: None, carried: None, bytes }
+    }
 }
 
 /// The requests of one manager that may go together.
@@ -55,7 +77,6 @@ pub(super) struct Batcher(Arc<Inner>);
 struct Inner {
     connection: Arc<Connection>,
     claims: Arc<Claims>,
-    handle: Handle,
     state: Mutex<State>,
 }
 
@@ -88,9 +109,9 @@ struct Ticket<'a> {
 }
 
 impl Batcher {
-    pub(super) fn new(connection: Arc<Connection>, claims: Arc<Claims>, handle: Handle) -> Self {
+    pub(super) fn new(connection: Arc<Connection>, claims: Arc<Claims>) -> Self {
         let state = Mutex::new(State { lanes: Vec::new(), last: 0, queue: BTreeMap::new() });
-        Self(Arc::new(Inner { connection, claims, handle, state }))
+        Self(Arc::new(Inner { connection, claims, state }))
     }
 
     /// Sends a transaction once, alone or with others, and waits for its own outcome.
@@ -188,7 +209,7 @@ impl Inner {
 
     fn start(self: &Arc<Self>, batch: Vec<Queued>) {
         if !batch.is_empty() {
-            self.handle.spawn(run(self.clone(), batch));
+            self.connection.handle().spawn(run(self.clone(), batch));
         }
     }
 
@@ -286,21 +307,21 @@ fn split(answer: PbTxnResponse, members: &[&Member]) -> Vec<Answer> {
 mod tests {
     use futures::future::{BoxFuture, FutureExt, join_all};
 
-    use super::super::Shared;
+    use super::super::parts::Parts;
     use super::super::tests::{Client, Server, connect, run};
     use super::*;
     use crate::backend::{Backend, Claim, Grant};
     use crate::info::Mode;
 
     /// Takes all lanes, so that what is sent from now on meets.
-    fn full(shared: &Shared) -> Vec<Lane> {
-        let inner = &shared.batcher.0;
+    fn full(parts: &Parts) -> Vec<Lane> {
+        let inner = &parts.releaser.batcher.0;
         inner.state.lock().lanes.extend([1; LANES]);
         (0..LANES).map(|_| Lane { inner: inner.clone(), members: Some(1) }).collect()
     }
 
     fn queued(client: &Client) -> usize {
-        client.etcd.shared().batcher.0.state.lock().queue.len()
+        client.etcd.parts().unwrap().releaser.batcher.0.state.lock().queue.len()
     }
 
     fn claims(client: &Client, count: usize) -> Vec<Claim> {
@@ -321,7 +342,7 @@ mod tests {
 
     /// The store's revision, which grows by one with each transaction that writes.
     async fn revision(client: &Client) -> i64 {
-        let found = client.etcd.shared().connection.get(b"nothing", None).await.unwrap();
+        let found = client.etcd.parts().unwrap().connection.get(b"nothing", None).await.unwrap();
         found.header.unwrap().revision
     }
 
@@ -330,8 +351,8 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let claims = claims(&client, 3);
             let begun = begin(&client, &claims, true);
             let failing = tokio::spawn(async move {
@@ -342,7 +363,7 @@ mod tests {
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();
             }
-            assert_eq!(shared.batcher.0.state.lock().lanes, [0; 0]);
+            assert_eq!(parts.releaser.batcher.0.state.lock().lanes, [0; 0]);
         });
     }
 
@@ -353,15 +374,15 @@ mod tests {
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 30);
             let before = revision(&client).await;
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             let grants: Vec<_> = join_all(begun).await.into_iter().map(|grant| grant.unwrap().unwrap()).collect();
             assert_eq!(revision(&client).await, before + 1);
             assert_eq!(server.claims().len(), 30);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let mut released: Vec<_> = grants.iter().map(|grant| client.etcd.release(grant)).collect();
             while queued(&client) < 30 {
                 for releasing in &mut released {
@@ -372,7 +393,7 @@ mod tests {
             join_all(released).await.into_iter().for_each(|released| released.unwrap());
             assert_eq!(revision(&client).await, before + 2);
             assert_eq!(server.claims(), Vec::<String>::new());
-            assert_eq!(client.etcd.shared().batcher.0.state.lock().lanes, [0; 0], "a lane was lost");
+            assert_eq!(client.etcd.parts().unwrap().releaser.batcher.0.state.lock().lanes, [0; 0], "a lane was lost");
         });
     }
 
@@ -383,8 +404,8 @@ mod tests {
             let (client, other) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
             let held = other.lock("k1").await;
             let claims = claims(&client, 3);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let tries = begin(&client, &claims, false);
             drop(lanes);
             let outcomes = join_all(tries).await;
@@ -416,8 +437,8 @@ mod tests {
             let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
             let client = Client { etcd, lease };
             let claims = claims(&client, 3);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             let outcomes = join_all(begun).await;
@@ -433,15 +454,15 @@ mod tests {
             let server = Server::start_with(&["--max-txn-ops", "10"]).await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 35);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();
             }
             assert_eq!(server.claims().len(), 35);
-            let most = client.etcd.shared().connection.limits().operations();
+            let most = client.etcd.parts().unwrap().connection.limits().operations();
             // What is nested may have as many operations as are left.
             assert!((4..=8).contains(&most), "{most} next time");
         });
@@ -453,21 +474,21 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let shared = client.etcd.shared();
-            shared.connection.limits().believe(usize::MAX);
+            let parts = client.etcd.parts().unwrap();
+            parts.connection.limits().believe(usize::MAX);
             let key = |n| format!("{}{n:02}", "/".repeat(1000));
             let claims: Vec<_> = (0..100).map(|n| client.claim(&key(n), Mode::Exclusive)).collect();
             for wait in [false, true] {
-                let lanes = full(&shared);
+                let lanes = full(&parts);
                 let begun = begin(&client, &claims, wait);
                 drop(lanes);
                 for granted in join_all(begun).await {
                     client.etcd.release(&granted.unwrap().unwrap()).await.unwrap();
                 }
             }
-            let bytes = shared.connection.limits().bytes();
+            let bytes = parts.connection.limits().bytes();
             assert!((500_000..5_000_000).contains(&bytes), "{bytes} next time");
-            assert_eq!(shared.connection.generation(), 0, "the connection was replaced");
+            assert_eq!(parts.connection.generation(), 0, "the connection was replaced");
         });
     }
 
@@ -477,14 +498,14 @@ mod tests {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 4);
-            let shared = client.etcd.shared();
+            let parts = client.etcd.parts().unwrap();
             // Somebody else's, with names that are 4 MiB together.
             let ahead: Vec<_> =
                 (0..4).map(|n| [format!("p/k{n}/").as_bytes(), &vec![b'x'; 1_300_000]].concat()).collect();
             for name in &ahead {
-                shared.connection.txn(Txn::new().and_then([TxnOp::put(name.clone(), "", None)])).await.unwrap();
+                parts.connection.txn(Txn::new().and_then([TxnOp::put(name.clone(), "", None)])).await.unwrap();
             }
-            let lanes = full(&shared);
+            let lanes = full(&parts);
             let mut begun = begin(&client, &claims, true);
             drop(lanes);
             let mut all = join_all(begun.iter_mut());
@@ -492,13 +513,13 @@ mod tests {
             assert!(waiting.is_err(), "{waiting:?}");
             assert_eq!(server.claims().iter().filter(|name| name.len() < 100).count(), 4);
             for name in &ahead {
-                shared.connection.txn(Txn::new().and_then([TxnOp::delete(name.clone(), None)])).await.unwrap();
+                parts.connection.txn(Txn::new().and_then([TxnOp::delete(name.clone(), None)])).await.unwrap();
             }
             for granted in all.await {
                 client.etcd.release(&granted.unwrap().unwrap()).await.unwrap();
             }
             assert_eq!(server.claims(), Vec::<String>::new());
-            assert_eq!(shared.connection.generation(), 0, "the connection was replaced");
+            assert_eq!(parts.connection.generation(), 0, "the connection was replaced");
         });
     }
 
@@ -508,12 +529,12 @@ mod tests {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 3);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let mut begun = begin(&client, &claims, true);
             drop(begun.remove(1));
             assert_eq!(queued(&client), 2);
-            assert_eq!(client.etcd.shared().claims.outcome(claims[1].attempt), None);
+            assert_eq!(client.etcd.parts().unwrap().releaser.claims.outcome(claims[1].attempt), None);
             let before = revision(&client).await;
             client.etcd.settle(&claims[1]).await.unwrap();
             assert_eq!(revision(&client).await, before, "there was nothing to settle");
@@ -532,8 +553,8 @@ mod tests {
             let client = Client::new(&server, "p/").await;
             // No manager does this; two in one transaction would both be the oldest.
             let claims = [client.claim("k", Mode::Exclusive), client.claim("k", Mode::Exclusive)];
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let mut begun = begin(&client, &claims, true);
             drop(lanes);
             let (one, other) = (begun.remove(0), begun.remove(0));
@@ -551,15 +572,15 @@ mod tests {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 20);
-            let session = client.etcd.shared().sessions.get(client.lease.id).unwrap();
+            let session = client.etcd.parts().unwrap().leases.session(client.lease.id).unwrap();
             for claim in &claims {
                 // As after a request whose answer was lost.
-                client.etcd.shared().claims.begin(claim.attempt, client.lease.id, || session.numbers.take());
-                client.etcd.shared().claims.sending(claim.attempt);
+                client.etcd.parts().unwrap().releaser.claims.begin(claim.attempt, &session);
+                client.etcd.parts().unwrap().releaser.claims.sending(claim.attempt);
             }
             let before = session.record().version;
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             for granted in join_all(begun).await {

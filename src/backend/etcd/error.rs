@@ -94,6 +94,11 @@ pub(super) fn lease_lost(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::LeaseLost, format!("the lease is gone from etcd at {endpoints}"))
 }
 
+/// Returns the error of a claim that was removed while its lease is alive.
+pub(super) fn claim_lost(endpoints: &str) -> BackendError {
+    BackendError::new(ErrorKind::LeaseLost, format!("the claim was removed from its queue in etcd at {endpoints}"))
+}
+
 /// Returns the error of an answer that no etcd gives.
 pub(super) fn nonsense(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("etcd at {endpoints} gave an answer that makes no sense"))

@@ -1,17 +1,20 @@
 //! Who holds what, and how to take it away.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp};
 use futures::future::join_all;
 
-use super::names::{self, Directory};
+use super::claims::Claims;
+use super::connection::Connection;
+use super::names::{self, Directory, Names};
 use super::txn::{ClaimKey, Freshness};
 use super::value::{self, Author};
-use super::{Shared, answer, error, txn};
-use crate::backend::{ErrorKind, Evict, Result};
+use super::{answer, error, txn};
+use crate::backend::{ErrorKind, Evict, LeaseId, Result};
 use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
 use crate::token::FencingToken;
 
@@ -131,7 +134,20 @@ fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
     Some(info)
 }
 
-impl Shared {
+/// Reads the locks on the server, and evicts their holders.
+pub(super) struct Inspector {
+    connection: Arc<Connection>,
+    names: Names,
+    /// The claims of this process, for their tokens.
+    claims: Arc<Claims>,
+}
+
+impl Inspector {
+    /// Creates the inspector of one manager.
+    pub(super) fn new(connection: Arc<Connection>, names: Names, claims: Arc<Claims>) -> Self {
+        Self { connection, names, claims }
+    }
+
     /// Tells who holds a key.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
         let entries = self.entries(key).await?;
@@ -142,7 +158,7 @@ impl Shared {
     /// Tells who holds all the keys that begin with `prefix`.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
         let (start, end) = self.names.range(prefix);
-        let mut locks = self.claims(start, &end).await?;
+        let mut locks = self.read_claims(start, &end).await?;
         locks.retain(|key, _| key.starts_with(prefix));
         self.read_authors(locks.values_mut()).await?;
         let all: Vec<_> = locks.iter().map(|(key, entries)| (key.as_str(), entries.as_slice())).collect();
@@ -176,7 +192,7 @@ impl Shared {
     }
 
     /// Returns the claims in a range, oldest first, by key. Their values are not read: anybody may have written anything there.
-    async fn claims(&self, mut start: Vec<u8>, end: &[u8]) -> Result<BTreeMap<String, Vec<Entry>>> {
+    async fn read_claims(&self, mut start: Vec<u8>, end: &[u8]) -> Result<BTreeMap<String, Vec<Entry>>> {
         let mut locks: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         let (mut revision, mut last, mut limit) = (0, None::<String>, PAGE);
         loop {
@@ -305,7 +321,7 @@ impl Shared {
             // They do not fit in one answer.
             Err(error) if error::is_size(&error) => {
                 let (start, end) = self.names.range("");
-                let mut locks = self.claims(start, &end).await?;
+                let mut locks = self.read_claims(start, &end).await?;
                 locks.retain(|_, entries| split(entries).0.iter().any(|holder| holder.lease == lease));
                 return Ok(locks.into_keys().collect());
             }
@@ -335,7 +351,7 @@ impl Shared {
     /// Returns all claims of a key, oldest first, and what its holders say about themselves.
     async fn entries(&self, key: &str) -> Result<Vec<Entry>> {
         let directory = self.names.directory(key);
-        let mut locks = self.claims(directory.start(), &directory.end()).await?;
+        let mut locks = self.read_claims(directory.start(), &directory.end()).await?;
         let mut entries = locks.remove(key).unwrap_or_default();
         self.read_authors(std::iter::once(&mut entries)).await?;
         Ok(entries)
@@ -376,7 +392,7 @@ impl Shared {
     /// Asks the server for a sign of life that only a member of a working cluster can give.
     pub(super) async fn ping(&self) -> Result<()> {
         // No lease has this name; the user's permissions cover it.
-        let name = self.names.record(crate::backend::LeaseId(0));
+        let name = self.names.record(LeaseId(0));
         let options = GetOptions::new().with_keys_only();
         let answer = self.connection.get(&name, Some(options)).await?;
         answer.header.map(|_| ()).ok_or_else(|| error::nonsense(self.connection.endpoints()))

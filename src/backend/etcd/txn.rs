@@ -76,7 +76,7 @@ pub(super) fn bytes_of_deletion(name: &[u8]) -> usize {
 }
 
 /// Deletes a claim by its name, which is unique as long as an outcome is unknown.
-pub(super) fn settle(name: &[u8]) -> Txn {
+pub(super) fn abort(name: &[u8]) -> Txn {
     Txn::new().and_then([TxnOp::delete(name, None::<DeleteOptions>)])
 }
 
@@ -97,14 +97,16 @@ pub(super) struct PutClaim<'a> {
 }
 
 /// What became of a [`PutClaim`].
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PutOutcome {
-    /// It is in the queue.
-    In { create: i64, position: Position },
-    /// It was there already.
-    Already { create: i64 },
-    /// The record has another version.
+    /// It is in the queue, at this position.
+    In { own: ClaimKey, position: Position },
+    /// An earlier copy of the request has put it there.
+    Already { own: ClaimKey },
+    /// The record has a later version.
     Stale { version: i64 },
+    /// The record has an earlier version: the store was restored from a backup.
+    Rewound,
     /// The record is gone, and the lease with it.
     Over,
     /// Something blocks it, and it was to be placed only if nothing does. The name of one claim that does, if it was asked for.
@@ -169,16 +171,17 @@ impl PutClaim<'_> {
                 Mode::Exclusive => Position::read(self.directory, &own, &seen)?,
                 Mode::Shared => Position::behind(self.directory, &own, &seen)?,
             };
-            return (position != Position::Missing).then_some(PutOutcome::In { create: own.create, position });
+            return (position != Position::Missing).then_some(PutOutcome::In { own, position });
         }
         if let Some(own) = own {
-            return Some(PutOutcome::Already { create: own.create_revision });
+            let own = ClaimKey { name: own.key.clone(), create: own.create_revision };
+            return Some(PutOutcome::Already { own });
         }
         match seen.iter().find(|found| found.key == self.record.name) {
             None => Some(PutOutcome::Over),
-            Some(record) if record.version != self.record.version => {
-                Some(PutOutcome::Stale { version: record.version })
-            }
+            // It never falls, unless the store was restored from a backup and has overtaken its past since.
+            Some(record) if record.version < self.record.version => Some(PutOutcome::Rewound),
+            Some(record) if record.version > self.record.version => Some(PutOutcome::Stale { version: record.version }),
             Some(_) => {
                 let blocker = seen.iter().find(|found| self.directory.contains(&found.key));
                 self.only_if_free.then(|| PutOutcome::Busy(blocker.map(|found| found.key.clone())))

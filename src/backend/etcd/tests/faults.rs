@@ -141,9 +141,9 @@ struct Copy {
 
 impl Copy {
     fn new(etcd: &Etcd, claim: &Claim) -> Self {
-        let directory = etcd.shared().names.directory(&claim.key);
+        let directory = names::Names::new("p/".into()).directory(&claim.key);
         let name = directory.claim(claim.mode, claim.lease.id, 1);
-        let record = etcd.shared().sessions.get(claim.lease.id).unwrap().record();
+        let record = etcd.parts().unwrap().leases.session(claim.lease.id).unwrap().record();
         Self { claim: claim.clone(), directory, name, record }
     }
 
@@ -176,7 +176,7 @@ fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
         proxy.answers.send_replace(true);
         etcd.settle(&claim).await.unwrap();
         assert_eq!(server.claims(), Vec::<String>::new());
-        let late = etcd.shared().connection.txn(copy.place().txn()).await.unwrap();
+        let late = etcd.parts().unwrap().connection.txn(copy.place().txn()).await.unwrap();
         assert!(matches!(copy.place().read(&alone(&late)), Some(PutOutcome::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
         // The session goes on, though its record has a new version.
@@ -206,7 +206,7 @@ fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
         // The first request was the one that came through, and nobody knows how many copies of it there are.
         let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
         etcd.release(&grant).await.unwrap();
-        let late = etcd.shared().connection.txn(copy.place().txn()).await.unwrap();
+        let late = etcd.parts().unwrap().connection.txn(copy.place().txn()).await.unwrap();
         assert!(matches!(copy.place().read(&alone(&late)), Some(PutOutcome::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
     });
@@ -226,7 +226,7 @@ fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
         proxy.answers.send_replace(true);
         etcd.settle(&claim).await.unwrap();
         assert_eq!((server.names(), server.leases()), Default::default());
-        let late = etcd.shared().connection.txn(copy.place().txn()).await;
+        let late = etcd.parts().unwrap().connection.txn(copy.place().txn()).await;
         assert!(late.is_err() || matches!(copy.place().read(&alone(&late.unwrap())), Some(PutOutcome::Over)));
         assert_eq!(server.names(), Vec::<String>::new());
     });

@@ -105,9 +105,9 @@ fn the_tasks_end_with_the_backend() {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;
         let _held = a.lock("k").await;
-        let shared = Arc::downgrade(&a.etcd.shared());
+        let losses = Arc::downgrade(&a.etcd.parts().unwrap().losses);
         drop(a);
-        while shared.strong_count() > 0 {
+        while losses.strong_count() > 0 {
             tokio::task::yield_now().await;
         }
     });

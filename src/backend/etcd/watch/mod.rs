@@ -196,8 +196,8 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let shared = client.etcd.shared();
-            let hub = shared.connection.hub();
+            let parts = client.etcd.parts().unwrap();
+            let hub = parts.connection.hub();
             server.ctl(&["put", "a", ""]);
             let mut first = hub.subscribe(b"a".to_vec());
             let Notice::Created(since) = first.next().await else { panic!("no watch") };
@@ -219,8 +219,8 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let shared = client.etcd.shared();
-            let hub = shared.connection.hub();
+            let parts = client.etcd.parts().unwrap();
+            let hub = parts.connection.hub();
             server.ctl(&["put", "a", ""]);
             let mut first = hub.subscribe(b"a".to_vec());
             let Notice::Created(since) = first.next().await else { panic!("no watch") };
