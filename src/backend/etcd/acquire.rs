@@ -55,7 +55,7 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Whether the transaction first looks for a claim that blocked an earlier one. For shared claims it would have more operations
+    /// Returns whether the transaction first compares a claim that blocked an earlier one. For shared claims it would have more operations
     /// than the smallest limit.
     fn has_blocker(&self) -> bool {
         self.deadline.is_some() && self.claim.mode == Mode::Exclusive
@@ -101,7 +101,7 @@ impl Acquirer {
         }
     }
 
-    /// Waits for unconfirmed releases of the key, for an attempt that does not wait: they must not make the key look busy.
+    /// Waits for unconfirmed releases of the key, for an attempt that does not wait: they must not make the key appear busy.
     async fn await_own_releases(&self, request: &Request<'_>) -> Result<()> {
         let Some(deadline) = request.deadline else { return Ok(()) };
         let limit = deadline.saturating_duration_since(Instant::now());

@@ -212,7 +212,7 @@ mod tests {
         let cases = [
             (queued_at(Position::First), (queued(), Step::Won { own: own(), proof: 10 })),
             (queued_at(Position::Behind(ahead())), (behind(10, false), Step::Watch { name: b"ahead".to_vec() })),
-            // It was put by a copy: only another read can tell where it is.
+            // It was put by a copy: only another read shows its position.
             (put(PutOutcome::Already { own: own() }), (queued(), rechecks(FRESH))),
             (put(PutOutcome::Stale { version: 3 }), (State::Unqueued, Step::Put)),
             (put(PutOutcome::Rewound), (State::Unqueued, Step::Lost(Lost::Lease))),

@@ -1,11 +1,11 @@
-//! Batcher commit: transactions that meet while others are on their way go to the server together, as nested ones in the next.
+//! Group commit: transactions that arrive while others are in flight are sent together, nested in the next request.
 //!
-//! A request costs the server far more than what is in it. So a manager has at most three of these on their way, and another one
-//! goes as soon as it is no smaller than those. So a lone one goes at once; a release on its way does not delay the next claim; and
+//! A request costs the server far more than its contents. So a manager has at most three requests in flight, and the next one is sent
+//! as soon as it is no smaller than those. A single transaction is sent at once; a release in flight does not delay the next claim; and
 //! under load there are few requests, and large ones. No timer delays anything.
 //!
-//! Requests belong to the keeper, with all that others need: the lane, the time limit and the releases that a claim also makes. A
-//! caller has a place in the queue and later its answer, so a future that nobody polls delays nobody.
+//! Requests belong to the keeper, with everything that others need: the lane, the time limit and the releases that a claim also makes.
+//! A caller has a place in the queue and later its answer, so a future that is not polled delays no other.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::releases::Carried;
 use super::txn::{self, Answer, Outcome, PutClaim, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, Result};
 
-/// How many requests are on their way at most. Of 2, 3 and 4, 64 tasks were fastest with 3.
+/// The maximum number of requests in flight. Of 2, 3 and 4, 3 was the fastest with 64 tasks.
 const LANES: usize = 3;
 
 /// A transaction that may be sent together with others.
@@ -69,7 +69,7 @@ impl Member {
     }
 }
 
-/// The requests of one manager that may go together.
+/// Sends the transactions of one manager, those that meet in one request.
 #[derive(Debug)]
 pub(super) struct Batcher(Arc<Inner>);
 
@@ -82,7 +82,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct State {
-    /// How many members are on their way, for each lane that is in use.
+    /// The number of members in flight, for each lane in use.
     lanes: Vec<usize>,
     last: u64,
     queue: BTreeMap<u64, Queued>,
@@ -94,14 +94,14 @@ struct Queued {
     reply: oneshot::Sender<Result<Answer>>,
 }
 
-/// A request on its way. However its task ends, the lane is given back.
+/// A request in flight. However its task ends, the lane is given back.
 struct Lane {
     inner: Arc<Inner>,
     /// `None` once it was given back.
     members: Option<usize>,
 }
 
-/// A place among those that wait for a lane.
+/// A place in the queue for a lane.
 struct Ticket<'a> {
     inner: &'a Inner,
     number: u64,
@@ -116,13 +116,14 @@ impl Batcher {
 
     /// Sends a transaction once, alone or with others, and waits for its own outcome.
     ///
-    /// `limit` bounds each request. An attempt is noted as sent when it is: until then, dropping this leaves nothing.
+    /// `limit` bounds each request, so the wait takes at most twice as long. An attempt is noted as sent when it is sent: if this is
+    /// dropped before, nothing was sent.
     pub(super) async fn send(&self, limit: Duration, member: Member) -> Result<Answer> {
         let mut ticket = self.queue(member);
-        // The request before, and its own.
+        // The request in flight, and its own.
         let answer = tokio::time::timeout(limit.saturating_mul(2), &mut ticket.answer).await;
         let answer = answer.map_err(|_| error::no_answer(self.0.connection.endpoints(), limit))?;
-        // Without an answer the task has failed, or the keeper has ended.
+        // No answer: the task has panicked, or the keeper has ended.
         answer.unwrap_or_else(|_| Err(self.0.nonsense()))
     }
 
@@ -140,7 +141,7 @@ impl Batcher {
 }
 
 impl State {
-    /// Whether another request with this many members may go.
+    /// Returns whether another request with this many members may be sent.
     fn has_room(&self, members: usize) -> bool {
         self.lanes.len() < LANES && self.lanes.iter().all(|others| *others <= members)
     }
@@ -148,7 +149,7 @@ impl State {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        // Released after the lock: a member gives back what it carries.
+        // Dropped after the lock is released: a member gives back the releases that it carries.
         let left = self.inner.state.lock().queue.remove(&self.number);
         drop(left);
     }
@@ -169,7 +170,7 @@ impl Drop for Lane {
 }
 
 impl Inner {
-    /// Takes what goes together next, if it may go now.
+    /// Takes the members of the next request, if it may be sent now.
     fn take(&self, state: &mut State) -> Vec<Queued> {
         if !state.has_room(state.queue.len()) {
             return Vec::new();
@@ -191,14 +192,14 @@ impl Inner {
         }
         let batch: Vec<_> = numbers.into_iter().filter_map(|number| state.queue.remove(&number)).collect();
         state.lanes.push(batch.len());
-        // Before the queue is let go of: who finds nothing of himself in it was sent.
+        // Before the lock is released: an attempt that is no longer in the queue was sent.
         for attempt in batch.iter().filter_map(|queued| queued.member.attempt) {
             self.claims.sending(attempt);
         }
         batch
     }
 
-    /// A request with this many members has returned. Returns the next one.
+    /// Gives back the lane of a request with this many members. Returns the next request.
     fn returned(&self, members: usize) -> Vec<Queued> {
         let mut state = self.state.lock();
         if let Some(lane) = state.lanes.iter().position(|lane| *lane == members) {
@@ -213,7 +214,7 @@ impl Inner {
         }
     }
 
-    /// Sends a batch and gives each member its outcome. One that is refused is halved until what is to blame is alone.
+    /// Sends a batch and gives each member its outcome. A batch that is refused is halved until the refused member is alone.
     async fn send(&self, batch: Vec<Queued>) {
         let mut parts = vec![batch];
         while let Some(mut part) = parts.pop() {
@@ -229,7 +230,7 @@ impl Inner {
                         {
                             carried.confirm();
                         }
-                        // A caller that has gone has left the attempt to be settled.
+                        // A caller that was dropped aborts the attempt.
                         let _ = reply.send(answer.ok_or_else(|| self.nonsense()));
                     }
                 }
@@ -255,7 +256,7 @@ impl Inner {
     }
 }
 
-/// Sends a batch, and what has gathered meanwhile.
+/// Sends a batch, and then those that have gathered meanwhile.
 async fn run(inner: Arc<Inner>, mut batch: Vec<Queued>) {
     while !batch.is_empty() {
         let mut lane = Lane { inner: inner.clone(), members: Some(batch.len()) };
@@ -264,7 +265,7 @@ async fn run(inner: Arc<Inner>, mut batch: Vec<Queued>) {
     }
 }
 
-/// Builds the request of several members. Siblings may not put the same key, so each record is rewritten once.
+/// Builds the request of several members. etcd refuses siblings that put the same key, so each record is rewritten once.
 fn together(members: &[&Member]) -> Txn {
     match members {
         [Member { txn, record: None, .. }] | [Member { alone: Some(txn), .. }] => return txn.clone(),
@@ -280,7 +281,7 @@ fn together(members: &[&Member]) -> Txn {
     let own = members.iter().map(|member| TxnOp::txn(member.txn.clone()));
     let rewrites = records.into_values().map(|record| TxnOp::txn(record.rewrite()));
     let then: Vec<_> = own.chain(rewrites).collect();
-    // Never taken. But etcd 3.4 looks for permissions and space only at what is not nested.
+    // Never executed. But etcd 3.4 checks permissions and space only for operations that are not nested.
     let or_else = members.iter().map(|member| match member.attempt {
         Some(_) => TxnOp::put(member.name.clone(), Vec::new(), None),
         None => TxnOp::delete(member.name.clone(), None),
@@ -313,7 +314,7 @@ mod tests {
     use crate::backend::{Backend, Claim, Grant};
     use crate::info::Mode;
 
-    /// Takes all lanes, so that what is sent from now on meets.
+    /// Takes all lanes, so that the members that are sent from now on meet.
     fn full(parts: &Parts) -> Vec<Lane> {
         let inner = &parts.releaser.batcher.0;
         inner.state.lock().lanes.extend([1; LANES]);
@@ -330,7 +331,7 @@ mod tests {
 
     type Acquiring<'a> = BoxFuture<'a, Result<Option<Grant>>>;
 
-    /// Begins to acquire all of them, up to where they wait for a lane.
+    /// Begins to acquire all of them, until they wait for a lane.
     fn begin<'a>(client: &'a Client, claims: &'a [Claim], wait: bool) -> Vec<Acquiring<'a>> {
         let mut begun: Vec<_> = claims.iter().map(|claim| client.etcd.acquire(claim, wait)).collect();
         for acquiring in &mut begun {
@@ -357,7 +358,7 @@ mod tests {
             let begun = begin(&client, &claims, true);
             let failing = tokio::spawn(async move {
                 let _lanes = lanes;
-                panic!("what a client may do at an answer that it cannot read");
+                panic!("as a client may at an answer that it cannot read");
             });
             assert!(failing.await.unwrap_err().is_panic());
             for granted in join_all(begun).await {
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_meets_goes_together_in_one_write() {
+    fn members_that_meet_are_sent_in_one_write() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
@@ -398,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn each_has_its_own_outcome() {
+    fn each_member_has_its_own_outcome() {
         run(async {
             let server = Server::start().await;
             let (client, other) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
@@ -416,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_refused_fails_no_other() {
+    fn a_refused_member_fails_no_other() {
         run(async {
             let server = Server::start().await;
             for command in [
@@ -463,12 +464,12 @@ mod tests {
             }
             assert_eq!(server.claims().len(), 35);
             let most = client.etcd.parts().unwrap().connection.limits().operations();
-            // What is nested may have as many operations as are left.
+            // A nested transaction may have as many operations as are left.
             assert!((4..=8).contains(&most), "{most} next time");
         });
     }
 
-    /// Also of a size that the budget keeps requests from: over the limit for a message, 2 MiB by default.
+    /// Also a request over the limit for a message, 2 MiB by default, which the budget prevents otherwise.
     #[test]
     fn a_batch_with_too_many_bytes_for_the_server_is_halved_and_no_outage() {
         run(async {
@@ -493,13 +494,13 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_are_too_large_together_are_asked_for_apart() {
+    fn answers_that_are_too_large_together_are_requested_separately() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 4);
             let parts = client.etcd.parts().unwrap();
-            // Somebody else's, with names that are 4 MiB together.
+            // Of another client, with names of 4 MiB together.
             let ahead: Vec<_> =
                 (0..4).map(|n| [format!("p/k{n}/").as_bytes(), &vec![b'x'; 1_300_000]].concat()).collect();
             for name in &ahead {
@@ -524,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_dropped_before_its_turn_was_never_sent() {
+    fn a_member_that_is_dropped_in_the_queue_was_never_sent() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
@@ -547,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_directory_there_is_one_in_a_batch() {
+    fn a_batch_has_one_member_of_each_directory() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
@@ -567,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_ones_rewrite_the_record_once() {
+    fn repeated_claims_rewrite_the_record_once() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;

@@ -1,4 +1,4 @@
-//! The connection: its options, and how a request is bounded, retried and refused.
+//! The connection: how requests are sent, bounded in time and retried.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -23,13 +23,13 @@ use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
 use crate::backend::{BackendError, ErrorKind, Result};
 
-/// How many bytes an answer may have. The client's default.
-const ANSWER: usize = 4 * 1024 * 1024;
+/// The maximum number of bytes of an answer: the client's default.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
-/// Where the header of an answer is, if it says something about the store's history.
+/// Returns the header of an answer that shows the present state of the store; other answers may be from an earlier one.
 type Header<T> = fn(&T) -> Option<&PbResponseHeader>;
 
-/// A request on the keeper. It ends with the interest in it.
+/// A request on the keeper. It is aborted if its caller is dropped.
 struct Sent<T>(JoinHandle<T>);
 
 impl<T> Drop for Sent<T> {
@@ -118,7 +118,7 @@ impl Connection {
         &self.handle
     }
 
-    /// Refuses a client that goes by way of a proxy.
+    /// Refuses a client that is connected to a proxy.
     pub(super) async fn check(self: &Arc<Self>, name: Vec<u8>) -> Result<()> {
         if self.is_unchecked.load(Ordering::Relaxed) {
             let (client, limit) = (self.watch(), self.patience(self.timeout));
@@ -132,22 +132,22 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns how much goes in one request.
+    /// Returns the limits for requests.
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Counts how often the store was found to have gone back in its history.
+    /// Returns a receiver of the number of times that the store was found to be restored from a backup.
     pub(super) fn restores(&self) -> watch::Receiver<u64> {
         self.history.restores()
     }
 
-    /// Tells when another endpoint is used: what goes to the old one may hang.
+    /// Returns a receiver of the changes of the endpoint in use: a stream to the old one may hang.
     pub(super) fn generations(&self) -> watch::Receiver<usize> {
         self.endpoints.generations()
     }
 
-    /// How many times the endpoint in use has changed.
+    /// Returns the number of times that the endpoint in use has changed.
     #[cfg(test)]
     pub(super) fn generation(&self) -> usize {
         self.endpoints.generation()
@@ -158,7 +158,7 @@ impl Connection {
         self.endpoints.names()
     }
 
-    /// Returns how long a request may take, all its retries together.
+    /// Returns the time limit of a request, including its retries.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -177,8 +177,7 @@ impl Connection {
         self.endpoints.client(|clients| clients.kv.clone())
     }
 
-    /// Returns how long to wait for one answer if `left` is left: a silent endpoint must not take all of the time if there are
-    /// others.
+    /// Returns how long to wait for one answer if `left` is left: a silent endpoint must leave time for others, if there are any.
     pub(super) fn patience(&self, left: Duration) -> Duration {
         if self.endpoints.are_many() { (left / 3).max(Duration::from_millis(500)).min(left) } else { left }
     }
@@ -223,7 +222,7 @@ impl Connection {
         answer
     }
 
-    /// The limit is ours: etcd-client's own one would end streams too.
+    /// The limit is enforced here because etcd-client's would also end streams.
     async fn ask<T>(
         &self,
         limit: Duration,
@@ -240,7 +239,7 @@ impl Connection {
             },
             Ok(Err(error)) => {
                 if error::is_stale_token(&error) {
-                    // Separate, so that it is completed for others. If this fails, then so does the next request, which says why.
+                    // In a separate task, so that it is completed for others even if this request is dropped.
                     let (shared, client) = (self.token.clone(), self.endpoints.client(|clients| clients.whole.clone()));
                     let renewing = self.handle.spawn(async move { shared.renew(client, token).await });
                     let _ = tokio::time::timeout(limit, renewing).await;
@@ -318,7 +317,7 @@ impl Connection {
 
     /// Sends an idempotent transaction until it is answered.
     pub(super) async fn txn(self: &Arc<Self>, txn: Txn) -> Result<PbTxnResponse> {
-        self.txn_within(ANSWER, txn).await
+        self.txn_within(MAX_ANSWER, txn).await
     }
 
     /// Sends an idempotent transaction until it is answered, with at most this many bytes.
@@ -330,8 +329,8 @@ impl Connection {
         self.retry_within(self.timeout, |answer| answer.header.as_ref(), ask).await
     }
 
-    /// Reads many ranges, in transactions that are as large as the server takes them, and whose answers can be read. Returns what
-    /// was found, in their order.
+    /// Reads many ranges, in transactions that are as large as the server accepts, and whose answers can be read. Returns what was
+    /// found, in their order.
     pub(super) async fn ranges(self: &Arc<Self>, gets: &[TxnOp]) -> Result<Vec<PbRangeResponse>> {
         let (mut found, mut left) = (Vec::with_capacity(gets.len()), gets);
         let mut most = gets.len();
@@ -377,7 +376,7 @@ impl Connection {
         self.send(limit, header, ask).await
     }
 
-    /// Ends a lease. One that is gone already is no error.
+    /// Revokes a lease. It is no error if the lease no longer exists.
     pub(super) async fn revoke(self: &Arc<Self>, lease: i64) -> Result<()> {
         let answer = self
             .retry(|| {

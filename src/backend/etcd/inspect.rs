@@ -1,4 +1,4 @@
-//! Who holds what, and how to take it away.
+//! Locks on the server: read, listed, evicted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use crate::backend::{ErrorKind, Evict, LeaseId, Result};
 use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
 use crate::token::FencingToken;
 
-/// How many keys one answer may have.
+/// The maximum number of keys in one answer.
 const PAGE: i64 = 1000;
 
-/// How many values one answer may have.
+/// The maximum number of values in one answer.
 const VALUES: usize = 100;
 
-/// How many bytes a value has in an answer beside itself and its name, at most.
+/// The maximum number of bytes that an answer has for each value, beside the value and its name.
 const OVERHEAD: usize = 100;
 
-/// How many requests may be on their way at once.
+/// The maximum number of requests in flight.
 const PARALLEL: usize = 32;
 
-/// A claim as it stands on the server.
+/// A claim on the server.
 #[derive(Clone, Debug)]
 struct Entry {
     name: Vec<u8>,
@@ -41,7 +41,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// A claim whose value was not read: whatever is there, it excludes.
+    /// Creates the entry of a claim whose value was not read: it excludes, whatever its value is.
     fn new(found: &PbKeyValue, child: &[u8]) -> Self {
         let author = if names::ids(child).is_some() { Author::Other } else { Author::Foreign };
         Self {
@@ -53,7 +53,7 @@ impl Entry {
         }
     }
 
-    /// Reads the value, as it was found by the name.
+    /// Reads the value that was found under the name.
     fn read(&mut self, found: Option<Vec<PbKeyValue>>) {
         // It may have been replaced since.
         let found = found.into_iter().flatten().find(|found| found.create_revision == self.create);
@@ -100,16 +100,16 @@ fn split(entries: &[Entry]) -> (&[Entry], &[Entry]) {
     entries.split_at(holders(entries))
 }
 
-/// How to read the names of all claims of a directory, oldest first.
+/// Returns the options that read the names of all claims of a directory, oldest first.
 fn all_of(directory: &Directory) -> GetOptions {
     GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_keys_only()
 }
 
-/// What else has to be known to tell of locks.
+/// Facts about locks beyond their claims.
 struct Context {
     left: HashMap<i64, Duration>,
     proofs: HashMap<ClaimKey, i64>,
-    /// The create revisions of claims that were the first of their keys at once, and have held them since they were asked for.
+    /// The create revisions of the claims that never waited: they have held their keys since they were requested.
     at_once: HashSet<i64>,
 }
 
@@ -118,11 +118,11 @@ fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
     let head = entries.first()?;
     let (holders, waiters) = split(entries);
     let mut info = LockInfo::new(key, head.mode());
-    // Only a claim's own process knows its token: it is not the claim's revision, but that of its proof.
+    // Only the process of a claim knows its token: it is made of the revision of its proof, not of the claim's.
     info.token =
         proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(|epoch| FencingToken::of_grant(epoch, 0));
     info.since = head.since().filter(|_| at_once.contains(&head.create));
-    // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
+    // A shared lock is free after the last of its holders. A claim without a lease never expires.
     info.remaining = holders
         .iter()
         .map(|holder| left.get(&holder.lease).copied())
@@ -148,14 +148,14 @@ impl Inspector {
         Self { connection, names, claims }
     }
 
-    /// Tells who holds a key.
+    /// Returns the holders of a key, and more about it.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
         let entries = self.entries(key).await?;
         let context = self.context(&[(key, &entries)]).await?;
         Ok(info(key, &entries, &context))
     }
 
-    /// Tells who holds all the keys that begin with `prefix`.
+    /// Returns the same for all held keys that begin with `prefix`.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
         let (start, end) = self.names.range(prefix);
         let mut locks = self.read_claims(start, &end).await?;
@@ -172,7 +172,7 @@ impl Inspector {
         Ok(Context { left, proofs: self.claims.proofs(), at_once: self.at_once(locks).await? })
     }
 
-    /// Finds those of the oldest claims before which there was none in their directory when they were made.
+    /// Returns the create revisions of the oldest claims in whose directories there was no other when they were put.
     async fn at_once(&self, locks: &[(&str, &[Entry])]) -> Result<HashSet<i64>> {
         let heads: Vec<_> = locks.iter().filter_map(|(key, entries)| Some((*key, entries.first()?.create))).collect();
         let before = |(key, create): &(&str, i64)| {
@@ -185,30 +185,30 @@ impl Inspector {
                 let at_once = heads.iter().zip(found).filter(|(_, found)| found.kvs.is_empty());
                 Ok(at_once.map(|((_, create), _)| *create).collect())
             }
-            // Nobody knows any more.
+            // Too long ago to be known.
             Err(error) if error::is_compacted(&error) => Ok(HashSet::new()),
             Err(error) => Err(error),
         }
     }
 
-    /// Returns the claims in a range, oldest first, by key. Their values are not read: anybody may have written anything there.
+    /// Returns the claims in a range, oldest first, by key. Their values are not read: other clients' may be of any size.
     async fn read_claims(&self, mut start: Vec<u8>, end: &[u8]) -> Result<BTreeMap<String, Vec<Entry>>> {
         let mut locks: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         let (mut revision, mut last, mut limit) = (0, None::<String>, PAGE);
         loop {
-            // All pages show the store at the same time, unless that is forgotten meanwhile.
+            // All pages show the store at the same revision, unless that is compacted meanwhile.
             let options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision).with_keys_only();
             let page = match self.connection.get(&start, Some(options)).await {
                 Err(error) if revision != 0 && error::is_compacted(&error) => {
                     revision = 0;
-                    // The last lock may have been seen in part.
+                    // The last lock may have been read in part.
                     if let Some(key) = last.take() {
                         locks.remove(&key);
                         start = self.names.directory(&key).start();
                     }
                     continue;
                 }
-                // Others may have long names there.
+                // Names of other clients may be long.
                 Err(error) if limit > 1 && error::is_size(&error) => {
                     limit /= 2;
                     continue;
@@ -238,7 +238,7 @@ impl Inspector {
         Ok(locks)
     }
 
-    /// Reads what the holders of some locks say about themselves. What is too large is not ours.
+    /// Reads the values of the holders of some locks. A value that is too large was not written by leasehold.
     async fn read_authors(&self, locks: impl Iterator<Item = &mut Vec<Entry>>) -> Result<()> {
         let holders = locks.flat_map(|entries| {
             let count = holders(entries);
@@ -246,28 +246,28 @@ impl Inspector {
         });
         let mut parts = vec![holders.collect::<Vec<_>>()];
         while let Some(mut part) = parts.pop() {
-            let mut asked = part.split_off(part.len().saturating_sub(VALUES));
+            let mut requested = part.split_off(part.len().saturating_sub(VALUES));
             if !part.is_empty() {
                 parts.push(part);
             }
-            if asked.is_empty() {
+            if requested.is_empty() {
                 continue;
             }
-            let gets: Vec<_> = asked.iter().map(|entry| TxnOp::get(entry.name.clone(), None)).collect();
-            let most = asked.iter().map(|entry| entry.name.len() + value::LARGEST + OVERHEAD).sum();
+            let gets: Vec<_> = requested.iter().map(|entry| TxnOp::get(entry.name.clone(), None)).collect();
+            let most = requested.iter().map(|entry| entry.name.len() + value::MAX_VALUE + OVERHEAD).sum();
             match self.connection.txn_within(most, Txn::new().and_then(gets)).await {
                 Ok(answer) => {
                     let mut found = txn::ranges(answer);
-                    for entry in asked {
+                    for entry in requested {
                         entry.read(found.next().and_then(|found| answer::range(found, &entry.name, &[])));
                     }
                 }
-                Err(error) if error::is_size(&error) => match asked.as_mut_slice() {
+                Err(error) if error::is_size(&error) => match requested.as_mut_slice() {
                     [alone] => alone.author = Author::Foreign,
                     _ => {
-                        let half = asked.len() / 2;
-                        parts.push(asked.split_off(half));
-                        parts.push(asked);
+                        let half = requested.len() / 2;
+                        parts.push(requested.split_off(half));
+                        parts.push(requested);
                     }
                 },
                 Err(error) => return Err(error),
@@ -276,7 +276,7 @@ impl Inspector {
         Ok(())
     }
 
-    /// Takes a key away from the claims that hold it.
+    /// Evicts the claims that hold a key.
     pub(super) async fn evict(&self, key: &str, evict: &Evict) -> Result<Eviction> {
         let entries = self.entries(key).await?;
         let mut eviction = Eviction::default();
@@ -287,8 +287,8 @@ impl Inspector {
             if !leases.contains(&entry.lease) {
                 let revokes = !evict.key_only && entry.lease != 0;
                 let carried = if revokes { self.held_on(entry.lease).await? } else { Vec::new() };
-                // Revoking cannot be made conditional, so the claim goes first: a hold that has ended by now leaves its
-                // manager's others alone.
+                // A revocation cannot be conditional, so the claim is deleted first: if the hold has ended by now, the others of its
+                // manager are left alone.
                 if !self.delete_claim(entry).await? {
                     continue;
                 }
@@ -299,7 +299,7 @@ impl Inspector {
                 released.extend(carried);
                 released.insert(key.to_owned());
             }
-            // A foreign client does not say who it is, but the key was not free.
+            // The holder of a foreign claim is not known, but the key was not free.
             eviction.holders.push(entry.holder().cloned().unwrap_or_default());
         }
         eviction.released = released.into_iter().collect();
@@ -309,7 +309,7 @@ impl Inspector {
     /// Deletes a claim if it is still the one that was seen.
     async fn delete_claim(&self, entry: &Entry) -> Result<bool> {
         let (limit, delete) = (self.connection.timeout(), entry.born().delete());
-        // Once: a second one does not know whether the first has found the claim.
+        // Without a retry, which could not tell whether the first request has found the claim.
         Ok(self.connection.txn_once(limit, Freshness::Linearizable, delete).await?.succeeded)
     }
 
@@ -318,7 +318,7 @@ impl Inspector {
         let names = match self.ask(lease, true).await {
             Ok(Some((_, names))) => names,
             Ok(None) => return Ok(Vec::new()),
-            // They do not fit in one answer.
+            // The names do not fit in one answer.
             Err(error) if error::is_size(&error) => {
                 let (start, end) = self.names.range("");
                 let mut locks = self.read_claims(start, &end).await?;
@@ -331,7 +331,7 @@ impl Inspector {
         let keys: BTreeSet<_> = names.iter().filter_map(|name| self.names.decode(name)).map(|(key, _)| key).collect();
         let keys: Vec<_> = keys.into_iter().collect();
         let mut held = Vec::new();
-        // An administrator waits for this, and the lease may have ten thousand keys: not a request for each.
+        // Not one request for each key: an administrator waits for this, and the lease may have ten thousand.
         let directories: Vec<_> = keys.iter().map(|key| self.names.directory(key)).collect();
         let get = |directory: &Directory| TxnOp::get(directory.start(), Some(all_of(directory)));
         let found = self.connection.ranges(&directories.iter().map(get).collect::<Vec<_>>()).await?;
@@ -348,7 +348,7 @@ impl Inspector {
         Ok(held)
     }
 
-    /// Returns all claims of a key, oldest first, and what its holders say about themselves.
+    /// Returns all claims of a key, oldest first, with the values of its holders.
     async fn entries(&self, key: &str) -> Result<Vec<Entry>> {
         let directory = self.names.directory(key);
         let mut locks = self.read_claims(directory.start(), &directory.end()).await?;
@@ -357,7 +357,7 @@ impl Inspector {
         Ok(entries)
     }
 
-    /// Asks how long the leases of these claims will live.
+    /// Reads the remaining times of the leases of these claims.
     async fn time_left(&self, entries: &[Entry]) -> Result<HashMap<i64, Duration>> {
         let leases: BTreeSet<_> = entries.iter().map(|entry| entry.lease).filter(|&lease| lease != 0).collect();
         let leases: Vec<_> = leases.into_iter().collect();
@@ -371,7 +371,7 @@ impl Inspector {
         Ok(left)
     }
 
-    /// Asks for a lease's remaining time, and with `keys` for its keys. `None` if it is gone.
+    /// Reads a lease's remaining time, and with `keys` its keys. `None` if it no longer exists.
     async fn ask(&self, lease: i64, keys: bool) -> Result<Option<(Duration, Vec<Vec<u8>>)>> {
         let answer = self
             .connection
@@ -389,9 +389,9 @@ impl Inspector {
         }
     }
 
-    /// Asks the server for a sign of life that only a member of a working cluster can give.
+    /// Checks whether the server answers, which only a member of a working cluster can.
     pub(super) async fn ping(&self) -> Result<()> {
-        // No lease has this name; the user's permissions cover it.
+        // The record of no lease, which the user may read.
         let name = self.names.record(LeaseId(0));
         let options = GetOptions::new().with_keys_only();
         let answer = self.connection.get(&name, Some(options)).await?;

@@ -1,24 +1,24 @@
-//! Names and values on the server: the layout is documented in the README, since other clients share it.
+//! The keys on the server. The layout is documented for users, since other clients share it.
 //!
 //! A lock's directory is `<prefix><segment>/`. Its claims are the keys below it: exclusive ones `<lease>-<number>`, shared ones
 //! `read/<lease>-<number>`, both numbers in lowercase hex. The record of a lease is `<prefix>%session/<lease>`.
 //!
-//! A number is used again once its claim is gone for certain (see [`Numbers`](super::numbers::Numbers)): etcd's index keeps deleted
-//! names until it is compacted, and every range over a directory walks over them. With a new name each time, a lock took 0.9 ms
-//! at first and 1.9 ms after 57,000 acquires of the same key.
+//! A number is used again once its claim certainly no longer exists (see [`Numbers`](super::numbers::Numbers)): etcd's index keeps
+//! deleted names until it is compacted, and every range over a directory reads them. With a new name each time, a lock took 0.9 ms at
+//! first and 1.9 ms after 57,000 acquires of the same key.
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
 use crate::backend::LeaseId;
 use crate::info::Mode;
 
-/// What a key's segment may not contain: what would split it, what escapes, and what no terminal shows.
+/// The characters that are escaped in a key's segment: the separator, the escape, and control characters.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
 
-/// The segment of what is no lock. No key encodes to it, since an escape is always followed by two hex digits.
+/// The segment of the records of leases. No key encodes to it, since an escape is always followed by two hex digits.
 const SESSIONS: &str = "%session/";
 
-/// The part of a directory where shared claims are.
+/// The part of a directory that contains the shared claims.
 const SHARED: &[u8] = b"read/";
 
 /// The names of everything below a prefix.
@@ -45,9 +45,9 @@ impl Names {
 
     /// Returns the range of all names of locks whose keys begin with `prefix`, as its first name and its end.
     pub(crate) fn range(&self, prefix: &str) -> (Vec<u8>, Vec<u8>) {
-        // The encoding goes byte by byte, so a prefix of a key encodes to a prefix of its segment.
+        // Each byte is encoded separately, so a prefix of a key encodes to a prefix of its segment.
         let first = format!("{}{}", self.prefix, utf8_percent_encode(prefix, ESCAPED)).into_bytes();
-        // UTF-8 has no byte 0xff, so the last one can be counted up. etcd writes "everything" as two zero bytes.
+        // UTF-8 has no byte 0xff, so the last byte can be incremented. For etcd, a zero byte on both sides means everything.
         match first.split_last() {
             None => (vec![0], vec![0]),
             Some((last, rest)) => {
@@ -58,13 +58,13 @@ impl Names {
         }
     }
 
-    /// Returns the key that a name below this prefix is a claim of, and the rest of the name below the key's directory.
+    /// Returns the key of a claim by its name, and the rest of the name below the key's directory.
     pub(crate) fn decode<'a>(&self, name: &'a [u8]) -> Option<(String, &'a [u8])> {
         let below = name.strip_prefix(self.prefix.as_bytes())?;
         let slash = below.iter().position(|&byte| byte == b'/')?;
         let (segment, child) = (&below[..slash], &below[slash + 1..]);
         let key = percent_decode(segment).decode_utf8().ok()?.into_owned();
-        // Only what encodes back to the same segment is the key's directory: `%61/` is not that of `a`.
+        // Only a segment that the key encodes to is its directory: `%61/` is not that of `a`.
         let canonical = utf8_percent_encode(&key, ESCAPED).to_string();
         (!key.is_empty() && canonical.as_bytes() == segment).then_some((key, child))
     }
@@ -115,7 +115,7 @@ impl Directory {
     }
 }
 
-/// Returns the id of a lease as etcd writes it: signed. Ours are positive.
+/// Returns the id of a lease as etcd writes it: signed. The ids that are chosen here are positive.
 pub(super) fn signed(lease: LeaseId) -> i64 {
     i64::try_from(lease.0).unwrap_or_default()
 }
@@ -125,7 +125,7 @@ pub(super) fn mode(child: &[u8]) -> Mode {
     if child.starts_with(SHARED) { Mode::Shared } else { Mode::Exclusive }
 }
 
-/// Returns the lease and the number of a claim of ours, by its name below its directory.
+/// Returns the lease and the number of a claim of leasehold, by its name below its directory.
 pub(super) fn ids(child: &[u8]) -> Option<(LeaseId, u64)> {
     let name = std::str::from_utf8(child.strip_prefix(SHARED).unwrap_or(child)).ok()?;
     let (lease, claim) = name.split_once('-')?;
@@ -133,7 +133,7 @@ pub(super) fn ids(child: &[u8]) -> Option<(LeaseId, u64)> {
 }
 
 fn number(hex: &str) -> Option<u64> {
-    // from_str_radix takes a sign, which we never write.
+    // from_str_radix accepts a sign, which is never written.
     hex.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(hex, 16).ok())?
 }
 

@@ -1,4 +1,4 @@
-//! What a server may send, from plain values: for the fuzz target.
+//! Answers of a server from plain values, for the fuzz target.
 //!
 //! Each function reads one kind of answer as the backend does, without a server.
 
@@ -25,7 +25,7 @@ pub struct EtcdKey {
     pub created: i64,
     /// The revision of its last change.
     pub modified: i64,
-    /// How many times it was written since its creation.
+    /// The number of times that it was written since its creation.
     pub version: i64,
     /// Its lease, or 0.
     pub lease: i64,
@@ -72,7 +72,7 @@ impl EtcdAnswers {
         (name, create)
     }
 
-    /// Reads a claim of anybody. Returns its key, and its holder's name if that is known.
+    /// Reads a claim of any client. Returns its key, and its holder's name if that is known.
     pub fn read_claim(&self, name: &[u8], value: &[u8]) -> Option<(String, Option<String>)> {
         let (key, child) = self.names.decode(name)?;
         let holder = match value::author(child, value) {
@@ -86,7 +86,7 @@ impl EtcdAnswers {
     pub fn read_placed(&self, succeeded: bool, revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> Option<u64> {
         let (directory, own) = (self.names.directory(&self.key), self.own());
         let record = Record { name: self.names.record(CLAIM.0), value: Vec::new(), lease: CLAIM.0, version: 1 };
-        let place = PutClaim {
+        let put = PutClaim {
             directory: &directory,
             mode: self.mode,
             name: &own.name,
@@ -98,13 +98,13 @@ impl EtcdAnswers {
         };
         let txn = PbTxnResponse { succeeded, ..transaction(revision, ranges) };
         let revision = txn::revision(&txn);
-        match place.read(&Answer { txn, revision })? {
+        match put.read(&Answer { txn, revision })? {
             PutOutcome::In { position: Position::First, .. } => answer::epoch(revision?),
             _ => None,
         }
     }
 
-    /// Reads where the claim stands. Returns the epoch if it holds the lock.
+    /// Reads the claim's position. Returns the epoch if it holds the lock.
     pub fn read_standing(&self, revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> Option<u64> {
         let txn = transaction(revision, ranges);
         let revision = txn::revision(&txn)?;
@@ -120,7 +120,7 @@ impl EtcdAnswers {
         Some(answer::range(range(keys), &start, &end)?.into_iter().map(|found| found.key).collect())
     }
 
-    /// Reads what a stream says on which the claim is watched, as its first watch. Returns the revisions of its deletion.
+    /// Reads a stream whose first watch is on the claim. Returns the revisions of its deletions.
     pub fn read_watch(&self, answers: &[EtcdWatchAnswer]) -> Vec<i64> {
         let answers = answers.iter().map(|answer| {
             let event = |(kind, key): &(i32, EtcdKey)| PbEvent { r#type: *kind, kv: Some(key.into()), prev_kv: None };
@@ -138,15 +138,15 @@ impl EtcdAnswers {
     }
 
     /// Reads the TTL of a lease, in milliseconds.
-    pub fn read_ttl(&self, seconds: i64, asked: std::time::Duration) -> Option<u128> {
-        answer::ttl(seconds, asked).map(|ttl| ttl.as_millis())
+    pub fn read_ttl(&self, seconds: i64, requested: std::time::Duration) -> Option<u128> {
+        answer::ttl(seconds, requested).map(|ttl| ttl.as_millis())
     }
 }
 
 /// One message on a stream of watches.
 #[derive(Clone, Debug, Default)]
 pub struct EtcdWatchAnswer {
-    /// The watch that it is about.
+    /// The number of the watch.
     pub watch: i64,
     /// The revision of its header, if it has one.
     pub revision: Option<i64>,
@@ -154,9 +154,9 @@ pub struct EtcdWatchAnswer {
     pub created: bool,
     /// Whether it ends the watch.
     pub canceled: bool,
-    /// The revision that is too old to be watched, or 0.
+    /// The revision up to which the store was compacted, or 0.
     pub compacted: i64,
-    /// Types of events, with their keys.
+    /// The types of events, with their keys.
     pub events: Vec<(i32, EtcdKey)>,
 }
 
@@ -168,7 +168,7 @@ fn range(keys: &[EtcdKey]) -> PbRangeResponse {
     PbRangeResponse { kvs: keys.iter().map(Into::into).collect(), ..PbRangeResponse::default() }
 }
 
-/// An outcome without keys is one that is missing.
+/// Creates the answer to a transaction. An outcome without keys is missing in it.
 fn transaction(revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> PbTxnResponse {
     let outcome = |keys: &Vec<EtcdKey>| PbResponseOp {
         response: (!keys.is_empty()).then(|| Outcome::ResponseRange(range(keys))),

@@ -8,16 +8,16 @@ use super::names::ids;
 use crate::backend::Claim;
 use crate::info::{Holder, Mode};
 
-/// The largest value that is read as ours. Ours are far smaller; what others write may be of any size.
-pub(super) const LARGEST: usize = 4096;
+/// The largest value that is read as leasehold's. Those are far smaller; values of other clients may be of any size.
+pub(super) const MAX_VALUE: usize = 4096;
 
-/// How many characters of a text in our metadata there are at most, so that no value gets too large.
-const SHOWN: usize = 256;
+/// The maximum number of characters of a text in a value, so that no value gets too large.
+const MAX_TEXT: usize = 256;
 
-/// The version of our metadata.
+/// The version of the format.
 const VERSION: u32 = 1;
 
-/// What a claim's value says about it.
+/// The value of a claim.
 #[derive(Debug, Serialize, Deserialize)]
 struct Metadata {
     v: u32,
@@ -30,14 +30,14 @@ struct Metadata {
     asked_at: u64,
 }
 
-/// What is known of a claim by its value.
+/// The author of a claim, by its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Author {
     /// Written by leasehold in a format that this version reads.
     Known(Holder, SystemTime),
-    /// Ours by its name, and not known: written by a leasehold of another version, or not read.
+    /// Written by leasehold, as its name shows, but not known: in another version of the format, or not read.
     Other,
-    /// Written by somebody else.
+    /// Written by another client.
     Foreign,
 }
 
@@ -53,13 +53,13 @@ pub(super) fn of_claim(claim: &Claim, manager: &str) -> Vec<u8> {
         mode: if claim.mode == Mode::Shared { "shared" } else { "exclusive" }.into(),
         asked_at: u64::try_from(asked_at).unwrap_or(u64::MAX),
     };
-    // Plain strings and numbers always serialize; an empty value would only hide who holds the lock.
+    // Plain strings and numbers always serialize; an empty value would only hide the holder.
     serde_json::to_vec(&metadata).unwrap_or_default()
 }
 
-/// Returns the part of a text that is stored: no more of it is ever shown.
+/// Returns the part of a text that is stored.
 fn cut(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
+    text.chars().take(MAX_TEXT).collect()
 }
 
 /// Returns the value of the record of a lease.
@@ -67,13 +67,13 @@ pub(super) fn of_record(manager: &str) -> Vec<u8> {
     serde_json::json!({ "v": VERSION, "manager": manager, "pid": std::process::id() }).to_string().into_bytes()
 }
 
-/// Reads the author from a claim: anything at all may stand there.
+/// Reads the author of a claim, which may have any value.
 pub(super) fn author(child: &[u8], value: &[u8]) -> Author {
     #[derive(Deserialize)]
     struct Version {
         v: u32,
     }
-    if ids(child).is_none() || value.len() > LARGEST {
+    if ids(child).is_none() || value.len() > MAX_VALUE {
         return Author::Foreign;
     }
     match serde_json::from_slice::<Version>(value) {

@@ -4,16 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// The name of a watch.
+/// The id of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WatchId(pub(super) u64);
 
-/// What a watch tells.
+/// A notice of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
-    /// The watch stands: all that happens after this revision (or from its start revision on) will be told.
+    /// The watch is confirmed: all deletions after this revision (or from its start revision on) will be reported.
     Created(i64),
-    /// The watch stands again, after a gap in which things may have happened.
+    /// The watch is confirmed again, after a gap in which the key may have been deleted.
     Recreated,
     /// The watch is down for now.
     Down,
@@ -21,7 +21,7 @@ pub(crate) enum Notice {
     Deleted(i64),
 }
 
-/// Where a watch's notices go.
+/// The receiver of a watch's notices.
 pub(crate) type Sink = UnboundedSender<(WatchId, Notice)>;
 
 #[derive(Debug)]
@@ -32,12 +32,12 @@ pub(crate) enum Command {
         start: i64,
         sink: Sink,
     },
-    /// Nobody needs it now, but soon somebody may.
+    /// Keep the watch for a while in which another waiter may need it.
     Rest(WatchId),
     Cancel(WatchId),
 }
 
-/// The near end of the hub.
+/// The watches on a connection, for their users.
 #[derive(Debug)]
 pub(crate) struct Hub {
     commands: UnboundedSender<Command>,
@@ -66,9 +66,9 @@ impl Hub {
         WatchId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Watches under an id that was asked for before, so that its notices find their subject.
+    /// Watches under an id from [`next_id`](Self::next_id), so that its user knows the id before the first notice.
     pub(crate) fn watch_as(&self, id: WatchId, name: Vec<u8>, start: i64, sink: Sink) {
-        // After the end there is nobody to tell.
+        // After the end of the task there are no notices.
         let _ = self.commands.send(Command::Watch { id, name, start, sink });
     }
 
@@ -93,7 +93,7 @@ pub(crate) struct Subscription<'a> {
 }
 
 impl Subscription<'_> {
-    /// Waits for the next notice. After the hub's end none comes.
+    /// Waits for the next notice. After the end of the hub there is none.
     pub(crate) async fn next(&mut self) -> Notice {
         match self.notices.recv().await {
             Some((_, notice)) => notice,
@@ -104,7 +104,7 @@ impl Subscription<'_> {
 
 impl Drop for Subscription<'_> {
     fn drop(&mut self) {
-        // After the end there is nobody to tell.
+        // After the end of the task there is nothing to keep.
         let _ = self.hub.commands.send(Command::Rest(self.id));
     }
 }

@@ -1,12 +1,11 @@
-//! The watch hub: one stream for all watches on a connection, whichever managers they are of.
+//! Watches: one stream for all watches on a connection, of all managers.
 //!
-//! A watch that starts in the past is served each 100 ms only, one that starts now at once; so waiters watch from now, and look
-//! once more when the server has confirmed the watch, unless it has begun before what they saw last. The same after every new
-//! stream.
+//! The server serves a watch that starts in the past only every 100 ms, and one that starts now at once. So waiters watch from now, and
+//! re-check when the server has confirmed the watch, unless it has begun before their last read; and again after every new stream.
 //!
-//! A watch that the server refuses, since its key may not be read any more, is asked for again later and keeps no other from the
-//! stream. But the server judges by the token that the stream was opened with, and refuses watches likewise if that is too old: then
-//! another stream is needed. A read of the key, with the token of today, tells which it is.
+//! A watch that the server refuses, because the user may no longer read its key, is requested again later and does not disturb the
+//! others on the stream. But the server also refuses watches if the token with which the stream was opened is too old: then a new
+//! stream is needed. A read of the key, with the present token, shows which it is.
 
 pub(super) mod hub;
 mod table;
@@ -29,11 +28,13 @@ use super::txn::Freshness;
 use crate::backend::backoff::Backoff;
 use crate::backend::{ErrorKind, Result};
 
-/// How long the stream may be silent before it has to show that it lives, and how long it may take to.
+/// The silence after which the stream is tested by a request for progress.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// The maximum wait for the answer to that.
 const PROOF: Duration = Duration::from_secs(4);
 
-/// Reads what a stream says whose only watch is one for `name`. Returns the revisions at which that was deleted.
+/// Reads a stream whose only watch is on `name`. Returns the revisions of its deletions.
 #[cfg(feature = "testing")]
 pub(super) fn read(name: Vec<u8>, answers: impl Iterator<Item = etcd_client::WatchResponse>) -> Vec<i64> {
     use self::hub::{Command, Notice, WatchId};
@@ -44,7 +45,7 @@ pub(super) fn read(name: Vec<u8>, answers: impl Iterator<Item = etcd_client::Wat
     while table.next_request().is_some() {}
     for answer in answers {
         if let Some((id, _)) = table.read(&answer) {
-            table.ask_later(id, Instant::now());
+            table.retry_later(id, Instant::now());
         }
         while table.next_request().is_some() {}
     }
@@ -79,7 +80,7 @@ async fn run(connection: Weak<Connection>, mut generations: watch::Receiver<usiz
                 None => return,
             }
         }
-        table.stream_is_gone();
+        table.reset_stream();
         if let Some(stream) = open(&connection, &mut table).await {
             let since = Instant::now();
             if serve(&connection, &mut table, &mut commands, &mut generations, stream).await.is_none() {
@@ -90,7 +91,7 @@ async fn run(connection: Weak<Connection>, mut generations: watch::Receiver<usiz
                 backoff = Backoff::new();
             }
         }
-        table.stream_is_gone();
+        table.reset_stream();
         backoff.pause().await;
     }
 }
@@ -102,8 +103,8 @@ async fn open(connection: &Weak<Connection>, table: &mut WatchTable) -> Option<W
             break (name, options);
         }
     };
-    // The server judges all watches of a stream by the token that it was opened with, and refuses them without saying why: a
-    // request that can renew the token goes first.
+    // The server checks all watches of a stream against the token with which it was opened, and refuses them without a reason. So a
+    // request that can renew the token is sent first.
     may_read(connection, &name).await.ok()?;
     let connection = connection.upgrade()?;
     let mut client = connection.watch();
@@ -111,7 +112,7 @@ async fn open(connection: &Weak<Connection>, table: &mut WatchTable) -> Option<W
     connection.once(limit, async move { client.watch(name, Some(options)).await }).await.ok()
 }
 
-/// Reads a key, to see whether the user may.
+/// Reads a key, to check whether the user may.
 async fn may_read(connection: &Weak<Connection>, name: &[u8]) -> Result<bool> {
     let connection = connection.upgrade().ok_or_else(error::closed)?;
     let limit = connection.patience(connection.timeout());
@@ -138,7 +139,7 @@ async fn serve(
     loop {
         request = request.or_else(|| table.next_request());
         let due = table.next_due();
-        // Reading goes on while a request cannot be sent, or both sides might wait for each other.
+        // Reading continues while a request cannot be sent, or both sides might wait for each other.
         tokio::select! {
             answer = answers.message() => match answer {
                 Ok(Some(answer)) => {
@@ -150,25 +151,25 @@ async fn serve(
                 Ok(None) | Err(_) => return Some(()),
             },
             Some((id, permission)) = refused.next() => match permission {
-                // The token was too old, also for the one who asked: it has been renewed since.
-                Ok(true) | Err(_) if table.is_new_to_refusal(id) => return Some(()),
-                _ => table.ask_later(id, Instant::now()),
+                // The token of the stream was too old; the read has renewed it, if it was stale for that too.
+                Ok(true) | Err(_) if table.needs_new_stream(id) => return Some(()),
+                _ => table.retry_later(id, Instant::now()),
             },
             command = commands.recv() => table.apply(command?, Instant::now()),
-            // This endpoint has failed for others, so silence here may mean the same.
+            // A request on this endpoint has failed, so the stream may be dead as well.
             Ok(()) = generations.changed() => return Some(()),
             sent = send(&mut sender, request.as_ref()) => match sent {
                 Ok(()) => request = None,
                 Err(_) => return Some(()),
             },
             () = tokio::time::sleep_until(due.unwrap_or(probe_at)), if due.is_some() => {
-                table.do_what_is_due(Instant::now());
+                table.on_time(Instant::now());
             }
             () = tokio::time::sleep_until(probe_at) => {
                 if probing {
                     return Some(());
                 }
-                table.ask_for_progress();
+                table.request_progress();
                 (probing, probe_at) = (true, Instant::now() + PROOF);
             }
         }
