@@ -153,6 +153,9 @@ impl Acquirer {
                         // Refused, and the only copy: there is nothing to abort, which might be refused as well.
                         self.claims.forget(id);
                     }
+                    if error.kind() == ErrorKind::LeaseLost {
+                        self.losses.report(Subject::Session(claim.lease.id));
+                    }
                     return Err(error);
                 }
             }

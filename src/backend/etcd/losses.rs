@@ -26,8 +26,8 @@ const WATCH_AGE: Duration = Duration::from_millis(50);
 
 /// Finds losses and reports them.
 ///
-/// Everything that shows a loss calls [`report`](Self::report): a watch, a check after a gap of the watch, a renewal, a claim that
-/// finds its lease ended, a store that was restored from a backup.
+/// Everything that shows a loss calls [`report`](Self::report): a watch, a check after a gap of the watch, a renewal, a claim or a
+/// release whose lease has ended, a store that was restored from a backup.
 #[derive(Debug)]
 pub(super) struct Losses {
     connection: Arc<Connection>,

@@ -11,8 +11,9 @@ use super::connection::Connection;
 use super::leases::Leases;
 use super::losses::Losses;
 use super::names::{Directory, Names};
-use super::txn::{self, ClaimKey, Record};
-use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result};
+use super::txn::{self, ClaimKey};
+use super::watched::Subject;
+use crate::backend::{BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
 
 /// Removes the claims of one manager.
 pub(super) struct Releaser {
@@ -51,8 +52,7 @@ impl Releaser {
         let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
         let directory = self.names.directory(&claim.key);
         let name = directory.claim(claim.mode, claim.lease.id, number);
-        let record = self.leases.record_to_rewrite(claim.lease.id, is_unknown);
-        self.delete(directory, name.clone(), txn::abort(&name), record).await?;
+        self.delete(claim.lease.id, is_unknown, directory, name.clone(), txn::abort(&name)).await?;
         // Its number is not used again: a copy of this request may arrive late, and deletes by name.
         self.claims.forget(claim.attempt);
         Ok(())
@@ -84,8 +84,7 @@ impl Releaser {
             self.claims.forget_certain(grant.attempt);
             return Ok(());
         }
-        let record = self.leases.record_to_rewrite(grant.lease.id, is_unknown);
-        self.delete(directory.clone(), claim.name.clone(), claim.delete(), record).await?;
+        self.delete(grant.lease.id, is_unknown, directory.clone(), claim.name.clone(), claim.delete()).await?;
         if is_unknown {
             self.claims.forget(grant.attempt);
         } else {
@@ -108,11 +107,23 @@ impl Releaser {
 
     /// Sends a transaction that deletes, with the rewrite that keeps older copies from taking effect. If the server has no space for
     /// that, it is sent without.
-    async fn delete(&self, directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Result<()> {
+    async fn delete(
+        &self,
+        lease: LeaseId,
+        is_unknown: bool,
+        directory: Directory,
+        name: Vec<u8>,
+        txn: Txn,
+    ) -> Result<()> {
+        let record = self.leases.record_to_rewrite(lease, is_unknown);
         let limit = self.connection.patience(self.connection.timeout());
         match self.batcher.send(limit, Member::deletion(directory, name, txn.clone(), record)).await {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(()),
+            Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                // The claim has ended with its lease.
+                self.losses.report(Subject::Session(lease));
+                Ok(())
+            }
             Err(error) if error.kind() == ErrorKind::Refused => {
                 // The key is free for others then, but an older copy can still arrive, so this has to be repeated.
                 self.connection.txn(txn).await?;

@@ -24,16 +24,14 @@ pub(crate) enum Notice {
 /// The receiver of a watch's notices.
 pub(crate) type Sink = UnboundedSender<(WatchId, Notice)>;
 
+/// A command for the task that serves the watches.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Watch {
-        id: WatchId,
-        name: Vec<u8>,
-        start: i64,
-        sink: Sink,
-    },
+    /// Watch a name from a revision on, or from now with zero.
+    Watch { id: WatchId, name: Vec<u8>, start: i64, sink: Sink },
     /// Keep the watch for a while in which another waiter may need it.
     Rest(WatchId),
+    /// End the watch.
     Cancel(WatchId),
 }
 
@@ -54,20 +52,14 @@ impl Hub {
         (Self { commands, next: AtomicU64::new(1) }, receiver)
     }
 
-    /// Watches `name` for its deletion, from the revision `start` on, or from now with zero.
-    pub(crate) fn watch(&self, name: Vec<u8>, start: i64, sink: Sink) -> WatchId {
-        let id = self.next_id();
-        self.watch_as(id, name, start, sink);
-        id
-    }
-
-    /// Returns an id for [`watch_as`](Self::watch_as).
+    /// Returns an id for [`watch`](Self::watch).
     pub(crate) fn next_id(&self) -> WatchId {
         WatchId(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Watches under an id from [`next_id`](Self::next_id), so that its user knows the id before the first notice.
-    pub(crate) fn watch_as(&self, id: WatchId, name: Vec<u8>, start: i64, sink: Sink) {
+    /// Watches `name` for its deletion, from the revision `start` on, or from now with zero. The id comes from
+    /// [`next_id`](Self::next_id), so that the user knows it before the first notice.
+    pub(crate) fn watch(&self, id: WatchId, name: Vec<u8>, start: i64, sink: Sink) {
         // After the end of the task there are no notices.
         let _ = self.commands.send(Command::Watch { id, name, start, sink });
     }
@@ -75,7 +67,9 @@ impl Hub {
     /// Watches `name` from now, for as long as the subscription lives.
     pub(crate) fn subscribe(&self, name: Vec<u8>) -> Subscription<'_> {
         let (sink, notices) = unbounded_channel();
-        Subscription { hub: self, id: self.watch(name, 0, sink), notices }
+        let id = self.next_id();
+        self.watch(id, name, 0, sink);
+        Subscription { hub: self, id, notices }
     }
 
     /// Ends a watch.
