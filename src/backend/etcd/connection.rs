@@ -29,6 +29,14 @@ const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Returns the header of an answer that shows the present state of the store; other answers may be from an earlier one.
 type Header<T> = fn(&T) -> Option<&PbResponseHeader>;
 
+/// Returns `header` for a read that shows the present state of the store.
+fn present_header<T>(freshness: Freshness, header: Header<T>) -> Header<T> {
+    match freshness {
+        Freshness::Linearizable => header,
+        Freshness::Serializable => |_| None,
+    }
+}
+
 /// A request on the keeper. It is aborted if its caller is dropped.
 struct Sent<T>(JoinHandle<T>);
 
@@ -308,10 +316,7 @@ impl Connection {
         txn: Txn,
     ) -> Result<PbTxnResponse> {
         let mut kv = self.kv();
-        let header: Header<PbTxnResponse> = match freshness {
-            Freshness::Linearizable => |answer| answer.header.as_ref(),
-            Freshness::Serializable => |_| None,
-        };
+        let header = present_header(freshness, |answer: &PbTxnResponse| answer.header.as_ref());
         self.send(limit, header, async move { kv.txn(txn).await.map(|answer| answer.0) }).await
     }
 
@@ -368,10 +373,7 @@ impl Connection {
         name: &[u8],
     ) -> Result<PbRangeResponse> {
         let (mut kv, name) = (self.kv(), name.to_vec());
-        let header: Header<PbRangeResponse> = match freshness {
-            Freshness::Linearizable => |found| found.header.as_ref(),
-            Freshness::Serializable => |_| None,
-        };
+        let header = present_header(freshness, |found: &PbRangeResponse| found.header.as_ref());
         let ask = async move { kv.get(name, Some(txn::keys_only(freshness))).await.map(|found| found.0) };
         self.send(limit, header, ask).await
     }
