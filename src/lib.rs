@@ -66,6 +66,10 @@ mod lease;
 mod owner;
 mod process;
 mod settings;
+#[cfg(test)]
+#[path = "../tests/support/shared/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests of each feature use a part of it")]
+mod support;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;

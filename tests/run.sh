@@ -2,7 +2,9 @@
 # Runs everything: unit and integration tests with all features, doc tests, the fuzz targets' drivers, and every example, in
 # memory and on a real etcd and Redis. The servers that the tests need are started by them, on free ports; what is missing on a Debian
 # machine is installed first, and Python clients into cargo's target directory. `--install-only` stops after that.
-# Each fault of docs/faults.md is tried once; tests/faults says how that file is written anew.
+#
+# This is the short suite. LEASEHOLD_ALL=1 takes hours: it repeats the conformance suite and all faults, runs what can go on and on for
+# minutes, and runs the tests on Redis with Valkey as well if it is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -64,11 +66,19 @@ install_python_clients
 [ "${1:-}" = --install-only ] && exit
 
 export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
-# Lines are all that a backtrace shows; the rest makes a test program three times as large, and there are many to link.
+# Lines are all that a backtrace shows; the rest makes a test program three times as large.
 export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
 # Most tests wait for servers and times, so more of them than there are processors go at a time.
 cores=$(nproc)
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((cores < 4 ? 4 : cores))}
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((cores < 2 ? 4 : 3 * cores))}
+all=${LEASEHOLD_ALL:-}
+if [ -n "$all" ]; then
+    export LEASEHOLD_REPEAT=${LEASEHOLD_REPEAT:-20} LEASEHOLD_SOAK=${LEASEHOLD_SOAK:-120} LEASEHOLD_CASES=${LEASEHOLD_CASES:-20000}
+    LEASEHOLD_FAULTS=${LEASEHOLD_FAULTS:-$(seq -s, 1 45)}
+    export LEASEHOLD_FAULTS
+fi
+# Always the same selection, for which cargo builds each dependency once.
+everything=(--package leasehold --package leasehold-tests --all-features)
 scratch=$(mktemp -d)
 etcd_pid=
 redis_pid=
@@ -112,19 +122,21 @@ start_etcd() {
 }
 
 say "tests, all features"
-cargo test --all-features --no-fail-fast
+cargo test "${everything[@]}" --no-fail-fast
 
-say "tests over TLS"
-(cd tests/tls && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
-
-say "tests of what loggers print"
-(cd tests/loggers && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
+if [ -n "$all" ] && command -v valkey-server >/dev/null; then
+    say "tests on Valkey"
+    export LEASEHOLD_REDIS_SERVER=valkey-server
+    cargo test "${everything[@]}" --no-fail-fast --test on_redis
+    cargo test "${everything[@]}" --no-fail-fast --test conformance --test servers redis
+    unset LEASEHOLD_REDIS_SERVER
+fi
 
 say "tests with other clients' locks"
 (cd tests/interop && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
 
 say "tests without features"
-cargo test --no-fail-fast --lib --tests --quiet
+cargo test --no-fail-fast --lib --quiet
 
 # A waker's vtable may have several copies in an optimized program: owners have to be known by any of them.
 for profile in release thin fat; do
@@ -144,7 +156,7 @@ say "example web"
 (cd examples/web && CARGO_TARGET_DIR=$target cargo test --quiet)
 
 say "examples on etcd"
-quietly cargo build --all-features --examples
+quietly cargo build "${everything[@]}" --bins --examples
 start_etcd
 for example in quickstart etcd_compare "${everywhere[@]}"; do
     printf '%s\n' "$example"

@@ -1,4 +1,4 @@
-//! The drivers of the fuzz targets are the tests' own: `tests/fuzz_drivers.rs` calls them as well.
+//! The drivers of the fuzz targets are the tests' own: `tests/api/drivers.rs` calls them as well.
 
 #[path = "../../tests/support/broken.rs"]
 mod broken;

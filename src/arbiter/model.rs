@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use proptest::prelude::*;
+use rand::RngExt;
+use rand::rngs::StdRng;
 
 use super::tests::{Fake, FakeHold, Fakes, arbiter, at, terms};
 use super::*;
+use crate::support::walk::walk;
 
 const ACTORS: usize = 6;
 /// Fewer than actors: some of them are branches of one task.
@@ -308,9 +310,9 @@ impl World {
     }
 }
 
-fn any_terms() -> impl Strategy<Value = Terms> {
-    let mode = prop_oneof![3 => Just(Mode::Exclusive), 2 => Just(Mode::Shared)];
-    (mode, prop::bool::weighted(0.2)).prop_map(|(mode, isolated)| Terms { isolated, ..terms(mode) })
+fn any_terms(rng: &mut StdRng) -> Terms {
+    let mode = if rng.random_ratio(3, 5) { Mode::Exclusive } else { Mode::Shared };
+    Terms { isolated: rng.random_ratio(1, 5), ..terms(mode) }
 }
 
 #[derive(Clone, Debug)]
@@ -328,65 +330,92 @@ enum Step {
     Nudge,
 }
 
-fn any_step() -> impl Strategy<Value = Step> {
-    let actor = 0..ACTORS;
-    prop_oneof![
-        8 => (actor.clone(), any_terms(), prop::bool::weighted(0.8)).prop_map(|(actor, terms, wait)| Step::Request(actor, terms, wait)),
-        2 => actor.clone().prop_map(Step::Cancel),
-        6 => actor.clone().prop_map(Step::Look),
-        5 => actor.prop_map(Step::Leave),
-        1 => (0usize..4).prop_map(Step::Lose),
-        5 => Just(Step::Answer),
-        1 => Just(Step::GiveUp),
-        1 => Just(Step::Forget),
-        2 => Just(Step::Settle),
-        1 => Just(Step::Purge),
-        1 => Just(Step::Nudge),
-    ]
+fn any_step(rng: &mut StdRng) -> Step {
+    let actor = rng.random_range(0..ACTORS);
+    match rng.random_range(0..33) {
+        0..8 => Step::Request(actor, any_terms(rng), rng.random_ratio(4, 5)),
+        8..10 => Step::Cancel(actor),
+        10..16 => Step::Look(actor),
+        16..21 => Step::Leave(actor),
+        21 => Step::Lose(rng.random_range(0..4)),
+        22..27 => Step::Answer,
+        27 => Step::GiveUp,
+        28 => Step::Forget,
+        29..31 => Step::Settle,
+        31 => Step::Purge,
+        _ => Step::Nudge,
+    }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(2000), ..ProptestConfig::default() })]
+/// Whatever happens in whatever order: exclusive holds are alone and in order, no owner waits for itself, there is one attempt at a
+/// time, and when all have left, nothing is left and all who waited got in.
+#[test]
+fn any_history_is_exclusive_and_ends_empty() {
+    walk(2000, |rng| {
+        let length = rng.random_range(1..150);
+        play((0..length).map(|_| (any_step(rng), rng.random_range(0..6))));
+    });
+}
 
-    /// Whatever happens in whatever order: exclusive holds are alone and in order, no owner waits for itself, there is one
-    /// attempt at a time, and when all have left, nothing is left and all who waited got in.
-    #[test]
-    fn any_history_is_exclusive_and_ends_empty(steps in prop::collection::vec((any_step(), 0u64..6), 1..150)) {
-        let mut world = World::new();
-        for (step, pause) in steps {
-            world.now += pause;
-            match step {
-                Step::Request(actor, terms, wait) => world.request(actor, terms, wait),
-                Step::Cancel(actor) => world.cancel(actor),
-                Step::Look(actor) => world.look(actor),
-                Step::Leave(actor) => world.leave(actor),
-                Step::Lose(number) => world.lose(number),
-                Step::Answer => world.answer(),
-                Step::GiveUp => world.give_up(),
-                Step::Forget => world.forget_attempt(),
-                Step::Settle => world.settle(),
-                Step::Purge => world.purge(),
-                Step::Nudge => world.nudge(),
-            }
-            world.check();
+/// The shortest history that has ever broken a rule.
+#[test]
+fn a_history_that_was_not_exclusive_is_exclusive_and_ends_empty() {
+    let request = |actor, wait| Step::Request(actor, terms(Mode::Exclusive), wait);
+    let steps = [
+        request(0, false),
+        Step::Forget,
+        Step::Settle,
+        request(3, true),
+        Step::Look(0),
+        Step::GiveUp,
+        Step::Look(3),
+        request(1, true),
+        Step::Answer,
+        Step::Leave(3),
+        Step::Lose(0),
+        request(5, false),
+        Step::Answer,
+        Step::Look(1),
+    ];
+    play(steps.map(|step| (step, 0)));
+}
+
+/// Plays the steps, each after a pause in ms, and then lets everybody finish.
+fn play(steps: impl IntoIterator<Item = (Step, u64)>) {
+    let mut world = World::new();
+    for (step, pause) in steps {
+        world.now += pause;
+        match step {
+            Step::Request(actor, terms, wait) => world.request(actor, terms, wait),
+            Step::Cancel(actor) => world.cancel(actor),
+            Step::Look(actor) => world.look(actor),
+            Step::Leave(actor) => world.leave(actor),
+            Step::Lose(number) => world.lose(number),
+            Step::Answer => world.answer(),
+            Step::GiveUp => world.give_up(),
+            Step::Forget => world.forget_attempt(),
+            Step::Settle => world.settle(),
+            Step::Purge => world.purge(),
+            Step::Nudge => world.nudge(),
         }
-        for round in 0.. {
-            prop_assert!(round < 1000, "somebody waits for ever");
-            world.now += 20;
-            world.purge();
-            world.settle();
-            world.nudge();
-            (0..ACTORS).for_each(|actor| world.look(actor));
-            world.answer();
-            (0..ACTORS).for_each(|actor| world.leave(actor));
-            world.check();
-            if world.actors.iter().all(|actor| matches!(actor, Actor::Idle)) && !world.settling {
-                break;
-            }
-        }
-        prop_assert!(world.granted.is_empty());
-        prop_assert_eq!(world.arbiter.waiting(), 0);
-        let held = |actor| world.arbiter.holds(&world.owner(actor), world.now());
-        prop_assert!(!(0..ACTORS).any(held));
+        world.check();
     }
+    for round in 0.. {
+        assert!(round < 1000, "somebody waits for ever");
+        world.now += 20;
+        world.purge();
+        world.settle();
+        world.nudge();
+        (0..ACTORS).for_each(|actor| world.look(actor));
+        world.answer();
+        (0..ACTORS).for_each(|actor| world.leave(actor));
+        world.check();
+        if world.actors.iter().all(|actor| matches!(actor, Actor::Idle)) && !world.settling {
+            break;
+        }
+    }
+    assert!(world.granted.is_empty());
+    assert_eq!(world.arbiter.waiting(), 0);
+    let held = |actor| world.arbiter.holds(&world.owner(actor), world.now());
+    assert!(!(0..ACTORS).any(held));
 }

@@ -2,10 +2,11 @@ use std::ffi::OsString;
 use std::fs;
 
 use super::*;
+use crate::support::folder::Folder;
 
 /// Loads a file of this name and text under `locks`, with these variables.
 fn load(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Config> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     let path = folder.path().join(name);
     fs::write(&path, text).unwrap();
     layered(&path, "locks", variables)
@@ -169,7 +170,7 @@ fn what_is_empty_is_not_there() {
 
 #[test]
 fn a_section_may_be_the_whole_file_or_lie_deeper() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     let path = folder.path().join("a.toml");
     fs::write(&path, "ttl = \"10s\"").unwrap();
     assert_eq!(layered(&path, "", &[("SHOP_NAME", "x")]).unwrap().name.as_deref(), Some("x"));

@@ -112,6 +112,6 @@ mod tests {
             assert_eq!(runtime.block_on(branch.next()), Some(false));
         }
         assert!(!futures::executor::block_on(seen()));
-        assert!(!smol::block_on(seen()));
+        assert!(!futures::executor::LocalPool::new().run_until(seen()));
     }
 }

@@ -14,12 +14,12 @@ use rustix::process::{Signal, getpid, kill_process};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::support::etcd::Etcd;
-use crate::support::{PATIENCE, eventually};
+use crate::fixture::{Fixture, Held, LONG, SLACK, Server};
 use crate::table::Absence::NoServer;
 use crate::table::Cell::{Absent, Run};
 use crate::table::{Backend, Fault};
-use crate::world::{Held, LONG, SLACK, Server, World};
+use support::etcd::Etcd;
+use support::{PATIENCE, eventually};
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault::everywhere(40, "An acquire dropped at each Pending: nothing is left after 1 s", dropped_at_each_pending),
@@ -72,13 +72,13 @@ fn polled(manager: &LockManager, key: &str, polls: usize, between: impl FnOnce()
     None
 }
 
-fn dropped_at_each_pending(world: &mut World) {
-    let (manager, rival) = (world.manager(LONG), world.manager(LONG));
-    for round in world.rounds(10) {
+fn dropped_at_each_pending(fixture: &mut Fixture) {
+    let (manager, rival) = (fixture.manager(LONG), fixture.manager(LONG));
+    for round in fixture.rounds(10) {
         for contended in [false, true] {
             for polls in 1..12 {
                 let key = format!("k{round}-{contended}-{polls}");
-                let mut held = contended.then(|| world.hold(&rival, &key));
+                let mut held = contended.then(|| fixture.hold(&rival, &key));
                 // The lock becomes free between two polls, or not before the end.
                 let release_early = polls % 2 == 0;
                 let early = if release_early { held.take() } else { None };
@@ -96,29 +96,29 @@ fn dropped_at_each_pending(world: &mut World) {
         }
         eventually("no waiter is left", || (manager.stats().waiting + manager.stats().held == 0).then_some(()));
     }
-    world.hold(&manager, "k").unlock();
+    fixture.hold(&manager, "k").unlock();
 }
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-fn timeouts(world: &mut World) {
-    let times = world.many(10_000, 500);
-    let managers = [world.manager(LONG), world.manager(LONG)];
+fn timeouts(fixture: &mut Fixture) {
+    let times = fixture.many(10_000, 500);
+    let managers = [fixture.manager(LONG), fixture.manager(LONG)];
     let start = Instant::now();
     for _ in 0..20 {
         managers[0].lock("k").wait().unwrap().unlock().wait().unwrap();
     }
     let pair = start.elapsed() / 20;
     runtime().block_on(async {
-        let world = &*world;
+        let fixture = &*fixture;
         let lane = async |manager: &LockManager| {
             for _ in 0..times / 2 {
                 let limit = rand::random_range(Duration::ZERO..3 * pair);
                 let acquire = manager.lock("k").owner(&Owner::new());
                 if let Ok(guard) = tokio::time::timeout(limit, acquire).await {
-                    let guard = world.record(guard.unwrap()).release();
+                    let guard = fixture.record(guard.unwrap()).release();
                     guard.unlock().await.unwrap();
                 }
             }
@@ -129,12 +129,12 @@ fn timeouts(world: &mut World) {
     for manager in &managers {
         assert_eq!(manager.stats().waiting + manager.stats().held, 0);
     }
-    world.hold(&managers[0], "k").unlock();
+    fixture.hold(&managers[0], "k").unlock();
 }
 
 type Drops = fn(Held);
 
-fn dropped(world: &mut World) {
+fn dropped(fixture: &mut Fixture) {
     let after_the_runtimes_end = |held: Held| {
         let runtime = runtime();
         let (send, held_back) = channel();
@@ -166,35 +166,35 @@ fn dropped(world: &mut World) {
         });
     };
     let ways: [Drops; 4] = [after_the_runtimes_end, on_a_thread, in_a_panic, in_a_signals_task];
-    let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
-    for _ in world.rounds(5) {
+    let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
+    for _ in fixture.rounds(5) {
         for way in ways {
-            let held = world.hold(&holder, "k");
-            let waiting = world.wait_for(&waiter, "k");
+            let held = fixture.hold(&holder, "k");
+            let waiting = fixture.wait_for(&waiter, "k");
             let start = Instant::now();
             way(held);
             let (next, at) = waiting.got();
-            world.next(at.saturating_duration_since(start));
+            fixture.next(at.saturating_duration_since(start));
             next.unlock();
         }
     }
 }
 
-fn readers(world: &mut World) {
+fn readers(fixture: &mut Fixture) {
     const READERS: usize = 3;
     const HOLD: Duration = Duration::from_millis(20);
-    let managers: Vec<_> = (0..READERS).map(|_| world.manager(LONG)).collect();
-    let writer = world.manager(LONG);
+    let managers: Vec<_> = (0..READERS).map(|_| fixture.manager(LONG)).collect();
+    let writer = fixture.manager(LONG);
     let (ended, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (ended, rounds) = (&ended, &rounds);
     let times: Vec<_> = std::thread::scope(|scope| {
-        let world = &*world;
+        let fixture = &*fixture;
         for (number, manager) in managers.iter().enumerate() {
             scope.spawn(move || {
                 // They never end together.
                 std::thread::sleep(HOLD * number as u32 / READERS as u32);
                 while !ended.load(Ordering::SeqCst) {
-                    let held = world.hold_as(manager.lock("k").shared());
+                    let held = fixture.hold_as(manager.lock("k").shared());
                     std::thread::sleep(HOLD);
                     held.unlock();
                     rounds.fetch_add(1, Ordering::SeqCst);
@@ -205,25 +205,25 @@ fn readers(world: &mut World) {
             let before = rounds.load(Ordering::SeqCst);
             eventually("readers come and go", || (rounds.load(Ordering::SeqCst) > before + READERS).then_some(()));
             let start = Instant::now();
-            let held = world.hold(&writer, "k");
+            let held = fixture.hold(&writer, "k");
             let took = start.elapsed();
             held.unlock();
             took
         };
-        let times = world.rounds(20).map(write).collect();
+        let times = fixture.rounds(20).map(write).collect();
         ended.store(true, Ordering::SeqCst);
         times
     });
     for took in times {
         assert!(took < SLACK, "{took:?}");
-        world.next(took);
+        fixture.next(took);
     }
 }
 
-fn crowd(world: &mut World) {
-    let (count, polls) = (world.many(1000, 200), AtomicUsize::new(0));
-    let (holder, manager) = (world.manager(LONG), world.manager(LONG));
-    let first = world.hold(&holder, "k");
+fn crowd(fixture: &mut Fixture) {
+    let (count, polls) = (fixture.many(1000, 200), AtomicUsize::new(0));
+    let (holder, manager) = (fixture.manager(LONG), fixture.manager(LONG));
+    let first = fixture.hold(&holder, "k");
     let (order, times) = Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let (order, times) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
         let released = Cell::new(Instant::now());
@@ -233,13 +233,13 @@ fn crowd(world: &mut World) {
             assert!(futures::poll!(request).is_pending());
         }
         let waiters = requests.into_iter().enumerate().map(|(number, mut request)| {
-            let (order, times, released, polls, world) = (&order, &times, &released, &polls, &*world);
+            let (order, times, released, polls, fixture) = (&order, &times, &released, &polls, &*fixture);
             async move {
                 let guard = std::future::poll_fn(|context| {
                     polls.fetch_add(1, Ordering::SeqCst);
                     std::pin::Pin::new(&mut request).poll(context)
                 });
-                let held = world.record(guard.await.unwrap());
+                let held = fixture.record(guard.await.unwrap());
                 times.borrow_mut().push(released.get().elapsed());
                 order.borrow_mut().push(number);
                 released.set(Instant::now());
@@ -254,7 +254,7 @@ fn crowd(world: &mut World) {
         futures::join!(join_all(waiters), release);
         (order.into_inner(), times.into_inner())
     });
-    times.into_iter().for_each(|time| world.next(time));
+    times.into_iter().for_each(|time| fixture.next(time));
     assert!(order.is_sorted() && order.len() == count, "{order:?}");
     let polls = polls.load(Ordering::SeqCst);
     assert!(polls <= 3 * count, "{polls} polls of {count}: a release wakes more than one");
@@ -273,33 +273,33 @@ fn lock_at(url: &str) -> leasehold::Result<LockGuard> {
     LockManager::builder().url(url).ttl(LONG).build().wait()?.lock("k").wait()
 }
 
-fn refused_by_etcd(world: &mut World) {
+fn refused_by_etcd(fixture: &mut Fixture) {
     let etcd = Etcd::start_with(&["--bcrypt-cost=4"]);
     for user in ["root", "joe"] {
         etcd.etcdctl(&["user", "add", &format!("{user}:secret")]);
     }
     etcd.etcdctl(&["auth", "enable"]);
     let url = etcd.url();
-    world.use_server(Server::Etcd(Box::new(etcd)));
+    fixture.use_server(Server::Etcd(Box::new(etcd)));
     let with = |user: &str| url.replace("//", &format!("//{user}@"));
     is_refused("wrong password", || lock_at(&with("root:wrong")));
     is_refused("no permission", || lock_at(&with("joe:secret")));
     is_refused("unknown host", || lock_at("etcd://nobody.invalid:2379"));
-    let builder = world.at(LockManager::builder().url(with("root:secret")), LONG);
-    world.hold(&builder.build().wait().unwrap(), "k").unlock();
-    world.etcd().etcdctl(&["--user", "root:secret", "auth", "disable"]);
+    let builder = fixture.at(LockManager::builder().url(with("root:secret")), LONG);
+    fixture.hold(&builder.build().wait().unwrap(), "k").unlock();
+    fixture.etcd().etcdctl(&["--user", "root:secret", "auth", "disable"]);
 }
 
-fn refused_by_redis(world: &mut World) {
-    assert_eq!(world.backend(), Backend::Redis);
-    let url = world.url();
+fn refused_by_redis(fixture: &mut Fixture) {
+    assert_eq!(fixture.backend(), Backend::Redis);
+    let url = fixture.url();
     let with = |user: &str| url.replace("//", &format!("//{user}@"));
-    world.redis().cli(&["ACL", "SETUSER", "joe", "on", ">secret", "~other:*", "+@all"]);
-    world.redis().cli(&["LPUSH", "lock:k", "a list"]);
+    fixture.redis().cli(&["ACL", "SETUSER", "joe", "on", ">secret", "~other:*", "+@all"]);
+    fixture.redis().cli(&["LPUSH", "lock:k", "a list"]);
     is_refused("wrong password", || lock_at(&with("joe:wrong")));
     is_refused("no permission", || lock_at(&with("joe:secret")));
     is_refused("unknown host", || lock_at("redis://nobody.invalid:6379"));
     is_refused("wrong type of key", || lock_at(&url));
-    world.redis().cli(&["DEL", "lock:k"]);
-    world.hold_as(world.manager(LONG).lock("k").timeout(PATIENCE)).unlock();
+    fixture.redis().cli(&["DEL", "lock:k"]);
+    fixture.hold_as(fixture.manager(LONG).lock("k").timeout(PATIENCE)).unlock();
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use leasehold::testing::{ManualClock, MemoryStore};
 use leasehold::{FenceGate, LockGuard, LockManager};
 
-use crate::support::child::{self, Child};
-use crate::support::history::{History, What, now};
-use crate::support::{PATIENCE, eventually};
+use crate::fixture::{Fixture, SHORT, SLACK, Server};
 use crate::table::Absence::OneProcess;
 use crate::table::{Backend, Fault};
-use crate::world::{SHORT, SLACK, Server, World};
+use support::child::{self, Child};
+use support::history::{History, What, now};
+use support::{PATIENCE, eventually};
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault::on_servers(
@@ -49,16 +49,16 @@ fn elapsed(from: u64, to: u64) -> Duration {
     Duration::from_nanos(to.saturating_sub(from))
 }
 
-fn stopped(world: &mut World) {
-    for round in world.rounds(4) {
+fn stopped(fixture: &mut Fixture) {
+    for round in fixture.rounds(4) {
         let key = format!("k{round}");
-        let mut child = world.child("client::looks_again_and_again", &key, SHORT);
-        let manager = world.manager(SHORT);
-        let waiting = world.wait_for(&manager, &key);
+        let mut child = fixture.child("client::looks_again_and_again", &key, SHORT);
+        let manager = fixture.manager(SHORT);
+        let waiting = fixture.wait_for(&manager, &key);
         child.process.stop();
         let start = Instant::now();
         let (held, at) = waiting.got();
-        world.next(at - start);
+        fixture.next(at - start);
         // A time to pass: the stop lasts 2 T.
         std::thread::sleep((2 * SHORT).saturating_sub(start.elapsed()));
         let resumed = now();
@@ -68,11 +68,11 @@ fn stopped(world: &mut World) {
         let gate = FenceGate::new(());
         gate.enter(held.guard.token(), |()| ()).unwrap();
         assert!(gate.enter(token.into(), |()| ()).is_err(), "its write is refused");
-        let records = world.history().records();
+        let records = fixture.history().records();
         let of_this: Vec<_> = records.iter().filter(|record| record.key == key && record.at >= resumed).collect();
         assert!(of_this.iter().all(|record| record.what != What::Alive), "the first look is right");
         let found = of_this.iter().find(|record| record.what == What::FoundLost).unwrap().at;
-        world.loss(elapsed(resumed, found));
+        fixture.loss(elapsed(resumed, found));
         assert!(!held.guard.is_lost(), "the late release leaves the successor alone");
         held.unlock();
     }
@@ -93,25 +93,25 @@ fn looks_again_and_again() {
     assert_eq!(guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
 }
 
-fn stopped_before_the_answer(world: &mut World) {
-    for round in world.rounds(4) {
+fn stopped_before_the_answer(fixture: &mut Fixture) {
+    for round in fixture.rounds(4) {
         let key = format!("k{round}");
         // The child's network, which is healed while the child cannot read.
-        let (wire, own) = world.behind(SHORT, PATIENCE);
+        let (wire, own) = fixture.behind(SHORT, PATIENCE);
         own.close().wait().unwrap();
-        let scheme = if world.backend() == Backend::Etcd { "etcd" } else { "redis" };
+        let scheme = if fixture.backend() == Backend::Etcd { "etcd" } else { "redis" };
         let url = format!("{scheme}://{}", wire.proxy().address());
-        let mut child = world.child_at(&url, "client::locks_when_asked_to", &key, SHORT);
-        let rival = world.manager(SHORT);
+        let mut child = fixture.child_at(&url, "client::locks_when_asked_to", &key, SHORT);
+        let rival = fixture.manager(SHORT);
         wire.proxy().hold_answers();
         child.tell("go");
         eventually("the grant is made", || (!rival.info(&key).wait().ok()??.holders.is_empty()).then_some(()));
-        let waiting = world.wait_for(&rival, &key);
+        let waiting = fixture.wait_for(&rival, &key);
         child.process.stop();
         let start = Instant::now();
         wire.heal();
         let (held, at) = waiting.got();
-        world.next(at - start);
+        fixture.next(at - start);
         std::thread::sleep((2 * SHORT).saturating_sub(start.elapsed()));
         child.process.resume();
         // A time to pass, in which it would come with the old grant.
@@ -137,12 +137,12 @@ fn locks_when_asked_to() {
     guard.unlock().wait().unwrap();
 }
 
-fn blocked(world: &mut World) {
-    for _ in world.rounds(4) {
-        let (holder, waiter) = (world.manager(SHORT), world.manager(SHORT));
+fn blocked(fixture: &mut Fixture) {
+    for _ in fixture.rounds(4) {
+        let (holder, waiter) = (fixture.manager(SHORT), fixture.manager(SHORT));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let held = runtime.block_on(async { world.record(holder.lock("k").await.unwrap()) });
-        let waiting = world.wait_for(&waiter, "k");
+        let held = runtime.block_on(async { fixture.record(holder.lock("k").await.unwrap()) });
+        let waiting = fixture.wait_for(&waiter, "k");
         let start = Instant::now();
         runtime.block_on(async {
             while start.elapsed() < 2 * SHORT {
@@ -153,33 +153,33 @@ fn blocked(world: &mut World) {
         let released = Instant::now();
         held.unlock();
         let (held, at) = waiting.got();
-        world.next(at.saturating_duration_since(released));
+        fixture.next(at.saturating_duration_since(released));
         held.unlock();
     }
 }
 
 /// A holder ends, and nobody says so to the server.
-fn ends_without_a_word(world: &mut World, role: &str, end: impl Fn(&mut Child)) {
-    for round in world.rounds(5) {
+fn ends_without_a_word(fixture: &mut Fixture, role: &str, end: impl Fn(&mut Child)) {
+    for round in fixture.rounds(5) {
         let key = format!("k{round}");
-        let mut child = world.child(role, &key, SHORT);
-        let manager = world.manager(SHORT);
-        let waiting = world.wait_for(&manager, &key);
+        let mut child = fixture.child(role, &key, SHORT);
+        let manager = fixture.manager(SHORT);
+        let waiting = fixture.wait_for(&manager, &key);
         let start = Instant::now();
         end(&mut child);
         let (held, at) = waiting.got();
         assert!(at - start < SHORT + SLACK, "{:?}", at - start);
-        world.next(at - start);
+        fixture.next(at - start);
         held.unlock();
     }
 }
 
-fn killed(world: &mut World) {
-    ends_without_a_word(world, "client::holds_and_aborts", |child| child.process.kill());
+fn killed(fixture: &mut Fixture) {
+    ends_without_a_word(fixture, "client::holds_and_aborts", |child| child.process.kill());
 }
 
-fn aborted(world: &mut World) {
-    ends_without_a_word(world, "client::holds_and_aborts", |child| child.tell("go"));
+fn aborted(fixture: &mut Fixture) {
+    ends_without_a_word(fixture, "client::holds_and_aborts", |child| child.tell("go"));
 }
 
 #[test]
@@ -193,35 +193,35 @@ fn holds_and_aborts() {
     std::process::abort();
 }
 
-fn suspended(world: &mut World) {
+fn suspended(fixture: &mut Fixture) {
     let clock = ManualClock::new();
-    if world.backend() == Backend::Memory {
+    if fixture.backend() == Backend::Memory {
         // A lease there ends by the same clock.
-        world.use_server(Server::Memory(MemoryStore::with_clock(&clock)));
+        fixture.use_server(Server::Memory(MemoryStore::with_clock(&clock)));
     }
-    let manager = world.builder(SHORT).clock(clock.clone()).build().wait().unwrap();
-    for _ in world.rounds(20) {
-        let held = world.hold(&manager, "k");
+    let manager = fixture.builder(SHORT).clock(clock.clone()).build().wait().unwrap();
+    for _ in fixture.rounds(20) {
+        let held = fixture.hold(&manager, "k");
         let start = Instant::now();
         clock.advance(SHORT);
         assert!(held.guard.is_lost(), "the first look is right");
         let at = held.lost();
         assert!(at - start < SLACK, "{:?}", at - start);
-        world.loss(at - start);
+        fixture.loss(at - start);
         assert_eq!(held.guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
-        let next = world.hold(&manager, "k");
-        world.next(start.elapsed());
+        let next = fixture.hold(&manager, "k");
+        fixture.next(start.elapsed());
         next.unlock();
     }
 }
 
-fn panicked(world: &mut World) {
-    for round in world.rounds(5) {
+fn panicked(fixture: &mut Fixture) {
+    for round in fixture.rounds(5) {
         let key = format!("k{round}");
-        let (manager, rival) = (world.manager(SHORT), world.manager(SHORT));
-        let (at, start) = if world.backend() == Backend::Memory {
-            let held = world.hold(&manager, &key);
-            let waiting = world.wait_for(&rival, &key);
+        let (manager, rival) = (fixture.manager(SHORT), fixture.manager(SHORT));
+        let (at, start) = if fixture.backend() == Backend::Memory {
+            let held = fixture.hold(&manager, &key);
+            let waiting = fixture.wait_for(&rival, &key);
             let start = Instant::now();
             let guard = held.release();
             let unwound = std::panic::catch_unwind(AssertUnwindSafe(move || {
@@ -234,8 +234,8 @@ fn panicked(world: &mut World) {
             held.unlock();
             (at, start)
         } else {
-            let mut child = world.child("client::panics", &key, SHORT);
-            let waiting = world.wait_for(&rival, &key);
+            let mut child = fixture.child("client::panics", &key, SHORT);
+            let waiting = fixture.wait_for(&rival, &key);
             let start = Instant::now();
             child.tell("go");
             let (held, at) = waiting.got();
@@ -244,7 +244,7 @@ fn panicked(world: &mut World) {
             (at, start)
         };
         assert!(at - start < SLACK, "{:?}", at - start);
-        world.next(at - start);
+        fixture.next(at - start);
     }
 }
 
@@ -260,28 +260,28 @@ fn panics() {
     panic!("on purpose");
 }
 
-fn ended(world: &mut World) {
-    for round in world.rounds(10) {
+fn ended(fixture: &mut Fixture) {
+    for round in fixture.rounds(10) {
         let key = format!("k{round}");
-        let mut child = world.child("client::drops_and_exits", &key, SHORT);
-        let manager = world.manager(SHORT);
-        let waiting = (round % 2 == 0).then(|| world.wait_for(&manager, &key));
+        let mut child = fixture.child("client::drops_and_exits", &key, SHORT);
+        let manager = fixture.manager(SHORT);
+        let waiting = (round % 2 == 0).then(|| fixture.wait_for(&manager, &key));
         child.tell("go");
         let dropped: u64 = child.said().parse().unwrap();
         let held = match waiting {
             Some(waiting) => waiting.got().0,
             None => {
                 eventually("the child ends", || child.process.ended());
-                world.record(manager.try_lock(&key).wait().unwrap().expect("free once the process has ended"))
+                fixture.record(manager.try_lock(&key).wait().unwrap().expect("free once the process has ended"))
             }
         };
-        let records = world.history().records();
+        let records = fixture.history().records();
         let mut acquired =
             records.iter().filter(|record| record.key == key && matches!(record.what, What::Acquired { .. }));
         let took = elapsed(dropped, acquired.next_back().unwrap().at);
         assert!(took < SLACK, "{took:?}");
         if round % 2 == 0 {
-            world.next(took);
+            fixture.next(took);
         }
         held.unlock();
     }
@@ -302,21 +302,21 @@ fn drops_and_exits() {
     std::process::exit(0);
 }
 
-fn forked(world: &mut World) {
-    for round in world.rounds(4) {
+fn forked(fixture: &mut Fixture) {
+    for round in fixture.rounds(4) {
         let key = format!("k{round}");
-        let mut child = world.child("client::forks", &key, SHORT);
-        let manager = world.manager(SHORT);
-        let waiting = world.wait_for(&manager, &key);
+        let mut child = fixture.child("client::forks", &key, SHORT);
+        let manager = fixture.manager(SHORT);
+        let waiting = fixture.wait_for(&manager, &key);
         let lost = child.said();
         let lost = lost.parse().map(Duration::from_micros).unwrap_or_else(|_| panic!("{lost}"));
         assert!(lost <= SHORT, "{lost:?}");
-        world.loss(lost);
+        fixture.loss(lost);
         assert!(waiting.is_waiting(), "it is still the parent's");
         let start = Instant::now();
         child.tell("go");
         let (held, at) = waiting.got();
-        world.next(at - start);
+        fixture.next(at - start);
         held.unlock();
         assert!(child.finish());
     }

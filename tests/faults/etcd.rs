@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, GetOptions, KeyValue, SortOrder, SortTarget};
 use leasehold::LockManager;
 
-use crate::grpc::Grpc;
+use crate::fixture::{Fixture, LONG, SHORT, SLACK, Server, Waiting};
 use crate::redis::A_RENEWAL;
-use crate::support::crowd::Crowd;
-use crate::support::etcd::{Cluster, Etcd};
-use crate::support::eventually;
-use crate::support::proxy::Proxy;
 use crate::table::Absence::{NoServer, OfEtcd};
 use crate::table::{Backend, Cell, Fault, Play};
-use crate::world::{LONG, SHORT, SLACK, Server, Waiting, World};
+use support::crowd::Crowd;
+use support::etcd::{Cluster, Etcd};
+use support::eventually;
+use support::grpc::Grpc;
+use support::proxy::Proxy;
 
 /// etcd's default.
 const ELECTION: Duration = Duration::from_secs(1);
@@ -77,76 +77,76 @@ pub(crate) const FAULTS: &[Fault] = &[
     on_etcd(21, "NOSPACE alarm: acquire fails clearly, renewals and releases go on", no_space, Cell::As(28)),
 ];
 
-fn use_cluster(world: &mut World) {
-    world.use_server(Server::Cluster(Box::new(Cluster::start())));
+fn use_cluster(fixture: &mut Fixture) {
+    fixture.use_server(Server::Cluster(Box::new(Cluster::start())));
 }
 
 /// Eight clients, each of which uses another member first.
-fn crowd(world: &World) -> Crowd {
+fn crowd(fixture: &Fixture) -> Crowd {
     let ttl = Duration::from_secs(5);
     let manager = |number: usize| {
-        let url = world.cluster().url_from(number % 3);
-        world.at(LockManager::builder().url(url), ttl).build().wait().unwrap()
+        let url = fixture.cluster().url_from(number % 3);
+        fixture.at(LockManager::builder().url(url), ttl).build().wait().unwrap()
     };
-    Crowd::start(world.history(), (0..8).map(manager))
+    Crowd::start(fixture.history(), (0..8).map(manager))
 }
 
-fn leader_killed(world: &mut World) {
-    use_cluster(world);
-    let (crowd, start) = (crowd(world), Instant::now());
+fn leader_killed(fixture: &mut Fixture) {
+    use_cluster(fixture);
+    let (crowd, start) = (crowd(fixture), Instant::now());
     let mut first = true;
-    while std::mem::take(&mut first) || (world.is_full() && start.elapsed() < Duration::from_secs(60)) {
+    while std::mem::take(&mut first) || (fixture.is_full() && start.elapsed() < Duration::from_secs(60)) {
         crowd.progress();
-        let leader = world.cluster().leader();
-        world.cluster_mut().members[leader].kill();
+        let leader = fixture.cluster().leader();
+        fixture.cluster_mut().members[leader].kill();
         let took = crowd.progress();
         assert!(took < Duration::from_secs(10), "{took:?}");
-        world.next(took);
-        world.cluster_mut().members[leader].restart();
+        fixture.next(took);
+        fixture.cluster_mut().members[leader].restart();
     }
     crowd.finish();
 }
 
-fn leader_stopped(world: &mut World) {
-    use_cluster(world);
-    let crowd = crowd(world);
-    for _ in world.rounds(5) {
+fn leader_stopped(fixture: &mut Fixture) {
+    use_cluster(fixture);
+    let crowd = crowd(fixture);
+    for _ in fixture.rounds(5) {
         crowd.progress();
-        let leader = world.cluster().leader();
-        world.cluster().members[leader].process().stop();
+        let leader = fixture.cluster().leader();
+        fixture.cluster().members[leader].process().stop();
         let stopped = Instant::now();
         let took = crowd.progress();
         assert!(took < Duration::from_secs(10), "{took:?}");
-        world.next(took);
+        fixture.next(took);
         // A time to pass: what the fault says.
         std::thread::sleep((3 * ELECTION).saturating_sub(stopped.elapsed()));
-        world.cluster().members[leader].process().resume();
+        fixture.cluster().members[leader].process().resume();
         crowd.progress();
     }
     crowd.finish();
 }
 
 /// A manager with these members, of which it uses the first as long as it can.
-fn manager_at(world: &World, url: String, ttl: Duration) -> LockManager {
-    world.at(LockManager::builder().url(url), ttl).build().wait().unwrap()
+fn manager_at(fixture: &Fixture, url: String, ttl: Duration) -> LockManager {
+    fixture.at(LockManager::builder().url(url), ttl).build().wait().unwrap()
 }
 
-fn deposed(world: &mut World) {
+fn deposed(fixture: &mut Fixture) {
     const TTL: Duration = Duration::from_secs(10);
-    use_cluster(world);
-    for round in world.rounds(3) {
-        let (key, leader) = (format!("k{round}"), world.cluster().leader());
-        let (old, other) = (&world.cluster().members[leader], &world.cluster().members[(leader + 1) % 3]);
+    use_cluster(fixture);
+    for round in fixture.rounds(3) {
+        let (key, leader) = (format!("k{round}"), fixture.cluster().leader());
+        let (old, other) = (&fixture.cluster().members[leader], &fixture.cluster().members[(leader + 1) % 3]);
         let proxy = Proxy::start(old.address());
-        let holder = manager_at(world, format!("etcd://{}", proxy.address()), TTL);
-        let rival = manager_at(world, other.url(), TTL);
-        let held = world.hold(&holder, &key);
-        let waiting = world.wait_for(&rival, &key);
+        let holder = manager_at(fixture, format!("etcd://{}", proxy.address()), TTL);
+        let rival = manager_at(fixture, other.url(), TTL);
+        let held = fixture.hold(&holder, &key);
+        let waiting = fixture.wait_for(&rival, &key);
         let renewed = holder.stats().renewals;
         eventually("a renewal", || (holder.stats().renewals > renewed).then_some(()));
         old.process().stop();
         let stopped = Instant::now();
-        world.cluster().peers.isolate(leader);
+        fixture.cluster().peers.isolate(leader);
         // The next renewals go into the stop, which is as long as the fault says.
         std::thread::sleep(Duration::from_secs(6));
         let answered = proxy.answered();
@@ -155,26 +155,26 @@ fn deposed(world: &mut World) {
         proxy.cut();
         let lost = held.lost();
         let (next, at) = waiting.got();
-        world.cluster().peers.heal();
+        fixture.cluster().peers.heal();
         proxy.heal();
         next.unlock();
         drop((held, holder, rival));
-        world.loss(lost - stopped);
-        world.next(at - stopped);
+        fixture.loss(lost - stopped);
+        fixture.next(at - stopped);
     }
 }
 
-fn member_stopped(world: &mut World) {
+fn member_stopped(fixture: &mut Fixture) {
     const TTL: Duration = Duration::from_secs(12);
-    use_cluster(world);
-    for round in world.rounds(2) {
-        let (key, leader) = (format!("k{round}"), world.cluster().leader());
+    use_cluster(fixture);
+    for round in fixture.rounds(2) {
+        let (key, leader) = (format!("k{round}"), fixture.cluster().leader());
         let stopped = (leader + 1) % 3;
-        let url = world.cluster().url_from(stopped);
-        let (holder, rival) = (manager_at(world, url.clone(), TTL), manager_at(world, url, TTL));
-        let held = world.hold(&holder, &key);
-        let waiting = world.wait_for(&rival, &key);
-        world.cluster().members[stopped].process().stop();
+        let url = fixture.cluster().url_from(stopped);
+        let (holder, rival) = (manager_at(fixture, url.clone(), TTL), manager_at(fixture, url, TTL));
+        let held = fixture.hold(&holder, &key);
+        let waiting = fixture.wait_for(&rival, &key);
+        fixture.cluster().members[stopped].process().stop();
         let start = Instant::now();
         eventually("the old deadline has passed", || (start.elapsed() > TTL + ELECTION).then_some(()));
         assert!(!held.guard.is_lost() && waiting.is_waiting());
@@ -182,32 +182,32 @@ fn member_stopped(world: &mut World) {
         held.unlock();
         let (next, at) = waiting.got();
         next.unlock();
-        world.next(at.saturating_duration_since(released));
-        world.cluster().members[stopped].process().resume();
+        fixture.next(at.saturating_duration_since(released));
+        fixture.cluster().members[stopped].process().resume();
     }
 }
 
-fn minority(world: &mut World) {
+fn minority(fixture: &mut Fixture) {
     const TTL: Duration = Duration::from_secs(5);
-    use_cluster(world);
-    for round in world.rounds(4) {
-        let (key, leader) = (format!("k{round}"), world.cluster().leader());
+    use_cluster(fixture);
+    for round in fixture.rounds(4) {
+        let (key, leader) = (format!("k{round}"), fixture.cluster().leader());
         // With a follower, and with the leader.
         let alone = if round % 2 == 0 { leader } else { (leader + 1) % 3 };
-        let members = &world.cluster().members;
+        let members = &fixture.cluster().members;
         // The elections may take longer than a short lease lasts.
-        let rival = manager_at(world, members[(alone + 1) % 3].url(), Duration::from_secs(60));
-        let holder = manager_at(world, members[alone].url(), TTL);
-        let held = world.hold(&holder, &key);
-        let waiting = world.wait_for(&rival, &key);
-        world.cluster().peers.isolate(alone);
+        let rival = manager_at(fixture, members[(alone + 1) % 3].url(), Duration::from_secs(60));
+        let holder = manager_at(fixture, members[alone].url(), TTL);
+        let held = fixture.hold(&holder, &key);
+        let waiting = fixture.wait_for(&rival, &key);
+        fixture.cluster().peers.isolate(alone);
         let start = Instant::now();
         let lost = held.lost();
         assert!(lost - start < TTL + SLACK, "{:?}", lost - start);
         let (next, at) = waiting.got();
-        world.cluster().peers.heal();
-        world.loss(lost - start);
-        world.next(at - start);
+        fixture.cluster().peers.heal();
+        fixture.loss(lost - start);
+        fixture.next(at - start);
         eventually("the minority is back", || holder.ping().wait().ok());
         next.unlock();
     }
@@ -242,87 +242,87 @@ impl Admin {
     }
 }
 
-fn revoked(world: &mut World) {
-    match world.backend() {
-        Backend::Memory => taken(world, REPORTED, "", |world, key| drop(world.store().revoke(key))),
+fn revoked(fixture: &mut Fixture) {
+    match fixture.backend() {
+        Backend::Memory => taken(fixture, REPORTED, "", |fixture, key| drop(fixture.store().revoke(key))),
         Backend::Etcd => {
-            let admin = Admin::new(world.etcd());
-            taken(world, REPORTED, "", |_, key| admin.revoke(&admin.claims(key)[0]));
+            let admin = Admin::new(fixture.etcd());
+            taken(fixture, REPORTED, "", |_, key| admin.revoke(&admin.claims(key)[0]));
         }
         // There is no lease of several holds there: an administrator removes one.
         Backend::Redis => {
-            let admin = world.manager(LONG);
-            taken(world, REPORTED, "", |_, key| drop(admin.force_unlock(key).wait().unwrap()));
+            let admin = fixture.manager(LONG);
+            taken(fixture, REPORTED, "", |_, key| drop(admin.force_unlock(key).wait().unwrap()));
         }
     }
 }
 
-fn deleted(world: &mut World) {
-    match world.backend() {
-        Backend::Memory => taken(world, REPORTED, "", |world, key| drop(world.store().steal(key))),
+fn deleted(fixture: &mut Fixture) {
+    match fixture.backend() {
+        Backend::Memory => taken(fixture, REPORTED, "", |fixture, key| drop(fixture.store().steal(key))),
         Backend::Etcd => {
-            let admin = Admin::new(world.etcd());
-            taken(world, REPORTED, "", |_, key| admin.delete(&admin.claims(key)[0]));
+            let admin = Admin::new(fixture.etcd());
+            taken(fixture, REPORTED, "", |_, key| admin.delete(&admin.claims(key)[0]));
         }
-        Backend::Redis => taken(world, LONG / 3, A_RENEWAL, |world, key| {
-            world.redis().cli(&["DEL", &format!("lock:{key}")]);
+        Backend::Redis => taken(fixture, LONG / 3, A_RENEWAL, |fixture, key| {
+            fixture.redis().cli(&["DEL", &format!("lock:{key}")]);
         }),
     }
 }
 
 /// A hold is taken away while another manager waits.
-fn taken(world: &mut World, bound: Duration, words: &'static str, take: impl Fn(&World, &str)) {
-    world.allow(bound, words);
-    for round in world.rounds(20) {
+fn taken(fixture: &mut Fixture, bound: Duration, words: &'static str, take: impl Fn(&Fixture, &str)) {
+    fixture.allow(bound, words);
+    for round in fixture.rounds(20) {
         let key = format!("k{round}");
-        let (holder, rival) = (world.manager(LONG), world.manager(LONG));
-        let held = world.hold(&holder, &key);
-        let waiting = world.wait_for(&rival, &key);
+        let (holder, rival) = (fixture.manager(LONG), fixture.manager(LONG));
+        let held = fixture.hold(&holder, &key);
+        let waiting = fixture.wait_for(&rival, &key);
         // A hold of any age, watched already or not yet.
         std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
         let start = Instant::now();
-        take(world, &key);
+        take(fixture, &key);
         let lost = held.lost();
         assert!(lost - start < bound + SLACK, "{:?}", lost - start);
-        world.loss(lost - start);
+        fixture.loss(lost - start);
         let (next, at) = waiting.got();
-        world.next(at - start);
+        fixture.next(at - start);
         assert!(next.token() > held.token());
         next.unlock();
         assert_eq!(held.guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
     }
 }
 
-fn waiter_revoked(world: &mut World) {
-    let admin = Admin::new(world.etcd());
-    waiter_taken(world, |_, key| {
+fn waiter_revoked(fixture: &mut Fixture) {
+    let admin = Admin::new(fixture.etcd());
+    waiter_taken(fixture, |_, key| {
         let old = admin.claims(key).remove(1);
         admin.revoke(&old);
         eventually("it queues again", || admin.claims(key).get(1).filter(|new| new.lease() != old.lease()).map(drop));
     });
 }
 
-fn waiter_removed(world: &mut World) {
-    waiter_taken(world, |world, key| {
-        let [queue] = &world.redis().keys(&format!("*%queue:lock:{key}"))[..] else { panic!("not one queue") };
-        world.redis().cli(&["DEL", queue]);
-        eventually("it queues again", || (!world.redis().keys(queue).is_empty()).then_some(()));
+fn waiter_removed(fixture: &mut Fixture) {
+    waiter_taken(fixture, |fixture, key| {
+        let [queue] = &fixture.redis().keys(&format!("*%queue:lock:{key}"))[..] else { panic!("not one queue") };
+        fixture.redis().cli(&["DEL", queue]);
+        eventually("it queues again", || (!fixture.redis().keys(queue).is_empty()).then_some(()));
     });
 }
 
 /// What a waiter has on the server is removed. Afterwards the holder unlocks.
-fn waiter_taken(world: &mut World, take: impl Fn(&World, &str)) {
-    let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
-    for round in world.rounds(10) {
+fn waiter_taken(fixture: &mut Fixture, take: impl Fn(&Fixture, &str)) {
+    let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
+    for round in fixture.rounds(10) {
         let key = format!("k{round}");
-        let held = world.hold(&holder, &key);
-        let waiting = world.wait_for(&waiter, &key);
-        take(world, &key);
+        let held = fixture.hold(&holder, &key);
+        let waiting = fixture.wait_for(&waiter, &key);
+        take(fixture, &key);
         assert!(waiting.is_waiting());
         let released = Instant::now();
         held.unlock();
         let (next, at) = waiting.got();
-        world.next(at.saturating_duration_since(released));
+        fixture.next(at.saturating_duration_since(released));
         next.unlock();
     }
 }
@@ -334,22 +334,22 @@ fn compact(etcd: &Etcd) {
     etcd.etcdctl(&["compaction", revision]);
 }
 
-fn compacted(world: &mut World) {
-    let holder = world.manager(LONG);
-    let (wire, waiter) = world.behind(3 * LONG, Duration::from_secs(5));
-    for round in world.rounds(6) {
-        let held = world.hold(&holder, "k");
-        let waiting = world.wait_for(&waiter, "k");
+fn compacted(fixture: &mut Fixture) {
+    let holder = fixture.manager(LONG);
+    let (wire, waiter) = fixture.behind(3 * LONG, Duration::from_secs(5));
+    for round in fixture.rounds(6) {
+        let held = fixture.hold(&holder, "k");
+        let waiting = fixture.wait_for(&waiter, "k");
         wire.proxy().refuse(true);
         wire.proxy().reset_all();
-        world.etcd().etcdctl(&["put", "something", "else"]);
+        fixture.etcd().etcdctl(&["put", "something", "else"]);
         let late = round % 2 == 0;
         let mut held = Some(held);
         if let Some(held) = held.take_if(|_| !late) {
             held.unlock();
         }
-        compact(world.etcd());
-        world.etcd().etcdctl(&["del", "something"]);
+        compact(fixture.etcd());
+        fixture.etcd().etcdctl(&["del", "something"]);
         wire.heal();
         // The release is noticed once there is a connection again.
         eventually("the connection is up", || waiter.ping().wait().ok());
@@ -360,36 +360,36 @@ fn compacted(world: &mut World) {
         let (next, at) = waiting.got();
         let took = at.saturating_duration_since(released);
         assert!(took < Duration::from_secs(1), "{took:?}");
-        world.next(took);
+        fixture.next(took);
         next.unlock();
     }
 }
 
-fn silent_watch(world: &mut World) {
-    let proxy = Grpc::start(world.etcd().address());
+fn silent_watch(fixture: &mut Fixture) {
+    let proxy = Grpc::start(fixture.etcd().address());
     let ttl = Duration::from_secs(60);
-    let holder = world.manager(ttl);
-    let waiter = manager_at(world, format!("etcd://{}", proxy.address()), ttl);
+    let holder = fixture.manager(ttl);
+    let waiter = manager_at(fixture, format!("etcd://{}", proxy.address()), ttl);
     // Each waiter looks at times of its own, and the latest of them is in time as well.
-    let keys: Vec<_> = (0..world.many(24, 4)).map(|number| format!("k{number}")).collect();
-    let held: Vec<_> = keys.iter().map(|key| world.hold(&holder, key)).collect();
-    let waiting: Vec<Waiting> = keys.iter().map(|key| world.wait_for(&waiter, key)).collect();
+    let keys: Vec<_> = (0..fixture.many(24, 4)).map(|number| format!("k{number}")).collect();
+    let held: Vec<_> = keys.iter().map(|key| fixture.hold(&holder, key)).collect();
+    let waiting: Vec<Waiting> = keys.iter().map(|key| fixture.wait_for(&waiter, key)).collect();
     proxy.silence("/etcdserverpb.Watch/Watch");
     let released = Instant::now();
     held.into_iter().for_each(|held| held.unlock());
     for waiting in waiting {
         let (next, at) = waiting.got();
         assert!(at - released < Duration::from_secs(6), "{:?}", at - released);
-        world.next(at - released);
+        fixture.next(at - released);
         next.unlock();
     }
     // Where its watch is silent, so is the rest of its stream: it ends while its proxy is there.
     waiter.close().wait().unwrap();
 }
 
-fn granted(world: &mut World) {
-    let manager = world.manager(Duration::from_secs(1));
-    let held = world.hold(&manager, "k");
+fn granted(fixture: &mut Fixture) {
+    let manager = fixture.manager(Duration::from_secs(1));
+    let held = fixture.hold(&manager, "k");
     let remaining = held.guard.remaining();
     assert!(remaining > Duration::from_millis(1200) && remaining < Duration::from_secs(2), "{remaining:?}");
     // A time to pass: longer than what was asked for.
@@ -398,74 +398,74 @@ fn granted(world: &mut World) {
     held.unlock();
 }
 
-fn token_expired(world: &mut World) {
+fn token_expired(fixture: &mut Fixture) {
     const TTL: Duration = Duration::from_secs(6);
     // The server forgets a token that was not used for a second.
     let etcd = Etcd::start_with(&["--auth-token-ttl=1", "--bcrypt-cost=4"]);
     etcd.etcdctl(&["user", "add", "root:secret"]);
     etcd.etcdctl(&["auth", "enable"]);
     let url = etcd.url().replace("//", "//root:secret@");
-    world.use_server(Server::Etcd(Box::new(etcd)));
-    let (holder, waiter) = (manager_at(world, url.clone(), TTL), manager_at(world, url, TTL));
-    for _ in world.rounds(3) {
-        let held = world.hold(&holder, "k");
-        let waiting = world.wait_for(&waiter, "k");
+    fixture.use_server(Server::Etcd(Box::new(etcd)));
+    let (holder, waiter) = (manager_at(fixture, url.clone(), TTL), manager_at(fixture, url, TTL));
+    for _ in fixture.rounds(3) {
+        let held = fixture.hold(&holder, "k");
+        let waiting = fixture.wait_for(&waiter, "k");
         let renewed = holder.stats().renewals;
         eventually("two renewals, each with a new token", || (holder.stats().renewals >= renewed + 2).then_some(()));
         assert!(!held.guard.is_lost());
         let released = Instant::now();
         held.unlock();
         let (next, at) = waiting.got();
-        world.next(at.saturating_duration_since(released));
+        fixture.next(at.saturating_duration_since(released));
         next.unlock();
     }
     assert_eq!(holder.stats().failed_renewals, 0);
     drop((holder, waiter));
-    world.etcd().etcdctl(&["--user", "root:secret", "auth", "disable"]);
+    fixture.etcd().etcdctl(&["--user", "root:secret", "auth", "disable"]);
 }
 
-fn restarted(world: &mut World) {
-    for _ in world.rounds(3) {
-        let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
-        let held = world.hold(&holder, "k");
-        let waiting = world.wait_for(&waiter, "k");
+fn restarted(fixture: &mut Fixture) {
+    for _ in fixture.rounds(3) {
+        let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
+        let held = fixture.hold(&holder, "k");
+        let waiting = fixture.wait_for(&waiter, "k");
         let start = Instant::now();
-        world.restart_server();
+        fixture.restart_server();
         eventually("the old deadline has passed", || (start.elapsed() > LONG + SLACK).then_some(()));
         assert!(!held.guard.is_lost() && waiting.is_waiting());
         let released = Instant::now();
         held.unlock();
         let (next, at) = waiting.got();
-        world.next(at.saturating_duration_since(released));
+        fixture.next(at.saturating_duration_since(released));
         next.unlock();
     }
 }
 
-fn away(world: &mut World) {
-    for _ in world.rounds(3) {
-        let (holder, waiter) = (world.manager(SHORT), world.manager(SHORT));
-        let held = world.hold(&holder, "k");
-        let waiting = world.wait_for(&waiter, "k");
-        world.kill_server();
+fn away(fixture: &mut Fixture) {
+    for _ in fixture.rounds(3) {
+        let (holder, waiter) = (fixture.manager(SHORT), fixture.manager(SHORT));
+        let held = fixture.hold(&holder, "k");
+        let waiting = fixture.wait_for(&waiter, "k");
+        fixture.kill_server();
         let start = Instant::now();
         let lost = held.lost();
         assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
-        world.loss(lost - start);
-        world.restart_server();
+        fixture.loss(lost - start);
+        fixture.restart_server();
         let (next, at) = waiting.got();
-        world.next(at - start);
+        fixture.next(at - start);
         assert!(next.token() > held.token());
         next.unlock();
     }
 }
 
-fn no_space(world: &mut World) {
-    world.use_server(Server::Etcd(Box::new(Etcd::start_with(&["--quota-backend-bytes=500000"]))));
-    let manager = world.manager(SHORT);
-    let held = ["held", "dropped"].map(|key| world.hold(&manager, key));
+fn no_space(fixture: &mut Fixture) {
+    fixture.use_server(Server::Etcd(Box::new(Etcd::start_with(&["--quota-backend-bytes=500000"]))));
+    let manager = fixture.manager(SHORT);
+    let held = ["held", "dropped"].map(|key| fixture.hold(&manager, key));
     let value = "x".repeat(100_000);
     eventually("the server is full", || {
-        world.etcd().try_etcdctl(&["put", "filler", &value]).err().filter(|error| error.contains("space exceeded"))
+        fixture.etcd().try_etcdctl(&["put", "filler", &value]).err().filter(|error| error.contains("space exceeded"))
     });
     let start = Instant::now();
     let errors = [manager.lock("k").wait(), manager.lock("k").isolated().wait()].map(Result::unwrap_err);
@@ -476,9 +476,9 @@ fn no_space(world: &mut World) {
     let [first, second] = held;
     second.drop();
     first.unlock();
-    world.etcd().etcdctl(&["del", "filler"]);
-    compact(world.etcd());
-    world.etcd().etcdctl(&["defrag"]);
-    world.etcd().etcdctl(&["alarm", "disarm"]);
-    world.hold(&manager, "k").unlock();
+    fixture.etcd().etcdctl(&["del", "filler"]);
+    compact(fixture.etcd());
+    fixture.etcd().etcdctl(&["defrag"]);
+    fixture.etcd().etcdctl(&["alarm", "disarm"]);
+    fixture.hold(&manager, "k").unlock();
 }

@@ -4,20 +4,14 @@
 //! By default each fault is tried once, several faults at a time. `LEASEHOLD_FAULTS=full` repeats each fault, two faults at a time,
 //! and writes the document. `LEASEHOLD_FAULTS=13,14` repeats only the faults with these numbers and prints their rows (with
 //! `--nocapture`).
-#![cfg(all(feature = "etcd", feature = "redis", feature = "testing"))]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 mod api;
 mod client;
 mod etcd;
-#[path = "../support/grpc.rs"]
-mod grpc;
+mod fixture;
 mod network;
 mod redis;
-#[path = "../support/mod.rs"]
-mod support;
 mod table;
-mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -25,9 +19,9 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use fixture::Fixture;
 use support::history::Hold;
 use table::{Backend, Cell, Fault, Figures, Play, document, row_start, rows_without_figures};
-use world::World;
 
 const GROUPS: [(&str, &[Fault]); 5] = [
     ("Clients", client::FAULTS),
@@ -59,9 +53,9 @@ fn entries() -> impl Iterator<Item = Entry> {
 fn run((fault, backend, play): Entry, full: bool) -> Result<Figures, String> {
     let start = Instant::now();
     let figures = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(backend, full);
-        play(&mut world);
-        world.finish()
+        let mut fixture = Fixture::new(backend, full);
+        play(&mut fixture);
+        fixture.finish()
     }));
     let start_of_row = row_start(fault, backend);
     let Ok(figures) = figures else { return Err(format!("{start_of_row} panicked")) };
@@ -115,35 +109,35 @@ fn each_fault_is_survived() {
 /// The negative control: overlaps, old tokens, leaks and empty runs are complaints.
 #[test]
 fn what_is_wrong_is_found() {
-    let overlap = |world: &mut World| {
-        let holds = [1, 2].map(|token| world.history().acquired_elsewhere("k", Some(token)));
+    let overlap = |fixture: &mut Fixture| {
+        let holds = [1, 2].map(|token| fixture.history().acquired_elsewhere("k", Some(token)));
         holds.iter().for_each(Hold::released);
     };
-    let old_token = |world: &mut World| {
+    let old_token = |fixture: &mut Fixture| {
         for token in [2, 1] {
-            world.history().acquired_elsewhere("k", Some(token)).released();
+            fixture.history().acquired_elsewhere("k", Some(token)).released();
         }
     };
     // It is renewed for ever.
-    let leak = |world: &mut World| {
-        let manager = world.manager(Duration::from_secs(1));
-        std::mem::forget((world.hold(&manager, "k"), manager));
+    let leak = |fixture: &mut Fixture| {
+        let manager = fixture.manager(Duration::from_secs(1));
+        std::mem::forget((fixture.hold(&manager, "k"), manager));
     };
-    let nothing = |_: &mut World| {};
+    let nothing = |_: &mut Fixture| {};
     let cases: [(&str, Play); 4] =
         [("Overlap", overlap), ("Token", old_token), ("left on the server", leak), ("no hold", nothing)];
     for backend in table::BACKENDS {
         for (word, play) in cases {
-            let mut world = World::new(backend, false);
-            play(&mut world);
-            let complaint = world.finish().complaint().unwrap_or_default();
+            let mut fixture = Fixture::new(backend, false);
+            play(&mut fixture);
+            let complaint = fixture.finish().complaint().unwrap_or_default();
             assert!(complaint.contains(word), "{word} on {}: {complaint:?}", backend.name());
         }
     }
 }
 
 fn path_of_the_document() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/faults.md")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/faults.md")
 }
 
 /// The load average of the last minute.

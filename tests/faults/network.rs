@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use leasehold::LockManager;
 use leasehold::testing::Call;
 
-use crate::support::etcd::Cluster;
-use crate::support::proxy::Proxy;
-use crate::support::{PATIENCE, eventually};
+use crate::fixture::{Fixture, LONG, SHORT, SLACK, Server, Wire};
 use crate::table::Absence::{NoNetwork, NoServer, OfEtcd};
 use crate::table::{Cell, Fault};
-use crate::world::{LONG, SHORT, SLACK, Server, Wire, World};
+use support::etcd::Cluster;
+use support::proxy::Proxy;
+use support::{PATIENCE, eventually};
 
 /// The timeout of the managers behind a network: after this they give an answer up.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -55,36 +55,36 @@ fn without_answer<T>(wire: &Wire, manager: &LockManager, call: Call, during: imp
     }
 }
 
-fn acquire_unanswered(world: &mut World) {
-    let (wire, behind) = world.behind(MINUTE, TIMEOUT);
-    let direct = world.manager(MINUTE);
-    for _ in world.rounds(10) {
+fn acquire_unanswered(fixture: &mut Fixture) {
+    let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
+    let direct = fixture.manager(MINUTE);
+    for _ in fixture.rounds(10) {
         // Nothing of the last round is unknown.
-        world.hold(&behind, "k").unlock();
+        fixture.hold(&behind, "k").unlock();
         let waiting = without_answer(&wire, &behind, Call::Acquire, || {
-            let waiting = world.waiting(behind.lock("k"));
+            let waiting = fixture.waiting(behind.lock("k"));
             eventually("the grant is made", || direct.info("k").wait().unwrap());
             waiting
         });
         let start = Instant::now();
         let (held, at) = waiting.got();
-        world.next(at.saturating_duration_since(start));
+        fixture.next(at.saturating_duration_since(start));
         assert_eq!((held.guard.depth(), direct.info("k").wait().unwrap().unwrap().holders.len()), (1, 1));
         held.unlock();
-        world.hold(&direct, "k").unlock();
+        fixture.hold(&direct, "k").unlock();
     }
 }
 
-fn ghost(world: &mut World) {
-    let (wire, behind) = world.behind(MINUTE, TIMEOUT);
-    let direct = world.manager(MINUTE);
-    world.hold(&behind, "warm").unlock();
-    for _ in world.rounds(5) {
+fn ghost(fixture: &mut Fixture) {
+    let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
+    let direct = fixture.manager(MINUTE);
+    fixture.hold(&behind, "warm").unlock();
+    for _ in fixture.rounds(5) {
         match &wire {
             Wire::Link(link) => {
                 link.hold_back_next_acquire();
                 assert_eq!(behind.try_lock("k").wait().unwrap_err().code(), "BACKEND");
-                world.hold(&behind, "k").unlock();
+                fixture.hold(&behind, "k").unlock();
                 assert!(!link.deliver(), "a ghost");
             }
             Wire::Proxy(proxy) => {
@@ -95,66 +95,66 @@ fn ghost(world: &mut World) {
                 eventually("another connection", || behind.ping().wait().ok());
                 assert!(proxy.connections() > frozen, "nothing was frozen");
                 // The key's next attempt begins when the clean-up of the last one is through.
-                world.hold(&behind, "k").unlock();
+                fixture.hold(&behind, "k").unlock();
                 proxy.heal();
                 eventually("the late request has arrived", || (proxy.connections() <= frozen).then_some(()));
             }
         }
         let guard = direct.try_lock("k").wait().unwrap().expect("nobody holds it");
-        world.record(guard).unlock();
+        fixture.record(guard).unlock();
     }
 }
 
-fn ghost_in_a_socket(world: &mut World) {
-    world.use_server(Server::Cluster(Box::new(Cluster::start())));
-    let cluster = world.cluster();
+fn ghost_in_a_socket(fixture: &mut Fixture) {
+    fixture.use_server(Server::Cluster(Box::new(Cluster::start())));
+    let cluster = fixture.cluster();
     let stopped = (cluster.leader() + 1) % 3;
     let [first, second, third] = [0, 1, 2].map(|number| &cluster.members[(stopped + number) % 3]);
     let proxy = Proxy::start(first.address());
     let url = format!("etcd://{},{},{}", proxy.address(), second.endpoint(), third.endpoint());
-    let build = |url: &str| world.at(LockManager::builder().url(url), LONG).build().wait().unwrap();
+    let build = |url: &str| fixture.at(LockManager::builder().url(url), LONG).build().wait().unwrap();
     let (manager, rival) = (build(&url), build(&second.url()));
-    world.hold(&manager, "warm").unlock();
+    fixture.hold(&manager, "warm").unlock();
     let handled = first.handled("Txn");
     first.process().stop();
     let requested = proxy.requested();
-    let waiting = world.waiting(manager.lock("k").timeout(Duration::from_millis(500)));
+    let waiting = fixture.waiting(manager.lock("k").timeout(Duration::from_millis(500)));
     eventually("the request is sent", || (proxy.requested() > requested).then_some(()));
     // A time to pass: all of it has come through.
     std::thread::sleep(Duration::from_millis(200));
     proxy.cut();
     assert_eq!(waiting.result().0.map(drop).unwrap_err().code(), "LOCK_TIMEOUT");
     // The next attempt begins when that one is cleaned up.
-    world.hold(&manager, "k").unlock();
+    fixture.hold(&manager, "k").unlock();
     first.process().resume();
     eventually("the late request is handled", || (first.handled("Txn") > handled).then_some(()));
-    world.record(rival.try_lock("k").wait().unwrap().expect("nobody holds it")).unlock();
+    fixture.record(rival.try_lock("k").wait().unwrap().expect("nobody holds it")).unlock();
 }
 
-fn release_unanswered(world: &mut World) {
-    let (wire, behind) = world.behind(MINUTE, TIMEOUT);
-    let direct = world.manager(MINUTE);
-    for _ in world.rounds(10) {
-        let held = world.hold(&behind, "k");
-        let waiting = world.wait_for(&direct, "k");
+fn release_unanswered(fixture: &mut Fixture) {
+    let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
+    let direct = fixture.manager(MINUTE);
+    for _ in fixture.rounds(10) {
+        let held = fixture.hold(&behind, "k");
+        let waiting = fixture.wait_for(&direct, "k");
         let (start, next, at, unlocking) = without_answer(&wire, &behind, Call::Release, || {
             let start = Instant::now();
             let unlocking = std::thread::spawn(move || held.try_unlock());
             let (next, at) = waiting.got();
             (start, next, at, unlocking)
         });
-        world.next(at - start);
+        fixture.next(at - start);
         unlocking.join().unwrap().expect("it does not say that it was not held");
         next.unlock();
     }
 }
 
-fn renewal_unanswered(world: &mut World) {
-    let (wire, behind) = world.behind(LONG, TIMEOUT);
-    let direct = world.manager(LONG);
-    for _ in world.rounds(3) {
-        let held = world.hold(&behind, "k");
-        let waiting = world.wait_for(&direct, "k");
+fn renewal_unanswered(fixture: &mut Fixture) {
+    let (wire, behind) = fixture.behind(LONG, TIMEOUT);
+    let direct = fixture.manager(LONG);
+    for _ in fixture.rounds(3) {
+        let held = fixture.hold(&behind, "k");
+        let waiting = fixture.wait_for(&direct, "k");
         let before = behind.stats();
         without_answer(&wire, &behind, Call::Renew, || {
             eventually("a renewal without an answer", || {
@@ -166,45 +166,45 @@ fn renewal_unanswered(world: &mut World) {
         let released = Instant::now();
         held.unlock();
         let (next, at) = waiting.got();
-        world.next(at.saturating_duration_since(released));
+        fixture.next(at.saturating_duration_since(released));
         next.unlock();
     }
 }
 
-fn late_answers(world: &mut World) {
-    for round in world.rounds(4) {
+fn late_answers(fixture: &mut Fixture) {
+    for round in fixture.rounds(4) {
         let key = format!("k{round}");
-        let (wire, behind) = world.behind(SHORT, TIMEOUT);
-        let direct = world.manager(SHORT);
-        let held = world.hold(&behind, &key);
-        let waiting = world.wait_for(&direct, &key);
+        let (wire, behind) = fixture.behind(SHORT, TIMEOUT);
+        let direct = fixture.manager(SHORT);
+        let held = fixture.hold(&behind, &key);
+        let waiting = fixture.wait_for(&direct, &key);
         let start = Instant::now();
         wire.proxy().delay(Duration::ZERO, SHORT + SHORT / 4);
         let lost = held.lost();
-        world.loss(lost - start);
+        fixture.loss(lost - start);
         assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
         wire.proxy().delay(Duration::ZERO, Duration::ZERO);
         wire.proxy().reset_all();
         let (next, at) = waiting.got();
-        world.next(at - start);
+        fixture.next(at - start);
         next.unlock();
         eventually("the connection is up", || behind.ping().wait().ok());
     }
 }
 
-fn late_release(world: &mut World) {
-    let (wire, behind) = world.behind(SHORT, TIMEOUT);
-    let direct = world.manager(SHORT);
+fn late_release(fixture: &mut Fixture) {
+    let (wire, behind) = fixture.behind(SHORT, TIMEOUT);
+    let direct = fixture.manager(SHORT);
     let proxy = wire.proxy();
-    for _ in world.rounds(5) {
-        let held = world.hold(&behind, "k");
+    for _ in fixture.rounds(5) {
+        let held = fixture.hold(&behind, "k");
         let frozen = proxy.connections();
         proxy.freeze();
         // The release waits in the frozen connection, and another copy goes on the next one.
         held.drop();
         let start = Instant::now();
-        let next = world.hold(&direct, "k");
-        world.next(start.elapsed());
+        let next = fixture.hold(&direct, "k");
+        fixture.next(start.elapsed());
         eventually("another connection", || behind.ping().wait().ok());
         proxy.heal();
         eventually("the late release has arrived", || (proxy.connections() <= frozen).then_some(()));
@@ -215,14 +215,14 @@ fn late_release(world: &mut World) {
     }
 }
 
-fn half_open(world: &mut World) {
-    for round in world.rounds(4) {
+fn half_open(fixture: &mut Fixture) {
+    for round in fixture.rounds(4) {
         let key = format!("k{round}");
-        let (wire, behind) = world.behind(SHORT, TIMEOUT);
-        let direct = world.manager(SHORT);
-        let held = world.hold(&behind, &key);
-        let others: Vec<_> = (0..20).map(|number| world.hold(&behind, &format!("other{number}"))).collect();
-        let waiting = world.wait_for(&direct, &key);
+        let (wire, behind) = fixture.behind(SHORT, TIMEOUT);
+        let direct = fixture.manager(SHORT);
+        let held = fixture.hold(&behind, &key);
+        let others: Vec<_> = (0..20).map(|number| fixture.hold(&behind, &format!("other{number}"))).collect();
+        let waiting = fixture.wait_for(&direct, &key);
         let start = Instant::now();
         wire.cut();
         let limit = Duration::from_millis(300);
@@ -233,23 +233,23 @@ fn half_open(world: &mut World) {
         // The machine may stop any one of them for a while, but not half.
         assert!(drops[drops.len() / 2] < Duration::from_millis(1), "{drops:?}");
         let lost = held.lost();
-        world.loss(lost - start);
+        fixture.loss(lost - start);
         assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
         let (next, at) = waiting.got();
-        world.next(at - start);
+        fixture.next(at - start);
         next.unlock();
         wire.heal();
         eventually("the connection is up", || behind.ping().wait().ok());
     }
 }
 
-fn reset_after_bytes(world: &mut World) {
+fn reset_after_bytes(fixture: &mut Fixture) {
     // All of what connecting and a few locks take, or a sample of it.
     const ALL: usize = 1600;
-    let (wire, behind) = world.behind(MINUTE, TIMEOUT);
-    let direct = world.manager(MINUTE);
+    let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
+    let direct = fixture.manager(MINUTE);
     let proxy = wire.proxy();
-    for bytes in (1..ALL).step_by(world.many(17, 160)) {
+    for bytes in (1..ALL).step_by(fixture.many(17, 160)) {
         proxy.reset_after(Some(bytes as u64));
         proxy.reset_all();
         for isolated in [false, true] {
@@ -257,7 +257,7 @@ fn reset_after_bytes(world: &mut World) {
             let request = if isolated { request.isolated() } else { request };
             match request.wait() {
                 Ok(guard) => {
-                    let held = world.record(guard);
+                    let held = fixture.record(guard);
                     assert_eq!((held.guard.depth(), held.guard.is_lost()), (1, false));
                     held.drop();
                 }
@@ -268,9 +268,9 @@ fn reset_after_bytes(world: &mut World) {
         proxy.reset_all();
         // Whatever is on its way, the next one gets the key.
         let start = Instant::now();
-        let next = world.hold(&direct, "k");
-        world.next(start.elapsed());
+        let next = fixture.hold(&direct, "k");
+        fixture.next(start.elapsed());
         next.unlock();
-        world.hold_as(behind.lock("k").timeout(PATIENCE)).unlock();
+        fixture.hold_as(behind.lock("k").timeout(PATIENCE)).unlock();
     }
 }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager};
 
-use crate::support::etcd::Etcd;
-use crate::support::eventually;
-use crate::support::proxy::Proxy;
-use crate::support::redis::Redis;
+use crate::fixture::{Fixture, Held, LONG, SHORT, SLACK, Server};
 use crate::table::Absence::{NoServer, NoTimeOfDay, OfRedis};
 use crate::table::{Backend, Cell, Fault, Play};
-use crate::world::{Held, LONG, SHORT, SLACK, Server, World};
+use support::etcd::Etcd;
+use support::eventually;
+use support::proxy::Proxy;
+use support::redis::Redis;
 
 /// What a bound of T/3 leaves out.
 pub(crate) const A_RENEWAL: &str = " (T/3) and the time of a renewal";
@@ -68,45 +68,45 @@ pub(crate) const FAULTS: &[Fault] = &[
     ),
 ];
 
-fn stopped_for_long(world: &mut World) {
-    for round in world.rounds(5) {
+fn stopped_for_long(fixture: &mut Fixture) {
+    for round in fixture.rounds(5) {
         let key = format!("k{round}");
-        let (holder, waiter) = (world.manager(SHORT), world.manager(SHORT));
-        let held = world.hold(&holder, &key);
-        let waiting = world.wait_for(&waiter, &key);
-        world.stop_server();
+        let (holder, waiter) = (fixture.manager(SHORT), fixture.manager(SHORT));
+        let held = fixture.hold(&holder, &key);
+        let waiting = fixture.wait_for(&waiter, &key);
+        fixture.stop_server();
         let start = Instant::now();
         let lost = held.lost();
         assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
-        world.loss(lost - start);
+        fixture.loss(lost - start);
         // A time to pass: the stop is longer than the TTL.
         std::thread::sleep((SHORT + SHORT / 3).saturating_sub(start.elapsed()));
         assert!(waiting.is_waiting());
-        world.resume_server();
+        fixture.resume_server();
         let resumed = Instant::now();
         let (next, at) = waiting.got();
-        world.next(at.saturating_duration_since(resumed));
+        fixture.next(at.saturating_duration_since(resumed));
         assert!(next.token() > held.token());
         drop(held);
         next.unlock();
     }
 }
 
-fn stopped_briefly(world: &mut World) {
-    for _ in world.rounds(3) {
-        let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
-        let held = world.hold(&holder, "k");
-        let waiting = world.wait_for(&waiter, "k");
+fn stopped_briefly(fixture: &mut Fixture) {
+    for _ in fixture.rounds(3) {
+        let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
+        let held = fixture.hold(&holder, "k");
+        let waiting = fixture.wait_for(&waiter, "k");
         let start = Instant::now();
-        world.stop_server();
+        fixture.stop_server();
         // A time to pass: this is how long the server is stopped.
         std::thread::sleep(LONG / 4);
-        world.resume_server();
+        fixture.resume_server();
         lives_on(&held, start, LONG);
         let released = Instant::now();
         held.unlock();
         let (next, at) = waiting.got();
-        world.next(at.saturating_duration_since(released));
+        fixture.next(at.saturating_duration_since(released));
         next.unlock();
     }
 }
@@ -118,109 +118,109 @@ fn lives_on(held: &Held, since: Instant, ttl: Duration) {
 }
 
 /// The server forgets the hold, and another manager locks at once. The loss follows.
-fn forgotten(world: &mut World, bound: Duration, words: &'static str, forget: impl Fn(&mut World)) {
-    world.allow(bound, words);
-    for round in world.rounds(4) {
+fn forgotten(fixture: &mut Fixture, bound: Duration, words: &'static str, forget: impl Fn(&mut Fixture)) {
+    fixture.allow(bound, words);
+    for round in fixture.rounds(4) {
         let key = format!("k{round}");
-        let (holder, rival) = (world.manager(LONG), world.manager(LONG));
-        let held = world.hold(&holder, &key);
+        let (holder, rival) = (fixture.manager(LONG), fixture.manager(LONG));
+        let held = fixture.hold(&holder, &key);
         let start = Instant::now();
-        forget(world);
-        let next = world.waiting(rival.lock(&key));
-        ends_after(world, held, start, bound);
+        forget(fixture);
+        let next = fixture.waiting(rival.lock(&key));
+        ends_after(fixture, held, start, bound);
         let (next, at) = next.got();
-        world.next(at - start);
+        fixture.next(at - start);
         next.unlock();
     }
 }
 
 /// The loss is reported in time.
-fn ends_after(world: &mut World, held: Held, start: Instant, bound: Duration) {
+fn ends_after(fixture: &mut Fixture, held: Held, start: Instant, bound: Duration) {
     let lost = held.lost();
-    world.loss(lost - start);
+    fixture.loss(lost - start);
     assert!(lost - start < bound + SLACK, "{:?}", lost - start);
     assert_eq!(held.guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
 }
 
-fn restarted_empty(world: &mut World) {
-    forgotten(world, LONG / 3, A_RECONNECT, World::restart_server);
+fn restarted_empty(fixture: &mut Fixture) {
+    forgotten(fixture, LONG / 3, A_RECONNECT, Fixture::restart_server);
 }
 
-fn failed_over(world: &mut World) {
-    world.allow(LONG / 3, A_RECONNECT);
-    for round in world.rounds(4) {
+fn failed_over(fixture: &mut Fixture) {
+    fixture.allow(LONG / 3, A_RECONNECT);
+    for round in fixture.rounds(4) {
         let (key, mut master) = (format!("k{round}"), Redis::start());
-        world.redis().cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]);
+        fixture.redis().cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]);
         eventually("it is up to date", || {
-            world.redis().cli(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+            fixture.redis().cli(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
         });
         // What is written from here on does not get there.
-        world.redis().cli(&["REPLICAOF", "NO", "ONE"]);
+        fixture.redis().cli(&["REPLICAOF", "NO", "ONE"]);
         let proxy = Proxy::start(master.address());
         let url = format!("redis://{}", proxy.address());
-        let holder = world.at(LockManager::builder().url(url), LONG).build().wait().unwrap();
-        let rival = world.manager(LONG);
-        let held = world.hold(&holder, &key);
+        let holder = fixture.at(LockManager::builder().url(url), LONG).build().wait().unwrap();
+        let rival = fixture.manager(LONG);
+        let held = fixture.hold(&holder, &key);
         let start = Instant::now();
-        proxy.redirect(world.redis().address());
+        proxy.redirect(fixture.redis().address());
         master.kill();
-        let next = world.waiting(rival.lock(&key));
-        ends_after(world, held, start, LONG / 3);
+        let next = fixture.waiting(rival.lock(&key));
+        ends_after(fixture, held, start, LONG / 3);
         let (next, at) = next.got();
-        world.next(at - start);
+        fixture.next(at - start);
         next.unlock();
     }
 }
 
-fn restarted_with_its_data(world: &mut World) {
+fn restarted_with_its_data(fixture: &mut Fixture) {
     let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    world.use_server(Server::Redis(Box::new(redis)));
-    for _ in world.rounds(3) {
-        let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
-        let held = world.hold(&holder, "k");
-        let waiting = world.wait_for(&waiter, "k");
+    fixture.use_server(Server::Redis(Box::new(redis)));
+    for _ in fixture.rounds(3) {
+        let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
+        let held = fixture.hold(&holder, "k");
+        let waiting = fixture.wait_for(&waiter, "k");
         let start = Instant::now();
-        world.restart_server();
+        fixture.restart_server();
         lives_on(&held, start, LONG);
         assert!(waiting.is_waiting());
         let released = Instant::now();
         held.unlock();
         let (next, at) = waiting.got();
-        world.next(at.saturating_duration_since(released));
+        fixture.next(at.saturating_duration_since(released));
         next.unlock();
     }
 }
 
-fn flushed(world: &mut World) {
-    match world.backend() {
-        Backend::Redis => forgotten(world, LONG / 3, A_RENEWAL, |world| drop(world.redis().cli(&["FLUSHALL"]))),
-        _ => forgotten(world, Duration::from_millis(200), "", |world| {
-            world.etcd().etcdctl(&["del", "", "--from-key"]);
+fn flushed(fixture: &mut Fixture) {
+    match fixture.backend() {
+        Backend::Redis => forgotten(fixture, LONG / 3, A_RENEWAL, |fixture| drop(fixture.redis().cli(&["FLUSHALL"]))),
+        _ => forgotten(fixture, Duration::from_millis(200), "", |fixture| {
+            fixture.etcd().etcdctl(&["del", "", "--from-key"]);
         }),
     }
 }
 
-fn scripts_flushed(world: &mut World) {
-    let (holder, waiter) = (world.manager(SHORT), world.manager(SHORT));
-    for _ in world.rounds(50) {
-        let held = world.hold(&holder, "k");
-        let waiting = world.wait_for(&waiter, "k");
-        world.redis().cli(&["SCRIPT", "FLUSH"]);
+fn scripts_flushed(fixture: &mut Fixture) {
+    let (holder, waiter) = (fixture.manager(SHORT), fixture.manager(SHORT));
+    for _ in fixture.rounds(50) {
+        let held = fixture.hold(&holder, "k");
+        let waiting = fixture.wait_for(&waiter, "k");
+        fixture.redis().cli(&["SCRIPT", "FLUSH"]);
         held.guard.renew().wait().unwrap();
-        world.redis().cli(&["SCRIPT", "FLUSH"]);
+        fixture.redis().cli(&["SCRIPT", "FLUSH"]);
         let released = Instant::now();
         held.unlock();
         let (next, at) = waiting.got();
-        world.next(at.saturating_duration_since(released));
+        fixture.next(at.saturating_duration_since(released));
         next.unlock();
     }
     assert_eq!(holder.stats().failed_renewals, 0);
 }
 
-fn no_memory(world: &mut World) {
-    let manager = world.manager(SHORT);
-    let [first, second] = ["held", "dropped"].map(|key| world.hold(&manager, key));
-    world.redis().cli(&["CONFIG", "SET", "maxmemory", "1"]);
+fn no_memory(fixture: &mut Fixture) {
+    let manager = fixture.manager(SHORT);
+    let [first, second] = ["held", "dropped"].map(|key| fixture.hold(&manager, key));
+    fixture.redis().cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let start = Instant::now();
     let error = manager.lock("k").wait().unwrap_err();
     assert!(error.code() == "BACKEND" && error.to_string().contains("memory"), "{error}");
@@ -228,75 +228,81 @@ fn no_memory(world: &mut World) {
     lives_on(&first, start, SHORT);
     second.drop();
     first.unlock();
-    world.redis().cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    world.hold(&manager, "k").unlock();
+    fixture.redis().cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    fixture.hold(&manager, "k").unlock();
 }
 
-fn read_only(world: &mut World) {
+fn read_only(fixture: &mut Fixture) {
     let master = Redis::start();
-    for round in world.rounds(4) {
+    for round in fixture.rounds(4) {
         let key = format!("k{round}");
-        let manager = world.manager(SHORT);
-        let held = world.hold(&manager, &key);
+        let manager = fixture.manager(SHORT);
+        let held = fixture.hold(&manager, &key);
         let start = Instant::now();
-        world.redis().cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]);
+        fixture.redis().cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]);
         let lost = held.lost();
-        world.loss(lost - start);
+        fixture.loss(lost - start);
         assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
-        world.redis().cli(&["REPLICAOF", "NO", "ONE"]);
+        fixture.redis().cli(&["REPLICAOF", "NO", "ONE"]);
         let restored = Instant::now();
-        let next = world.hold(&manager, &key);
-        world.next(restored.elapsed());
+        let next = fixture.hold(&manager, &key);
+        fixture.next(restored.elapsed());
         next.unlock();
     }
 }
 
 /// The user of a holder is turned out, while another user waits.
-fn turned_out(world: &mut World, holder: &LockManager, waiter: &LockManager, key: &str, turn_out: impl Fn(&World)) {
-    let held = world.hold(holder, key);
-    let waiting = world.wait_for(waiter, key);
+fn turned_out(
+    fixture: &mut Fixture,
+    holder: &LockManager,
+    waiter: &LockManager,
+    key: &str,
+    turn_out: impl Fn(&Fixture),
+) {
+    let held = fixture.hold(holder, key);
+    let waiting = fixture.wait_for(waiter, key);
     let start = Instant::now();
-    turn_out(world);
+    turn_out(fixture);
     let error = holder.lock("other").wait().unwrap_err();
     assert!(matches!(error, LockError::Backend { kind: ErrorKind::Denied, .. }), "{error:?}");
     let lost = held.lost();
-    world.loss(lost - start);
+    fixture.loss(lost - start);
     assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
     let (next, at) = waiting.got();
-    world.next(at - start);
+    fixture.next(at - start);
     next.unlock();
 }
 
 const USER: [&str; 8] = ["ACL", "SETUSER", "me", "reset", "on", ">secret", "~*", "&*"];
 
-fn of_user(world: &World) -> LockManager {
-    world.redis().cli(&[&USER[..], &["+@all"]].concat());
-    let url = world.url().replace("//", "//me:secret@");
-    world.at(LockManager::builder().url(url), SHORT).build().wait().unwrap()
+fn of_user(fixture: &Fixture) -> LockManager {
+    fixture.redis().cli(&[&USER[..], &["+@all"]].concat());
+    let url = fixture.url().replace("//", "//me:secret@");
+    fixture.at(LockManager::builder().url(url), SHORT).build().wait().unwrap()
 }
 
-fn user_deleted(world: &mut World) {
-    if world.backend() == Backend::Etcd {
-        return etcd_user_deleted(world);
+fn user_deleted(fixture: &mut Fixture) {
+    if fixture.backend() == Backend::Etcd {
+        return etcd_user_deleted(fixture);
     }
-    for round in world.rounds(4) {
-        let (holder, waiter) = (of_user(world), world.manager(SHORT));
-        turned_out(world, &holder, &waiter, &format!("k{round}"), |world| {
-            world.redis().cli(&["ACL", "DELUSER", "me"]);
+    for round in fixture.rounds(4) {
+        let (holder, waiter) = (of_user(fixture), fixture.manager(SHORT));
+        turned_out(fixture, &holder, &waiter, &format!("k{round}"), |fixture| {
+            fixture.redis().cli(&["ACL", "DELUSER", "me"]);
         });
     }
 }
 
-fn user_without_commands(world: &mut World) {
-    for round in world.rounds(4) {
-        let (holder, waiter) = (of_user(world), world.manager(SHORT));
-        turned_out(world, &holder, &waiter, &format!("k{round}"), |world| {
-            world.redis().cli(&["ACL", "SETUSER", "me", "-@all"]);
+fn user_without_commands(fixture: &mut Fixture) {
+    for round in fixture.rounds(4) {
+        let (holder, waiter) = (of_user(fixture), fixture.manager(SHORT));
+        turned_out(fixture, &holder, &waiter, &format!("k{round}"), |fixture| {
+            fixture.redis().cli(&["ACL", "SETUSER", "me", "-@all"]);
         });
     }
 }
 
-fn etcd_user_deleted(world: &mut World) {
+fn etcd_user_deleted(fixture: &mut Fixture) {
     const ROOT: [&str; 2] = ["--user", "root:secret"];
     let etcd = Etcd::start_with(&["--bcrypt-cost=4"]);
     etcd.etcdctl(&["user", "add", "root:secret"]);
@@ -305,56 +311,56 @@ fn etcd_user_deleted(world: &mut World) {
     root(&etcd, &["role", "add", "locks"]);
     root(&etcd, &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "leasehold/"]);
     let url = etcd.url();
-    world.use_server(Server::Etcd(Box::new(etcd)));
-    let as_user = |world: &World, user: &str| {
+    fixture.use_server(Server::Etcd(Box::new(etcd)));
+    let as_user = |fixture: &Fixture, user: &str| {
         let url = url.replace("//", &format!("//{user}:secret@"));
-        world.at(LockManager::builder().url(url), SHORT).build().wait().unwrap()
+        fixture.at(LockManager::builder().url(url), SHORT).build().wait().unwrap()
     };
-    for round in world.rounds(4) {
-        root(world.etcd(), &["user", "add", "me:secret"]);
-        root(world.etcd(), &["user", "grant-role", "me", "locks"]);
-        let (holder, waiter) = (as_user(world, "me"), as_user(world, "root"));
-        turned_out(world, &holder, &waiter, &format!("k{round}"), |world| {
-            root(world.etcd(), &["user", "delete", "me"]);
+    for round in fixture.rounds(4) {
+        root(fixture.etcd(), &["user", "add", "me:secret"]);
+        root(fixture.etcd(), &["user", "grant-role", "me", "locks"]);
+        let (holder, waiter) = (as_user(fixture, "me"), as_user(fixture, "root"));
+        turned_out(fixture, &holder, &waiter, &format!("k{round}"), |fixture| {
+            root(fixture.etcd(), &["user", "delete", "me"]);
         });
     }
-    root(world.etcd(), &["auth", "disable"]);
+    root(fixture.etcd(), &["auth", "disable"]);
 }
 
-fn clock_jumped(world: &mut World) {
-    world.allow(LONG / 3, A_RENEWAL);
-    world.use_server(Server::Redis(Box::new(Redis::start_with_clock())));
+fn clock_jumped(fixture: &mut Fixture) {
+    fixture.allow(LONG / 3, A_RENEWAL);
+    fixture.use_server(Server::Redis(Box::new(Redis::start_with_clock())));
     let mut ahead = Duration::ZERO;
-    for round in world.rounds(4) {
+    for round in fixture.rounds(4) {
         let key = format!("k{round}");
-        let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
-        let held = world.hold(&holder, &key);
-        let waiting = world.wait_for(&waiter, &key);
+        let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
+        let held = fixture.hold(&holder, &key);
+        let waiting = fixture.wait_for(&waiter, &key);
         ahead += 2 * LONG;
-        world.redis().set_clock(ahead);
+        fixture.redis().set_clock(ahead);
         let start = Instant::now();
         let lost = held.lost();
-        world.loss(lost - start);
+        fixture.loss(lost - start);
         assert!(lost - start < LONG / 3 + SLACK, "{:?}", lost - start);
         let (next, at) = waiting.got();
-        world.next(at - start);
+        fixture.next(at - start);
         assert!(next.token() > held.token());
         next.unlock();
     }
 }
 
-fn subscription_killed(world: &mut World) {
-    let (holder, waiter) = (world.manager(LONG), world.manager(LONG));
-    for _ in world.rounds(20) {
-        let held = world.hold(&holder, "k");
-        let waiting = world.wait_for(&waiter, "k");
-        world.redis().cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+fn subscription_killed(fixture: &mut Fixture) {
+    let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
+    for _ in fixture.rounds(20) {
+        let held = fixture.hold(&holder, "k");
+        let waiting = fixture.wait_for(&waiter, "k");
+        fixture.redis().cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         let released = Instant::now();
         held.unlock();
         let (next, at) = waiting.got();
         let took = at.saturating_duration_since(released);
         assert!(took < Duration::from_secs(1), "{took:?}");
-        world.next(took);
+        fixture.next(took);
         next.unlock();
     }
 }

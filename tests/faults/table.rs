@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::support::history::Violation;
-use crate::world::World;
+use crate::fixture::Fixture;
+use support::history::Violation;
 
 /// Where locks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl Backend {
 }
 
 /// Tries a fault, and records figures.
-pub(crate) type Play = fn(&mut World);
+pub(crate) type Play = fn(&mut Fixture);
 
 /// A fault on one backend.
 pub(crate) enum Cell {

@@ -12,7 +12,7 @@ use leasehold::{Eviction, LockInfo};
 
 /// What is wrong with the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sin {
+pub enum Defect {
     /// Nothing: the positive control.
     None,
     /// Everybody gets the lock.
@@ -26,7 +26,7 @@ pub enum Sin {
 /// A small store of exclusive locks whose waiters poll.
 #[derive(Debug)]
 pub struct Broken {
-    sin: Sin,
+    defect: Defect,
     state: Mutex<State>,
 }
 
@@ -37,21 +37,21 @@ struct State {
 }
 
 impl Broken {
-    pub fn new(sin: Sin) -> Self {
-        Self { sin, state: Mutex::default() }
+    pub fn new(defect: Defect) -> Self {
+        Self { defect, state: Mutex::default() }
     }
 
     fn grant(&self, claim: &Claim) -> Option<Grant> {
         let mut state = self.state.lock().unwrap();
         let now = SystemClock.now();
-        let limit = if self.sin == Sin::LateLoss { claim.lease.ttl / 8 } else { Duration::from_secs(3600) };
+        let limit = if self.defect == Defect::LateLoss { claim.lease.ttl / 8 } else { Duration::from_secs(3600) };
         let taken = state.held.get(&*claim.key).is_some_and(|(_, _, since)| now.since(*since) < limit);
-        if taken && self.sin != Sin::NoExclusion {
+        if taken && self.defect != Defect::NoExclusion {
             return None;
         }
         state.count += 1;
         state.held.insert(claim.key.to_string(), (claim.attempt, claim.lease.id, now));
-        Some(Grant::new(claim, if self.sin == Sin::RepeatedToken { 1 } else { state.count }))
+        Some(Grant::new(claim, if self.defect == Defect::RepeatedToken { 1 } else { state.count }))
     }
 
     fn forget(&self, which: impl Fn(&AttemptId, &LeaseId) -> bool) -> BoxFuture<'_, Result<()>> {

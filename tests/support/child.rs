@@ -13,6 +13,7 @@ use super::process::Process;
 /// without an end right before the first.
 const MARK: &str = "@@";
 const ROLE: &str = "LEASEHOLD_CHILD";
+const SEPARATE: &str = "LEASEHOLD_SEPARATE";
 
 /// A process that does its part of a test.
 #[derive(Debug)]
@@ -23,18 +24,11 @@ pub struct Child {
 }
 
 impl Child {
-    /// Runs a function of this test file in a process of its own.
+    /// Runs a function of this program, named with its modules, in a separate process.
     ///
     /// It is a test that is ignored, and that begins with `let Some(arguments) = child::role() else { return };`.
     pub fn of_this_test(function: &str, arguments: &[&str]) -> Self {
         Self::start(std::env::current_exe().unwrap(), |command| play(command, function, arguments))
-    }
-
-    /// Runs an example of this package, all of whose lines are passed on.
-    pub fn example(name: &str, arguments: &[&str]) -> Self {
-        Self::start(example(name), |command| {
-            command.args(arguments);
-        })
     }
 
     pub fn start(program: PathBuf, configure: impl FnOnce(&mut Command)) -> Self {
@@ -109,7 +103,7 @@ impl Child {
     }
 }
 
-/// Makes a command that runs this test file run a function of it, as for [`Child::of_this_test`].
+/// Makes a command that runs this program run a function of it, as for [`Child::of_this_test`].
 pub fn play(command: &mut Command, function: &str, arguments: &[&str]) {
     command.args([function, "--exact", "--ignored", "--nocapture", "--test-threads=1"]).env(ROLE, arguments.join("\n"));
 }
@@ -131,11 +125,38 @@ pub fn hear() -> Option<String> {
     (read > 0).then(|| line.trim_end().to_owned())
 }
 
-/// The path of an example, which `cargo test` has built.
-pub fn example(name: &str) -> PathBuf {
-    // target/debug/deps/test-hash, and next to it target/debug/examples/name.
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(|deps| deps.parent()).unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is not there: `cargo test` builds it, `cargo test --test …` does not", path.display());
-    path
+/// Runs the rest of the test that calls it in a separate process: for what is one for a whole process, such as the logger, the keeper
+/// or memory. The test is a function without arguments, and this is its first statement.
+#[macro_export]
+macro_rules! in_a_separate_process {
+    () => {
+        fn here() {}
+        if $crate::child::has_run_separately(std::any::type_name_of_val(&here)) {
+            return;
+        }
+    };
+}
+
+/// What [`in_a_separate_process`](crate::in_a_separate_process) asks: in the parent, runs the test, and returns true.
+///
+/// # Panics
+///
+/// If the test fails, with what it prints.
+pub fn has_run_separately(here: &str) -> bool {
+    // The program, the modules, the test, and what is inside of it.
+    let test = here.trim_end_matches("::here").trim_end_matches("::{{closure}}").split_once("::").unwrap().1;
+    if std::env::var(SEPARATE).is_ok_and(|separate| separate == test) {
+        return false;
+    }
+    let mut process = Process::spawn(std::env::current_exe().unwrap(), |command| {
+        command.args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]).env(SEPARATE, test);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    });
+    let (output, errors) = (process.inner().stdout.take().unwrap(), process.inner().stderr.take().unwrap());
+    let errors = std::thread::spawn(move || std::io::read_to_string(errors));
+    let output = std::io::read_to_string(output).unwrap();
+    let (errors, status) = (errors.join().unwrap().unwrap(), process.inner().wait().unwrap());
+    println!("{output}{errors}");
+    assert!(status.success() && output.contains("test result: ok. 1 passed"), "{test} in a separate process: {status}");
+    true
 }

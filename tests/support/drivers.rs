@@ -1,20 +1,20 @@
 //! What the fuzz targets do with their bytes. Plain tests call them as well, so that they cannot rot.
 
-#[cfg(all(feature = "etcd", feature = "testing"))]
+#[cfg(feature = "etcd")]
 #[path = "drivers/answers.rs"]
 pub mod answers;
 #[path = "drivers/calls.rs"]
 pub mod calls;
-#[cfg(all(feature = "etcd", feature = "testing"))]
+#[cfg(feature = "etcd")]
 #[path = "drivers/names.rs"]
 pub mod names;
-#[cfg(all(feature = "redis", feature = "testing"))]
+#[cfg(feature = "redis")]
 #[path = "drivers/replies.rs"]
 pub mod replies;
 
 use leasehold::LockManager;
 
-use super::broken::{Broken, Sin};
+use super::broken::{Broken, Defect};
 
 /// Any text is refused as a URL or accepted, without a panic, and without giving a password away.
 pub fn url(data: &[u8]) {
@@ -29,7 +29,7 @@ pub fn url(data: &[u8]) {
 
 fn check(url: &str, password: Option<&str>) {
     // With a backend given, nothing is connected to, whatever the URL says.
-    let built = LockManager::builder().url(url).backend(Broken::new(Sin::None)).build();
+    let built = LockManager::builder().url(url).backend(Broken::new(Defect::None)).build();
     if let Err(error) = futures::executor::block_on(built) {
         assert!(["INVALID_CONFIG", "UNSUPPORTED"].contains(&error.code()), "{url:?}: {error}");
         let shown = format!("{error} {error:?}");

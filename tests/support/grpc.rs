@@ -1,61 +1,43 @@
 //! A gRPC proxy, which sees the calls in a connection and can silence those of one method while all others go on.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::thread::JoinHandle;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-/// Stands in front of a server, on a port of its own.
+use crate::shared::listener::Listener;
+
+/// Stands in front of a server, on a separate port.
 #[derive(Debug)]
-pub(crate) struct Grpc {
-    address: SocketAddr,
+pub struct Grpc {
+    listener: Listener,
     silenced: watch::Sender<Option<&'static str>>,
-    ended: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 type Silenced = watch::Receiver<Option<&'static str>>;
 
 impl Grpc {
     /// Starts a proxy in front of a server.
-    pub(crate) fn start(server: SocketAddr) -> Self {
-        let ((silenced, is_silenced), (ended, mut is_ended)) = (watch::channel(None), watch::channel(false));
-        let (ready, address) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-                ready.send(listener.local_addr().unwrap()).unwrap();
-                tokio::spawn(async move {
-                    while let Ok((client, _)) = listener.accept().await {
-                        tokio::spawn(connection(client, server, is_silenced.clone()));
-                    }
-                });
-                let _ = is_ended.wait_for(|ended| *ended).await;
-            });
+    pub fn start(server: SocketAddr) -> Self {
+        let (silenced, is_silenced) = watch::channel(None);
+        let listener = Listener::start(move |client| {
+            let silenced = is_silenced.clone();
+            async move {
+                let _ = connection(client, server, silenced).await;
+            }
         });
-        Self { address: address.recv().unwrap(), silenced, ended, thread: Some(thread) }
+        Self { listener, silenced }
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
     }
 
     /// Loses all messages that the server sends in calls of this method from now on, on streams that are open and on new ones.
-    pub(crate) fn silence(&self, path: &'static str) {
+    pub fn silence(&self, path: &'static str) {
         self.silenced.send_replace(Some(path));
-    }
-}
-
-impl Drop for Grpc {
-    fn drop(&mut self) {
-        self.ended.send_replace(true);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

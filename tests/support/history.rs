@@ -131,7 +131,7 @@ impl History {
     }
 
     /// Demands that all of it was right, and that there were at least `holds` of them.
-    pub fn demand(&self, holds: usize) {
+    pub fn assert_clean(&self, holds: usize) {
         let verdict = judge(&self.records(), Duration::ZERO);
         assert!(verdict.violations.is_empty(), "{verdict}");
         assert!(verdict.holds >= holds, "only {} holds", verdict.holds);

@@ -11,8 +11,6 @@ use leasehold::LockManager;
 
 #[path = "../measure.rs"]
 mod measure;
-#[path = "../../../tests/support/mod.rs"]
-mod support;
 
 use measure::{Result, Until, median, rate, timed};
 

@@ -16,8 +16,6 @@ use redis::aio::MultiplexedConnection;
 mod measure;
 #[path = "../peers.rs"]
 mod peers;
-#[path = "../../../tests/support/mod.rs"]
-mod support;
 
 use measure::{Result, Until, median, rate, timed};
 use peers::{Peer, RedisPy};

@@ -3,8 +3,10 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures::executor::LocalPool;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinHandle};
@@ -72,7 +74,20 @@ pub(super) async fn at_tokio_roots<F: Future<Output = ()>>(work: impl Fn() -> F 
 pub(super) async fn at_other_roots<F: Future<Output = ()>>(work: impl Fn() -> F + Send + Clone + 'static) {
     let other = work.clone();
     on_thread(move || futures::executor::block_on(work())).await;
-    on_thread(move || smol::block_on(other())).await;
+    on_thread(move || LocalPool::new().run_until(other())).await;
+}
+
+/// Lets others be polled, under any executor.
+pub(super) async fn yield_now() {
+    let mut is_second = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut is_second, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 pub(super) async fn within<T>(limit: Duration, what: &str, work: impl IntoFuture<Output = T>) -> T {

@@ -11,8 +11,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::child::Child;
-use crate::support::redis::Redis;
+use support::child::Child;
+use support::redis::Redis;
 
 /// How long their locks live. The Python packages are told in client.py.
 pub const TTL: Duration = Duration::from_secs(30);

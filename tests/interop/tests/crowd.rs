@@ -1,15 +1,15 @@
 //! A mixed crowd on one key: processes with our managers and with each other client, for `LEASEHOLD_SOAK` seconds or a few.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use leasehold::{LockManager, Owner};
 use leasehold_interop_tests::client::{Client, HOLD, Kind, PAUSE};
-use leasehold_interop_tests::support::child::{self, Child};
-use leasehold_interop_tests::support::history::{History, Violation, What, judge};
-use leasehold_interop_tests::support::redis::Redis;
-use leasehold_interop_tests::support::{PATIENCE, soak};
+use support::child::{self, Child};
+use support::folder::Folder;
+use support::history::{History, Violation, What, judge};
+use support::redis::Redis;
+use support::{PATIENCE, soak};
 
 /// How many processes of ours there are, and how many threads in each.
 const OURS: usize = 2;
@@ -19,7 +19,7 @@ const THREADS: usize = 2;
 fn a_mixed_crowd_never_overlaps_and_everybody_gets_turns() {
     let time = soak().unwrap_or(Duration::from_secs(10));
     let server = Redis::start();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     let history = History::open(folder.path().join("history"));
     let url = format!("{}?signal_lists=true", server.url());
     let mut ours: Vec<_> = (0..OURS)
@@ -42,7 +42,7 @@ fn a_mixed_crowd_never_overlaps_and_everybody_gets_turns() {
     println!("{our_turns} holds of ours, {:?}", Kind::ALL.map(Kind::word).iter().zip(turns).collect::<Vec<_>>());
     assert_eq!(count(|what| *what == What::AcquiredWithoutToken), turns.iter().sum());
     // All of them together: no two at a time, and our tokens grow.
-    history.demand(our_turns + turns.iter().sum::<usize>());
+    history.assert_clean(our_turns + turns.iter().sum::<usize>());
     let seconds = time.as_secs() as usize;
     assert!(our_turns > 5 * seconds && turns.iter().all(|turns| *turns > seconds), "somebody hardly gets it");
     assert_eq!(server.cli(&["EXISTS", "lock:crowd"]), "0");
@@ -51,7 +51,7 @@ fn a_mixed_crowd_never_overlaps_and_everybody_gets_turns() {
 #[test]
 fn clients_that_do_not_exclude_one_another_are_found_out() {
     let server = Redis::start();
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     let history = History::open(folder.path().join("history"));
     for kinds in [[Kind::RedisPy, Kind::RedisPy], [Kind::Rslock, Kind::AsyncRedisLock]] {
         // Each has a lock of its own, and they say that it is the same.

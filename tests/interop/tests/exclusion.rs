@@ -1,13 +1,12 @@
 //! Each other client excludes ours and is excluded, whoever comes first.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use leasehold::{LockGuard, LockManager, Mode};
 use leasehold_interop_tests::client::{Client, Kind, TTL};
-use leasehold_interop_tests::support::eventually;
-use leasehold_interop_tests::support::redis::Redis;
+use support::eventually;
+use support::redis::Redis;
 
 /// What a waiter finds by its own looks, 100 ms apart, it has within this on a busy machine, and before anything expires.
 const SOON: Duration = Duration::from_secs(5);

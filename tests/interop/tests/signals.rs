@@ -1,12 +1,11 @@
 //! python-redis-lock's waiters are told by us when a lock is free.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::time::{Duration, Instant};
 
 use leasehold::LockManager;
 use leasehold_interop_tests::client::{Client, Kind, TTL};
-use leasehold_interop_tests::support::eventually;
-use leasehold_interop_tests::support::redis::Redis;
+use support::eventually;
+use support::redis::Redis;
 
 /// Who is told is told within this, on a busy machine. By himself he looks after [`TTL`].
 const SOON: Duration = Duration::from_secs(5);

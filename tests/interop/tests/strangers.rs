@@ -1,13 +1,12 @@
 //! What else may stand where a lock of ours would be.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager};
-use leasehold_interop_tests::support::redis::Redis;
-use leasehold_interop_tests::support::{PATIENCE, eventually};
+use support::redis::Redis;
+use support::{PATIENCE, eventually};
 
 /// What is found by a look each 100 ms is found within this, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);

@@ -15,16 +15,16 @@ const OWNERS: usize = 3;
 /// says whether local hand-overs are on.
 pub fn api_calls(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
-    let mut world = World::new(first % 2 == 0);
+    let mut fixture = Fixture::new(first % 2 == 0);
     for call in data.chunks_exact(2).take(100) {
-        world.call(call[0] % 13, call[1]);
-        world.settle();
-        world.check();
+        fixture.call(call[0] % 13, call[1]);
+        fixture.settle();
+        fixture.check();
     }
-    world.end();
+    fixture.end();
 }
 
-struct World {
+struct Fixture {
     managers: [LockManager; 2],
     owners: [Owner; OWNERS],
     hand_over: bool,
@@ -64,7 +64,7 @@ impl Who {
     }
 }
 
-impl World {
+impl Fixture {
     fn new(hand_over: bool) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let url = format!("memory://model-{}", COUNT.fetch_add(1, Ordering::Relaxed));

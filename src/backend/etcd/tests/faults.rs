@@ -1,71 +1,20 @@
 //! Servers that are silent, late, full or unreachable.
 
+use std::net::TcpListener;
 use std::time::Instant;
 
 use etcd_client::proto::PbTxnResponse;
 use futures::FutureExt;
-use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use super::super::txn::{self, Answer, PutClaim, PutOutcome, Record};
 use super::super::{names, value};
 use super::*;
+use crate::support::proxy::Proxy;
 
-/// A proxy that can hold back the server's answers, and cut its connections.
-struct Proxy {
-    port: u16,
-    answers: watch::Sender<bool>,
-    wires: Arc<Mutex<Vec<AbortHandle>>>,
-}
-
-impl Proxy {
-    async fn start(server: &Server) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (answers, flowing) = watch::channel(true);
-        let to = server.port;
-        let wires = Arc::new(Mutex::new(Vec::new()));
-        let ends = wires.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { continue };
-                let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
-                let there = tokio::spawn(pump(client_in, server_out, watch::channel(true).1));
-                let back = tokio::spawn(pump(server_in, client_out, flowing.clone()));
-                ends.lock().extend([there.abort_handle(), back.abort_handle()]);
-            }
-        });
-        Self { port, answers, wires }
-    }
-
-    /// Ends all connections.
-    fn cut(&self) {
-        self.wires.lock().drain(..).for_each(|end| end.abort());
-    }
-
-    async fn backend(&self, timeout: Duration) -> Etcd {
-        let mut options = options(&format!("127.0.0.1:{}", self.port), "p/");
-        options.timeout = timeout;
-        connect(options).await.unwrap()
-    }
-}
-
-async fn pump(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut flowing: watch::Receiver<bool>,
-) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        // Without its sender everything passes.
-        let _ = flowing.wait_for(|flowing| *flowing).await;
-        if to.write_all(&buffer[..read]).await.is_err() {
-            return;
-        }
-    }
+/// Connects by way of a proxy, whose connections are of this backend alone.
+async fn behind(proxy: &Proxy, timeout: Duration) -> Etcd {
+    let options = Options { timeout, ..options(&proxy.address().to_string(), "p/") };
+    connect(options).await.unwrap()
 }
 
 #[test]
@@ -165,15 +114,15 @@ impl Copy {
 fn a_copy_of_a_request_that_arrives_after_its_abort_has_no_effect() {
     run(async {
         let server = Server::start().await;
-        let proxy = Proxy::start(&server).await;
-        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let proxy = Proxy::start(server.0.address());
+        let etcd = behind(&proxy, Duration::from_secs(1)).await;
         let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
         let copy = Copy::new(&etcd, &claim);
-        proxy.answers.send_replace(false);
+        proxy.hold_answers();
         assert_eq!(kind(etcd.acquire(&claim, false).await), ErrorKind::Unreachable);
-        assert_eq!(server.claims().len(), 1, "the request itself has arrived");
-        proxy.answers.send_replace(true);
+        assert_eq!(server.claims().len(), 1, "the request itself has come through");
+        proxy.heal();
         etcd.settle(&claim).await.unwrap();
         assert_eq!(server.claims(), Vec::<String>::new());
         let late = etcd.parts().unwrap().connection.txn(copy.put().txn()).await.unwrap();
@@ -194,16 +143,16 @@ fn alone(answer: &PbTxnResponse) -> Answer {
 fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
     run(async {
         let server = Server::start().await;
-        let proxy = Proxy::start(&server).await;
-        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let proxy = Proxy::start(server.0.address());
+        let etcd = behind(&proxy, Duration::from_secs(1)).await;
         let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
         let copy = Copy::new(&etcd, &claim);
-        proxy.answers.send_replace(false);
+        proxy.hold_answers();
         let mut acquiring = etcd.acquire(&claim, true);
         assert!(tokio::time::timeout(Duration::from_millis(1500), &mut acquiring).await.is_err());
-        proxy.answers.send_replace(true);
-        // The first request has taken effect, and it is not known how many copies of it there are.
+        proxy.heal();
+        // The first request was the one that came through, and nobody knows how many copies of it there are.
         let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
         etcd.release(&grant).await.unwrap();
         let late = etcd.parts().unwrap().connection.txn(copy.put().txn()).await.unwrap();
@@ -216,14 +165,14 @@ fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
 fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
     run(async {
         let server = Server::start().await;
-        let proxy = Proxy::start(&server).await;
-        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let proxy = Proxy::start(server.0.address());
+        let etcd = behind(&proxy, Duration::from_secs(1)).await;
         let lease = etcd.open(Duration::from_secs(30), true).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
         let copy = Copy::new(&etcd, &claim);
-        proxy.answers.send_replace(false);
+        proxy.hold_answers();
         assert_eq!(kind(etcd.acquire(&claim, false).await), ErrorKind::Unreachable);
-        proxy.answers.send_replace(true);
+        proxy.heal();
         etcd.settle(&claim).await.unwrap();
         assert_eq!((server.names(), server.leases()), Default::default());
         let late = etcd.parts().unwrap().connection.txn(copy.put().txn()).await;
@@ -236,14 +185,14 @@ fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
 fn a_request_whose_answer_was_lost_is_one_grant() {
     run(async {
         let server = Server::start().await;
-        let proxy = Proxy::start(&server).await;
-        let etcd = proxy.backend(Duration::from_secs(1)).await;
+        let proxy = Proxy::start(server.0.address());
+        let etcd = behind(&proxy, Duration::from_secs(1)).await;
         let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
-        proxy.answers.send_replace(false);
+        proxy.hold_answers();
         let mut acquiring = etcd.acquire(&claim, true);
         assert!(tokio::time::timeout(Duration::from_millis(1500), &mut acquiring).await.is_err());
-        proxy.answers.send_replace(true);
+        proxy.heal();
         let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
         assert_eq!(server.claims().len(), 1);
         etcd.release(&grant).await.unwrap();
@@ -283,18 +232,18 @@ fn dropping_an_acquire_anywhere_leaves_nothing_once_aborted() {
 fn a_waiter_survives_a_watch_that_was_cut() {
     run(async {
         let server = Server::start().await;
-        let proxy = Proxy::start(&server).await;
-        let (a, b) = (Client::new(&server, "p/").await, proxy.backend(Duration::from_secs(2)).await);
+        let proxy = Proxy::start(server.0.address());
+        let (a, b) = (Client::new(&server, "p/").await, behind(&proxy, Duration::from_secs(2)).await);
         let lease = b.open(Duration::from_secs(60), false).await.unwrap();
         let held = a.lock("k").await;
         let waiting = claim("k", Mode::Exclusive, lease);
         let mut wait = b.acquire(&waiting, true);
         tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
-        proxy.answers.send_replace(false);
+        proxy.hold_answers();
         a.release(&held).await;
         server.ctl(&["compaction", &held.epoch.to_string()]);
         assert!(tokio::time::timeout(Duration::from_millis(500), &mut wait).await.is_err());
-        proxy.answers.send_replace(true);
+        proxy.heal();
         tokio::time::timeout(Duration::from_secs(1), wait).await.expect("not woken").unwrap().unwrap();
     });
 }
@@ -303,8 +252,8 @@ fn a_waiter_survives_a_watch_that_was_cut() {
 fn losses_while_the_connection_was_down_are_reported_afterwards() {
     run(async {
         let server = Server::start().await;
-        let proxy = Proxy::start(&server).await;
-        let etcd = proxy.backend(Duration::from_secs(2)).await;
+        let proxy = Proxy::start(server.0.address());
+        let etcd = behind(&proxy, Duration::from_secs(2)).await;
         let leases = [
             etcd.open(Duration::from_secs(60), false).await.unwrap(),
             etcd.open(Duration::from_secs(60), false).await.unwrap(),
@@ -314,12 +263,12 @@ fn losses_while_the_connection_was_down_are_reported_afterwards() {
             grants.push(etcd.acquire(&claim(key, Mode::Exclusive, leases[0]), true).await.unwrap().unwrap());
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
-        proxy.answers.send_replace(false);
-        proxy.cut();
+        proxy.hold_answers();
+        proxy.reset_all();
         server.ctl(&["del", "p/k/", "--prefix"]);
         server.ctl(&["lease", "revoke", &leases[1].id.to_string()]);
         server.ctl(&["compaction", &(grants[1].epoch + 2).to_string()]);
-        proxy.answers.send_replace(true);
+        proxy.heal();
         let mut events = Vec::new();
         while events.len() < 2 {
             events.push(tokio::time::timeout(Duration::from_secs(2), etcd.next_event()).await.unwrap().unwrap());
@@ -335,14 +284,14 @@ fn losses_while_the_connection_was_down_are_reported_afterwards() {
 fn a_waiter_behind_a_cut_connection_is_woken() {
     run(async {
         let server = Server::start().await;
-        let proxy = Proxy::start(&server).await;
-        let (a, b) = (Client::new(&server, "p/").await, proxy.backend(Duration::from_secs(2)).await);
+        let proxy = Proxy::start(server.0.address());
+        let (a, b) = (Client::new(&server, "p/").await, behind(&proxy, Duration::from_secs(2)).await);
         let lease = b.open(Duration::from_secs(60), false).await.unwrap();
         let held = a.lock("k").await;
         let waiting = claim("k", Mode::Exclusive, lease);
         let mut wait = b.acquire(&waiting, true);
         tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
-        proxy.cut();
+        proxy.reset_all();
         a.release(&held).await;
         server.ctl(&["compaction", &(held.epoch + 1).to_string()]);
         let grant = tokio::time::timeout(Duration::from_secs(1), wait).await.expect("not woken").unwrap().unwrap();

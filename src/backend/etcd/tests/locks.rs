@@ -182,7 +182,7 @@ fn etcdctl_lock_and_leasehold_exclude_each_other() {
         let server = Server::start().await;
         let a = Client::new(&server, "").await;
         let held = a.lock("job").await;
-        let out = server.folder.join("out");
+        let out = server.0.folder().join("out");
         let file = std::fs::File::create(&out).unwrap();
         let mut ctl = server.ctl_command(&["lock", "job", "echo", "in"]).stdout(file).spawn().unwrap();
         while a.etcd.inspect("job").await.unwrap().unwrap().waiters == 0 {

@@ -7,26 +7,20 @@ mod locks;
 mod losses;
 
 use std::future::Future;
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Etcd, Options};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
 use crate::info::{Holder, Mode};
+use crate::support::etcd as servers;
 
 /// The maximum time for anything here. Without a leader, etcd 3.4 keeps a request for 7 s before it fails, and a lock takes two.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// An etcd for one test.
-pub(super) struct Server {
-    child: Child,
-    port: u16,
-    folder: PathBuf,
-}
+/// An etcd of one test's own.
+pub(super) struct Server(servers::Etcd);
 
 impl Server {
     pub(super) async fn start() -> Self {
@@ -35,30 +29,11 @@ impl Server {
 
     /// Starts a server with more arguments.
     pub(super) async fn start_with(arguments: &[&str]) -> Self {
-        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (port, peer) = (port(), port());
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("leasehold-etcd-{}-{unique}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        let (client_url, peer_url) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(&folder)
-            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("default={peer_url}"), "--log-level", "error"])
-            .args(arguments)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { child, port, folder };
-        server.backend("").await;
-        server
+        Self(servers::Etcd::start_with(arguments))
     }
 
     fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.0.endpoint()
     }
 
     pub(super) fn options(&self, prefix: &str) -> Options {
@@ -71,21 +46,18 @@ impl Server {
 
     /// Runs etcdctl to its end.
     pub(super) fn ctl(&self, args: &[&str]) -> String {
-        let Output { status, stdout, stderr } = self.ctl_command(args).output().unwrap();
-        assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
-        String::from_utf8(stdout).unwrap()
+        self.0.etcdctl(args)
     }
 
     fn ctl_command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint()]).args(args);
+        let mut command = self.0.etcdctl_command();
+        command.args(args);
         command
     }
 
     /// Returns the names of all keys.
     fn names(&self) -> Vec<String> {
-        let names = self.ctl(&["get", "", "--prefix", "--keys-only"]);
-        names.lines().filter(|name| !name.is_empty()).map(Into::into).collect()
+        self.0.keys("")
     }
 
     /// Returns the names of all keys that are no records of leases.
@@ -94,15 +66,7 @@ impl Server {
     }
 
     fn leases(&self) -> Vec<String> {
-        self.ctl(&["lease", "list"]).lines().skip(1).map(Into::into).collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
+        self.0.leases()
     }
 }
 

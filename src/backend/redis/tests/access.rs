@@ -251,7 +251,7 @@ fn both_protocols_and_another_database() {
     run(async {
         let server = Server::start();
         for url in ["?protocol=resp3", "?protocol=resp2", "?db=3", "?db=3&protocol=resp3"] {
-            let url = format!("redis+unix://{}{url}", server.folder.join("socket").display());
+            let url = format!("redis+unix://{}{url}", server.server.socket().display());
             let raw = redis::Client::open(url.clone()).unwrap();
             let target = || Target::Client(Box::new(raw.clone()));
             let (holder, waiter) = (Client::with(options(target())).await, Client::with(options(target())).await);
@@ -366,10 +366,7 @@ fn an_account_that_may_not_publish_can_hand_over() {
 #[test]
 fn a_lock_that_too_few_replicas_have_is_released() {
     run(async {
-        let master = Server::start_with(&["--repl-diskless-sync-delay", "0"]);
-        // Replication needs TCP.
-        let port =
-            (15_000..32_000).find(|port| master.try_run::<()>(&format!("CONFIG SET port {port}")).is_ok()).unwrap();
+        let master = Server::start();
         let wanted = || Options { min_replicas: 1, ..options(master.target(None, 0)) };
         let lonely = Client::with(wanted()).await;
         let claim = lonely.claim("k", Mode::Exclusive);
@@ -379,7 +376,8 @@ fn a_lock_that_too_few_replicas_have_is_released() {
         lonely.redis.settle(&claim).await.unwrap();
         assert!(!master.run::<bool>("EXISTS lock:k"));
 
-        let replica = Server::start_with(&["--replicaof", "127.0.0.1", &port.to_string()]);
+        let port = master.server.address().port().to_string();
+        let replica = Server::start_with(&["--replicaof", "127.0.0.1", &port]);
         // The replica's own view is not enough: the master has to count it among those that confirm.
         while !master.run::<String>("INFO replication").contains("state=online") {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -7,11 +7,7 @@ mod recovery;
 mod sharing;
 
 use std::future::Future;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::{FromRedisValue, Value};
@@ -21,6 +17,8 @@ use super::scripts::{By, Kind, Op, Scripts};
 use super::{Address, Options, Redis, Target, answers, options};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
 use crate::info::{Holder, Mode};
+use crate::support::ports::free_port;
+use crate::support::redis as servers;
 
 /// Longer than any step of a test takes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -30,8 +28,7 @@ const TTL: Duration = Duration::from_secs(10);
 
 /// The Redis of one test, on a socket.
 struct Server {
-    child: Child,
-    folder: PathBuf,
+    server: servers::Redis,
     raw: redis::Client,
 }
 
@@ -41,41 +38,22 @@ impl Server {
     }
 
     fn start_with(more: &[&str]) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("leasehold-redis-{}-{unique}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir(&folder).unwrap();
-        let socket = folder.join("socket");
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "redis-server", "--port", "0", "--save", "", "--unixsocket"])
-            .arg(&socket)
-            .arg("--dir")
-            .arg(&folder)
-            .args(more)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let deadline = Instant::now() + LIMIT;
-        while UnixStream::connect(&socket).is_err() {
-            assert!(Instant::now() < deadline, "redis-server does not start");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let raw = redis::Client::open(format!("unix://{}", socket.display())).unwrap();
-        Self { child, folder, raw }
+        let server = servers::Redis::start_with(more);
+        let raw = redis::Client::open(format!("unix://{}", server.socket().display())).unwrap();
+        Self { server, raw }
     }
 
     /// Starts a server of a cluster, which serves no slots yet.
     fn start_clustered(more: &[&str]) -> Self {
-        // The port of the cluster's bus: the default would be the same for all tests.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-        let own = ["--bind", "127.0.0.1", "--cluster-enabled", "yes", "--cluster-port", &port];
+        // For the other servers of the cluster, which there are none of; by default all would take the same one.
+        let port = free_port().to_string();
+        let own = ["--cluster-enabled", "yes", "--cluster-port", &port];
         Self::start_with(&[&own, more].concat())
     }
 
     fn target(&self, user: Option<(&str, &str)>, database: u32) -> Target {
         Target::Server(options::Server {
-            address: Address::Unix(self.folder.join("socket")),
+            address: Address::Unix(self.server.socket()),
             username: user.map(|(name, _)| name.to_owned()),
             password: user.map(|(_, password)| password.to_owned()),
             database,
@@ -120,16 +98,7 @@ impl Server {
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
+        self.server.process().signal(signal);
     }
 }
 

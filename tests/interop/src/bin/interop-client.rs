@@ -2,13 +2,11 @@
 //!
 //! `interop-client KIND URL KEY`, with the key as it is on the server.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "how a test fails")]
-
 use std::time::{Duration, Instant};
 
 use leasehold_interop_tests::client::{HOLD, Kind, PAUSE, RETRY, TTL};
-use leasehold_interop_tests::support::child;
-use leasehold_interop_tests::support::history::History;
+use support::child;
+use support::history::History;
 
 #[expect(clippy::large_enum_variant, reason = "there is just one")]
 enum Client {

@@ -1,0 +1,14 @@
+//! env_logger prints no fields unless it is told to.
+
+use support::in_a_separate_process;
+
+use super::{Printed, a_life};
+
+#[test]
+fn a_line_of_env_logger_says_which_lock_it_is_about() {
+    in_a_separate_process!();
+    let printed = Printed::default();
+    let target = env_logger::Target::Pipe(Box::new(printed.clone()));
+    env_logger::Builder::new().filter_level(log::LevelFilter::Debug).target(target).init();
+    a_life(&printed);
+}

@@ -1,0 +1,16 @@
+//! tracing-subscriber prints no fields of records that come from `log`.
+
+use support::in_a_separate_process;
+
+use super::{Printed, a_life};
+
+#[test]
+fn a_line_of_tracing_says_which_lock_it_is_about() {
+    in_a_separate_process!();
+    let printed = Printed::default();
+    let writer = printed.clone();
+    let builder = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    // init() takes the records of `log` as well.
+    builder.with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).init();
+    a_life(&printed);
+}

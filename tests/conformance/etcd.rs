@@ -1,0 +1,12 @@
+//! The conformance suite, on a real etcd: two managers, each with a connection of its own.
+
+use leasehold::LockManager;
+use support::etcd::Etcd;
+
+async fn pair() -> (LockManager, LockManager) {
+    let url = Etcd::shared().url();
+    let connect = async |name: &str| LockManager::builder().url(&url).name(name).build().await.unwrap();
+    (connect("a").await, connect("b").await)
+}
+
+leasehold::conformance_tests!(pair);

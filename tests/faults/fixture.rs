@@ -1,0 +1,423 @@
+//! The fixture of a fault: a separate server, managers, a history, and figures.
+
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use leasehold::testing::{MemoryLink, MemoryStore};
+use leasehold::{LockError, LockGuard, LockManager, LockManagerBuilder, LockRequest};
+
+use crate::table::{Backend, Figures};
+use support::child::Child;
+use support::etcd::{Cluster, Etcd};
+use support::folder::Folder;
+use support::history::{History, Hold, What, judge};
+use support::proxy::Proxy;
+use support::redis::Redis;
+use support::{self, PATIENCE, eventually};
+
+/// The TTL where a lease is to end.
+pub(crate) const SHORT: Duration = Duration::from_secs(3);
+/// The TTL where a lease is to live through an interruption.
+pub(crate) const LONG: Duration = Duration::from_secs(9);
+/// What the figures leave for a machine that is busy with other work.
+pub(crate) const SLACK: Duration = Duration::from_secs(1);
+
+/// The server of one fault.
+pub(crate) enum Server {
+    Memory(MemoryStore),
+    Etcd(Box<Etcd>),
+    Cluster(Box<Cluster<3>>),
+    Redis(Box<Redis>),
+}
+
+impl Server {
+    fn start(backend: Backend) -> Self {
+        match backend {
+            Backend::Memory => Self::Memory(MemoryStore::new()),
+            Backend::Etcd => Self::Etcd(Box::new(Etcd::start())),
+            Backend::Redis => Self::Redis(Box::new(Redis::start())),
+        }
+    }
+
+    /// The claims, queue entries and leases on the server, without the records that expire by themselves: those of the last token and
+    /// of attempts that were given up.
+    fn left(&self) -> Vec<String> {
+        match self {
+            Self::Memory(store) => {
+                let manager = LockManager::builder().backend(store.link()).build().wait().unwrap();
+                let locks = manager.list("").wait().unwrap();
+                locks.iter().filter(|lock| lock.waiters + lock.holders.len() > 0).map(|lock| lock.key.clone()).collect()
+            }
+            Self::Etcd(etcd) => left_on(etcd),
+            Self::Cluster(cluster) => left_on(&cluster.members[0]),
+            Self::Redis(redis) => {
+                let is_record = |key: &String| ["%fence:", "%gone:"].iter().any(|kind| key.contains(kind));
+                redis.keys("*").into_iter().filter(|key| !is_record(key)).collect()
+            }
+        }
+    }
+}
+
+fn left_on(etcd: &Etcd) -> Vec<String> {
+    let leases = etcd.leases().into_iter().map(|lease| format!("lease {lease}"));
+    etcd.keys("").into_iter().chain(leases).collect()
+}
+
+/// One fault on one backend.
+pub(crate) struct Fixture {
+    backend: Backend,
+    full: bool,
+    server: OnceLock<Server>,
+    history: History,
+    folder: Folder,
+    longest: Mutex<Duration>,
+    bound: Option<(Duration, &'static str)>,
+    losses: Vec<Duration>,
+    nexts: Vec<Duration>,
+}
+
+impl Fixture {
+    pub(crate) fn new(backend: Backend, full: bool) -> Self {
+        let folder = Folder::new();
+        let history = History::open(folder.path().join("history"));
+        Self {
+            backend,
+            full,
+            server: OnceLock::new(),
+            history,
+            folder,
+            longest: Mutex::default(),
+            bound: None,
+            losses: Vec::new(),
+            nexts: Vec::new(),
+        }
+    }
+
+    /// The rounds of a fault: `full` for the document, else one.
+    pub(crate) fn rounds(&self, full: usize) -> std::ops::Range<usize> {
+        0..if self.full { full } else { 1 }
+    }
+
+    /// Whether figures for the document are wanted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// A number that differs between a full run and a check.
+    pub(crate) fn many(&self, full: usize, few: usize) -> usize {
+        if self.full { full } else { few }
+    }
+
+    pub(crate) fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Uses this server instead of one with default settings. Call it first.
+    pub(crate) fn use_server(&mut self, server: Server) {
+        assert!(self.server.set(server).is_ok(), "there is a server already");
+    }
+
+    fn server(&self) -> &Server {
+        self.server.get_or_init(|| Server::start(self.backend))
+    }
+
+    pub(crate) fn store(&self) -> &MemoryStore {
+        let Server::Memory(store) = self.server() else { panic!("not in memory") };
+        store
+    }
+
+    pub(crate) fn etcd(&self) -> &Etcd {
+        let Server::Etcd(etcd) = self.server() else { panic!("not on etcd") };
+        etcd
+    }
+
+    pub(crate) fn cluster(&self) -> &Cluster<3> {
+        let Server::Cluster(cluster) = self.server() else { panic!("not on a cluster") };
+        cluster
+    }
+
+    pub(crate) fn redis(&self) -> &Redis {
+        let Server::Redis(redis) = self.server() else { panic!("not on Redis") };
+        redis
+    }
+
+    pub(crate) fn cluster_mut(&mut self) -> &mut Cluster<3> {
+        let Some(Server::Cluster(cluster)) = self.server.get_mut() else { panic!("not on a cluster") };
+        cluster
+    }
+
+    /// Kills the server's process on the spot.
+    pub(crate) fn kill_server(&mut self) {
+        match self.server.get_mut() {
+            Some(Server::Etcd(etcd)) => etcd.kill(),
+            Some(Server::Redis(redis)) => redis.kill(),
+            _ => panic!("no process"),
+        }
+    }
+
+    /// Kills the server's process if it runs, and starts it again with what it has written.
+    pub(crate) fn restart_server(&mut self) {
+        match self.server.get_mut() {
+            Some(Server::Etcd(etcd)) => etcd.restart(),
+            Some(Server::Redis(redis)) => redis.restart(),
+            _ => panic!("no process"),
+        }
+    }
+
+    /// Stops the server's process, or the store.
+    pub(crate) fn stop_server(&self) {
+        match self.server() {
+            Server::Memory(store) => store.pause(),
+            Server::Etcd(etcd) => etcd.process().stop(),
+            Server::Redis(redis) => redis.process().stop(),
+            Server::Cluster(_) => panic!("which member?"),
+        }
+    }
+
+    pub(crate) fn resume_server(&self) {
+        match self.server() {
+            Server::Memory(store) => store.resume(),
+            Server::Etcd(etcd) => etcd.process().resume(),
+            Server::Redis(redis) => redis.process().resume(),
+            Server::Cluster(_) => panic!("which member?"),
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        match self.server() {
+            Server::Memory(_) => panic!("a private store has no URL"),
+            Server::Etcd(etcd) => etcd.url(),
+            Server::Cluster(cluster) => cluster.url(),
+            Server::Redis(redis) => redis.url(),
+        }
+    }
+
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Settings of a manager with a connection of its own.
+    pub(crate) fn builder(&self, ttl: Duration) -> LockManagerBuilder {
+        match self.server() {
+            Server::Memory(store) => self.at(LockManager::builder().backend(store.link()), ttl),
+            _ => self.at(LockManager::builder().url(self.url()), ttl),
+        }
+    }
+
+    /// Sets the TTL, which [`finish`](Self::finish) waits for.
+    pub(crate) fn at(&self, builder: LockManagerBuilder, ttl: Duration) -> LockManagerBuilder {
+        let mut longest = self.longest.lock().unwrap();
+        *longest = ttl.max(*longest);
+        builder.ttl(ttl)
+    }
+
+    pub(crate) fn manager(&self, ttl: Duration) -> LockManager {
+        self.builder(ttl).build().wait().unwrap()
+    }
+
+    /// A manager whose timeout is this short, and the network between it and the server.
+    pub(crate) fn behind(&self, ttl: Duration, timeout: Duration) -> (Wire, LockManager) {
+        let (wire, builder) = match self.server() {
+            Server::Memory(store) => {
+                let link = store.link();
+                (Wire::Link(link.clone()), LockManager::builder().backend(link))
+            }
+            Server::Etcd(etcd) => proxied(Proxy::start(etcd.address()), "etcd"),
+            Server::Redis(redis) => proxied(Proxy::start(redis.address()), "redis"),
+            Server::Cluster(_) => panic!("in front of which member?"),
+        };
+        (wire, self.at(builder, ttl).name("behind").timeout(timeout).build().wait().unwrap())
+    }
+
+    /// Locks, and records the hold.
+    pub(crate) fn hold(&self, manager: &LockManager, key: &str) -> Held {
+        self.hold_as(manager.lock(key).timeout(PATIENCE))
+    }
+
+    pub(crate) fn hold_as(&self, request: LockRequest) -> Held {
+        self.record(request.wait().unwrap())
+    }
+
+    /// Records a hold that was just acquired.
+    pub(crate) fn record(&self, guard: LockGuard) -> Held {
+        let hold = self.history.acquired(&guard);
+        Held { guard, hold }
+    }
+
+    /// Locks on a separate thread, and is in the queue when this returns.
+    pub(crate) fn wait_for(&self, manager: &LockManager, key: &str) -> Waiting {
+        let waiting = self.waiting(manager.lock(key));
+        eventually("the waiter is in the queue", || (manager.info(key).wait().ok()??.waiters > 0).then_some(()));
+        waiting
+    }
+
+    /// Locks on a separate thread.
+    pub(crate) fn waiting(&self, request: LockRequest) -> Waiting {
+        let (history, (got, answer)) = (self.history.clone(), channel());
+        std::thread::spawn(move || {
+            let guard = request.wait();
+            let held = guard.map(|guard| {
+                let hold = history.acquired(&guard);
+                Held { guard, hold }
+            });
+            let _ = got.send((held, Instant::now()));
+        });
+        Waiting(answer)
+    }
+
+    /// Starts a process that runs a function of this test with the server's URL, the folder with the history, the key and the TTL,
+    /// and waits until it is ready.
+    pub(crate) fn child(&self, role: &str, key: &str, ttl: Duration) -> Child {
+        self.child_at(&self.url(), role, key, ttl)
+    }
+
+    pub(crate) fn child_at(&self, url: &str, role: &str, key: &str, ttl: Duration) -> Child {
+        let mut longest = self.longest.lock().unwrap();
+        *longest = ttl.max(*longest);
+        let (folder, ttl) = (self.folder.path().to_str().unwrap(), ttl.as_millis().to_string());
+        let mut child = Child::of_this_test(role, &[url, folder, key, &ttl]);
+        child.expect("ready");
+        child
+    }
+
+    /// A hold was lost, so long after the fault.
+    pub(crate) fn loss(&mut self, after: Duration) {
+        self.losses.push(after);
+    }
+
+    /// The next holder had the lock, so long after the fault or the release.
+    pub(crate) fn next(&mut self, after: Duration) {
+        self.nexts.push(after);
+    }
+
+    /// The server itself ends a live hold: overlaps up to this long, and what the words add, cannot be avoided.
+    pub(crate) fn allow(&mut self, bound: Duration, words: &'static str) {
+        self.bound = Some((bound, words));
+    }
+
+    /// Judges the history, and checks what is left on the server once all leases must have ended.
+    pub(crate) fn finish(self) -> Figures {
+        let deadline = Instant::now() + *self.longest.lock().unwrap() + SLACK;
+        let left = loop {
+            let left = self.server().left();
+            if left.is_empty() || Instant::now() > deadline {
+                break left;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let records = self.history.records();
+        let all = judge(&records, Duration::ZERO);
+        // A busy machine may report a loss late.
+        let bound = self.bound.map_or(Duration::ZERO, |(bound, _)| bound + SLACK);
+        let beyond = judge(&records, bound).violations;
+        let acquired = |what: What| matches!(what, What::Acquired { .. });
+        Figures {
+            holds: records.iter().filter(|record| acquired(record.what)).count(),
+            overlaps: all.violations,
+            bound: self.bound,
+            beyond,
+            losses: self.losses,
+            nexts: self.nexts,
+            left,
+        }
+    }
+}
+
+fn proxied(proxy: Proxy, scheme: &str) -> (Wire, LockManagerBuilder) {
+    let url = format!("{scheme}://{}", proxy.address());
+    (Wire::Proxy(proxy), LockManager::builder().url(url))
+}
+
+/// What is between a manager and its server.
+pub(crate) enum Wire {
+    Link(MemoryLink),
+    Proxy(Proxy),
+}
+
+impl Wire {
+    pub(crate) fn cut(&self) {
+        match self {
+            Self::Link(link) => link.partition(),
+            Self::Proxy(proxy) => proxy.cut(),
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        match self {
+            Self::Link(link) => link.heal(),
+            Self::Proxy(proxy) => proxy.heal(),
+        }
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        let Self::Proxy(proxy) = self else { panic!("no proxy in memory") };
+        proxy
+    }
+}
+
+/// A hold that is recorded.
+pub(crate) struct Held {
+    pub(crate) guard: LockGuard,
+    hold: Hold,
+}
+
+impl Held {
+    pub(crate) fn token(&self) -> u64 {
+        self.guard.token().get()
+    }
+
+    /// Waits for the loss. Returns when it was reported.
+    pub(crate) fn lost(&self) -> Instant {
+        let (_, at) = support::lost(&self.guard);
+        self.hold.lost();
+        at
+    }
+
+    /// # Errors
+    ///
+    /// Those of the unlock.
+    pub(crate) fn try_unlock(self) -> Result<(), LockError> {
+        self.hold.released();
+        self.guard.unlock().wait()
+    }
+
+    pub(crate) fn unlock(self) {
+        self.try_unlock().unwrap();
+    }
+
+    /// Drops the guard. Returns how long that took.
+    pub(crate) fn drop(self) -> Duration {
+        self.hold.released();
+        let start = Instant::now();
+        drop(self.guard);
+        start.elapsed()
+    }
+
+    /// The guard alone, right before it is dropped somewhere else.
+    pub(crate) fn release(self) -> LockGuard {
+        self.hold.released();
+        self.guard
+    }
+}
+
+/// A lock that was asked for on another thread.
+pub(crate) struct Waiting(Receiver<(Result<Held, LockError>, Instant)>);
+
+impl Waiting {
+    /// Waits for the lock. Returns when it was acquired.
+    pub(crate) fn got(&self) -> (Held, Instant) {
+        let (held, at) = self.result();
+        (held.unwrap(), at)
+    }
+
+    /// Waits for the answer.
+    pub(crate) fn result(&self) -> (Result<Held, LockError>, Instant) {
+        self.0.recv_timeout(2 * PATIENCE).expect("an answer")
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.0.try_recv(), Err(TryRecvError::Empty))
+    }
+}

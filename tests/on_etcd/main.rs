@@ -1,0 +1,17 @@
+//! What etcd does, and what is done to it: outages, clusters, users, other clients, limits and sizes.
+
+mod auth;
+mod cluster;
+mod durations;
+mod etcdctl;
+mod fencing;
+mod ghosts;
+mod input;
+mod loss;
+mod mixed_crowd;
+mod monitored;
+mod outages;
+mod proxied;
+mod recovery;
+mod unpolled;
+mod watches;

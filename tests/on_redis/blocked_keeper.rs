@@ -1,0 +1,58 @@
+//! A waker that blocks holds up the background thread of the process.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use leasehold::testing::MemoryStore;
+use leasehold::{LockManager, Loss};
+use parking_lot::Mutex;
+use support::redis::Redis;
+use support::{eventually, in_a_separate_process, lost};
+
+/// Blocks the thread that wakes it, until its other end is dropped.
+struct Blocks(Mutex<Receiver<()>>);
+
+impl Wake for Blocks {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.lock().recv();
+    }
+}
+
+#[test]
+fn a_waker_that_blocks_delays_no_loss_of_a_handover_by_message() {
+    in_a_separate_process!();
+    let server = Redis::start();
+    let connect = || LockManager::connect(server.url()).wait().unwrap();
+    let (a, b) = (connect(), connect());
+    let store = MemoryStore::new();
+    let memory = LockManager::builder().backend(store.link()).build().wait().unwrap();
+    let stuck = memory.lock("stuck").wait().unwrap();
+    let (end, blocked) = channel();
+    let waker = Waker::from(Arc::new(Blocks(Mutex::new(blocked))));
+    let mut loss = stuck.lost();
+    assert!(loss.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+
+    let first = a.lock("k").wait().unwrap();
+    let waiting = std::thread::spawn({
+        let request = b.lock("k");
+        move || request.wait().unwrap()
+    });
+    eventually("it waits", || (a.info("k").wait().unwrap()?.waiters == 1).then_some(()));
+    drop(first);
+    let guard = waiting.join().unwrap();
+    // It cannot be confirmed from here on, and the keeper cannot fire its loss.
+    server.process().stop();
+    drop(store.steal("stuck"));
+    let stopped = Instant::now();
+    // Unless it was confirmed before the stop: then it is as good as its TTL.
+    if guard.remaining() < Duration::from_secs(3) {
+        let (cause, _) = lost(&guard);
+        assert_eq!(cause, Loss::Unreachable);
+        assert!(stopped.elapsed() < Duration::from_secs(3), "late: {:?}", stopped.elapsed());
+    }
+    server.process().resume();
+    drop(end);
+}

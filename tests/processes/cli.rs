@@ -1,0 +1,515 @@
+//! The command line, as a process, on real servers. Each test is a function of a server's URL.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use leasehold::{LockGuard, LockManager};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::process::Process;
+use support::program;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Makes a test of each function, on a server that all share, and of those that have one of their own.
+macro_rules! cli_tests {
+    ($backend:ident: $server:ty) => {
+        cli_tests! {
+            $backend: $server;
+            the_command_runs_under_the_lock_and_its_status_is_passed_on
+            one_waits_for_the_other
+            who_is_late_is_told_so_by_the_status
+            what_cannot_be_run_releases_the_lock
+            a_lost_lock_stops_the_command
+            a_command_that_will_not_stop_is_killed
+            signals_are_passed_on
+            a_signal_while_waiting_leaves_nothing
+            locks_are_shown
+            a_change_of_holder_is_watched
+            wrong_arguments_are_told_from_failures
+            a_reader_that_has_gone_is_no_failure
+            the_command_does_not_find_the_password
+            force_unlock_takes_only_what_it_has_shown;
+            a_server_that_stops_is_a_loss_in_time
+            an_outage_does_not_end_a_watch
+            an_outage_while_waiting_is_told_from_a_holder
+            force_unlock_asks_first
+        }
+    };
+    ($backend:ident: $server:ty; $($shared:ident)*; $($own:ident)*) => {
+        mod $backend {
+            $(
+                #[test]
+                fn $shared() {
+                    super::$shared(&<$server>::shared().url());
+                }
+            )*
+            $(
+                #[test]
+                fn $own() {
+                    let server = <$server>::start();
+                    super::$own(&server.url(), server.process());
+                }
+            )*
+        }
+    };
+}
+
+cli_tests!(etcd: support::etcd::Etcd);
+cli_tests!(redis: support::redis::Redis);
+
+fn command(url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program::command_line());
+    command.env("LEASEHOLD_URL", url).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn output(url: &str, arguments: &[&str]) -> Output {
+    command(url, arguments).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn manager(url: &str) -> LockManager {
+    LockManager::connect(url).wait().unwrap()
+}
+
+fn hold(manager: &LockManager, key: &str) -> LockGuard {
+    manager.lock(key).timeout(LIMIT).wait().unwrap()
+}
+
+/// A command that runs, with what it prints.
+struct Running {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Its exit status and what it had to say.
+    fn end(mut self) -> (i32, String) {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code().unwrap(), said)
+    }
+}
+
+fn the_command_runs_under_the_lock_and_its_status_is_passed_on(url: &str) {
+    let script = "echo $LEASEHOLD_KEY $LEASEHOLD_TOKEN; exit 7";
+    let output = output(url, &["run", "cli/env", "--", "sh", "-c", script]);
+    assert_eq!(code(&output), 7, "{output:?}");
+    let printed = text(&output.stdout);
+    let (key, token) = printed.trim().split_once(' ').unwrap();
+    assert_eq!(key, "cli/env");
+    let guard = hold(&manager(url), "cli/env");
+    assert!(guard.token().get() > token.parse().unwrap());
+}
+
+fn one_waits_for_the_other(url: &str) {
+    let mut first = Running::start(command(url, &["run", "cli/two", "--", "sh", "-c", "echo in; read line; exit 0"]));
+    // Its standard input is empty, so this ends at once; the point is the order of the tokens.
+    assert_eq!(first.line(), "in");
+    let second = output(url, &["run", "cli/two", "--", "true"]);
+    assert_eq!(code(&second), 0, "{second:?}");
+    assert_eq!(first.end().0, 0);
+}
+
+fn who_is_late_is_told_so_by_the_status(url: &str) {
+    let manager = manager(url);
+    let guard = hold(&manager, "cli/busy");
+    let busy = output(url, &["run", "cli/busy", "--try", "--", "echo", "never"]);
+    assert_eq!((code(&busy), text(&busy.stdout)), (121, String::new()), "{busy:?}");
+    let late = output(url, &["run", "cli/busy", "--timeout", "300ms", "--", "echo", "never"]);
+    assert_eq!((code(&late), text(&late.stdout)), (122, String::new()), "{late:?}");
+    assert!(text(&late.stderr).contains("cli/busy"), "{late:?}");
+    guard.unlock().wait().unwrap();
+    let shared = manager.lock("cli/busy").shared().wait().unwrap();
+    assert_eq!(code(&output(url, &["run", "cli/busy", "--try", "--shared", "--", "true"])), 0);
+    drop(shared);
+}
+
+fn what_cannot_be_run_releases_the_lock(url: &str) {
+    assert_eq!(code(&output(url, &["run", "cli/none", "--", "no-such-command-anywhere"])), 127);
+    assert_eq!(code(&output(url, &["run", "cli/none", "--", "/etc/passwd"])), 126);
+    assert_eq!(code(&output(url, &["who", "cli/none"])), 1);
+}
+
+fn a_lost_lock_stops_the_command(url: &str) {
+    let script = r#"trap 'echo stopped; exit 0' TERM; echo in; while :; do sleep 0.1; done"#;
+    let mut running = Running::start(command(url, &["run", "cli/lost", "--", "sh", "-c", script]));
+    assert_eq!(running.line(), "in");
+    manager(url).force_unlock("cli/lost").wait().unwrap();
+    assert_eq!(running.line(), "stopped");
+    let (code, said) = running.end();
+    assert_eq!(code, 120, "{said}");
+    assert!(said.contains("cli/lost") && said.contains("revoked"), "{said}");
+}
+
+fn a_command_that_will_not_stop_is_killed(url: &str) {
+    let script = "trap '' TERM; echo in; while :; do sleep 0.1; done";
+    let arguments = ["run", "cli/stubborn", "--grace", "300ms", "--", "sh", "-c", script];
+    let mut running = Running::start(command(url, &arguments));
+    assert_eq!(running.line(), "in");
+    manager(url).force_unlock("cli/stubborn").wait().unwrap();
+    let (code, said) = running.end();
+    assert_eq!(code, 120, "{said}");
+    assert!(said.contains("killing"), "{said}");
+}
+
+fn a_server_that_stops_is_a_loss_in_time(url: &str, server: &Process) {
+    let script = "trap 'echo stopped; exit 0' TERM; echo in; while :; do sleep 0.1; done";
+    let arguments = ["run", "cli/stopped", "--ttl", "3s", "--", "sh", "-c", script];
+    let mut running = Running::start(command(url, &arguments));
+    assert_eq!(running.line(), "in");
+    let start = Instant::now();
+    server.stop();
+    assert_eq!(running.line(), "stopped");
+    assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
+    let (code, said) = running.end();
+    assert_eq!(code, 120, "{said}");
+}
+
+fn signals_are_passed_on(url: &str) {
+    let script = r#"trap 'exit 42' USR1; echo in; while :; do sleep 0.1; done"#;
+    let mut running = Running::start(command(url, &["run", "cli/signal", "--", "sh", "-c", script]));
+    assert_eq!(running.line(), "in");
+    running.send(Signal::USR1);
+    assert_eq!(running.end().0, 42);
+    let mut running = Running::start(command(url, &["run", "cli/signal", "--", "sh", "-c", "echo in; sleep 60"]));
+    assert_eq!(running.line(), "in");
+    running.send(Signal::TERM);
+    assert_eq!(running.end().0, 128 + 15);
+    assert_eq!(code(&output(url, &["who", "cli/signal"])), 1, "released");
+}
+
+fn a_signal_while_waiting_leaves_nothing(url: &str) {
+    let manager = manager(url);
+    let guard = hold(&manager, "cli/waiting");
+    let running = Running::start(command(url, &["run", "cli/waiting", "--", "echo", "never"]));
+    let waiters = || manager.info("cli/waiting").wait().unwrap().unwrap().waiters;
+    let start = Instant::now();
+    while waiters() == 0 {
+        assert!(start.elapsed() < LIMIT);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.send(Signal::TERM);
+    assert_eq!(running.end().0, 128 + 15);
+    assert_eq!(waiters(), 0);
+    drop(guard);
+}
+
+fn locks_are_shown(url: &str) {
+    let manager = LockManager::builder().url(url).name("cli-test").build().wait().unwrap();
+    let _one = hold(&manager, "cli/show/one");
+    let _two = manager.lock("cli/show/two").shared().wait().unwrap();
+    let table = text(&output(url, &["ls", "cli/show/"]).stdout);
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    assert!(lines[0].starts_with("KEY") && lines[1].contains("exclusive") && lines[2].contains("shared"), "{table}");
+    assert!(lines[1].contains("cli-test"), "{table}");
+    let json: Value = serde_json::from_slice(&output(url, &["ls", "cli/show/", "--json"]).stdout).unwrap();
+    assert_eq!((&json[0]["key"], &json[1]["mode"]), (&"cli/show/one".into(), &"shared".into()), "{json}");
+    assert_eq!(json[0]["holders"][0]["pid"], std::process::id());
+    let who: Value = serde_json::from_slice(&output(url, &["who", "cli/show/one", "--json"]).stdout).unwrap();
+    assert_eq!(who["holders"][0]["name"], "cli-test");
+    let free = output(url, &["who", "cli/show/nobody", "--json"]);
+    assert_eq!((code(&free), text(&free.stdout).trim()), (1, "null"));
+}
+
+fn a_change_of_holder_is_watched(url: &str) {
+    let manager = manager(url);
+    let mut watching = Running::start(command(url, &["watch", "cli/watched", "--interval", "50ms"]));
+    assert!(watching.line().ends_with("free"));
+    let guard = hold(&manager, "cli/watched");
+    assert!(watching.line().contains("exclusive"));
+    guard.unlock().wait().unwrap();
+    assert!(watching.line().ends_with("free"));
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+}
+
+fn force_unlock_asks_first(url: &str, _server: &Process) {
+    let manager = manager(url);
+    let (guard, other) = (hold(&manager, "forced"), hold(&manager, "other"));
+    let answer = |answer: &str, more: &[&str]| {
+        let mut command = command(url, &[&["force-unlock", "forced"], more].concat());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let refused = answer("n\n", &[]);
+    assert_eq!(code(&refused), 1);
+    assert!(text(&refused.stderr).contains("holds other as well"), "{refused:?}");
+    assert!(!guard.is_lost());
+    let alone = answer("y\n", &["--key-only"]);
+    assert_eq!((code(&alone), text(&alone.stdout).contains("forced")), (0, true), "{alone:?}");
+    assert_eq!(futures::executor::block_on(guard.lost()), leasehold::Loss::Revoked);
+    assert!(!other.is_lost());
+    let again = hold(&manager, "forced");
+    let all = answer("", &["--yes"]);
+    futures::executor::block_on(again.lost());
+    // On etcd the holder's other locks are on the same lease. On Redis there are no leases.
+    let (released, takes_others) = if url.starts_with("etcd") { ("forced, other", true) } else { ("forced", false) };
+    assert!(text(&all.stdout).trim_end().ends_with(&format!(": {released}")), "{all:?}");
+    if takes_others {
+        futures::executor::block_on(other.lost());
+    }
+    assert_eq!(other.is_lost(), takes_others);
+    assert!(text(&answer("", &["--yes"]).stdout).contains("was free"));
+}
+
+/// `force-unlock` that has shown the holder and waits for an answer.
+struct Asked(Child);
+
+impl Asked {
+    fn start(url: &str, key: &str, more: &[&str]) -> Self {
+        let mut command = command(url, &[&["force-unlock", key], more].concat());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut shown, errors) = (Vec::new(), child.stderr.as_mut().unwrap());
+        while !shown.ends_with(b"[y/N] ") {
+            let mut byte = [0];
+            assert_eq!(errors.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&shown));
+            shown.extend(byte);
+        }
+        Self(child)
+    }
+
+    fn answer(mut self, answer: &str) -> Output {
+        self.0.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+        self.0.wait_with_output().unwrap()
+    }
+}
+
+fn force_unlock_takes_only_what_it_has_shown(url: &str) {
+    let named = |name: &str| LockManager::builder().url(url).name(name).build().wait().unwrap();
+    let (first, second) = (named("first-one"), named("second-one"));
+    for more in [&[][..], &["--key-only"]] {
+        let (shown, other) = (hold(&first, "cli/shown"), hold(&first, "cli/shown/other"));
+        let asked = Asked::start(url, "cli/shown", more);
+        shown.unlock().wait().unwrap();
+        let next = hold(&second, "cli/shown");
+        let answered = asked.answer("y\n");
+        assert_eq!((code(&answered), text(&answered.stdout)), (1, String::new()), "{answered:?}");
+        let said = text(&answered.stderr);
+        assert!(said.contains("second-one") && said.contains("left alone"), "{said}");
+        assert!(next.lost().now_or_never().is_none() && other.lost().now_or_never().is_none());
+        next.renew().wait().unwrap();
+        other.renew().wait().unwrap();
+    }
+    let shown = hold(&first, "cli/shown");
+    let asked = Asked::start(url, "cli/shown", &["--json"]);
+    shown.unlock().wait().unwrap();
+    let answered = asked.answer("y\n");
+    let eviction: Value = serde_json::from_slice(&answered.stdout).unwrap();
+    assert_eq!((code(&answered), &eviction["released"]), (0, &Value::Array(Vec::new())), "{answered:?}");
+    let shown = hold(&first, "cli/shown");
+    let answered = Asked::start(url, "cli/shown", &["--key-only"]).answer("y\n");
+    assert_eq!(code(&answered), 0, "{answered:?}");
+    assert!(text(&answered.stdout).contains("taken from first-one"), "{answered:?}");
+    assert_eq!(futures::executor::block_on(shown.lost()), leasehold::Loss::Revoked);
+}
+
+fn a_reader_that_has_gone_is_no_failure(url: &str) {
+    let _held = hold(&manager(url), "cli/pipe");
+    let nobody = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    for (arguments, status) in [
+        (&["ls"][..], 0),
+        (&["ls", "--json"], 0),
+        (&["who", "cli/pipe"], 0),
+        (&["who", "cli/pipe/nobody"], 1),
+        (&["watch", "cli/pipe"], 0),
+        (&["force-unlock", "--yes", "cli/pipe/nobody"], 0),
+        (&["completions", "bash"], 0),
+        (&["run", "--help"], 0),
+    ] {
+        let output = command(url, arguments).stdout(nobody()).output().unwrap();
+        assert_eq!((code(&output), text(&output.stderr)), (status, String::new()), "{arguments:?}");
+    }
+    // Nor is one of what goes wrong.
+    for (arguments, status) in [
+        (&["run", "cli/pipe", "--try", "--", "true"][..], 121),
+        (&["run", "cli/pipe/free", "--", "no-such-command-anywhere"], 127),
+        (&["run", "cli/pipe"], 125),
+        (&["who", "bad\nkey"], 123),
+    ] {
+        let output = command(url, arguments).stderr(nobody()).output().unwrap();
+        assert_eq!(code(&output), status, "{arguments:?}");
+    }
+}
+
+fn the_command_does_not_find_the_password(url: &str) {
+    for arguments in [&["run", "cli/secret"][..], &["--url", url, "run", "cli/secret"]] {
+        let output = output(url, &[arguments, &["--", "env"]].concat());
+        let printed = text(&output.stdout);
+        assert!(code(&output) == 0 && printed.contains("LEASEHOLD_KEY"), "{:?}", output.status);
+        assert!(!printed.contains("LEASEHOLD_URL") && !printed.contains(url));
+    }
+}
+
+fn an_outage_while_waiting_is_told_from_a_holder(url: &str, server: &Process) {
+    let url = format!("{url}?timeout=500ms");
+    let manager = manager(&url);
+    let _guard = hold(&manager, "outage");
+    let waiting = Running::start(command(&url, &["run", "outage", "--timeout", "4s", "--", "echo", "never"]));
+    support::eventually("it waits", || (manager.info("outage").wait().ok().flatten()?.waiters == 1).then_some(()));
+    server.stop();
+    let (code, said) = waiting.end();
+    server.resume();
+    assert_eq!(code, 123, "{said}");
+}
+
+fn an_outage_does_not_end_a_watch(url: &str, server: &Process) {
+    let url = format!("{url}?timeout=500ms");
+    let mut watching = Running::start(command(&url, &["watch", "watched", "--interval", "50ms"]));
+    let mut errors = BufReader::new(watching.child.stderr.take().unwrap());
+    let mut said = || {
+        let mut line = String::new();
+        errors.read_line(&mut line).unwrap();
+        line
+    };
+    assert!(watching.line().ends_with("free"));
+    for mode in ["exclusive", "shared"] {
+        server.stop();
+        let outage = said();
+        assert!(outage.contains("watched") && outage.contains("trying on"), "{outage}");
+        // There is time for many more tries.
+        std::thread::sleep(Duration::from_millis(1500));
+        server.resume();
+        let back = said();
+        assert!(back.contains("answers again"), "{back}");
+        let manager = manager(&url);
+        let request = manager.lock("watched").timeout(LIMIT);
+        let guard = if mode == "shared" { request.shared() } else { request }.wait().unwrap();
+        assert!(watching.line().contains(mode));
+        guard.unlock().wait().unwrap();
+        assert!(watching.line().ends_with("free"));
+    }
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+}
+
+/// What others have put on the server, by key, name of the holder and ms since 1970. One of the keys begins a terminal sequence.
+fn names_are_escaped_where_they_are_shown(url: &str, put: impl Fn(&str, &str, u64)) {
+    let hostile = "\u{1b}[2J\n\u{202e}";
+    let long = "n".repeat(1000);
+    put("cli/odd/\u{1b}[2J", "key", 0);
+    put("cli/odd/name", hostile, 1_700_000_000_000);
+    put("cli/odd/long", &long, 1_700_000_000_000);
+    put("cli/odd/late", "late", u64::MAX);
+    let shown = |output: &Output| {
+        let printed = text(&output.stdout) + &text(&output.stderr);
+        let is_plain = |char: char| char == '\n' || !char.is_control() && char != '\u{202e}';
+        assert!(printed.chars().all(is_plain), "{printed:?}");
+        assert!(printed.lines().all(|line| line.chars().count() < 800), "{printed}");
+        printed
+    };
+    let listed = output(url, &["ls", "cli/odd/"]);
+    let table = shown(&listed);
+    assert_eq!((code(&listed), table.lines().count()), (0, 5), "{table}");
+    assert!(table.contains(r"cli/odd/\u{1b}[2J") && table.contains(r"\u{1b}[2J\u{a}\u{202e} (pid 7"), "{table}");
+    // On Redis, it is the server that dates a hold.
+    assert!(url.starts_with("redis") || table.contains("1970-01-01T00:00:00Z"), "{table}");
+    assert!(!table.contains(&long), "{table}");
+    let json: Value = serde_json::from_slice(&output(url, &["ls", "cli/odd/", "--json"]).stdout).unwrap();
+    let names: Vec<_> =
+        json.as_array().unwrap().iter().map(|lock| lock["holders"][0]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["key", "late", &long, hostile]);
+    for (arguments, status) in [
+        (&["who", "cli/odd/name"][..], 0),
+        (&["who", "cli/odd/late"], 0),
+        (&["run", "cli/odd/name", "--timeout", "100ms", "--", "true"], 122),
+        (&["run", "cli/odd/long", "--timeout", "100ms", "--", "true"], 122),
+        (&["force-unlock", "cli/odd/name"], 1),
+        (&["force-unlock", "--yes", "cli/odd/name"], 0),
+    ] {
+        let output = output(url, arguments);
+        let printed = shown(&output);
+        assert_eq!(code(&output), status, "{arguments:?}: {printed}");
+        assert!(!arguments.contains(&"cli/odd/name") || printed.contains(r"\u{1b}[2J\u{a}\u{202e}"), "{printed}");
+    }
+    let mut watching = Running::start(command(url, &["watch", "cli/odd/long"]));
+    assert!(watching.line().chars().count() < 400);
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+}
+
+#[test]
+fn names_on_etcd_are_escaped_where_they_are_shown() {
+    let server = support::etcd::Etcd::shared();
+    names_are_escaped_where_they_are_shown(&server.url(), |key, name, asked_at| {
+        let segment = key.replace('/', "%2F").replace('\u{1b}', "%1B");
+        let claim = serde_json::json!({
+            "v": 1, "name": name, "host": "h", "pid": 7, "manager": "m", "mode": "exclusive", "asked_at": asked_at
+        });
+        server.etcdctl(&["put", &format!("leasehold/{segment}/1-2"), &claim.to_string()]);
+    });
+}
+
+#[test]
+fn names_on_redis_are_escaped_where_they_are_shown() {
+    let server = support::redis::Redis::shared();
+    names_are_escaped_where_they_are_shown(&server.url(), |key, name, asked_at| {
+        let token = format!("0000000000000005:0000000000000abc:x1:30000:{asked_at}:7:h:{name}");
+        server.cli(&["SET", &format!("lock:{key}"), &token]);
+    });
+}
+
+fn wrong_arguments_are_told_from_failures(url: &str) {
+    assert_eq!(code(&output(url, &["run", "cli/usage"])), 125, "no command");
+    assert_eq!(code(&output(url, &["run", "cli/usage", "--try", "--timeout", "1s", "--", "true"])), 125, "either or");
+    assert_eq!(code(&output(url, &["list"])), 125, "no such subcommand");
+    assert_eq!(code(&output(url, &["run", "--help"])), 0);
+    assert_eq!(code(&output(url, &["run", "bad\nkey", "--", "true"])), 123);
+}
+
+#[test]
+fn what_goes_wrong_is_said_without_secrets() {
+    let nobody = ["etcd", "redis"].map(|scheme| format!("{scheme}://joe:hush-hush@127.0.0.1:1?timeout=300ms"));
+    for url in nobody.iter().map(String::as_str).chain(["nothing://here"]) {
+        let output = output(url, &["ls"]);
+        assert_eq!(code(&output), 123, "{output:?}");
+        assert!(!output.stderr.is_empty() && !text(&output.stderr).contains("hush-hush"), "{output:?}");
+    }
+    let mut missing = command("", &["ls"]);
+    let missing = missing.env_remove("LEASEHOLD_URL").output().unwrap();
+    assert_eq!(code(&missing), 123);
+    assert!(text(&missing.stderr).contains("LEASEHOLD_URL"), "{missing:?}");
+}
+
+#[test]
+fn help_and_completions_teach() {
+    let help = text(&output("", &["run", "--help"]).stdout);
+    for word in ["120", "121", "122", "123", "125", "126", "127", "LEASEHOLD_TOKEN", "--grace", "leasehold run --try"] {
+        assert!(help.contains(word), "{word} in {help}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(text(&output("", &["completions", shell]).stdout).contains("force-unlock"), "{shell}");
+    }
+}

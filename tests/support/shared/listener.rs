@@ -1,0 +1,55 @@
+//! Connections that are served on a separate thread.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::JoinHandle;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+/// Listens on a free port. Its connections end when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    address: SocketAddr,
+    end: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Calls `serve` for each connection, in the order in which they come, and runs what it returns beside the others.
+    pub fn start<F>(mut serve: impl FnMut(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (ready, address) = std::sync::mpsc::channel();
+        let (end, is_ended) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+                ready.send(listener.local_addr().unwrap()).unwrap();
+                let accept = async {
+                    loop {
+                        if let Ok((client, _)) = listener.accept().await {
+                            tokio::spawn(serve(client));
+                        }
+                    }
+                };
+                futures::future::select(std::pin::pin!(accept), is_ended).await;
+            });
+        });
+        Self { address: address.recv().unwrap(), end: Some(end), thread: Some(thread) }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What the library's unit tests use as well: real servers, processes, the network between them, and random walks.
+//!
+//! They include this folder by its path, so it knows nothing of the library.
+
+#[cfg(feature = "etcd")]
+pub mod etcd;
+pub mod folder;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub mod listener;
+#[cfg(feature = "etcd")]
+pub mod peers;
+pub mod ports;
+pub mod process;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub mod proxy;
+#[cfg(feature = "redis")]
+pub mod redis;
+pub mod walk;
+
+use std::time::{Duration, Instant};
+
+/// The time within which what has to happen happens, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `probe` gives something.
+///
+/// # Panics
+///
+/// After [`PATIENCE`], with what `what` says.
+pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,258 @@
+//! Real Redis servers, each on a free port and a socket in a temporary folder.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+use super::folder::Folder;
+use super::ports::free_port;
+use super::process::Process;
+
+/// A server. It is killed, and its data removed, when this is dropped.
+#[derive(Debug)]
+pub struct Redis {
+    process: Process,
+    folder: Folder,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    address: SocketAddr,
+}
+
+impl Redis {
+    /// Starts a server that keeps nothing on its disk.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot, with the server's log.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with more arguments, which go before ours where they differ.
+    pub fn start_with(more: &[&str]) -> Self {
+        Self::start_in(more, |_| Vec::new())
+    }
+
+    /// Starts a server whose clock can be [set](Self::set_clock).
+    pub fn start_with_clock() -> Self {
+        let printed = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
+        let library = printed.unwrap_or_else(|error| panic!("cannot run faketime: {error}")).stdout;
+        let library = String::from_utf8_lossy(&library).trim().to_owned();
+        Self::start_in(&[], |folder| {
+            without_jemalloc(folder);
+            set_clock(folder, Duration::ZERO);
+            let (clock, folder) = (clock(folder).display().to_string(), folder.path().display().to_string());
+            // The file is read again at each look at the clock, and only the time of day is another.
+            [("LD_PRELOAD", &*library), ("FAKETIME_TIMESTAMP_FILE", &clock), ("FAKETIME_NO_CACHE", "1")]
+                .into_iter()
+                .chain([("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("LD_LIBRARY_PATH", &folder)])
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect()
+        })
+    }
+
+    /// Puts the clock of the server ahead of the machine's.
+    pub fn set_clock(&self, ahead: Duration) {
+        set_clock(&self.folder, ahead);
+    }
+
+    fn start_in(more: &[&str], environment: impl Fn(&Folder) -> Vec<(String, String)>) -> Self {
+        // Another process may take the port between our look and the server's.
+        for _ in 0..4 {
+            if let Ok(server) = Self::try_start(more, &environment) {
+                return server;
+            }
+        }
+        Self::try_start(more, &environment).unwrap_or_else(|log| panic!("redis-server does not start:\n{log}"))
+    }
+
+    /// Starts a replica, and waits until it has what the master has.
+    pub fn start_replica(&self) -> Self {
+        let port = self.address.port().to_string();
+        let replica = Self::start_with(&["--replicaof", "127.0.0.1", &port]);
+        super::eventually("the replica is up to date", || {
+            let is_up = replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
+            // The master has to count it among those that confirm.
+            let is_online = self.cli(&["INFO", "replication"]).contains("state=online");
+            (is_up && is_online).then_some(())
+        });
+        replica
+    }
+
+    /// Returns the server that all tests of this process share. Each uses keys of its own, and nobody stops it.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Redis> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn try_start(more: &[&str], environment: impl Fn(&Folder) -> Vec<(String, String)>) -> Result<Self, String> {
+        let (port, folder) = (free_port(), Folder::new());
+        let own = [
+            ("--bind", "127.0.0.1".to_owned()),
+            ("--port", port.to_string()),
+            ("--dir", folder.path().display().to_string()),
+            ("--unixsocket", socket(&folder).display().to_string()),
+            ("--save", String::new()),
+            ("--appendonly", "no".to_owned()),
+            // A replica gets all it needs at once.
+            ("--repl-diskless-sync-delay", "0".to_owned()),
+        ];
+        let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+        let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
+        let environment = environment(&folder);
+        let process = launch(&arguments, &environment, &folder);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut server = Self { process, folder, arguments, environment, address };
+        server.wait_until_up()?;
+        Ok(server)
+    }
+
+    /// The address for clients.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL for a manager.
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// The URL for a manager, by the socket.
+    pub fn unix_url(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    /// The socket for clients on this machine.
+    pub fn socket(&self) -> PathBuf {
+        socket(&self.folder)
+    }
+
+    /// The process, to stop it or to resume it.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The folder with its data.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
+    /// Kills it on the spot. Its port, and what it has written, are kept.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Kills it if it is up, and starts it again, with what it has written if it writes anything.
+    pub fn restart(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.process.kill();
+            self.process = launch(&self.arguments, &self.environment, &self.folder);
+            match self.wait_until_up() {
+                Ok(()) => return,
+                // Its port may be in use for a moment, by a connection from there for example.
+                Err(log) => assert!(Instant::now() < deadline, "redis-server does not start again:\n{log}"),
+            }
+        }
+    }
+
+    /// Runs a command and returns what redis-cli prints.
+    ///
+    /// # Panics
+    ///
+    /// If it fails, with what it says.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = self.cli_command().arg("-e").args(arguments).stdin(Stdio::null()).output();
+        let output = output.unwrap_or_else(|error| panic!("cannot run redis-cli: {error}"));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "redis-cli {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        text(&output.stdout).trim_end().to_owned()
+    }
+
+    /// A redis-cli for this server, to be given arguments.
+    pub fn cli_command(&self) -> Command {
+        let mut command = Command::new("redis-cli");
+        command.arg("-s").arg(self.socket());
+        command
+    }
+
+    /// The names that match a pattern, in order.
+    pub fn keys(&self, pattern: &str) -> Vec<String> {
+        let printed = self.cli(&["KEYS", pattern]);
+        let mut keys: Vec<_> = printed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    fn wait_until_up(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if UnixStream::connect(self.socket()).is_ok() && self.has_loaded() {
+                return Ok(());
+            }
+            if let Some(status) = self.process.ended() {
+                return Err(format!("{status}\n{}", self.log()));
+            }
+            if Instant::now() > deadline {
+                return Err(format!("no answer within {PATIENCE:?}\n{}", self.log()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether it answers. Who has a password is up as well.
+    fn has_loaded(&self) -> bool {
+        let output = self.cli_command().arg("PING").stdin(Stdio::null()).output();
+        output.is_ok_and(|output| {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            said.contains("PONG") || said.contains("NOAUTH")
+        })
+    }
+}
+
+fn socket(folder: &Folder) -> PathBuf {
+    folder.path().join("socket")
+}
+
+/// Puts a library there by which the server uses the system's allocator: libfaketime and jemalloc need each other to begin with, and
+/// the process hangs.
+fn without_jemalloc(folder: &Folder) {
+    let source = folder.path().join("jemalloc.c");
+    let text = "#include <stddef.h>\nint mallctl(void) { return 2; }\nvoid malloc_stats_print(void) {}\n\
+        size_t nallocx(size_t size, int flags) { return size; }\n";
+    std::fs::write(&source, text).unwrap();
+    let library = source.with_file_name("libjemalloc.so.2");
+    let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(library).arg(source).status();
+    assert!(status.unwrap_or_else(|error| panic!("cannot run cc: {error}")).success());
+}
+
+fn clock(folder: &Folder) -> PathBuf {
+    folder.path().join("clock")
+}
+
+fn set_clock(folder: &Folder, ahead: Duration) {
+    // In one step: the server reads it all the time.
+    let new = clock(folder).with_extension("new");
+    std::fs::write(&new, format!("+{}\n", ahead.as_secs_f64())).unwrap();
+    std::fs::rename(new, clock(folder)).unwrap();
+}
+
+fn launch(arguments: &[String], environment: &[(String, String)], folder: &Folder) -> Process {
+    let log = File::options().create(true).append(true).open(folder.path().join("log")).unwrap();
+    // Valkey, for example.
+    let program = std::env::var("LEASEHOLD_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    Process::spawn(program, |command| {
+        command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    })
+}
