@@ -3,13 +3,13 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use crate::engine::{Hold, Share};
 use crate::error::{LockError, Result};
 use crate::info::Loss;
 use crate::lease::Listener;
-use crate::process::wakers;
+use crate::process::{foreign, wakers};
 
 /// The future of a hold's loss; see [`LockGuard::lost`](crate::LockGuard::lost). It can outlive the guard.
 ///
@@ -21,6 +21,8 @@ struct Watch {
     hold: Arc<Hold>,
     claim: Listener,
     lease: Listener,
+    /// The waker that is registered, and how often the signals had fired before: while all stay the same, a poll costs no lock.
+    registered: Option<(Waker, u64, u64)>,
 }
 
 impl Lost {
@@ -41,14 +43,19 @@ impl Lost {
 
 impl Watch {
     fn new(hold: Arc<Hold>) -> Self {
-        Self { hold, claim: Listener::default(), lease: Listener::default() }
+        Self { hold, claim: Listener::default(), lease: Listener::default(), registered: None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Loss> {
         let held = &self.hold.held;
-        if !self.hold.has_ended() && !held.is_forked() {
+        let fired = (held.signal.fired(), held.cell.signal.fired());
+        let is_same =
+            |(waker, claim, lease): &(Waker, u64, u64)| (*claim, *lease) == fired && waker.will_wake(cx.waker());
+        if !self.registered.as_ref().is_some_and(is_same) && !self.hold.has_ended() && !held.is_forked() {
             held.signal.listen(&mut self.claim, cx.waker());
             held.cell.signal.listen(&mut self.lease, cx.waker());
+            let before = self.registered.replace((foreign::cloned(cx.waker()), fired.0, fired.1));
+            foreign::drop_all(before.map(|(waker, ..)| waker));
         }
         self.hold.loss(held.now()).map_or(Poll::Pending, Poll::Ready)
     }
@@ -60,6 +67,7 @@ impl Drop for Watch {
         if !held.is_forked() {
             held.signal.forget(&mut self.claim);
             held.cell.signal.forget(&mut self.lease);
+            foreign::drop_all(self.registered.take().map(|(waker, ..)| waker));
         }
     }
 }

@@ -472,7 +472,8 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         };
         // Shared tries wait for the answer to the one that is on its way: they may all get in by it.
         let clear = self.queue.is_empty() || (terms.mode == Mode::Shared && self.queue.has_only_shared_tries());
-        clear && !self.tenures.iter().any(|(_, tenure)| excluded(tenure))
+        // From the newest on, which is alive if any is, unless it was lost alone.
+        clear && !self.tenures.iter().rev().any(|(_, tenure)| excluded(tenure))
     }
 
     /// Gives an emptied grant to the first waiter, if it may have it.
@@ -530,9 +531,12 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     /// Makes the first waiter the claimant if there is reason to go to the backend.
     fn promote(&mut self, now: Timestamp) -> bool {
         let Some(waiter) = self.queue.first() else { return false };
+        // Only the newest grant can be exclusive and alive.
         let comes_by_itself =
-            |tenure: &Tenure<G>| tenure.terms.mode == Mode::Exclusive && self.fits(tenure, waiter.terms, now);
-        if self.claimant != Claimant::Nobody || self.tenures.iter().any(|(_, tenure)| comes_by_itself(tenure)) {
+            self.tenures.iter().next_back().is_some_and(|(_, tenure)| {
+                tenure.terms.mode == Mode::Exclusive && self.fits(tenure, waiter.terms, now)
+            });
+        if self.claimant != Claimant::Nobody || comes_by_itself {
             return false;
         }
         self.claimant = Claimant::Waiter(waiter.ticket);

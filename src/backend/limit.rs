@@ -35,6 +35,11 @@ impl Limit {
         Timestamp::from_nanos(self.until.load(Ordering::Acquire))
     }
 
+    /// Whether it has not been lifted.
+    pub(crate) fn is_set(&self) -> bool {
+        self.until.load(Ordering::Acquire) != u64::MAX
+    }
+
     /// Whether more than half of the time remains.
     pub(crate) fn is_fresh(&self, now: Timestamp) -> bool {
         self.until().since(now) > self.ttl / 2

@@ -68,7 +68,7 @@ async fn keep(engine: Arc<Engine>) {
             }
             renewals.next().await;
         };
-        let (timer, changed, renewed) = (pin!(tokio::time::sleep(pause)), pin!(sessions.changed()), pin!(renewed));
+        let (timer, changed, renewed) = (pin!(tokio::time::sleep(pause)), pin!(base.changed()), pin!(renewed));
         match select(select(timer, changed), select(renewed, &mut ended)).await {
             Either::Right((Either::Right(_), _)) => return,
             Either::Left(_) | Either::Right(_) => {}

@@ -6,8 +6,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::lifecycle::Lifecycle;
+use super::lookup_gate::LookupGate;
 use super::recovery::Recovery;
 use super::stats::Counters;
+use tokio::sync::Notify;
+
 use crate::arbiter::Handover;
 use crate::backend::{AttemptId, Backend};
 use crate::clock::{Clock, Timestamp};
@@ -67,6 +70,9 @@ pub(crate) struct Base {
     pub(crate) counters: Counters,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) recovery: Recovery,
+    pub(super) lookups: LookupGate,
+    /// Has the keeper check the leases, and for an outage.
+    changed: Notify,
 }
 
 impl Base {
@@ -81,6 +87,8 @@ impl Base {
             holder: Arc::new(Holder::this_process(&defaults.name)),
             counters: Counters::new(defaults.name.clone()),
             lifecycle: Lifecycle::default(),
+            lookups: LookupGate::default(),
+            changed: Notify::new(),
             backend,
             clock,
             keeper,
@@ -130,7 +138,22 @@ impl Base {
         limit: Duration,
         call: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(self.no_answer(limit)))
+        let answer = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| Err(self.no_answer(limit)));
+        if answer.is_err() {
+            // It may be the first sign of an outage.
+            self.check_now();
+        }
+        answer
+    }
+
+    /// Has the keeper check the leases, and for an outage, now.
+    pub(super) fn check_now(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Ends with the next [call for a check](Self::check_now).
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Runs `call` inside the keeper's tokio context and gives up after the manager's timeout.

@@ -42,9 +42,9 @@ impl HeldGrant {
     ) -> Arc<Self> {
         let (lost, signal) = (LossFlag::default(), Signal::default());
         let held = Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal });
-        if held.grant.limit.is_some() {
+        if let Some(limit) = &held.grant.limit {
             let limited: Weak<HeldGrant> = Arc::downgrade(&held);
-            held.sessions.watch_limit(limited);
+            held.sessions.watch_limit(limit.clone(), limited);
         }
         held
     }

@@ -30,8 +30,17 @@ pub(super) struct Leases {
 struct Kept {
     cell: Arc<LeaseCell>,
     due: Timestamp,
+    /// How many times it was scheduled.
+    scheduled: u64,
     /// The key that is held on it, where it is for one claim.
     key: Option<Arc<str>>,
+}
+
+/// A lease that is due.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) cell: Arc<LeaseCell>,
+    scheduled: u64,
 }
 
 #[derive(Debug)]
@@ -56,17 +65,13 @@ impl Leases {
         self.cells.drain().map(|(_, kept)| kept.cell).collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.cells.is_empty()
-    }
-
     pub(super) fn get(&self, id: LeaseId) -> Option<Arc<LeaseCell>> {
         self.cells.get(&id).map(|kept| kept.cell.clone())
     }
 
     pub(super) fn keep(&mut self, cell: Arc<LeaseCell>, due: Timestamp) {
         self.due.insert((due, cell.id()));
-        self.cells.insert(cell.id(), Kept { cell, due, key: None });
+        self.cells.insert(cell.id(), Kept { cell, due, scheduled: 0, key: None });
     }
 
     /// Notes the key that is held on a lease for one claim.
@@ -94,7 +99,16 @@ impl Leases {
         if let Some(kept) = self.cells.get_mut(&id) {
             self.due.remove(&(kept.due, id));
             kept.due = due;
+            kept.scheduled += 1;
             self.due.insert((due, id));
+        }
+    }
+
+    /// The same after a check, unless it has been scheduled meanwhile.
+    pub(super) fn schedule_checked(&mut self, checked: &Due, due: Timestamp) {
+        let id = checked.cell.id();
+        if self.cells.get(&id).is_some_and(|kept| kept.scheduled == checked.scheduled) {
+            self.schedule(id, due);
         }
     }
 
@@ -103,18 +117,62 @@ impl Leases {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Takes those that are due by now; each has to be [scheduled](Self::schedule) again, or forgotten.
-    pub(super) fn take_due(&mut self, now: Timestamp) -> Vec<Arc<LeaseCell>> {
-        let mut taken = Vec::new();
-        while let Some((_, id)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
-            self.due.pop_first();
-            taken.extend(self.get(id));
-        }
-        taken
+    /// Those that are due by now, and over without their loss having been found.
+    pub(super) fn unnoticed(&self, now: Timestamp) -> Vec<Arc<LeaseCell>> {
+        let due = self.due.iter().take_while(|(due, _)| *due <= now);
+        let cells = due.filter_map(|(_, id)| self.cells.get(id)).map(|kept| &kept.cell);
+        cells.filter(|cell| now >= cell.deadline() && !cell.is_known_lost()).cloned().collect()
     }
 
-    /// All that are over by now, whatever their due times.
-    pub(super) fn past_deadline(&self, now: Timestamp) -> Vec<Arc<LeaseCell>> {
-        self.cells.values().filter(|kept| now >= kept.cell.deadline()).map(|kept| kept.cell.clone()).collect()
+    /// Those that are due by now. Each stays due until it is [scheduled](Self::schedule_checked) again, or forgotten.
+    pub(super) fn due(&self, now: Timestamp) -> Vec<Due> {
+        let due = self.due.iter().take_while(|(due, _)| *due <= now);
+        let kept = due.filter_map(|(_, id)| self.cells.get(id));
+        kept.map(|kept| Due { cell: kept.cell.clone(), scheduled: kept.scheduled }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Lease;
+    use crate::lease::Policy;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_nanos(millis * 1_000_000)
+    }
+
+    fn table() -> (Leases, Arc<LeaseCell>) {
+        let lease = Lease::new(LeaseId(1), Duration::from_secs(30), at(0), false);
+        let cell = Arc::new(LeaseCell::new(lease, Policy { auto_renew: true, max_hold: None }));
+        let mut leases = Leases::default();
+        leases.keep(cell.clone(), at(1));
+        (leases, cell)
+    }
+
+    /// A hold whose age is limited begins while the lease is checked: the check knows nothing of the limit.
+    #[test]
+    fn what_is_scheduled_during_a_check_stays() {
+        let (mut leases, cell) = table();
+        for soon in [at(0), at(5)] {
+            let due = leases.due(at(10));
+            assert_eq!(due.len(), 1);
+            leases.schedule(cell.id(), soon);
+            leases.schedule_checked(&due[0], at(10_000));
+            assert_eq!(leases.next_due(), Some(soon));
+        }
+        let due = leases.due(at(10));
+        leases.schedule_checked(&due[0], at(10_000));
+        assert_eq!(leases.next_due(), Some(at(10_000)));
+        assert!(leases.due(at(10)).is_empty());
+    }
+
+    #[test]
+    fn what_is_forgotten_during_a_check_is_not_scheduled() {
+        let (mut leases, cell) = table();
+        let due = leases.due(at(10));
+        leases.forget(&cell);
+        leases.schedule_checked(&due[0], at(20));
+        assert_eq!(leases.next_due(), None);
     }
 }

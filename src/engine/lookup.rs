@@ -18,6 +18,9 @@ pub(crate) type Lookup = Shared<BoxFuture<'static, Result<Option<Holder>, Backen
 /// For how long an answer, or a question under way, is good for others as well.
 pub(crate) const FRESH: Duration = Duration::from_millis(200);
 
+/// How long a caller waits for an answer at most.
+pub(super) const LONGEST: Duration = Duration::from_secs(1);
+
 /// The last time that the server was asked about a key.
 #[derive(Debug, Default)]
 pub(super) struct LastLookup(Mutex<Option<(Timestamp, Lookup)>>);
@@ -35,7 +38,15 @@ impl LastLookup {
         let (reply, answer) = oneshot::channel();
         let (asker, key) = (base.clone(), key.clone());
         base.keeper.spawn(async move {
+            let _turn = asker.lookups.turn().await;
+            if asker.now().since(now) > LONGEST {
+                // Its callers have given up.
+                return;
+            }
             let found = asker.answer(asker.defaults.timeout, asker.backend.inspect(&key)).await;
+            if found.is_ok() {
+                asker.lookups.answered(asker.now());
+            }
             // The callers may have gone.
             let _ = reply.send(found.map(|info| info.and_then(|info| info.holders.into_iter().next())));
         });

@@ -30,7 +30,7 @@ pub(super) fn leases_are_over(engine: &Arc<Engine>, over: Vec<Over>) {
     if over.is_empty() {
         return;
     }
-    let keys: Vec<Arc<str>> = over.iter().filter_map(|(cell, _)| engine.sessions.forget(cell)).collect();
+    let keys: Vec<Arc<str>> = engine.sessions.forget_all(over.iter().map(|(cell, _)| cell));
     let mut has_session = false;
     for (cell, cause) in over.iter().filter(|(cell, _)| cell.is_session()) {
         has_session = true;

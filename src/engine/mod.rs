@@ -4,6 +4,7 @@
 
 pub(crate) mod acquire;
 pub(crate) mod acquire_all;
+mod asked_renewals;
 mod background;
 mod base;
 mod cleanup;
@@ -16,6 +17,7 @@ mod keys;
 mod leases;
 mod lifecycle;
 mod lookup;
+mod lookup_gate;
 mod losses;
 mod options;
 mod outage;

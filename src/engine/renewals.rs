@@ -2,15 +2,35 @@
 
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
+use super::base::closed;
 use super::sessions::{ROUND, Sessions};
 use crate::backend::Lease;
 use crate::error::{BackendError, ErrorKind};
 use crate::lease::LeaseCell;
 use crate::process::report::debug;
 
-/// Renews one lease now. Fails if there was no proof of its life.
-pub(crate) async fn renew(sessions: &Sessions, cell: &Arc<LeaseCell>) -> Result<(), BackendError> {
-    renew_all(sessions, vec![cell.clone()]).await.into_iter().next().unwrap_or(Ok(()))
+/// Renews one lease, by a request that is sent from now on. Fails if there was no proof of its life.
+///
+/// All that ask while another request is under way share the next one.
+pub(crate) async fn renew(sessions: &Arc<Sessions>, cell: &Arc<LeaseCell>) -> Result<(), BackendError> {
+    let (reply, answer) = oneshot::channel();
+    if let Some(mut turn) = sessions.asked.join(cell.id(), reply) {
+        let (sessions, cell) = (sessions.clone(), cell.clone());
+        let keeper = sessions.base.keeper.clone();
+        // On the keeper: the others depend on it.
+        keeper.spawn(async move {
+            while let Some(waiting) = turn.next() {
+                let outcome = renew_all(&sessions, vec![cell.clone()]).await.pop().unwrap_or(Ok(()));
+                for reply in waiting {
+                    // Some may have given up.
+                    let _ = reply.send(outcome.clone());
+                }
+            }
+        });
+    }
+    answer.await.unwrap_or_else(|_| Err(closed()))
 }
 
 /// Renews leases by one call of the backend. One answer for each, in their order.
@@ -46,6 +66,6 @@ pub(super) async fn renew_all(sessions: &Sessions, cells: Vec<Arc<LeaseCell>>) -
     let failures = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
     sessions.outage_log.report_renewals(base, failures.clone().find(|error| error.kind() != ErrorKind::LeaseLost));
     sessions.schedule(cells.iter().map(|cell| (cell.id(), now)));
-    sessions.check_now();
+    base.check_now();
     outcomes
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
+use super::asked_renewals::AskedRenewals;
 use super::base::{Base, closed};
 use super::cleanup::{Cleanup, Job};
 use super::leases::{Leases, Opened, Opening, Session};
 use super::outage::OutageLog;
 use crate::arbiter::Terms;
-use crate::backend::{Lease, LeaseId};
+use crate::backend::{Lease, LeaseId, Limit};
 use crate::clock::Timestamp;
 use crate::error::BackendError;
 use crate::info::Loss;
@@ -25,6 +26,8 @@ use crate::process::report::info;
 
 /// How often the clock is compared while there are leases: tokio's timers do not count suspend.
 pub(super) const ROUND: Duration = Duration::from_millis(100);
+/// How late the keeper may be with a loss before another thread notifies it. Less than the safety margin of the shortest TTL.
+const GRACE: Duration = Duration::from_millis(2);
 
 /// The leases of one manager.
 #[derive(Debug)]
@@ -32,12 +35,14 @@ pub(crate) struct Sessions {
     pub(crate) base: Arc<Base>,
     pub(super) cleanup: Arc<Cleanup>,
     leases: Mutex<Leases>,
-    changed: Notify,
     /// Grants that end sooner than their leases unless they are confirmed.
-    limited: Mutex<Vec<Weak<dyn Limited>>>,
+    limited: Mutex<Vec<(Limit, Weak<dyn Limited>)>>,
+    pub(super) asked: AskedRenewals,
     pub(super) outage_log: OutageLog,
-    /// When the keeper last checked the leases.
-    last_round: AtomicU64,
+    /// Grows with each lease that the keeper checks.
+    progress: AtomicU64,
+    /// The progress at the last check of the keeper.
+    seen: AtomicU64,
     /// Whether a thread notifies losses in the keeper's place.
     is_rescuing: AtomicBool,
 }
@@ -65,15 +70,15 @@ pub(super) struct Round {
 
 impl Sessions {
     pub(super) fn new(base: Arc<Base>, cleanup: Arc<Cleanup>) -> Arc<Self> {
-        let last_round = AtomicU64::new(base.now().as_nanos());
         Arc::new(Self {
             base,
             cleanup,
             leases: Mutex::default(),
-            changed: Notify::new(),
             limited: Mutex::default(),
+            asked: AskedRenewals::default(),
             outage_log: OutageLog::default(),
-            last_round,
+            progress: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
             is_rescuing: AtomicBool::new(false),
         })
     }
@@ -171,7 +176,7 @@ impl Sessions {
             let name = self.base.name();
             info!(target: "leasehold", name = name, lease:% = lease.id; "{name}: session {} established, TTL {:?}", lease.id, lease.ttl);
         }
-        self.check_now();
+        self.base.check_now();
         self.base.keeper.rouse();
         if self.base.lifecycle.is_closed() {
             // A close may have drained the table before this was in it.
@@ -186,6 +191,12 @@ impl Sessions {
         self.leases.lock().forget(cell)
     }
 
+    /// The same for many at once.
+    pub(super) fn forget_all<'a>(&self, cells: impl Iterator<Item = &'a Arc<LeaseCell>>) -> Vec<Arc<str>> {
+        let mut leases = self.leases.lock();
+        cells.filter_map(|cell| leases.forget(cell)).collect()
+    }
+
     /// Renews the lease of one claim no more; a session goes on.
     pub(super) fn forget_own(&self, cell: &Arc<LeaseCell>) {
         if !cell.is_session() {
@@ -197,6 +208,14 @@ impl Sessions {
     pub(crate) fn end(&self, cell: Arc<LeaseCell>) {
         self.forget(&cell);
         self.cleanup.run(cell, Job::Revoke);
+    }
+
+    /// Why the last renewal of the session for this TTL failed, if it did.
+    pub(super) fn failure(&self, ttl: Duration) -> Option<BackendError> {
+        match self.leases.lock().session(ttl)? {
+            Session::Open(cell) => cell.failure(),
+            Session::Opening(_) => None,
+        }
     }
 
     /// Removes and returns all leases.
@@ -216,24 +235,14 @@ impl Sessions {
     }
 
     /// Has the loss of this grant notified in time where the keeper does not go round.
-    pub(super) fn watch_limit(&self, grant: Weak<dyn Limited>) {
-        self.limited.lock().push(grant);
-    }
-
-    /// Has the keeper check the leases now.
-    pub(crate) fn check_now(&self) {
-        self.changed.notify_one();
-    }
-
-    /// Ends with the next call for a check.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+    pub(super) fn watch_limit(&self, limit: Limit, grant: Weak<dyn Limited>) {
+        self.limited.lock().push((limit, grant));
     }
 
     /// A lease may be over sooner than it was due.
     pub(super) fn set_due_now(&self, cell: &LeaseCell) {
         self.schedule([(cell.id(), Timestamp::from_nanos(0))]);
-        self.check_now();
+        self.base.check_now();
     }
 
     pub(super) fn schedule(&self, due: impl IntoIterator<Item = (LeaseId, Timestamp)>) {
@@ -246,54 +255,80 @@ impl Sessions {
     /// Costs O(log n) for each that is due.
     pub(super) fn round(&self) -> Round {
         let now = self.base.now();
-        self.last_round.store(now.as_nanos(), Ordering::Release);
-        let cells = self.leases.lock().take_due(now);
+        let all_due = self.leases.lock().due(now);
         let (mut round, mut later) = (Round::default(), Vec::new());
-        for cell in cells {
-            match cell.step(now) {
-                Step::Sleep(until) => later.push((cell.id(), until)),
+        for due in all_due {
+            self.progress.fetch_add(1, Ordering::Relaxed);
+            match due.cell.step(now) {
+                Step::Sleep(until) => later.push((due, until)),
                 Step::Renew => {
-                    later.push((cell.id(), cell.deadline()));
-                    round.renew.push(cell);
+                    let deadline = due.cell.deadline();
+                    round.renew.push(due.cell.clone());
+                    later.push((due, deadline));
                 }
-                Step::Lost(cause) => round.over.push((cell, cause)),
+                Step::Lost(cause) => round.over.push((due.cell, cause)),
             }
         }
-        self.schedule(later);
-        round.next = self.leases.lock().next_due();
+        let mut leases = self.leases.lock();
+        // Waking listeners may have taken a while: what was scheduled meanwhile stays as it is.
+        later.iter().for_each(|(due, until)| leases.schedule_checked(due, *until));
+        round.next = leases.next_due();
         round
     }
 }
 
+impl Sessions {
+    /// Which leases and limited grants are over and not notified, and when the next one may be: for a thread that does not wait for
+    /// the keeper. Nothing while the keeper goes on, however late it is.
+    fn overdue(&self, now: Timestamp) -> (Overdue, Option<Timestamp>) {
+        let late = now - GRACE;
+        let mut overdue = Overdue::default();
+        let mut next = self.leases.lock().next_due();
+        let is_due = next.is_some_and(|due| due <= late);
+        let progress = self.progress.load(Ordering::Relaxed);
+        if is_due && self.seen.swap(progress, Ordering::Relaxed) == progress {
+            overdue.leases = self.leases.lock().unnoticed(now);
+        }
+        self.limited.lock().retain(|(limit, grant)| {
+            let until = limit.until();
+            let is_over = until <= late;
+            if is_over {
+                overdue.grants.extend(grant.upgrade());
+            } else if limit.is_set() {
+                next = Some(next.map_or(until, |next| next.min(until)));
+            }
+            !is_over && limit.is_set() && grant.strong_count() > 0
+        });
+        (overdue, next)
+    }
+}
+
+/// What is over and not notified.
+#[derive(Default)]
+struct Overdue {
+    leases: Vec<Arc<LeaseCell>>,
+    grants: Vec<Arc<dyn Limited>>,
+}
+
 impl Watched for Sessions {
-    fn check(self: Arc<Self>) -> bool {
+    fn check(self: Arc<Self>) -> Option<Duration> {
         let now = self.base.now();
-        let last_round = Timestamp::from_nanos(self.last_round.load(Ordering::Acquire));
-        let is_held_up = now.since(last_round) > ROUND;
-        let limited: Vec<_> = {
-            let mut limited = self.limited.lock();
-            limited.retain(|grant| grant.strong_count() > 0);
-            if is_held_up { limited.iter().filter_map(Weak::upgrade).collect() } else { Vec::new() }
-        };
-        let (has_any, late) = {
-            let leases = self.leases.lock();
-            (!leases.is_empty(), if is_held_up { leases.past_deadline(now) } else { Vec::new() })
-        };
-        if !(late.is_empty() && limited.is_empty()) && !self.is_rescuing.swap(true, Ordering::AcqRel) {
+        let (overdue, next) = self.overdue(now);
+        if !(overdue.leases.is_empty() && overdue.grants.is_empty()) && !self.is_rescuing.swap(true, Ordering::AcqRel) {
             // On a separate thread: a waker that blocks may hold up the keeper, and be called again here.
             let sessions = self.clone();
             let fire = move || {
-                late.iter().for_each(|cell| _ = cell.loss(now));
-                limited.iter().for_each(|grant| grant.check_limit(now));
+                overdue.leases.iter().for_each(|cell| _ = cell.loss(now));
+                overdue.grants.iter().for_each(|grant| grant.check_limit(now));
                 // Where it is the last to have one, it ends a manager, which must not be waited for here.
-                sessions.base.keeper.spawn(async move { drop(limited) });
+                sessions.base.keeper.spawn(async move { drop(overdue.grants) });
                 sessions.is_rescuing.store(false, Ordering::Release);
             };
             if std::thread::Builder::new().name("leasehold-losses".into()).spawn(fire).is_err() {
                 self.is_rescuing.store(false, Ordering::Release);
             }
         }
-        has_any
+        next.map(|next| (next + GRACE).since(now))
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Engine;
+use super::lookup::LONGEST;
 use crate::arbiter::Overdue;
 use crate::process::report::warn;
 
@@ -12,8 +13,6 @@ use crate::process::report::warn;
 const LONG: Duration = Duration::from_secs(60);
 /// How often to check.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// How long the server has to say who holds the key.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Logs each hold and each wait that has lasted for a minute, once.
 pub(super) fn report_slow(engine: &Engine) {
@@ -27,11 +26,11 @@ pub(super) fn report_slow(engine: &Engine) {
         if waited {
             let (base, entry) = (engine.base.clone(), entry.clone());
             engine.base.keeper.spawn(async move {
-                let holder = match timeout(PATIENCE, entry.look_up()).await {
+                let holder = match timeout(LONGEST, entry.look_up()).await {
                     Ok(Ok(Some(holder))) => format!("held by {holder}"),
                     Ok(Ok(None)) => "held by an unknown client".to_owned(),
                     Ok(Err(error)) => error.to_string(),
-                    Err(_) => base.no_answer(PATIENCE).to_string(),
+                    Err(_) => base.no_answer(LONGEST).to_string(),
                 };
                 let (name, key) = (base.name(), entry.key.as_ref());
                 let own = if own { ", by another owner of the same task or thread" } else { "" };

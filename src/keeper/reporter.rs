@@ -10,13 +10,15 @@ use parking_lot::Mutex;
 
 use crate::process::report::{self, Job};
 
-/// How often to look after the keeper while anything is held.
+/// How often to check the keeper at least while anything is held.
 const EVERY: Duration = Duration::from_millis(50);
+/// And at most.
+const SHORTEST: Duration = Duration::from_millis(2);
 
 /// What the keeper looks after, as the second thread sees it.
 pub(crate) trait Watched: Send + Sync {
-    /// Notifies the losses that are overdue if the keeper does not. Returns whether there can be any later.
-    fn check(self: Arc<Self>) -> bool;
+    /// Notifies the losses that are overdue, because the keeper has not. Returns when there can be one again, if there can be any.
+    fn check(self: Arc<Self>) -> Option<Duration>;
 }
 
 /// The second thread, as its keeper sees it. It ends after the keeper.
@@ -70,12 +72,12 @@ impl Reporter {
 
 impl Shared {
     fn run(&self, queue: &Receiver<Job>) {
-        let mut checked = Instant::now();
+        let (mut checked, mut pause) = (Instant::now(), EVERY);
         loop {
             let job = if self.asleep.load(Ordering::Acquire) {
                 queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
-                queue.recv_timeout(EVERY.saturating_sub(checked.elapsed()))
+                queue.recv_timeout(pause.saturating_sub(checked.elapsed()))
             };
             match job {
                 Ok(job) => {
@@ -85,18 +87,20 @@ impl Shared {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if checked.elapsed() >= EVERY {
+            if checked.elapsed() >= pause {
                 checked = Instant::now();
                 self.asleep.store(true, Ordering::Release);
-                if self.check() {
+                let next = self.check();
+                pause = next.unwrap_or(EVERY).clamp(SHORTEST, EVERY);
+                if next.is_some() {
                     self.asleep.store(false, Ordering::Release);
                 }
             }
         }
     }
 
-    fn check(&self) -> bool {
+    fn check(&self) -> Option<Duration> {
         let watched: Vec<_> = self.watched.lock().iter().filter_map(Weak::upgrade).collect();
-        watched.into_iter().filter(|watched| watched.clone().check()).count() > 0
+        watched.into_iter().filter_map(|watched| watched.check()).min()
     }
 }

@@ -69,10 +69,14 @@ impl LeaseCell {
         *self.failure.lock() = None;
     }
 
+    /// Why the last renewal failed, if it did.
+    pub(crate) fn failure(&self) -> Option<BackendError> {
+        self.failure.lock().clone()
+    }
+
     /// What to add to a loss for this cause: why it was not renewed.
     pub(crate) fn because(&self, cause: Loss) -> String {
-        let failure = self.failure.lock().clone();
-        let failure = failure.filter(|_| matches!(cause, Loss::Expired | Loss::Unreachable));
+        let failure = self.failure().filter(|_| matches!(cause, Loss::Expired | Loss::Unreachable));
         failure.map(|error| format!("; the last renewal failed: {error}")).unwrap_or_default()
     }
 
@@ -92,6 +96,11 @@ impl LeaseCell {
             None => self.update(now, |_| ()),
             lost => lost,
         }
+    }
+
+    /// Whether the loss has been found.
+    pub(crate) fn is_known_lost(&self) -> bool {
+        self.lost.get().is_some()
     }
 
     /// The same in a forked child, where another thread of the parent may have the mutex for ever.

@@ -1,6 +1,7 @@
 //! Wakes everyone who listens, once.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use parking_lot::Mutex;
@@ -11,6 +12,8 @@ use crate::process::foreign;
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     listeners: Mutex<Listeners>,
+    /// How many times it has fired, each of which has ended all registrations.
+    fired: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -53,9 +56,18 @@ impl Signal {
         }
     }
 
+    /// How many times it has fired.
+    pub(crate) fn fired(&self) -> u64 {
+        self.fired.load(Ordering::Acquire)
+    }
+
     /// Wakes all listeners; their places are gone.
     pub(crate) fn fire(&self) {
-        let wakers = std::mem::take(&mut self.listeners.lock().wakers);
+        let wakers = {
+            let mut listeners = self.listeners.lock();
+            self.fired.fetch_add(1, Ordering::Release);
+            std::mem::take(&mut listeners.wakers)
+        };
         wakers.into_values().for_each(foreign::wake);
     }
 }

@@ -1,6 +1,6 @@
 //! The names of locks on etcd, for the fuzz targets.
 
-use crate::backend::etcd::codec::Names;
+use crate::backend::etcd::names::Names;
 
 /// How keys are written on etcd.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ mod foreign_code;
 mod interleavings;
 mod keeper;
 mod keeper_thread;
+mod layers;
 mod loggers;
 mod logs;
 mod metrics;

@@ -18,7 +18,11 @@ struct Bystander(LockGuard);
 
 impl Bystander {
     fn new() -> Self {
-        let manager = LockManager::builder().ttl(Duration::from_millis(300)).build().wait().unwrap();
+        let manager = LockManager::builder()
+            .ttl(if cfg!(debug_assertions) { Duration::from_secs(2) } else { Duration::from_millis(300) })
+            .build()
+            .wait()
+            .unwrap();
         Self(manager.lock("k").wait().unwrap())
     }
 

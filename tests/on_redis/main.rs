@@ -7,4 +7,5 @@ mod hostile;
 mod outages;
 mod refusals;
 mod releases;
+mod renewals;
 mod unpolled;

@@ -1,23 +1,23 @@
-//! What the server's answers say, as far as it can be true.
+//! Checked values from the server's answers.
 //!
-//! Nothing here trusts a server: each number is checked before anything is computed from it. `None` means that no etcd gives such
-//! an answer; the caller turns that into an error, or ignores it.
+//! No server is trusted: each number is checked before anything is computed from it. `None` means that no etcd gives such an answer;
+//! the caller turns that into an error, or ignores it.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbResponseHeader, PbWatchResponse};
 
-use super::txn::signed;
+use super::names::signed;
 use crate::backend::LeaseId;
 
-/// Revisions of the store, and versions of keys. Tokens are made of such a revision, and have room for no more.
+/// Valid revisions of the store, and versions of keys. A token contains such a revision, and has room for no more.
 const REVISIONS: Range<i64> = 1..1 << 53;
 
-/// A TTL that was asked for is raised to one and a half election timeouts of the cluster, which are 50 s at most.
+/// The longest TTL that etcd grants for a shorter request: one and a half election timeouts, each of 50 s at most.
 const RAISED: Duration = Duration::from_secs(75);
 
-/// The longest TTL that etcd grants to anybody.
+/// The longest TTL that etcd grants to any client.
 const LONGEST: Duration = Duration::from_secs(9_000_000_000);
 
 /// The type of an event that is a deletion. etcd-client's own way to read it panics at a type that it does not know.
@@ -44,7 +44,7 @@ pub(super) fn key(found: PbKeyValue) -> Option<PbKeyValue> {
     known.then_some(found)
 }
 
-/// Reads the keys of a range, which has an `end` of its own, or is one name.
+/// Reads the keys of a range up to `end`, which is empty for a single name.
 pub(super) fn range(found: PbRangeResponse, start: &[u8], end: &[u8]) -> Option<Vec<PbKeyValue>> {
     let inside = |name: &[u8]| match end {
         [] => name == start,
@@ -55,13 +55,13 @@ pub(super) fn range(found: PbRangeResponse, start: &[u8], end: &[u8]) -> Option<
     found.kvs.into_iter().map(|found| key(found).filter(|found| inside(&found.key))).collect()
 }
 
-/// Reads the TTL of a lease for which `asked` was asked. `None` if the lease has ended.
-pub(super) fn ttl(seconds: i64, asked: Duration) -> Option<Duration> {
+/// Reads the granted TTL of a lease. `None` if the lease has ended.
+pub(super) fn ttl(seconds: i64, requested: Duration) -> Option<Duration> {
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds > 0)?;
-    Some(Duration::from_secs(seconds).min(asked.max(RAISED)))
+    Some(Duration::from_secs(seconds).min(requested.max(RAISED)))
 }
 
-/// Reads how long a lease of anybody will live. `None` if it has ended.
+/// Reads the remaining time of a lease of any client. `None` if it has ended.
 pub(super) fn time_left(seconds: i64) -> Option<Duration> {
     u64::try_from(seconds).ok().map(|seconds| Duration::from_secs(seconds).min(LONGEST))
 }
@@ -71,7 +71,7 @@ pub(super) fn is_about(id: i64, lease: LeaseId) -> bool {
     id == signed(lease)
 }
 
-/// Reads the last deletion of a key from what a watch on it says.
+/// Reads the revision of the last deletion of a key from a watch's answer.
 pub(super) fn deletion(answer: &PbWatchResponse, name: &[u8]) -> Option<i64> {
     let deletions = answer.events.iter().filter(|event| event.r#type == DELETE).filter_map(|event| event.kv.as_ref());
     deletions.filter(|deleted| deleted.key == name).filter_map(|deleted| number(deleted.mod_revision)).max()
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_has_the_keys_that_were_asked_for() {
+    fn a_range_has_the_keys_that_were_requested() {
         let read = |name: &[u8], start: &[u8], end: &[u8]| {
             range(PbRangeResponse { kvs: vec![found(name)], ..PbRangeResponse::default() }, start, end).is_some()
         };
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_is_what_was_asked_for_or_what_etcd_raises_it_to() {
+    fn a_ttl_is_the_requested_one_or_what_etcd_raises_it_to() {
         let second = Duration::from_secs(1);
         assert_eq!((ttl(0, second), ttl(-1, second), ttl(i64::MIN, second)), (None, None, None));
         assert_eq!((ttl(1, second), ttl(2, second)), (Some(second), Some(2 * second)));

@@ -1,250 +1,143 @@
-//! What this process has on the server: its attempts, its grants, and its releases that were not confirmed yet.
+//! The claims of this process that may be on the server, by attempt.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
-use super::codec::Directory;
-use super::txn::Born;
-use super::watch::WatchId;
+use super::releases::Releases;
+use super::session::Session;
+use super::txn::ClaimKey;
+use super::watch::hub::WatchId;
 use crate::backend::{AttemptId, LeaseId};
 
 /// A claim that holds its key.
 #[derive(Clone, Debug)]
-pub(super) struct Held {
-    pub(super) claim: Born,
+pub(super) struct HeldClaim {
+    pub(super) claim: ClaimKey,
     /// The revision at which it held the key: its epoch.
     pub(super) proof: i64,
     /// The watch on it, once it is old enough for one.
     pub(super) watch: Option<WatchId>,
 }
 
+/// What is known of an attempt's claim.
 #[derive(Debug)]
-struct Attempt {
-    lease: LeaseId,
-    /// The number in the name of its claim.
+struct ClaimState {
+    session: Arc<Session>,
+    /// The number in the name of the claim.
     number: u64,
-    sent: bool,
-    /// Whether a copy of its request may still take effect.
-    unknown: bool,
-    held: Option<Held>,
+    is_sent: bool,
+    /// Whether a copy of the request may still take effect.
+    is_unknown: bool,
+    held: Option<HeldClaim>,
 }
 
-/// The attempts of which something may be on the server.
+/// The attempts whose claims may be on the server, and the releases that were not confirmed yet.
 #[derive(Debug, Default)]
-pub(super) struct Claims(Mutex<HashMap<AttemptId, Attempt>>);
+pub(super) struct Claims {
+    attempts: Mutex<HashMap<AttemptId, ClaimState>>,
+    releases: Arc<Releases>,
+}
 
 impl Claims {
+    /// Returns the releases that were not confirmed yet.
+    pub(super) fn releases(&self) -> &Arc<Releases> {
+        &self.releases
+    }
+
     /// Begins an attempt, and returns the number of its claim: a new one, unless the attempt is known.
-    pub(super) fn begin(&self, attempt: AttemptId, lease: LeaseId, number: impl FnOnce() -> u64) -> u64 {
-        let mut attempts = self.0.lock();
-        let begun = || Attempt { lease, number: number(), sent: false, unknown: false, held: None };
+    pub(super) fn begin(&self, attempt: AttemptId, session: &Arc<Session>) -> u64 {
+        let mut attempts = self.attempts.lock();
+        let begun = || ClaimState {
+            session: session.clone(),
+            number: session.numbers().take(),
+            is_sent: false,
+            is_unknown: false,
+            held: None,
+        };
         attempts.entry(attempt).or_insert_with(begun).number
     }
 
     /// Returns the number of an attempt's claim.
     pub(super) fn number(&self, attempt: AttemptId) -> Option<u64> {
-        self.0.lock().get(&attempt).map(|attempt| attempt.number)
+        self.attempts.lock().get(&attempt).map(|state| state.number)
     }
 
     /// Notes that a request is about to be sent.
     pub(super) fn sending(&self, attempt: AttemptId) {
-        if let Some(attempt) = self.0.lock().get_mut(&attempt) {
-            (attempt.sent, attempt.unknown) = (true, true);
+        if let Some(state) = self.attempts.lock().get_mut(&attempt) {
+            (state.is_sent, state.is_unknown) = (true, true);
         }
     }
 
-    /// Notes what is known after the answer.
-    pub(super) fn answered(&self, attempt: AttemptId, unknown: bool) {
-        if let Some(attempt) = self.0.lock().get_mut(&attempt) {
-            attempt.unknown = unknown;
+    /// Notes after an answer whether a copy of the request may still take effect.
+    pub(super) fn answered(&self, attempt: AttemptId, is_unknown: bool) {
+        if let Some(state) = self.attempts.lock().get_mut(&attempt) {
+            state.is_unknown = is_unknown;
         }
+    }
+
+    /// Returns whether a copy of the request may still take effect, or `None` if none was sent.
+    pub(super) fn outcome(&self, attempt: AttemptId) -> Option<bool> {
+        self.attempts.lock().get(&attempt).filter(|state| state.is_sent).map(|state| state.is_unknown)
     }
 
     /// Notes a grant.
-    pub(super) fn hold(&self, attempt: AttemptId, held: Held) {
-        if let Some(attempt) = self.0.lock().get_mut(&attempt) {
-            attempt.held = Some(held);
+    pub(super) fn hold(&self, attempt: AttemptId, held: HeldClaim) {
+        if let Some(state) = self.attempts.lock().get_mut(&attempt) {
+            state.held = Some(held);
         }
     }
 
-    /// Returns whether a copy of a request may still take effect, or `None` if nothing was ever sent.
-    pub(super) fn outcome(&self, attempt: AttemptId) -> Option<bool> {
-        self.0.lock().get(&attempt).filter(|attempt| attempt.sent).map(|attempt| attempt.unknown)
-    }
-
     /// Returns the claims that hold their keys, each with its epoch.
-    pub(super) fn proofs(&self) -> HashMap<Born, i64> {
-        let attempts = self.0.lock();
-        let held = attempts.values().filter_map(|attempt| attempt.held.as_ref());
+    pub(super) fn proofs(&self) -> HashMap<ClaimKey, i64> {
+        let attempts = self.attempts.lock();
+        let held = attempts.values().filter_map(|state| state.held.as_ref());
         held.map(|held| (held.claim.clone(), held.proof)).collect()
     }
 
     /// Returns the grant of an attempt.
-    pub(super) fn held(&self, attempt: AttemptId) -> Option<Held> {
-        self.0.lock().get(&attempt)?.held.clone()
+    pub(super) fn held(&self, attempt: AttemptId) -> Option<HeldClaim> {
+        self.attempts.lock().get(&attempt)?.held.clone()
     }
 
-    /// Notes the watch on a grant. Returns false if it is not held any more.
+    /// Notes the watch on a grant. Returns false if it is no longer held.
     pub(super) fn watched(&self, attempt: AttemptId, watch: WatchId) -> bool {
-        let mut attempts = self.0.lock();
-        let held = attempts.get_mut(&attempt).and_then(|attempt| attempt.held.as_mut());
+        let mut attempts = self.attempts.lock();
+        let held = attempts.get_mut(&attempt).and_then(|state| state.held.as_mut());
         held.map(|held| held.watch = Some(watch)).is_some()
     }
 
-    /// Notes that a grant is not held any more. Returns its watch.
-    pub(super) fn let_go(&self, attempt: AttemptId) -> Option<WatchId> {
-        self.0.lock().get_mut(&attempt)?.held.take()?.watch
+    /// Notes that a grant is no longer held. Returns its watch.
+    pub(super) fn unhold(&self, attempt: AttemptId) -> Option<WatchId> {
+        self.attempts.lock().get_mut(&attempt)?.held.take()?.watch
     }
 
-    /// Forgets an attempt of which nothing is left. Returns the number of its claim.
-    pub(super) fn forget(&self, attempt: AttemptId) -> Option<u64> {
-        self.0.lock().remove(&attempt).map(|attempt| attempt.number)
+    /// Forgets an attempt of which nothing is on the server. The number of its claim is not used again: a request of unknown outcome
+    /// may still name it.
+    pub(super) fn forget(&self, attempt: AttemptId) {
+        self.attempts.lock().remove(&attempt);
     }
 
-    /// Forgets all attempts on a lease that is over. Returns their watches.
+    /// Forgets an attempt of which nothing is on the server, and no request can change that: its number is free.
+    pub(super) fn forget_certain(&self, attempt: AttemptId) {
+        if let Some(state) = self.attempts.lock().remove(&attempt) {
+            state.session.numbers().give_back(state.number);
+        }
+    }
+
+    /// Forgets all attempts and releases on a lease that has ended. Returns their watches.
     pub(super) fn forget_lease(&self, lease: LeaseId) -> Vec<WatchId> {
         let mut watches = Vec::new();
-        self.0.lock().retain(|_, attempt| {
-            let keep = attempt.lease != lease;
+        self.attempts.lock().retain(|_, state| {
+            let keep = state.session.id() != lease;
             if !keep {
-                watches.extend(attempt.held.take().and_then(|held| held.watch));
+                watches.extend(state.held.take().and_then(|held| held.watch));
             }
             keep
         });
+        self.releases.forget_lease(lease);
         watches
-    }
-}
-
-/// A release that was not confirmed yet.
-#[derive(Clone, Debug)]
-struct Release {
-    claim: Born,
-    lease: LeaseId,
-    /// Whether a copy of the claim's request may still take effect: then its release has more to do than to delete.
-    unknown: bool,
-    /// Whether a claim that is on its way takes it along.
-    carried: bool,
-}
-
-/// Releases that were not confirmed yet, by directory.
-///
-/// The next claim of the same key takes them along, or it would queue behind what this process has given up already.
-#[derive(Debug, Default)]
-pub(super) struct Releases {
-    pending: Mutex<HashMap<Directory, Vec<Release>>>,
-    confirmed: Notify,
-}
-
-impl Releases {
-    /// Notes a release.
-    pub(super) fn add(&self, directory: Directory, claim: Born, lease: LeaseId, unknown: bool) {
-        let mut pending = self.pending.lock();
-        let releases = pending.entry(directory).or_default();
-        if !releases.iter().any(|release| release.claim == claim) {
-            releases.push(Release { claim, lease, unknown, carried: false });
-        }
-    }
-
-    /// Adds up to `most` releases in a directory that are no more than deletions to a claim's request, for as long as the result
-    /// lives.
-    pub(super) fn carry(self: &Arc<Self>, directory: &Directory, most: usize) -> Carried {
-        let mut claims = Vec::new();
-        let mut pending = self.pending.lock();
-        let releases = pending.get_mut(directory).into_iter().flatten();
-        for release in releases.filter(|release| !release.unknown).take(most) {
-            release.carried = true;
-            claims.push(release.claim.clone());
-        }
-        Carried { releases: self.clone(), directory: directory.clone(), claims }
-    }
-
-    /// Waits while a claim that is on its way takes this release along. Returns false if that has confirmed it.
-    pub(super) async fn turn(&self, directory: &Directory, claim: &Born) -> bool {
-        loop {
-            let mut changed = std::pin::pin!(self.confirmed.notified());
-            // Registered before the look, or a change in between would be missed.
-            changed.as_mut().enable();
-            let carried = {
-                let pending = self.pending.lock();
-                pending.get(directory).into_iter().flatten().find(|release| release.claim == *claim).map(|r| r.carried)
-            };
-            match carried {
-                None => return false,
-                Some(false) => return true,
-                Some(true) => changed.await,
-            }
-        }
-    }
-
-    /// Notes that these claims are gone.
-    pub(super) fn confirm(&self, directory: &Directory, claims: &[Born]) {
-        if claims.is_empty() {
-            return;
-        }
-        let mut pending = self.pending.lock();
-        if let Some(releases) = pending.get_mut(directory) {
-            releases.retain(|release| !claims.contains(&release.claim));
-            if releases.is_empty() {
-                pending.remove(directory);
-            }
-        }
-        drop(pending);
-        self.confirmed.notify_waiters();
-    }
-
-    /// Forgets what was on a lease that is over.
-    pub(super) fn forget_lease(&self, lease: LeaseId) {
-        self.pending.lock().retain(|_, releases| {
-            releases.retain(|release| release.lease != lease);
-            !releases.is_empty()
-        });
-        self.confirmed.notify_waiters();
-    }
-
-    /// Waits until nothing is pending in a directory.
-    pub(super) async fn settled(&self, directory: &Directory) {
-        loop {
-            let mut confirmed = std::pin::pin!(self.confirmed.notified());
-            // Registered before the look, or a confirmation in between would be missed.
-            confirmed.as_mut().enable();
-            if !self.pending.lock().contains_key(directory) {
-                return;
-            }
-            confirmed.await;
-        }
-    }
-}
-
-/// Releases that a claim's request also makes. If they are not confirmed when this is dropped, they are sent separately.
-///
-/// It belongs to the request, not to the caller: a caller that does not go on delays no release.
-#[derive(Debug)]
-pub(super) struct Carried {
-    releases: Arc<Releases>,
-    directory: Directory,
-    pub(super) claims: Vec<Born>,
-}
-
-impl Carried {
-    /// They are gone, with the claim that took them along.
-    pub(super) fn confirm(&self) {
-        self.releases.confirm(&self.directory, &self.claims);
-    }
-}
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        if self.claims.is_empty() {
-            return;
-        }
-        if let Some(releases) = self.releases.pending.lock().get_mut(&self.directory) {
-            for release in releases.iter_mut().filter(|release| self.claims.contains(&release.claim)) {
-                release.carried = false;
-            }
-        }
-        self.releases.confirmed.notify_waiters();
     }
 }

@@ -1,38 +1,43 @@
-//! The connection: its options, and how a request is bounded, retried and refused.
+//! The connection: how requests are sent, bounded in time and retried.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::proto::{PbRangeResponse, PbResponseHeader, PbTxnResponse};
-use etcd_client::{Client, Error, GetOptions, KvClient, LeaseClient, Txn, TxnOp, WatchClient};
+use etcd_client::{Error, GetOptions, KvClient, LeaseClient, Txn, TxnOp, WatchClient};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::endpoints::{self, Endpoints};
 use super::history::{History, Mark};
 use super::limits::Limits;
-use super::route::{self, Route};
+use super::token::Token;
 use super::txn::{self, Freshness};
-use super::watch::Hub;
-use super::{Options, answer, failure, proxy};
+use super::watch::hub::{Commands, Hub};
+use super::{answer, error, proxy};
 use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
-use crate::backend::shared::Pool;
 use crate::backend::{BackendError, ErrorKind, Result};
 
-/// How much later than its deadline an attempt to connect may tell what came of it.
-const AFTER: Duration = Duration::from_millis(50);
+/// The maximum number of bytes of an answer: the client's default.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
-/// How many bytes an answer may have. The client's default.
-const ANSWER: usize = 4 * 1024 * 1024;
-
-/// Where the header of an answer is, if it says something about the store's history.
+/// Returns the header of an answer that shows the present state of the store; other answers may be from an earlier one.
 type Header<T> = fn(&T) -> Option<&PbResponseHeader>;
 
-/// A request on the keeper. It ends with the interest in it.
+/// Returns `header` for a read that shows the present state of the store.
+fn present_header<T>(freshness: Freshness, header: Header<T>) -> Header<T> {
+    match freshness {
+        Freshness::Linearizable => header,
+        Freshness::Serializable => |_| None,
+    }
+}
+
+/// A request on the keeper. It is aborted if its caller is dropped.
 struct Sent<T>(JoinHandle<T>);
 
 impl<T> Drop for Sent<T> {
@@ -41,126 +46,69 @@ impl<T> Drop for Sent<T> {
     }
 }
 
-/// What has to be equal for a connection to be shared.
-#[derive(PartialEq, Eq)]
-struct Settings {
-    /// In order.
-    endpoints: Vec<String>,
-    username: Option<String>,
-    password: Option<String>,
-    timeout: Duration,
-    #[cfg(feature = "etcd-tls")]
-    tls: Option<super::Tls>,
-}
-
-impl Settings {
-    fn of(options: &Options) -> Self {
-        let mut endpoints = options.endpoints.clone();
-        endpoints.sort_unstable();
-        endpoints.dedup();
-        Self {
-            endpoints,
-            username: options.username.clone(),
-            password: options.password.clone(),
-            timeout: options.timeout,
-            #[cfg(feature = "etcd-tls")]
-            tls: options.tls.clone(),
-        }
-    }
-}
-
-/// The way to the server, which managers share.
+/// A connection to the server, shared by managers with equal settings.
 ///
-/// Requests are sent and bounded by tasks of the keeper; a caller only waits for their answers. A caller that does not go on has
-/// nothing that others wait for: no request whose answer fills the connection, no time limit, no renewal of the token.
+/// Requests are sent and bounded by tasks of the keeper; a caller only waits for the answers. A caller that is not polled again holds
+/// nothing that others need: no request whose answer fills the connection, no time limit, no renewal of the token.
 pub(super) struct Connection {
     handle: Handle,
-    route: Arc<Route>,
-    /// For errors.
-    endpoints: String,
-    /// Whether there may be another endpoint to try while one is silent.
-    many: bool,
+    endpoints: Arc<Endpoints>,
+    token: Arc<Token>,
     timeout: Duration,
-    tokens: Arc<Tokens>,
     history: History,
     health: Health<1>,
     limits: Limits,
-    /// Started with the first watch.
-    hub: OnceLock<Hub>,
-    /// Whether it may be one by way of a proxy: the client was made by the user.
-    unchecked: AtomicBool,
-}
-
-/// The token by which the server knows the user.
-#[derive(Default)]
-struct Tokens {
-    /// How many times it was renewed here.
-    renewals: AtomicU64,
-    renewing: Mutex<()>,
+    hub: Hub,
+    /// Whether the client, which was made by the user, may be connected to a proxy.
+    is_unchecked: AtomicBool,
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("endpoints", &self.endpoints).finish_non_exhaustive()
+        f.debug_struct("Connection").field("endpoints", &self.endpoints()).finish_non_exhaustive()
     }
 }
 
 impl Connection {
-    /// Wraps a client that the user has made.
-    pub(super) fn injected(client: Client, timeout: Duration, handle: Handle) -> Self {
-        let endpoints = String::from("the given client's endpoints");
-        let unchecked = AtomicBool::new(true);
-        Self { unchecked, ..Self::new(handle, Route::injected(client), endpoints, true, timeout) }
-    }
-
-    fn new(handle: Handle, route: Arc<Route>, endpoints: String, many: bool, timeout: Duration) -> Self {
-        let (tokens, history, limits) = (Arc::default(), History::default(), Limits::default());
-        // A connection that is made here is checked before it is used.
-        let unchecked = AtomicBool::new(false);
-        let (hub, health) = (OnceLock::new(), Health::default());
-        Self { handle, route, endpoints, many, timeout, tokens, history, health, limits, hub, unchecked }
-    }
-
-    /// Connects to a server that answers, unless a manager with the same settings has done so.
-    pub(super) async fn shared(options: Options, handle: &Handle) -> Result<Arc<Self>> {
-        static CONNECTIONS: Pool<Settings, Connection> = Pool::new();
-        let deadline = Instant::now() + options.timeout;
-        let (endpoints, timeout) = (options.endpoints.join(", "), options.timeout);
-        let probe = route::probe(&options.prefix);
-        let opened = AtomicBool::new(false);
-        let open = async {
-            opened.store(true, Ordering::Relaxed);
-            let connection = Self::open(options.clone(), handle, deadline).await?;
-            Ok(Arc::new(connection))
+    /// Creates a connection, and returns the commands for the task that serves its watches. With `is_checked` it is known that no
+    /// endpoint is a proxy.
+    pub(super) fn new(
+        endpoints: Arc<Endpoints>,
+        timeout: Duration,
+        is_checked: bool,
+        handle: Handle,
+    ) -> (Self, Commands) {
+        let (hub, commands) = Hub::new();
+        let connection = Self {
+            handle,
+            endpoints,
+            token: Arc::default(),
+            timeout,
+            history: History::default(),
+            health: Health::default(),
+            limits: Limits::default(),
+            hub,
+            is_unchecked: AtomicBool::new(!is_checked),
         };
-        let getting = CONNECTIONS.get(handle.id(), Settings::of(&options), open);
-        // Its own deadline tells more than this one, which is for those who wait for others.
-        let got = tokio::time::timeout_at(deadline + AFTER, getting).await;
-        let connection = got.unwrap_or_else(|_| Err(failure::no_answer(&endpoints, timeout)))?;
-        if !opened.into_inner() {
-            // Does it still answer, and may we lock there?
-            let left = deadline.saturating_duration_since(Instant::now());
-            let ask = || {
-                let (mut kv, probe) = (connection.kv(), probe.clone());
-                async move { kv.get(probe, Some(GetOptions::new().with_keys_only())).await.map(|found| found.0) }
-            };
-            let header: Header<PbRangeResponse> = |found| found.header.as_ref();
-            // A connection that is broken must leave time for another one.
-            match connection.send(left / 3, header, ask()).await {
-                Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    connection.retry_within(left, header, ask).await?;
-                }
-                answer => drop(answer?),
-            }
-        }
-        Ok(connection)
+        (connection, commands)
     }
 
-    async fn open(options: Options, handle: &Handle, deadline: Instant) -> Result<Self> {
-        let (endpoints, many, timeout) = (options.endpoints.join(", "), options.endpoints.len() > 1, options.timeout);
-        let route = Route::open(options, handle.clone(), deadline).await?;
-        Ok(Self::new(handle.clone(), route, endpoints, many, timeout))
+    /// Checks that a connection that is in use still answers, and that the user may lock below the prefix.
+    pub(super) async fn verify(self: &Arc<Self>, prefix: &str, deadline: Instant) -> Result<()> {
+        let probe = endpoints::probe(prefix);
+        let ask = || {
+            let (mut kv, probe) = (self.kv(), probe.clone());
+            async move { kv.get(probe, Some(GetOptions::new().with_keys_only())).await.map(|found| found.0) }
+        };
+        let header: Header<PbRangeResponse> = |found| found.header.as_ref();
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // A broken connection must leave time for another endpoint.
+        match self.send(left() / 3, header, ask()).await {
+            Err(error) if error.kind() == ErrorKind::Unreachable => {
+                self.retry_within(left(), header, ask).await.map(drop)
+            }
+            answer => answer.map(drop),
+        }
     }
 
     /// Returns why the server does not serve at the moment.
@@ -169,73 +117,77 @@ impl Connection {
     }
 
     /// Returns the hub of all watches on this connection.
-    pub(super) fn hub(self: &Arc<Self>) -> &Hub {
-        self.hub.get_or_init(|| Hub::start(self, &self.handle))
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
     }
 
-    /// Refuses a client that goes by way of a proxy.
+    /// Returns the keeper's runtime.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Refuses a client that is connected to a proxy.
     pub(super) async fn check(self: &Arc<Self>, name: Vec<u8>) -> Result<()> {
-        if self.unchecked.load(Ordering::Relaxed) {
+        if self.is_unchecked.load(Ordering::Relaxed) {
             let (client, limit) = (self.watch(), self.patience(self.timeout));
             let renumbers =
                 self.once(limit, async move { Ok(proxy::renumbers(client, name, limit / 2).await) }).await?;
             if renumbers == Some(true) {
-                return Err(failure::proxied(&self.endpoints));
+                return Err(error::proxied(self.endpoints()));
             }
-            self.unchecked.store(renumbers.is_none(), Ordering::Relaxed);
+            self.is_unchecked.store(renumbers.is_none(), Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Returns how much goes in one request.
+    /// Returns the limits for requests.
     pub(super) fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Counts how often the store was found to have gone back in its history.
+    /// Returns a receiver of the number of times that the store was found to be restored from a backup.
     pub(super) fn restores(&self) -> watch::Receiver<u64> {
         self.history.restores()
     }
 
-    /// Tells when another endpoint is used: what goes to the old one may hang.
-    pub(super) fn turns(&self) -> tokio::sync::watch::Receiver<usize> {
-        self.route.turns()
+    /// Returns a receiver of the changes of the endpoint in use: a stream to the old one may hang.
+    pub(super) fn generations(&self) -> watch::Receiver<usize> {
+        self.endpoints.generations()
     }
 
-    /// How many times the endpoint in use has changed.
+    /// Returns the number of times that the endpoint in use has changed.
     #[cfg(test)]
-    pub(super) fn turn(&self) -> usize {
-        self.route.turn()
+    pub(super) fn generation(&self) -> usize {
+        self.endpoints.generation()
     }
 
     /// Returns the endpoints for an error.
     pub(super) fn endpoints(&self) -> &str {
-        &self.endpoints
+        self.endpoints.names()
     }
 
-    /// Returns how long a request may take, all its retries together.
+    /// Returns the time limit of a request, including its retries.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
     /// Returns a client for leases.
     pub(super) fn lease(&self) -> LeaseClient {
-        self.route.client(|clients| clients.lease.clone())
+        self.endpoints.client(|clients| clients.lease.clone())
     }
 
     /// Returns a client for watches.
     pub(super) fn watch(&self) -> WatchClient {
-        self.route.client(|clients| clients.watch.clone())
+        self.endpoints.client(|clients| clients.watch.clone())
     }
 
     fn kv(&self) -> KvClient {
-        self.route.client(|clients| clients.kv.clone())
+        self.endpoints.client(|clients| clients.kv.clone())
     }
 
-    /// Returns how long to wait for one answer if `left` is left: a silent endpoint must not take all of the time if there are
-    /// others.
+    /// Returns how long to wait for one answer if `left` is left: a silent endpoint must leave time for others, if there are any.
     pub(super) fn patience(&self, left: Duration) -> Duration {
-        if self.many { (left / 3).max(Duration::from_millis(500)).min(left) } else { left }
+        if self.endpoints.are_many() { (left / 3).max(Duration::from_millis(500)).min(left) } else { left }
     }
 
     /// Sends one request and waits for its answer up to `limit`.
@@ -257,9 +209,9 @@ impl Connection {
         let mut sent = Sent(self.handle.spawn(async move { connection.exchange(limit, header, request).await }));
         match (&mut sent.0).await {
             Ok(answer) => answer,
-            Err(error) if error.is_cancelled() => Err(failure::closed()),
+            Err(error) if error.is_cancelled() => Err(error::closed()),
             // The client could not read the answer.
-            Err(_) => Err(failure::nonsense(&self.endpoints)),
+            Err(_) => Err(error::nonsense(self.endpoints())),
         }
     }
 
@@ -278,37 +230,38 @@ impl Connection {
         answer
     }
 
-    /// The limit is ours: etcd-client's own one would end streams too.
+    /// The limit is enforced here because etcd-client's would also end streams.
     async fn ask<T>(
         &self,
         limit: Duration,
         header: Header<T>,
         request: impl Future<Output = std::result::Result<T, Error>>,
     ) -> Result<T> {
-        let (turn, token) = (self.route.turn(), self.tokens.renewals.load(Ordering::Acquire));
+        let (generation, token) = (self.endpoints.generation(), self.token.generation());
         let mark: Mark = self.history.mark();
         match tokio::time::timeout(limit, request).await {
             Ok(Ok(answer)) => match header(&answer) {
-                Some(header) if answer::revision(Some(header)).is_none() => Err(failure::nonsense(&self.endpoints)),
-                Some(header) if !self.history.goes_on(mark, header) => Err(failure::restored(&self.endpoints)),
+                Some(header) if answer::revision(Some(header)).is_none() => Err(error::nonsense(self.endpoints())),
+                Some(header) if !self.history.goes_on(mark, header) => Err(error::restored(self.endpoints())),
                 _ => Ok(answer),
             },
             Ok(Err(error)) => {
-                if failure::is_stale_token(&error) {
-                    // Separate, so that it is completed for others. If this fails, then so does the next request, which says why.
-                    let renewing = self.handle.spawn(renew_token(self.route.clone(), self.tokens.clone(), token));
+                if error::is_stale_token(&error) {
+                    // In a separate task, so that it is completed for others even if this request is dropped.
+                    let (shared, client) = (self.token.clone(), self.endpoints.client(|clients| clients.whole.clone()));
+                    let renewing = self.handle.spawn(async move { shared.renew(client, token).await });
                     let _ = tokio::time::timeout(limit, renewing).await;
-                    return Err(failure::of(&self.endpoints, error));
+                    return Err(error::of(self.endpoints(), error));
                 }
-                let error = failure::of(&self.endpoints, error);
+                let error = error::of(self.endpoints(), error);
                 if error.kind() == ErrorKind::Unreachable {
-                    self.route.failed(turn);
+                    self.endpoints.failed(generation);
                 }
                 Err(error)
             }
             Err(_) => {
-                self.route.failed(turn);
-                Err(failure::no_answer(&self.endpoints, limit))
+                self.endpoints.failed(generation);
+                Err(error::no_answer(self.endpoints(), limit))
             }
         }
     }
@@ -363,16 +316,13 @@ impl Connection {
         txn: Txn,
     ) -> Result<PbTxnResponse> {
         let mut kv = self.kv();
-        let header: Header<PbTxnResponse> = match freshness {
-            Freshness::Linearizable => |answer| answer.header.as_ref(),
-            Freshness::Serializable => |_| None,
-        };
+        let header = present_header(freshness, |answer: &PbTxnResponse| answer.header.as_ref());
         self.send(limit, header, async move { kv.txn(txn).await.map(|answer| answer.0) }).await
     }
 
     /// Sends an idempotent transaction until it is answered.
     pub(super) async fn txn(self: &Arc<Self>, txn: Txn) -> Result<PbTxnResponse> {
-        self.txn_within(ANSWER, txn).await
+        self.txn_within(MAX_ANSWER, txn).await
     }
 
     /// Sends an idempotent transaction until it is answered, with at most this many bytes.
@@ -384,8 +334,8 @@ impl Connection {
         self.retry_within(self.timeout, |answer| answer.header.as_ref(), ask).await
     }
 
-    /// Reads many ranges, in transactions that are as large as the server takes them, and whose answers can be read. Returns what
-    /// was found, in their order.
+    /// Reads many ranges, in transactions that are as large as the server accepts, and whose answers can be read. Returns what was
+    /// found, in their order.
     pub(super) async fn ranges(self: &Arc<Self>, gets: &[TxnOp]) -> Result<Vec<PbRangeResponse>> {
         let (mut found, mut left) = (Vec::with_capacity(gets.len()), gets);
         let mut most = gets.len();
@@ -396,10 +346,10 @@ impl Connection {
                     found.extend(txn::ranges(answer));
                     left = later;
                     if found.len() + left.len() != gets.len() {
-                        return Err(failure::nonsense(&self.endpoints));
+                        return Err(error::nonsense(self.endpoints()));
                     }
                 }
-                Err(error) if now.len() > 1 && failure::is_size(&error) => most = now.len() / 2,
+                Err(error) if now.len() > 1 && error::is_size(&error) => most = now.len() / 2,
                 Err(error) => return Err(error),
             }
         }
@@ -423,15 +373,12 @@ impl Connection {
         name: &[u8],
     ) -> Result<PbRangeResponse> {
         let (mut kv, name) = (self.kv(), name.to_vec());
-        let header: Header<PbRangeResponse> = match freshness {
-            Freshness::Linearizable => |found| found.header.as_ref(),
-            Freshness::Serializable => |_| None,
-        };
+        let header = present_header(freshness, |found: &PbRangeResponse| found.header.as_ref());
         let ask = async move { kv.get(name, Some(txn::keys_only(freshness))).await.map(|found| found.0) };
         self.send(limit, header, ask).await
     }
 
-    /// Ends a lease. One that is gone already is no error.
+    /// Revokes a lease. It is no error if the lease no longer exists.
     pub(super) async fn revoke(self: &Arc<Self>, lease: i64) -> Result<()> {
         let answer = self
             .retry(|| {
@@ -443,14 +390,5 @@ impl Connection {
             Err(error) if error.kind() != ErrorKind::LeaseLost => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-/// Gets another token than the one that was in use after `token` renewals, once for all who find it too old: the server takes a tenth
-/// of a second for each.
-async fn renew_token(route: Arc<Route>, tokens: Arc<Tokens>, token: u64) {
-    let _alone = tokens.renewing.lock().await;
-    if tokens.renewals.load(Ordering::Acquire) == token && route.clients().whole.refresh_token().await.is_ok() {
-        tokens.renewals.fetch_add(1, Ordering::AcqRel);
     }
 }

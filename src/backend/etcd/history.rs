@@ -1,23 +1,23 @@
-//! Whether the store goes on from where it was.
+//! Detects a store that was restored from a backup.
 //!
-//! A store that was restored from a backup goes on from an earlier revision. What this process knows of it is worth nothing then:
-//! claims that it holds no longer exist, and others that it has released exist again.
+//! Such a store continues from an earlier revision. What this process knows of it is worthless then: claims that it holds no longer
+//! exist, and others that it has released exist again.
 
 use etcd_client::proto::PbResponseHeader;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// What linearizable answers have said of the store. A later request is never answered from an earlier revision.
+/// The revisions of linearizable answers. A later request is never answered from an earlier revision of the same store.
 #[derive(Debug)]
 pub(super) struct History {
     seen: Mutex<Mark>,
     restores: watch::Sender<u64>,
 }
 
-/// What was seen before a request.
+/// The state of the history before a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mark {
-    /// How many times the store was found to be another one.
+    /// The number of times that the store was found to be restored.
     restores: u64,
     /// The cluster, or 0 before the first answer.
     cluster: u64,
@@ -31,22 +31,22 @@ impl Default for History {
 }
 
 impl History {
-    /// Counts how often the store was found to be another one.
+    /// Returns a receiver of the number of times that the store was found to be restored.
     pub(super) fn restores(&self) -> watch::Receiver<u64> {
         self.restores.subscribe()
     }
 
-    /// Returns what is known before a request.
+    /// Returns the state before a request.
     pub(super) fn mark(&self) -> Mark {
         *self.seen.lock()
     }
 
-    /// Notes the answer to a request. Returns false if the store was restored in between.
+    /// Takes the answer to a request into account. Returns false if the store was restored in between.
     pub(super) fn goes_on(&self, before: Mark, header: &PbResponseHeader) -> bool {
         let now = {
             let mut seen = self.seen.lock();
             if seen.restores != before.restores {
-                // Another request has noticed; this answer may be from before or from after.
+                // Another request has detected it; this answer may be from before or from after.
                 return false;
             }
             let same = before.cluster == 0 || before.cluster == header.cluster_id;
@@ -58,7 +58,7 @@ impl History {
             *seen = Mark { restores: seen.restores + 1, cluster: header.cluster_id, revision: header.revision };
             seen.restores
         };
-        crate::process::report::warn!(target: "leasehold::etcd", "etcd has gone back to an earlier revision: restored from a backup?");
+        crate::process::report::warn!(target: "leasehold::etcd", "etcd has returned to an earlier revision: was it restored from a backup?");
         self.restores.send_replace(now);
         false
     }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_seen_before_a_request_counts_against_its_answer() {
+    fn an_answer_is_compared_only_with_the_state_before_its_request() {
         let history = History::default();
         let early = history.mark();
         assert!(history.goes_on(history.mark(), &header(1, 10)));

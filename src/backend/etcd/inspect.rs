@@ -1,32 +1,36 @@
-//! Who holds what, and how to take it away.
+//! Locks on the server: read, listed, evicted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp};
 use futures::future::join_all;
 
-use super::codec::{self, Author, Directory};
-use super::txn::{Born, Freshness};
-use super::{Shared, answer, failure, txn};
-use crate::backend::{ErrorKind, Evict, Result};
+use super::claims::Claims;
+use super::connection::Connection;
+use super::names::{self, Directory, Names};
+use super::txn::{ClaimKey, Freshness};
+use super::value::{self, Author};
+use super::{answer, error, txn};
+use crate::backend::{ErrorKind, Evict, LeaseId, Result};
 use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
 use crate::token::FencingToken;
 
-/// How many keys one answer may have.
+/// The maximum number of keys in one answer.
 const PAGE: i64 = 1000;
 
-/// How many values one answer may have.
+/// The maximum number of values in one answer.
 const VALUES: usize = 100;
 
-/// How many bytes a value has in an answer beside itself and its name, at most.
+/// The maximum number of bytes that an answer has for each value, beside the value and its name.
 const OVERHEAD: usize = 100;
 
-/// How many requests may be on their way at once.
+/// The maximum number of requests in flight.
 const PARALLEL: usize = 32;
 
-/// A claim as it stands on the server.
+/// A claim on the server.
 #[derive(Clone, Debug)]
 struct Entry {
     name: Vec<u8>,
@@ -37,9 +41,9 @@ struct Entry {
 }
 
 impl Entry {
-    /// A claim whose value was not read: whatever is there, it excludes.
+    /// Creates the entry of a claim whose value was not read: it excludes, whatever its value is.
     fn new(found: &PbKeyValue, child: &[u8]) -> Self {
-        let author = if codec::ids(child).is_some() { Author::Other } else { Author::Foreign };
+        let author = if names::ids(child).is_some() { Author::Other } else { Author::Foreign };
         Self {
             name: found.key.clone(),
             child: child.to_vec(),
@@ -49,17 +53,17 @@ impl Entry {
         }
     }
 
-    /// Reads the value, as it was found by the name.
+    /// Reads the value that was found under the name.
     fn read(&mut self, found: Option<Vec<PbKeyValue>>) {
         // It may have been replaced since.
         let found = found.into_iter().flatten().find(|found| found.create_revision == self.create);
         if let Some(found) = found {
-            self.author = codec::author(&self.child, &found.value);
+            self.author = value::author(&self.child, &found.value);
         }
     }
 
-    fn born(&self) -> Born {
-        Born { name: self.name.clone(), create: self.create }
+    fn born(&self) -> ClaimKey {
+        ClaimKey { name: self.name.clone(), create: self.create }
     }
 
     fn id(&self) -> ClaimId {
@@ -67,7 +71,7 @@ impl Entry {
     }
 
     fn mode(&self) -> Mode {
-        codec::mode(&self.child)
+        names::mode(&self.child)
     }
 
     fn holder(&self) -> Option<&Holder> {
@@ -96,16 +100,16 @@ fn split(entries: &[Entry]) -> (&[Entry], &[Entry]) {
     entries.split_at(holders(entries))
 }
 
-/// How to read the names of all claims of a directory, oldest first.
+/// Returns the options that read the names of all claims of a directory, oldest first.
 fn all_of(directory: &Directory) -> GetOptions {
     GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_keys_only()
 }
 
-/// What else has to be known to tell of locks.
+/// Facts about locks beyond their claims.
 struct Context {
     left: HashMap<i64, Duration>,
-    proofs: HashMap<Born, i64>,
-    /// The create revisions of claims that were the first of their keys at once, and have held them since they were asked for.
+    proofs: HashMap<ClaimKey, i64>,
+    /// The create revisions of the claims that never waited: they have held their keys since they were requested.
     at_once: HashSet<i64>,
 }
 
@@ -114,11 +118,11 @@ fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
     let head = entries.first()?;
     let (holders, waiters) = split(entries);
     let mut info = LockInfo::new(key, head.mode());
-    // Only a claim's own process knows its token: it is not the claim's revision, but that of its proof.
+    // Only the process of a claim knows its token: it is made of the revision of its proof, not of the claim's.
     info.token =
         proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(|epoch| FencingToken::of_grant(epoch, 0));
     info.since = head.since().filter(|_| at_once.contains(&head.create));
-    // A shared lock is free when the last of its holders is gone. A claim without a lease never goes.
+    // A shared lock is free after the last of its holders. A claim without a lease never expires.
     info.remaining = holders
         .iter()
         .map(|holder| left.get(&holder.lease).copied())
@@ -130,18 +134,31 @@ fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
     Some(info)
 }
 
-impl Shared {
-    /// Tells who holds a key.
+/// Reads the locks on the server, and evicts their holders.
+pub(super) struct Inspector {
+    connection: Arc<Connection>,
+    names: Names,
+    /// The claims of this process, for their tokens.
+    claims: Arc<Claims>,
+}
+
+impl Inspector {
+    /// Creates the inspector of one manager.
+    pub(super) fn new(connection: Arc<Connection>, names: Names, claims: Arc<Claims>) -> Self {
+        Self { connection, names, claims }
+    }
+
+    /// Returns the holders of a key, and more about it.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
         let entries = self.entries(key).await?;
         let context = self.context(&[(key, &entries)]).await?;
         Ok(info(key, &entries, &context))
     }
 
-    /// Tells who holds all the keys that begin with `prefix`.
+    /// Returns the same for all held keys that begin with `prefix`.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
         let (start, end) = self.names.range(prefix);
-        let mut locks = self.claims(start, &end).await?;
+        let mut locks = self.read_claims(start, &end).await?;
         locks.retain(|key, _| key.starts_with(prefix));
         self.read_authors(locks.values_mut()).await?;
         let all: Vec<_> = locks.iter().map(|(key, entries)| (key.as_str(), entries.as_slice())).collect();
@@ -155,7 +172,7 @@ impl Shared {
         Ok(Context { left, proofs: self.claims.proofs(), at_once: self.at_once(locks).await? })
     }
 
-    /// Finds those of the oldest claims before which there was none in their directory when they were made.
+    /// Returns the create revisions of the oldest claims in whose directories there was no other when they were put.
     async fn at_once(&self, locks: &[(&str, &[Entry])]) -> Result<HashSet<i64>> {
         let heads: Vec<_> = locks.iter().filter_map(|(key, entries)| Some((*key, entries.first()?.create))).collect();
         let before = |(key, create): &(&str, i64)| {
@@ -168,31 +185,31 @@ impl Shared {
                 let at_once = heads.iter().zip(found).filter(|(_, found)| found.kvs.is_empty());
                 Ok(at_once.map(|((_, create), _)| *create).collect())
             }
-            // Nobody knows any more.
-            Err(error) if failure::is_compacted(&error) => Ok(HashSet::new()),
+            // Too long ago to be known.
+            Err(error) if error::is_compacted(&error) => Ok(HashSet::new()),
             Err(error) => Err(error),
         }
     }
 
-    /// Returns the claims in a range, oldest first, by key. Their values are not read: anybody may have written anything there.
-    async fn claims(&self, mut start: Vec<u8>, end: &[u8]) -> Result<BTreeMap<String, Vec<Entry>>> {
+    /// Returns the claims in a range, oldest first, by key. Their values are not read: other clients' may be of any size.
+    async fn read_claims(&self, mut start: Vec<u8>, end: &[u8]) -> Result<BTreeMap<String, Vec<Entry>>> {
         let mut locks: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         let (mut revision, mut last, mut limit) = (0, None::<String>, PAGE);
         loop {
-            // All pages show the store at the same time, unless that is forgotten meanwhile.
+            // All pages show the store at the same revision, unless that is compacted meanwhile.
             let options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision).with_keys_only();
             let page = match self.connection.get(&start, Some(options)).await {
-                Err(error) if revision != 0 && failure::is_compacted(&error) => {
+                Err(error) if revision != 0 && error::is_compacted(&error) => {
                     revision = 0;
-                    // The last lock may have been seen in part.
+                    // The last lock may have been read in part.
                     if let Some(key) = last.take() {
                         locks.remove(&key);
                         start = self.names.directory(&key).start();
                     }
                     continue;
                 }
-                // Others may have long names there.
-                Err(error) if limit > 1 && failure::is_size(&error) => {
+                // Names of other clients may be long.
+                Err(error) if limit > 1 && error::is_size(&error) => {
                     limit /= 2;
                     continue;
                 }
@@ -200,7 +217,7 @@ impl Shared {
             };
             let (at, more) = (answer::revision(page.header.as_ref()), page.more);
             let found = answer::range(page, &start, end);
-            let (at, found) = at.zip(found).ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+            let (at, found) = at.zip(found).ok_or_else(|| error::nonsense(self.connection.endpoints()))?;
             if revision == 0 {
                 revision = at;
             }
@@ -221,7 +238,7 @@ impl Shared {
         Ok(locks)
     }
 
-    /// Reads what the holders of some locks say about themselves. What is too large is not ours.
+    /// Reads the values of the holders of some locks. A value that is too large was not written by leasehold.
     async fn read_authors(&self, locks: impl Iterator<Item = &mut Vec<Entry>>) -> Result<()> {
         let holders = locks.flat_map(|entries| {
             let count = holders(entries);
@@ -229,28 +246,28 @@ impl Shared {
         });
         let mut parts = vec![holders.collect::<Vec<_>>()];
         while let Some(mut part) = parts.pop() {
-            let mut asked = part.split_off(part.len().saturating_sub(VALUES));
+            let mut requested = part.split_off(part.len().saturating_sub(VALUES));
             if !part.is_empty() {
                 parts.push(part);
             }
-            if asked.is_empty() {
+            if requested.is_empty() {
                 continue;
             }
-            let gets: Vec<_> = asked.iter().map(|entry| TxnOp::get(entry.name.clone(), None)).collect();
-            let most = asked.iter().map(|entry| entry.name.len() + codec::LARGEST + OVERHEAD).sum();
+            let gets: Vec<_> = requested.iter().map(|entry| TxnOp::get(entry.name.clone(), None)).collect();
+            let most = requested.iter().map(|entry| entry.name.len() + value::MAX_VALUE + OVERHEAD).sum();
             match self.connection.txn_within(most, Txn::new().and_then(gets)).await {
                 Ok(answer) => {
                     let mut found = txn::ranges(answer);
-                    for entry in asked {
+                    for entry in requested {
                         entry.read(found.next().and_then(|found| answer::range(found, &entry.name, &[])));
                     }
                 }
-                Err(error) if failure::is_size(&error) => match asked.as_mut_slice() {
+                Err(error) if error::is_size(&error) => match requested.as_mut_slice() {
                     [alone] => alone.author = Author::Foreign,
                     _ => {
-                        let half = asked.len() / 2;
-                        parts.push(asked.split_off(half));
-                        parts.push(asked);
+                        let half = requested.len() / 2;
+                        parts.push(requested.split_off(half));
+                        parts.push(requested);
                     }
                 },
                 Err(error) => return Err(error),
@@ -259,7 +276,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes a key away from the claims that hold it.
+    /// Evicts the claims that hold a key.
     pub(super) async fn evict(&self, key: &str, evict: &Evict) -> Result<Eviction> {
         let entries = self.entries(key).await?;
         let mut eviction = Eviction::default();
@@ -270,8 +287,8 @@ impl Shared {
             if !leases.contains(&entry.lease) {
                 let revokes = !evict.key_only && entry.lease != 0;
                 let carried = if revokes { self.held_on(entry.lease).await? } else { Vec::new() };
-                // Revoking cannot be made conditional, so the claim goes first: a hold that has ended by now leaves its
-                // manager's others alone.
+                // A revocation cannot be conditional, so the claim is deleted first: if the hold has ended by now, the others of its
+                // manager are left alone.
                 if !self.delete_claim(entry).await? {
                     continue;
                 }
@@ -282,7 +299,7 @@ impl Shared {
                 released.extend(carried);
                 released.insert(key.to_owned());
             }
-            // A foreign client does not say who it is, but the key was not free.
+            // The holder of a foreign claim is not known, but the key was not free.
             eviction.holders.push(entry.holder().cloned().unwrap_or_default());
         }
         eviction.released = released.into_iter().collect();
@@ -292,7 +309,7 @@ impl Shared {
     /// Deletes a claim if it is still the one that was seen.
     async fn delete_claim(&self, entry: &Entry) -> Result<bool> {
         let (limit, delete) = (self.connection.timeout(), entry.born().delete());
-        // Once: a second one does not know whether the first has found the claim.
+        // Without a retry, which could not tell whether the first request has found the claim.
         Ok(self.connection.txn_once(limit, Freshness::Linearizable, delete).await?.succeeded)
     }
 
@@ -301,10 +318,10 @@ impl Shared {
         let names = match self.ask(lease, true).await {
             Ok(Some((_, names))) => names,
             Ok(None) => return Ok(Vec::new()),
-            // They do not fit in one answer.
-            Err(error) if failure::is_size(&error) => {
+            // The names do not fit in one answer.
+            Err(error) if error::is_size(&error) => {
                 let (start, end) = self.names.range("");
-                let mut locks = self.claims(start, &end).await?;
+                let mut locks = self.read_claims(start, &end).await?;
                 locks.retain(|_, entries| split(entries).0.iter().any(|holder| holder.lease == lease));
                 return Ok(locks.into_keys().collect());
             }
@@ -314,14 +331,14 @@ impl Shared {
         let keys: BTreeSet<_> = names.iter().filter_map(|name| self.names.decode(name)).map(|(key, _)| key).collect();
         let keys: Vec<_> = keys.into_iter().collect();
         let mut held = Vec::new();
-        // An administrator waits for this, and the lease may have ten thousand keys: not a request for each.
+        // Not one request for each key: an administrator waits for this, and the lease may have ten thousand.
         let directories: Vec<_> = keys.iter().map(|key| self.names.directory(key)).collect();
         let get = |directory: &Directory| TxnOp::get(directory.start(), Some(all_of(directory)));
         let found = self.connection.ranges(&directories.iter().map(get).collect::<Vec<_>>()).await?;
         for ((key, directory), found) in keys.into_iter().zip(&directories).zip(found) {
             let (start, end) = (directory.start(), directory.end());
             let found = answer::range(found, &start, &end);
-            let found = found.ok_or_else(|| failure::nonsense(self.connection.endpoints()))?;
+            let found = found.ok_or_else(|| error::nonsense(self.connection.endpoints()))?;
             let below = |found: &PbKeyValue| Some(Entry::new(found, found.key.strip_prefix(start.as_slice())?));
             let entries: Vec<_> = found.iter().filter_map(below).collect();
             if split(&entries).0.iter().any(|entry| names.contains(&entry.name)) {
@@ -331,16 +348,16 @@ impl Shared {
         Ok(held)
     }
 
-    /// Returns all claims of a key, oldest first, and what its holders say about themselves.
+    /// Returns all claims of a key, oldest first, with the values of its holders.
     async fn entries(&self, key: &str) -> Result<Vec<Entry>> {
         let directory = self.names.directory(key);
-        let mut locks = self.claims(directory.start(), &directory.end()).await?;
+        let mut locks = self.read_claims(directory.start(), &directory.end()).await?;
         let mut entries = locks.remove(key).unwrap_or_default();
         self.read_authors(std::iter::once(&mut entries)).await?;
         Ok(entries)
     }
 
-    /// Asks how long the leases of these claims will live.
+    /// Reads the remaining times of the leases of these claims.
     async fn time_left(&self, entries: &[Entry]) -> Result<HashMap<i64, Duration>> {
         let leases: BTreeSet<_> = entries.iter().map(|entry| entry.lease).filter(|&lease| lease != 0).collect();
         let leases: Vec<_> = leases.into_iter().collect();
@@ -354,7 +371,7 @@ impl Shared {
         Ok(left)
     }
 
-    /// Asks for a lease's remaining time, and with `keys` for its keys. `None` if it is gone.
+    /// Reads a lease's remaining time, and with `keys` its keys. `None` if it no longer exists.
     async fn ask(&self, lease: i64, keys: bool) -> Result<Option<(Duration, Vec<Vec<u8>>)>> {
         let answer = self
             .connection
@@ -372,12 +389,12 @@ impl Shared {
         }
     }
 
-    /// Asks the server for a sign of life that only a member of a working cluster can give.
+    /// Checks whether the server answers, which only a member of a working cluster can.
     pub(super) async fn ping(&self) -> Result<()> {
-        // No lease has this name; the user's permissions cover it.
-        let name = self.names.record(crate::backend::LeaseId(0));
+        // The record of no lease, which the user may read.
+        let name = self.names.record(LeaseId(0));
         let options = GetOptions::new().with_keys_only();
         let answer = self.connection.get(&name, Some(options)).await?;
-        answer.header.map(|_| ()).ok_or_else(|| failure::nonsense(self.connection.endpoints()))
+        answer.header.map(|_| ()).ok_or_else(|| error::nonsense(self.connection.endpoints()))
     }
 }

@@ -1,17 +1,17 @@
-//! How much goes in one request: less, once the server has refused what it was sent.
+//! The limits for requests, which are lowered when the server refuses one for its size.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::failure;
+use super::error;
 use crate::backend::BackendError;
 
-/// Operations in one transaction. By default etcd takes 128 at one level.
+/// The initial limit for the operations in one transaction. By default etcd accepts 128 at one level.
 const OPERATIONS: usize = 100;
 
-/// Bytes in one request. By default etcd takes 1.5 MiB.
+/// The initial limit for the bytes in one request. By default etcd accepts 1.5 MiB.
 const BYTES: usize = 1_400_000;
 
-/// The limits for requests, which the managers on a connection share.
+/// The limits for the requests on a connection.
 #[derive(Debug)]
 pub(super) struct Limits {
     operations: AtomicUsize,
@@ -25,27 +25,27 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns how many operations go in one transaction at most.
+    /// Returns the maximum number of operations in one transaction.
     pub(super) fn operations(&self) -> usize {
         self.operations.load(Ordering::Relaxed)
     }
 
-    /// Returns how many bytes go in one request at most, unless one operation alone has more.
+    /// Returns the maximum number of bytes in one request, unless one operation alone has more.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Sends so many bytes until the server refuses them.
+    /// Sets the maximum number of bytes.
     #[cfg(test)]
     pub(super) fn believe(&self, bytes: usize) {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// Learns from the refusal of a request that could have been smaller. Returns whether its size was the reason.
+    /// Lowers the limit that a refused request has exceeded. Returns whether its size was the reason.
     pub(super) fn refused(&self, error: &BackendError, operations: usize, bytes: usize) -> bool {
-        if failure::is_too_many(error) {
+        if error::is_too_many(error) {
             self.operations.fetch_min((operations / 2).max(1), Ordering::Relaxed);
-        } else if failure::is_too_large(error) {
+        } else if error::is_too_large(error) {
             self.bytes.fetch_min((bytes / 2).max(1), Ordering::Relaxed);
         } else {
             return false;

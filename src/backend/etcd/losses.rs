@@ -1,168 +1,87 @@
-//! Losses that the server tells of: deleted records mean ended leases, deleted claims mean lost holds.
+//! Losses: deleted records mean ended leases, deleted claims mean lost holds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use etcd_client::TxnOp;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::txn::{Freshness, keys_only};
-use super::watch::{Hub, Notice, Sink, WatchId};
-use super::{Shared, claims::Held};
+use super::claims::{Claims, HeldClaim};
+use super::connection::Connection;
+use super::session::{Session, Sessions};
+use super::txn::{ClaimKey, Freshness, keys_only};
+use super::watch::hub::{Notice, WatchId};
+use super::watched::{Notices, Subject, Watched};
 use crate::backend::backoff::Backoff;
 use crate::backend::{AttemptId, BackendError, ErrorKind, Event, LeaseId, Result};
+use crate::process::report::warn;
 
-/// Shorter holds are not worth a watch of their own.
-const AGE: Duration = Duration::from_millis(50);
+/// The age from which a grant is watched: shorter holds are not worth it.
+const WATCH_AGE: Duration = Duration::from_millis(50);
 
-/// What a watch is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Subject {
-    /// The record of a lease.
-    Session(LeaseId),
-    /// The claim of a grant.
-    Claim(AttemptId),
-}
-
-/// What each watch is about, and its key.
-type Subjects = HashMap<WatchId, (Subject, Vec<u8>)>;
-
-/// What is watched, and what will be.
+/// Finds losses and reports them.
+///
+/// Everything that shows a loss calls [`report`](Self::report): a watch, a check after a gap of the watch, a renewal, a claim or a
+/// release whose lease has ended, a store that was restored from a backup.
 #[derive(Debug)]
 pub(super) struct Losses {
-    /// `None` after the end.
-    subjects: Mutex<Option<Subjects>>,
-    /// Grants that are too young for a watch, oldest first.
-    young: Mutex<VecDeque<(Instant, AttemptId)>>,
-    grown: Arc<Notify>,
-    sink: Sink,
+    connection: Arc<Connection>,
+    sessions: Arc<Sessions>,
+    claims: Arc<Claims>,
+    watched: Watched,
+    /// Grants that are not watched yet, oldest first, with the time from which they are.
+    recent: Mutex<VecDeque<(Instant, AttemptId)>>,
+    has_recent: Arc<Notify>,
+    events: UnboundedSender<Event>,
 }
 
 impl Losses {
-    /// Creates the register, whose notices go to `sink`.
-    pub(super) fn new(sink: Sink) -> Self {
-        let subjects = Mutex::new(Some(Subjects::new()));
-        Self { subjects, young: Mutex::default(), grown: Arc::default(), sink }
+    /// Creates it with its tasks, which do not keep it alive. Returns the events of all losses.
+    pub(super) fn start(
+        connection: Arc<Connection>,
+        sessions: Arc<Sessions>,
+        claims: Arc<Claims>,
+    ) -> (Arc<Self>, [AbortHandle; 3], UnboundedReceiver<Event>) {
+        let (watched, notices) = Watched::new(connection.clone());
+        let (events, receiver) = unbounded_channel();
+        let (recent, has_recent) = (Mutex::default(), Arc::default());
+        let losses = Arc::new(Self { connection, sessions, claims, watched, recent, has_recent, events });
+        let tasks = [
+            losses.spawn(watch_grants(Arc::downgrade(&losses), losses.has_recent.clone())),
+            losses.spawn(listen(Arc::downgrade(&losses), notices)),
+            losses.spawn(follow_history(Arc::downgrade(&losses), losses.connection.restores())),
+        ];
+        (losses, tasks, receiver)
     }
 
-    /// Watches the key of a subject from a revision on.
-    pub(super) fn watch(&self, hub: &Hub, subject: Subject, name: Vec<u8>, start: i64) -> WatchId {
-        let id = hub.next_id();
-        if let Some(subjects) = &mut *self.subjects.lock() {
-            subjects.insert(id, (subject, name.clone()));
-            hub.watch_as(id, name, start, self.sink.clone());
-        }
-        id
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.connection.handle().spawn(task).abort_handle()
     }
 
-    /// Ends a watch: what happens to its subject from now on is no loss.
-    pub(super) fn unwatch(&self, hub: &Hub, id: WatchId) {
-        if let Some(subjects) = &mut *self.subjects.lock() {
-            subjects.remove(&id);
-        }
-        hub.cancel(id);
+    /// Ends all watches: nothing is reported from now on.
+    pub(super) fn close(&self) {
+        self.watched.close();
     }
 
-    /// Ends all watches, for good.
-    pub(super) fn end(&self, hub: &Hub) {
-        let ended = self.subjects.lock().take();
-        ended.into_iter().flatten().for_each(|(id, _)| hub.cancel(id));
-    }
-
-    /// Takes note of a grant, which will be watched if it gets old enough.
-    pub(super) fn granted(&self, attempt: AttemptId) {
-        let mut young = self.young.lock();
-        young.push_back((Instant::now() + AGE, attempt));
-        if young.len() == 1 {
-            self.grown.notify_one();
-        }
-    }
-
-    fn subject(&self, id: WatchId) -> Option<Subject> {
-        self.subjects.lock().as_ref()?.get(&id).map(|(subject, _)| *subject)
-    }
-}
-
-/// Starts the tasks. They end with `shared`, which they do not keep.
-pub(super) fn start(
-    shared: &Arc<Shared>,
-    notices: UnboundedReceiver<(WatchId, Notice)>,
-    handle: &Handle,
-) -> [AbortHandle; 3] {
-    let sweeper = sweep(Arc::downgrade(shared), shared.losses.grown.clone());
-    let listener = listen(Arc::downgrade(shared), notices);
-    let historian = follow_history(Arc::downgrade(shared), shared.connection.restores());
-    [
-        handle.spawn(sweeper).abort_handle(),
-        handle.spawn(listener).abort_handle(),
-        handle.spawn(historian).abort_handle(),
-    ]
-}
-
-/// Ends all sessions when the store was restored: nothing that is known of it holds any more.
-async fn follow_history(shared: Weak<Shared>, mut restores: watch::Receiver<u64>) {
-    while restores.changed().await.is_ok() {
-        let Some(shared) = shared.upgrade() else { return };
-        for lease in shared.sessions.ids() {
-            shared.lost(Subject::Session(lease));
-        }
-    }
-}
-
-/// Puts watches on grants that have reached the age for it. Sleeps while there are none.
-async fn sweep(shared: Weak<Shared>, grown: Arc<Notify>) {
-    loop {
-        grown.notified().await;
-        loop {
-            let due = {
-                let Some(shared) = shared.upgrade() else { return };
-                shared.losses.young.lock().front().map(|(due, _)| *due)
-            };
-            let Some(due) = due else { break };
-            tokio::time::sleep_until(due).await;
-            match shared.upgrade() {
-                Some(shared) => shared.watch_old_ones(),
-                None => return,
-            }
-        }
-    }
-}
-
-impl Shared {
-    fn watch_old_ones(&self) {
-        let now = Instant::now();
-        loop {
-            let attempt = {
-                let mut young = self.losses.young.lock();
-                match young.front() {
-                    Some((due, _)) if *due <= now => young.pop_front(),
-                    _ => return,
-                }
-            };
-            let Some((_, attempt)) = attempt else { return };
-            let Some(Held { claim, proof, .. }) = self.claims.held(attempt) else { continue };
-            let watch = self.losses.watch(self.connection.hub(), Subject::Claim(attempt), claim.name, proof + 1);
-            if !self.claims.watched(attempt, watch) {
-                self.losses.unwatch(self.connection.hub(), watch);
-            }
-        }
+    /// Returns whether it was not closed.
+    pub(super) fn is_open(&self) -> bool {
+        self.watched.is_open()
     }
 
     /// Reports a loss, once.
-    pub(super) fn lost(&self, subject: Subject) {
+    pub(super) fn report(&self, subject: Subject) {
         let event = match subject {
             Subject::Session(lease) => {
-                let wanted = self.sessions.get(lease).is_some_and(|session| session.is_wanted());
-                (self.forget(lease) && wanted).then_some(Event::LeaseLost(lease))
+                let ended = self.forget(lease);
+                ended.is_some_and(|session| session.is_wanted()).then_some(Event::LeaseLost(lease))
             }
-            Subject::Claim(attempt) => self.claims.let_go(attempt).map(|watch| {
-                self.losses.unwatch(self.connection.hub(), watch);
+            Subject::Claim(attempt) => self.claims.unhold(attempt).map(|watch| {
+                self.watched.remove(watch);
                 if self.claims.outcome(attempt) == Some(false) {
                     self.claims.forget(attempt);
                 }
@@ -170,26 +89,82 @@ impl Shared {
             }),
         };
         if let Some(event) = event {
-            self.tell(event);
+            // Without a receiver the backend has been dropped.
+            let _ = self.events.send(event);
         }
     }
 
-    /// Finds which of these subjects have gone while their watches were down. Returns those that could not be checked, and why.
+    /// Forgets a lease that has ended, with all claims on it. Returns its session if it was known.
+    pub(super) fn forget(&self, lease: LeaseId) -> Option<Arc<Session>> {
+        let removed = self.sessions.remove(lease);
+        for watch in self.claims.forget_lease(lease) {
+            self.watched.remove(watch);
+        }
+        let (session, watch) = removed?;
+        if let Some(watch) = watch {
+            self.watched.remove(watch);
+        }
+        Some(session)
+    }
+
+    /// Watches the record of a lease from a revision on.
+    pub(super) fn watch_session(&self, session: &Session, start: i64) {
+        let subject = Subject::Session(session.id());
+        session.watched(self.watched.add(subject, session.record_name().to_vec(), start));
+    }
+
+    /// Notes a grant that was proven at this revision. It is watched once it is old enough.
+    pub(super) fn hold(&self, attempt: AttemptId, claim: ClaimKey, proof: i64) {
+        self.claims.hold(attempt, HeldClaim { claim, proof, watch: None });
+        let mut recent = self.recent.lock();
+        recent.push_back((Instant::now() + WATCH_AGE, attempt));
+        if recent.len() == 1 {
+            self.has_recent.notify_one();
+        }
+    }
+
+    /// Notes that a grant is given up: what happens to its claim from now on is no loss.
+    pub(super) fn unhold(&self, attempt: AttemptId) {
+        if let Some(watch) = self.claims.unhold(attempt) {
+            self.watched.remove(watch);
+        }
+    }
+
+    fn watch_old_grants(&self) {
+        let now = Instant::now();
+        loop {
+            let attempt = {
+                let mut recent = self.recent.lock();
+                match recent.front() {
+                    Some((due, _)) if *due <= now => recent.pop_front(),
+                    _ => return,
+                }
+            };
+            let Some((_, attempt)) = attempt else { return };
+            let Some(HeldClaim { claim, proof, .. }) = self.claims.held(attempt) else { continue };
+            let watch = self.watched.add(Subject::Claim(attempt), claim.name, proof + 1);
+            if !self.claims.watched(attempt, watch) {
+                self.watched.remove(watch);
+            }
+        }
+    }
+
+    /// Finds the subjects that were lost while their watches were down. Returns the watches that could not be checked, and why.
     async fn check(&self, ids: Vec<WatchId>) -> Option<(Vec<WatchId>, BackendError)> {
         let (mut parts, mut unchecked, mut reason) = (vec![ids], Vec::new(), None);
         while let Some(mut part) = parts.pop() {
             match self.check_together(&part).await {
                 Ok(()) => {}
-                // One that is refused, for its permissions say, must not hide what has become of the others.
+                // One that is refused, for missing permissions for example, must not hide the losses of the others.
                 Err(error) if part.len() > 1 && error.kind() != ErrorKind::Unreachable => {
                     let half = part.len() / 2;
                     parts.push(part.split_off(half));
                     parts.push(part);
                 }
                 Err(error) => {
-                    let unreachable = error.kind() == ErrorKind::Unreachable;
+                    let is_unreachable = error.kind() == ErrorKind::Unreachable;
                     unchecked.extend(part);
-                    if unreachable {
+                    if is_unreachable {
                         unchecked.extend(parts.drain(..).flatten());
                     }
                     reason = Some(error);
@@ -200,54 +175,79 @@ impl Shared {
     }
 
     async fn check_together(&self, ids: &[WatchId]) -> Result<()> {
-        let subjects: Vec<_> = {
-            let known = self.losses.subjects.lock();
-            ids.iter().filter_map(|id| known.as_ref()?.get(id).cloned()).collect()
-        };
+        let subjects = self.watched.named(ids);
         let get = |(_, name): &(Subject, Vec<u8>)| TxnOp::get(name.clone(), Some(keys_only(Freshness::Linearizable)));
         let found = self.connection.ranges(&subjects.iter().map(get).collect::<Vec<_>>()).await?;
         for ((subject, _), found) in subjects.into_iter().zip(found) {
             if found.kvs.is_empty() {
-                self.lost(subject);
+                self.report(subject);
             }
         }
         Ok(())
     }
 }
 
-/// Turns notices into events.
-async fn listen(shared: Weak<Shared>, mut notices: UnboundedReceiver<(WatchId, Notice)>) {
-    while let Some(first) = notices.recv().await {
-        let Some(shared) = shared.upgrade() else { return };
-        let mut unsure = Vec::new();
-        let mut next = Some(first);
-        while let Some((id, notice)) = next {
-            match (notice, shared.losses.subject(id)) {
-                (Notice::Deleted(_), Some(subject)) => shared.lost(subject),
-                (Notice::Again, Some(_)) => unsure.push(id),
-                _ => {}
-            }
-            next = notices.try_recv().ok();
-        }
-        if !unsure.is_empty() {
-            // Apart, so that a slow answer delays no other notice.
-            let weak = Arc::downgrade(&shared);
-            shared.handle.spawn(check(weak, unsure));
+/// Ends all sessions when the store was restored: nothing that is known of it holds any more.
+async fn follow_history(losses: Weak<Losses>, mut restores: tokio::sync::watch::Receiver<u64>) {
+    while restores.changed().await.is_ok() {
+        let Some(losses) = losses.upgrade() else { return };
+        for lease in losses.sessions.ids() {
+            losses.report(Subject::Session(lease));
         }
     }
 }
 
-/// Checks until each subject was seen, or is watched no more.
-async fn check(shared: Weak<Shared>, mut ids: Vec<WatchId>) {
+/// Watches grants that are old enough. Sleeps while there are none that are not watched.
+async fn watch_grants(losses: Weak<Losses>, has_recent: Arc<Notify>) {
+    loop {
+        has_recent.notified().await;
+        loop {
+            let due = {
+                let Some(losses) = losses.upgrade() else { return };
+                losses.recent.lock().front().map(|(due, _)| *due)
+            };
+            let Some(due) = due else { break };
+            tokio::time::sleep_until(due).await;
+            match losses.upgrade() {
+                Some(losses) => losses.watch_old_grants(),
+                None => return,
+            }
+        }
+    }
+}
+
+/// Reports what notices say, and checks the subjects of watches that were down.
+async fn listen(losses: Weak<Losses>, mut notices: Notices) {
+    while let Some(first) = notices.recv().await {
+        let Some(losses) = losses.upgrade() else { return };
+        let mut unchecked = Vec::new();
+        let mut next = Some(first);
+        while let Some((id, notice)) = next {
+            match (notice, losses.watched.subject(id)) {
+                (Notice::Deleted(_), Some(subject)) => losses.report(subject),
+                (Notice::Recreated, Some(_)) => unchecked.push(id),
+                _ => {}
+            }
+            next = notices.try_recv().ok();
+        }
+        if !unchecked.is_empty() {
+            // In a separate task, so that a slow answer delays no other notice.
+            losses.spawn(check(Arc::downgrade(&losses), unchecked));
+        }
+    }
+}
+
+/// Checks until each subject was found, reported, or is no longer watched.
+async fn check(losses: Weak<Losses>, mut ids: Vec<WatchId>) {
     let mut backoff = Backoff::new();
-    let mut warned = false;
-    while let Some(shared) = shared.upgrade().filter(|shared| shared.is_open()) {
-        let Some((unchecked, reason)) = shared.check(ids).await else { return };
-        if reason.kind() != ErrorKind::Unreachable && !std::mem::replace(&mut warned, true) {
-            crate::process::report::warn!(target: "leasehold::etcd", "cannot check what was lost while the watch was down, trying on: {reason}");
+    let mut has_warned = false;
+    while let Some(losses) = losses.upgrade().filter(|losses| losses.is_open()) {
+        let Some((unchecked, reason)) = losses.check(ids).await else { return };
+        if reason.kind() != ErrorKind::Unreachable && !std::mem::replace(&mut has_warned, true) {
+            warn!(target: "leasehold::etcd", "cannot check for losses while the watch was down, retrying: {reason}");
         }
         ids = unchecked;
-        drop(shared);
+        drop(losses);
         backoff.pause().await;
     }
 }

@@ -3,21 +3,28 @@
 //! Each lock is a directory of claims, and the oldest one by create revision holds it, as for Go's `concurrency.Mutex` and
 //! `etcdctl lock`, with which it excludes and queues.
 
+mod acquire;
 mod answer;
+mod attempt;
+mod batch;
 mod blockers;
 mod claims;
-pub(crate) mod codec;
 mod connection;
-mod failure;
-mod group;
+mod endpoints;
+mod error;
 mod history;
 mod inspect;
+mod leases;
 mod limits;
 mod losses;
+pub(crate) mod names;
 mod numbers;
+mod options;
+mod parts;
+mod pool;
 mod proxy;
-mod queue;
-mod route;
+mod release;
+mod releases;
 #[cfg(feature = "testing")]
 pub(crate) mod sent;
 mod session;
@@ -25,113 +32,54 @@ mod session;
 mod tests;
 #[cfg(feature = "etcd-tls")]
 mod tls;
+mod token;
 mod txn;
+mod value;
 mod watch;
+mod watched;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::join_all;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::AbortHandle;
+use tokio::sync::mpsc::UnboundedReceiver;
 
-use self::blockers::Blockers;
-use self::claims::{Claims, Releases};
-use self::codec::Names;
 use self::connection::Connection;
-use self::group::Group;
-use self::losses::Losses;
-use self::session::Sessions;
+use self::options::FOREVER;
+pub(crate) use self::options::{MIN_TTL, Options};
+use self::parts::Parts;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
 use crate::info::{Eviction, LockInfo};
 
-/// etcd counts leases in seconds.
-pub(crate) const MIN_TTL: Duration = Duration::from_secs(1);
-
-/// Longer than anybody waits, and short enough to be added to a time.
-const EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// How to reach etcd.
-#[derive(Clone)]
-pub(crate) struct Options {
-    /// The endpoints, each `host:port`.
-    pub(crate) endpoints: Vec<String>,
-    /// The user, if there is one.
-    pub(crate) username: Option<String>,
-    /// Its password.
-    pub(crate) password: Option<String>,
-    /// What all names on the server begin with.
-    pub(crate) prefix: String,
-    /// How long a request may take, all its retries together.
-    pub(crate) timeout: Duration,
-    /// How often a waiter looks by itself while its watch is down.
-    pub(crate) retry_interval: Duration,
-    /// The files for TLS. `None` is plain HTTP.
-    #[cfg(feature = "etcd-tls")]
-    pub(crate) tls: Option<Tls>,
-}
-
-/// Secrets stay out.
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("endpoints", &self.endpoints)
-            .field("prefix", &self.prefix)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Locks on etcd.
+/// Locks on etcd, of one manager.
 pub(crate) struct Etcd {
     /// `None` once it was closed.
-    shared: RwLock<Option<Arc<Shared>>>,
+    parts: RwLock<Option<Arc<Parts>>>,
     events: tokio::sync::Mutex<UnboundedReceiver<Event>>,
-    tasks: [AbortHandle; 3],
-}
-
-/// What the tasks see too. They hold it weakly, so that it ends with the last user.
-struct Shared {
-    names: Names,
-    connection: Arc<Connection>,
-    clock: Arc<dyn Clock>,
-    handle: Handle,
-    /// Who we are among managers, in our metadata.
-    manager: String,
-    retry_interval: Duration,
-    sessions: Sessions,
-    claims: Arc<Claims>,
-    group: Group,
-    releases: Arc<Releases>,
-    blockers: Blockers,
-    losses: Losses,
-    events: UnboundedSender<Event>,
-    closed: AtomicBool,
 }
 
 impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shared = self.shared.read();
-        f.debug_struct("Etcd").field("connection", &shared.as_ref().map(|shared| &shared.connection)).finish()
+        let parts = self.parts.read();
+        f.debug_struct("Etcd").field("connection", &parts.as_ref().map(|parts| &parts.connection)).finish()
     }
 }
 
 impl Etcd {
-    /// Connects, and sees whether the server answers within the timeout.
+    /// Connects, and checks whether the server answers within the timeout.
     pub(crate) async fn connect(mut options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
-        options.timeout = options.timeout.min(EVER);
+        options.timeout = options.timeout.min(FOREVER);
         let (prefix, retry_interval) = (options.prefix.clone(), options.retry_interval);
-        let connection = Connection::shared(options, &handle).await?;
-        Ok(Self::new(connection, prefix, retry_interval, clock, handle))
+        let connection = pool::connect(options, &handle).await?;
+        Ok(Self::new(connection, prefix, retry_interval, clock))
     }
 
-    /// Uses a client that the user has made, and never closes it.
+    /// Uses a client that was made by the user, and never closes it.
     pub(crate) fn with_client(
         client: etcd_client::Client,
         prefix: String,
@@ -140,74 +88,29 @@ impl Etcd {
         clock: Arc<dyn Clock>,
         handle: Handle,
     ) -> Self {
-        let connection = Arc::new(Connection::injected(client, timeout.min(EVER), handle.clone()));
-        Self::new(connection, prefix, retry_interval, clock, handle)
+        Self::new(pool::inject(client, timeout.min(FOREVER), &handle), prefix, retry_interval, clock)
     }
 
-    fn new(
-        connection: Arc<Connection>,
-        prefix: String,
-        retry_interval: Duration,
-        clock: Arc<dyn Clock>,
-        handle: Handle,
-    ) -> Self {
-        let (events, receiver) = unbounded_channel();
-        let (sink, notices) = unbounded_channel();
-        let claims = Arc::new(Claims::default());
-        let shared = Arc::new(Shared {
-            group: Group::new(connection.clone(), claims.clone(), handle.clone()),
-            claims,
-            names: Names::new(prefix),
-            connection,
-            clock,
-            manager: format!("{:016x}", rand::random::<u64>()),
-            retry_interval: retry_interval.clamp(Duration::from_millis(10), EVER),
-            sessions: Sessions::default(),
-            releases: Arc::default(),
-            blockers: Blockers::default(),
-            losses: Losses::new(sink),
-            events,
-            closed: AtomicBool::new(false),
-            handle: handle.clone(),
-        });
-        let tasks = losses::start(&shared, notices, &handle);
-        Self { shared: RwLock::new(Some(shared)), events: tokio::sync::Mutex::new(receiver), tasks }
+    fn new(connection: Arc<Connection>, prefix: String, retry_interval: Duration, clock: Arc<dyn Clock>) -> Self {
+        let (parts, events) = Parts::start(connection, prefix, retry_interval, clock);
+        Self { parts: RwLock::new(Some(parts)), events: tokio::sync::Mutex::new(events) }
     }
 
-    /// Returns what all calls need, unless it was closed.
-    fn open_shared(&self) -> Result<Arc<Shared>> {
-        self.shared.read().clone().ok_or_else(failure::closed)
-    }
-
-    #[cfg(test)]
-    fn shared(&self) -> Arc<Shared> {
-        self.open_shared().unwrap()
+    /// Returns the parts, unless it was closed.
+    fn parts(&self) -> Result<Arc<Parts>> {
+        self.parts.read().clone().ok_or_else(error::closed)
     }
 
     fn stop(&self) {
-        // Others may have the same connection: this one lets go of it.
-        let Some(shared) = self.shared.write().take() else { return };
-        shared.closed.store(true, Ordering::Release);
-        shared.losses.end(shared.connection.hub());
-        self.tasks.iter().for_each(AbortHandle::abort);
+        if let Some(parts) = self.parts.write().take() {
+            parts.stop();
+        }
     }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-impl Shared {
-    /// Returns whether calls are still welcome.
-    fn is_open(&self) -> bool {
-        !self.closed.load(Ordering::Acquire)
-    }
-
-    fn tell(&self, event: Event) {
-        // Nobody listens any more only at the end.
-        let _ = self.events.send(event);
     }
 }
 
@@ -221,44 +124,41 @@ impl Backend for Etcd {
     }
 
     fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
-        async move { self.open_shared()?.open(ttl, own).await }.boxed()
+        async move { self.parts()?.leases.open(ttl, own).await }.boxed()
     }
 
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
         async move {
-            let shared = match self.open_shared() {
-                Ok(shared) => shared,
-                Err(closed) => return vec![Err(closed); leases.len()],
-            };
-            let third = leases.iter().map(|lease| lease.ttl / 3).min().unwrap_or_default();
-            let limit = third.mul_f64(0.9).min(shared.connection.timeout());
-            join_all(leases.iter().map(|lease| shared.renew(lease, limit))).await
+            match self.parts() {
+                Ok(parts) => parts.leases.renew(leases).await,
+                Err(closed) => vec![Err(closed); leases.len()],
+            }
         }
         .boxed()
     }
 
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
-        async move { self.open_shared()?.revoke(lease.id).await }.boxed()
+        async move { self.parts()?.leases.revoke(lease.id).await }.boxed()
     }
 
     fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
-        async move { self.open_shared()?.acquire(claim, wait).await }.boxed()
+        async move { self.parts()?.acquirer.acquire(claim, wait).await }.boxed()
     }
 
     fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
-        async move { self.open_shared()?.settle(claim).await }.boxed()
+        async move { self.parts()?.releaser.abort(claim).await }.boxed()
     }
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
-        // Before the first poll, so that a claim which is sent before this knows of it.
-        if let Ok(shared) = self.open_shared() {
-            shared.give_up(grant);
+        // Before the first poll, so that a claim which is sent before it can also make the release.
+        if let Ok(parts) = self.parts() {
+            parts.releaser.note(grant);
         }
-        async move { self.open_shared()?.release(grant).await }.boxed()
+        async move { self.parts()?.releaser.release(grant).await }.boxed()
     }
 
     fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
-        self.open_shared().ok()?.claim_name(grant)
+        self.parts().ok()?.releaser.claim_name(grant)
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
@@ -272,23 +172,23 @@ impl Backend for Etcd {
     }
 
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
-        async move { self.open_shared()?.inspect(key).await }.boxed()
+        async move { self.parts()?.inspector.inspect(key).await }.boxed()
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
-        async move { self.open_shared()?.list(prefix).await }.boxed()
+        async move { self.parts()?.inspector.list(prefix).await }.boxed()
     }
 
     fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>> {
-        async move { self.open_shared()?.evict(key, evict).await }.boxed()
+        async move { self.parts()?.inspector.evict(key, evict).await }.boxed()
     }
 
     fn outage(&self) -> Option<BackendError> {
-        self.shared.read().as_ref().and_then(|shared| shared.connection.outage())
+        self.parts.read().as_ref().and_then(|parts| parts.connection.outage())
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
-        async move { self.open_shared()?.ping().await }.boxed()
+        async move { self.parts()?.inspector.ping().await }.boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

@@ -2,10 +2,10 @@
 
 use parking_lot::Mutex;
 
-/// Gives each claim on a lease a number that no other claim on it has, and uses the numbers of those that are gone again.
+/// The numbers of the claims on a lease: unique among the claims that may exist, and reused afterwards.
 ///
-/// ⚠ A number may only come back if no copy of a request can create or delete its claim any more: the claim's request was sent
-/// once and answered, and the claim was deleted by its revision. All others are never used again.
+/// ⚠ A number may only be given back if no copy of a request can create or delete its claim any more: the claim's request was sent
+/// once and answered, and the claim was deleted by its revision. All others are never reused.
 #[derive(Debug, Default)]
 pub(super) struct Numbers(Mutex<Pool>);
 
@@ -16,6 +16,7 @@ struct Pool {
 }
 
 impl Numbers {
+    /// Returns a number that no claim has.
     pub(super) fn take(&self) -> u64 {
         let mut pool = self.0.lock();
         if let Some(number) = pool.free.pop() {
@@ -25,6 +26,7 @@ impl Numbers {
         pool.next
     }
 
+    /// Allows a number to be reused.
     pub(super) fn give_back(&self, number: u64) {
         self.0.lock().free.push(number);
     }

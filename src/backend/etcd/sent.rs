@@ -1,4 +1,4 @@
-//! What a server may send, from plain values: for the fuzz target.
+//! Answers of a server from plain values, for the fuzz target.
 //!
 //! Each function reads one kind of answer as the backend does, without a server.
 
@@ -7,8 +7,9 @@ use etcd_client::proto::{
     PbEvent, PbKeyValue, PbRangeResponse, PbResponseHeader, PbResponseOp, PbTxnResponse, PbWatchResponse,
 };
 
-use super::codec::{self, Author, Names};
-use super::txn::{Answer, Born, Outcome, Place, Placed, Record, Standing};
+use super::names::Names;
+use super::txn::{Answer, ClaimKey, Outcome, Position, PutClaim, PutOutcome, Record};
+use super::value::{self, Author};
 use super::{answer, txn, watch};
 use crate::backend::LeaseId;
 use crate::info::Mode;
@@ -24,7 +25,7 @@ pub struct EtcdKey {
     pub created: i64,
     /// The revision of its last change.
     pub modified: i64,
-    /// How many times it was written since its creation.
+    /// The number of times that it was written since its creation.
     pub version: i64,
     /// Its lease, or 0.
     pub lease: i64,
@@ -60,21 +61,21 @@ impl EtcdAnswers {
         Self { names: Names::new(prefix.into()), key: key.into(), mode }
     }
 
-    fn own(&self) -> Born {
+    fn own(&self) -> ClaimKey {
         let (lease, number, create) = CLAIM;
-        Born { name: self.names.directory(&self.key).claim(self.mode, lease, number), create }
+        ClaimKey { name: self.names.directory(&self.key).claim(self.mode, lease, number), create }
     }
 
     /// Returns the name of the lock's own claim, and its create revision.
     pub fn claim(&self) -> (Vec<u8>, i64) {
-        let Born { name, create } = self.own();
+        let ClaimKey { name, create } = self.own();
         (name, create)
     }
 
-    /// Reads a claim of anybody. Returns its key, and its holder's name if that is known.
+    /// Reads a claim of any client. Returns its key, and its holder's name if that is known.
     pub fn read_claim(&self, name: &[u8], value: &[u8]) -> Option<(String, Option<String>)> {
         let (key, child) = self.names.decode(name)?;
-        let holder = match codec::author(child, value) {
+        let holder = match value::author(child, value) {
             Author::Known(holder, _) => Some(holder.name),
             Author::Other | Author::Foreign => None,
         };
@@ -85,7 +86,7 @@ impl EtcdAnswers {
     pub fn read_placed(&self, succeeded: bool, revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> Option<u64> {
         let (directory, own) = (self.names.directory(&self.key), self.own());
         let record = Record { name: self.names.record(CLAIM.0), value: Vec::new(), lease: CLAIM.0, version: 1 };
-        let place = Place {
+        let put = PutClaim {
             directory: &directory,
             mode: self.mode,
             name: &own.name,
@@ -97,19 +98,19 @@ impl EtcdAnswers {
         };
         let txn = PbTxnResponse { succeeded, ..transaction(revision, ranges) };
         let revision = txn::revision(&txn);
-        match place.read(&Answer { txn, revision })? {
-            Placed::In { standing: Standing::First, .. } => answer::epoch(revision?),
+        match put.read(&Answer { txn, revision })? {
+            PutOutcome::In { position: Position::First, .. } => answer::epoch(revision?),
             _ => None,
         }
     }
 
-    /// Reads where the claim stands. Returns the epoch if it holds the lock.
+    /// Reads the claim's position. Returns the epoch if it holds the lock.
     pub fn read_standing(&self, revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> Option<u64> {
         let txn = transaction(revision, ranges);
         let revision = txn::revision(&txn)?;
-        match Standing::read(&self.names.directory(&self.key), &self.own(), &txn::keys(txn)?)? {
-            Standing::First => answer::epoch(revision),
-            Standing::Behind(_) | Standing::Gone => None,
+        match Position::read(&self.names.directory(&self.key), &self.own(), &txn::keys(txn)?)? {
+            Position::First => answer::epoch(revision),
+            Position::Behind(_) | Position::Missing => None,
         }
     }
 
@@ -119,7 +120,7 @@ impl EtcdAnswers {
         Some(answer::range(range(keys), &start, &end)?.into_iter().map(|found| found.key).collect())
     }
 
-    /// Reads what a stream says on which the claim is watched, as its first watch. Returns the revisions of its deletion.
+    /// Reads a stream whose first watch is on the claim. Returns the revisions of its deletions.
     pub fn read_watch(&self, answers: &[EtcdWatchAnswer]) -> Vec<i64> {
         let answers = answers.iter().map(|answer| {
             let event = |(kind, key): &(i32, EtcdKey)| PbEvent { r#type: *kind, kv: Some(key.into()), prev_kv: None };
@@ -137,15 +138,15 @@ impl EtcdAnswers {
     }
 
     /// Reads the TTL of a lease, in milliseconds.
-    pub fn read_ttl(&self, seconds: i64, asked: std::time::Duration) -> Option<u128> {
-        answer::ttl(seconds, asked).map(|ttl| ttl.as_millis())
+    pub fn read_ttl(&self, seconds: i64, requested: std::time::Duration) -> Option<u128> {
+        answer::ttl(seconds, requested).map(|ttl| ttl.as_millis())
     }
 }
 
 /// One message on a stream of watches.
 #[derive(Clone, Debug, Default)]
 pub struct EtcdWatchAnswer {
-    /// The watch that it is about.
+    /// The number of the watch.
     pub watch: i64,
     /// The revision of its header, if it has one.
     pub revision: Option<i64>,
@@ -153,9 +154,9 @@ pub struct EtcdWatchAnswer {
     pub created: bool,
     /// Whether it ends the watch.
     pub canceled: bool,
-    /// The revision that is too old to be watched, or 0.
+    /// The revision up to which the store was compacted, or 0.
     pub compacted: i64,
-    /// Types of events, with their keys.
+    /// The types of events, with their keys.
     pub events: Vec<(i32, EtcdKey)>,
 }
 
@@ -167,7 +168,7 @@ fn range(keys: &[EtcdKey]) -> PbRangeResponse {
     PbRangeResponse { kvs: keys.iter().map(Into::into).collect(), ..PbRangeResponse::default() }
 }
 
-/// An outcome without keys is one that is missing.
+/// Creates the answer to a transaction. An outcome without keys is missing in it.
 fn transaction(revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> PbTxnResponse {
     let outcome = |keys: &Vec<EtcdKey>| PbResponseOp {
         response: (!keys.is_empty()).then(|| Outcome::ResponseRange(range(keys))),

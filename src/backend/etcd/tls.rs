@@ -1,4 +1,4 @@
-//! TLS: the files it takes, and what a server has against them.
+//! TLS: its files, and the reasons why a handshake with them fails.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use crate::backend::{BackendError, ErrorKind, Result};
 
-/// How long a server may think about our certificate.
-const VERDICT: Duration = Duration::from_millis(300);
+/// The maximum wait for the server's refusal of the client's certificate.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The files for TLS, all of them optional and in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tls {
-    /// The certificates of who may sign the server's; without, the system's.
+    /// The certificates of the authorities that may sign the server's. `None` for the system's.
     pub(crate) ca: Option<PathBuf>,
     /// The client's certificate.
     pub(crate) cert: Option<PathBuf>,
@@ -30,16 +30,16 @@ pub(crate) struct Tls {
     pub(crate) key: Option<PathBuf>,
 }
 
-/// What was in the files.
+/// The contents of the files.
 pub(super) struct Loaded {
-    /// For the client.
+    /// The options for the client.
     pub(super) options: TlsOptions,
-    /// The same for a handshake of our own.
+    /// The same for a separate handshake.
     config: Arc<ClientConfig>,
 }
 
 impl Tls {
-    /// Reads the files, and finds out whether they can be used at all.
+    /// Reads the files, and checks whether they can be used.
     pub(super) fn load(&self) -> Result<Loaded> {
         let mut options = TlsOptions::new();
         let mut roots = RootCertStore::empty();
@@ -78,9 +78,9 @@ impl Tls {
 }
 
 impl Loaded {
-    /// Returns what either side has against the other's certificate, once a connection has failed.
+    /// Returns why one side refuses the other's certificate, after a connection has failed.
     ///
-    /// The client does not say: where the server refuses us, its connection is closed before the reason has been read.
+    /// The client does not report it: if the server refuses, the connection is closed before the reason was read.
     pub(super) async fn refusal(&self, endpoint: &str, limit: Duration) -> Option<BackendError> {
         let handshake = async {
             let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host).trim_matches(['[', ']']);
@@ -88,9 +88,9 @@ impl Loaded {
             let stream = TcpStream::connect(endpoint).await.ok()?;
             match TlsConnector::from(self.config.clone()).connect(name, stream).await {
                 Ok(mut stream) => {
-                    // With TLS 1.3 the server looks at our certificate when the handshake is over for us.
-                    let verdict = stream.read_u8();
-                    tokio::time::timeout(VERDICT, verdict).await.ok()?.err()
+                    // With TLS 1.3 the server checks the client's certificate after the client has completed the handshake.
+                    let refusal = stream.read_u8();
+                    tokio::time::timeout(REFUSAL_TIMEOUT, refusal).await.ok()?.err()
                 }
                 Err(error) => Some(error),
             }

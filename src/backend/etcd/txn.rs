@@ -1,4 +1,4 @@
-//! The transactions, as values: building them is apart from sending them.
+//! The transactions, as values: building and reading them is separate from sending them.
 
 use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbTxnResponse};
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
@@ -6,14 +6,9 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Sor
 pub(super) use etcd_client::proto::PbTxnOpResponse as Outcome;
 
 use super::answer;
-use super::codec::Directory;
+use super::names::{Directory, signed};
 use crate::backend::LeaseId;
 use crate::info::Mode;
-
-/// etcd's lease ids are signed; ours are positive.
-pub(super) fn signed(lease: LeaseId) -> i64 {
-    i64::try_from(lease.0).unwrap_or_default()
-}
 
 /// The record of a lease, as a transaction compares and rewrites it.
 #[derive(Clone, Debug)]
@@ -21,7 +16,7 @@ pub(super) struct Record {
     pub(super) name: Vec<u8>,
     pub(super) value: Vec<u8>,
     pub(super) lease: LeaseId,
-    /// The version that the transaction believes in.
+    /// The version that the transaction expects.
     pub(super) version: i64,
 }
 
@@ -34,32 +29,33 @@ impl Record {
         Compare::version(self.name.clone(), CompareOp::Equal, self.version)
     }
 
-    /// How many bytes it adds to a request, at most.
+    /// Returns how many bytes it adds to a request, at most.
     pub(super) fn bytes(&self) -> usize {
         bytes(4, &self.name) + self.value.len()
     }
 
     /// Rewrites the record, so that no older copy of any transaction matches it any more.
     ///
-    /// One with another version by now, and one that is gone, does not match those either.
+    /// ⚠ Such a copy may still be in a stopped member's socket. If the record has another version by now, or no longer exists, older
+    /// copies do not match it either.
     pub(super) fn rewrite(&self) -> Txn {
         Txn::new().when([self.is_current()]).and_then([self.put()])
     }
 
-    /// Creates the record, or reads it if an earlier copy of this has.
+    /// Creates the record, unless an earlier copy of this has.
     pub(super) fn create(&self) -> Txn {
         Txn::new().when([Compare::version(self.name.clone(), CompareOp::Equal, 0)]).and_then([self.put()])
     }
 }
 
-/// A claim on the server, by name and by birth.
+/// A claim on the server, by its name and its create revision: names are reused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Born {
+pub(super) struct ClaimKey {
     pub(super) name: Vec<u8>,
     pub(super) create: i64,
 }
 
-impl Born {
+impl ClaimKey {
     /// Deletes the claim, and no other one of the same name.
     pub(super) fn delete(&self) -> Txn {
         let alive = Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create);
@@ -67,57 +63,59 @@ impl Born {
     }
 }
 
-/// How many bytes an operation has beside its names and values, at most.
+/// The maximum number of bytes of an operation beside its names and values.
 const OVERHEAD: usize = 64;
 
-/// An upper bound for the bytes of `operations` that have one name each.
+/// Returns an upper bound for the bytes of `operations` that have one name each.
 fn bytes(operations: usize, name: &[u8]) -> usize {
     operations * (name.len() + OVERHEAD)
 }
 
-/// How many bytes the deletion of a claim adds to a request, at most.
+/// Returns how many bytes the deletion of a claim adds to a request, at most.
 pub(super) fn bytes_of_deletion(name: &[u8]) -> usize {
     bytes(3, name)
 }
 
 /// Deletes a claim by its name, which is unique as long as an outcome is unknown.
-pub(super) fn settle(name: &[u8]) -> Txn {
+pub(super) fn abort(name: &[u8]) -> Txn {
     Txn::new().and_then([TxnOp::delete(name, None::<DeleteOptions>)])
 }
 
 /// Puts a claim into its queue.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct PutClaim<'a> {
     pub(super) directory: &'a Directory,
     pub(super) mode: Mode,
     pub(super) name: &'a [u8],
     pub(super) value: Vec<u8>,
     pub(super) record: Record,
-    /// Claims of ours whose release has not been confirmed: we would queue behind ourselves.
-    pub(super) released: &'a [Born],
-    /// Whether to do nothing if anything blocks the claim.
+    /// Unconfirmed releases of this process, which the transaction also makes: the claim would queue behind them.
+    pub(super) released: &'a [ClaimKey],
+    /// Whether to put nothing if a claim blocks it.
     pub(super) only_if_free: bool,
-    /// A claim that may block it, to be looked for before all others.
+    /// A claim that may block it, to be compared before all others.
     pub(super) blocker: Option<&'a [u8]>,
 }
 
-/// What became of a [`Place`].
-#[derive(Debug)]
-pub(super) enum Placed {
-    /// It is in the queue.
-    In { create: i64, standing: Standing },
-    /// It was there already.
-    Already { create: i64 },
-    /// The record has another version.
+/// The outcome of a [`PutClaim`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PutOutcome {
+    /// It is in the queue, at this position.
+    In { own: ClaimKey, position: Position },
+    /// An earlier copy of the request has put it there.
+    Already { own: ClaimKey },
+    /// The record has a later version.
     Stale { version: i64 },
-    /// The record is gone, and the lease with it.
+    /// The record has an earlier version: the store was restored from a backup.
+    Rewound,
+    /// The record no longer exists, nor does the lease.
     Over,
-    /// Something blocks it, and it was to be placed only if nothing does. The name of one claim that does, if it was asked for.
+    /// It was not put because a claim blocks it. The name of one that does, if it was requested.
     Busy(Option<Vec<u8>>),
 }
 
-impl Place<'_> {
-    /// How many bytes this adds to a request, at most.
+impl PutClaim<'_> {
+    /// Returns how many bytes this adds to a request, at most.
     pub(super) fn bytes(&self) -> usize {
         // Each end of a range counts as a name.
         let released: usize = self.released.iter().map(|claim| bytes_of_deletion(&claim.name)).sum();
@@ -137,7 +135,7 @@ impl Place<'_> {
     fn with(&self, rewrite: Option<TxnOp>) -> Txn {
         let lease = self.record.lease;
         let mut when = vec![Compare::version(self.name, CompareOp::Equal, 0), self.record.is_current()];
-        // At the first one that does not hold, etcd stops.
+        // etcd stops at the first comparison that fails.
         when.extend(self.blocker.map(|name| Compare::create_revision(name, CompareOp::Equal, 0)));
         if self.only_if_free {
             // An empty range compares as zero.
@@ -163,101 +161,105 @@ impl Place<'_> {
     }
 
     /// Reads the answer. `None` if it makes no sense.
-    pub(super) fn read(&self, answer: &Answer) -> Option<Placed> {
+    pub(super) fn read(&self, answer: &Answer) -> Option<PutOutcome> {
         let seen = keys(answer.txn.clone())?;
         let own = seen.iter().find(|found| found.key == self.name);
         if answer.txn.succeeded {
             // All that is put in a transaction has the transaction's revision as its create revision.
-            let own = Born { name: self.name.to_vec(), create: answer.revision? };
-            let standing = match self.mode {
-                // It is in the range that blocks it.
-                Mode::Exclusive => Standing::read(self.directory, &own, &seen)?,
-                Mode::Shared => Standing::behind(self.directory, &own, &seen)?,
+            let own = ClaimKey { name: self.name.to_vec(), create: answer.revision? };
+            let position = match self.mode {
+                // The claim is itself in the range that blocks it.
+                Mode::Exclusive => Position::read(self.directory, &own, &seen)?,
+                Mode::Shared => Position::behind(self.directory, &own, &seen)?,
             };
-            return (standing != Standing::Gone).then_some(Placed::In { create: own.create, standing });
+            return (position != Position::Missing).then_some(PutOutcome::In { own, position });
         }
         if let Some(own) = own {
-            return Some(Placed::Already { create: own.create_revision });
+            let own = ClaimKey { name: own.key.clone(), create: own.create_revision };
+            return Some(PutOutcome::Already { own });
         }
         match seen.iter().find(|found| found.key == self.record.name) {
-            None => Some(Placed::Over),
-            Some(record) if record.version != self.record.version => Some(Placed::Stale { version: record.version }),
+            None => Some(PutOutcome::Over),
+            // It never falls, unless the store was restored from a backup and has overtaken its past since.
+            Some(record) if record.version < self.record.version => Some(PutOutcome::Rewound),
+            Some(record) if record.version > self.record.version => Some(PutOutcome::Stale { version: record.version }),
             Some(_) => {
                 let blocker = seen.iter().find(|found| self.directory.contains(&found.key));
-                self.only_if_free.then(|| Placed::Busy(blocker.map(|found| found.key.clone())))
+                self.only_if_free.then(|| PutOutcome::Busy(blocker.map(|found| found.key.clone())))
             }
         }
     }
 }
 
-/// Reads one claim of a directory, whichever.
+/// Reads any one claim of a directory.
 fn any_of(directory: &Directory) -> TxnOp {
     let one = GetOptions::new().with_keys_only().with_range(directory.end()).with_limit(1);
     TxnOp::get(directory.start(), Some(one))
 }
 
-/// Where a claim stands in its queue.
+/// The position of a claim in its queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Position {
     /// Nothing blocks it.
     First,
-    /// This is just ahead.
-    Behind(Born),
-    /// It is not there.
-    Gone,
+    /// This claim is just ahead.
+    Behind(ClaimKey),
+    /// It is not in the queue.
+    Missing,
 }
 
-impl Standing {
-    /// Reads the standing from what [`look_again`] has found. An earlier claim with the same name is another one. `None` if it makes
-    /// no sense.
-    pub(super) fn read(directory: &Directory, own: &Born, seen: &[PbKeyValue]) -> Option<Self> {
+impl Position {
+    /// Reads the position from the answer to [`read_position`]. An earlier claim with the same name is another one. `None` if the answer
+    /// makes no sense.
+    pub(super) fn read(directory: &Directory, own: &ClaimKey, seen: &[PbKeyValue]) -> Option<Self> {
         if seen.iter().any(|found| found.key == own.name && found.create_revision == own.create) {
             Self::behind(directory, own, seen)
         } else {
-            Some(Self::Gone)
+            Some(Self::Missing)
         }
     }
 
-    /// Reads the standing of a claim that is there.
-    fn behind(directory: &Directory, own: &Born, seen: &[PbKeyValue]) -> Option<Self> {
+    /// Reads the position of a claim that is in the queue.
+    fn behind(directory: &Directory, own: &ClaimKey, seen: &[PbKeyValue]) -> Option<Self> {
         let ahead = seen.iter().filter(|found| found.key != own.name).max_by_key(|found| found.create_revision);
         let Some(ahead) = ahead else { return Some(Self::First) };
-        // Newer ones were not asked for: to wait on such a claim could be to wait on a waiter behind this one.
+        // ⚠ Newer claims were not requested: such a claim may be a waiter behind this one, and each would wait for the other.
         let is_ahead = directory.contains(&ahead.key) && ahead.create_revision < own.create;
-        is_ahead.then(|| Self::Behind(Born { name: ahead.key.clone(), create: ahead.create_revision }))
+        is_ahead.then(|| Self::Behind(ClaimKey { name: ahead.key.clone(), create: ahead.create_revision }))
     }
 }
 
-/// What a read may show.
+/// The state of the store that a read may show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// The present state of the cluster: the member asks the leader first, and waits behind its writes.
+    /// The present state of the cluster: the member confirms with the leader first, and waits for its writes.
     Linearizable,
-    /// The state of the member that answers, which may lie behind.
+    /// The state of the member that answers, which may lag behind.
     ///
-    /// Enough to find that a claim is first. A state that has the claim, by its create revision, is not older than the claim; what
-    /// was there before the claim can only go, and once it has gone stays away; so it held the key at that revision, whatever the
-    /// member has missed since. Not enough for anything else.
+    /// It proves that a claim is first: a state that has the claim, by its create revision, is not older than the claim; older claims
+    /// can only be removed, and never return; so the claim held the key at that revision, whatever the member has missed since. It
+    /// proves nothing else.
     Serializable,
 }
 
-/// Reads a claim's standing again.
-pub(super) fn look_again(directory: &Directory, mode: Mode, own: &Born, freshness: Freshness) -> Txn {
+/// Reads the position of a claim that was put before.
+pub(super) fn read_position(directory: &Directory, mode: Mode, own: &ClaimKey, freshness: Freshness) -> Txn {
     // An exclusive claim is itself in the range that blocks it.
     let itself = (mode == Mode::Shared).then(|| TxnOp::get(own.name.clone(), Some(keys_only(freshness))));
     let ahead = ahead_of(directory, mode, Some(own.create), freshness);
     Txn::new().and_then(itself.into_iter().chain(ahead).collect::<Vec<_>>())
 }
 
+/// Returns the options of a read without values.
 pub(super) fn keys_only(freshness: Freshness) -> GetOptions {
     let options = GetOptions::new().with_keys_only();
     if freshness == Freshness::Serializable { options.with_serializable() } else { options }
 }
 
-/// Reads what is just ahead of a claim.
+/// Reads the claim that is just ahead of one.
 ///
-/// Claims that came later must not be seen: of two waiters that see each other first, each would wait for the other. Right after
-/// the claim was put there are none.
+/// ⚠ The answer must not show newer claims: two waiters that each see the other would wait for each other. In the transaction that
+/// puts the claim there are none.
 fn ahead_of(directory: &Directory, mode: Mode, create: Option<i64>, freshness: Freshness) -> Vec<TxnOp> {
     let limit = match mode {
         Mode::Exclusive => 2,
@@ -279,7 +281,7 @@ pub(super) fn outcomes(answer: PbTxnResponse) -> impl Iterator<Item = Outcome> {
     answer.responses.into_iter().map_while(|outcome| outcome.response)
 }
 
-/// Returns what a transaction's ranges have found, range by range.
+/// Returns the answers of a transaction's ranges.
 pub(super) fn ranges(answer: PbTxnResponse) -> impl Iterator<Item = PbRangeResponse> {
     outcomes(answer).filter_map(|outcome| match outcome {
         Outcome::ResponseRange(found) => Some(found),
@@ -287,7 +289,7 @@ pub(super) fn ranges(answer: PbTxnResponse) -> impl Iterator<Item = PbRangeRespo
     })
 }
 
-/// Returns everything that a transaction's ranges have found. `None` if it makes no sense.
+/// Returns all keys that a transaction's ranges have found. `None` if the answer makes no sense.
 pub(super) fn keys(answer: PbTxnResponse) -> Option<Vec<PbKeyValue>> {
     ranges(answer).flat_map(|found| found.kvs).map(answer::key).collect()
 }
@@ -300,7 +302,7 @@ pub(super) struct Answer {
     pub(super) revision: Option<i64>,
 }
 
-/// Returns the store's revision at an answer. Nested ones have none.
+/// Returns the store's revision at an answer. A nested answer has none.
 pub(super) fn revision(answer: &PbTxnResponse) -> Option<i64> {
     answer::revision(answer.header.as_ref())
 }
@@ -309,7 +311,7 @@ pub(super) fn revision(answer: &PbTxnResponse) -> Option<i64> {
 mod tests {
     use etcd_client::proto::PbResponseOp;
 
-    use super::super::codec::Names;
+    use super::super::names::Names;
     use super::*;
 
     #[test]
@@ -326,7 +328,7 @@ mod tests {
         let directory = Names::new("p/".into()).directory("k");
         let record = Record { name: b"r".to_vec(), value: Vec::new(), lease: LeaseId(1), version: 1 };
         let name = directory.claim(Mode::Exclusive, LeaseId(1), 1);
-        let place = Place {
+        let put = PutClaim {
             directory: &directory,
             mode: Mode::Exclusive,
             name: &name,
@@ -338,17 +340,17 @@ mod tests {
         };
         let empty = PbTxnResponse { succeeded: true, ..PbTxnResponse::default() };
         for revision in [None, Some(7)] {
-            assert!(place.read(&Answer { txn: empty.clone(), revision }).is_none());
+            assert!(put.read(&Answer { txn: empty.clone(), revision }).is_none());
         }
     }
 
-    /// No member of a test's cluster lags for long enough to be caught at it, so this looks at what is asked.
+    /// No member of a test's cluster lags for long enough for a test to observe it, so this checks the requests.
     #[test]
-    fn a_look_that_decides_is_linearizable_and_shows_nothing_newer() {
+    fn a_read_that_decides_is_linearizable_and_shows_nothing_newer() {
         let directory = Names::new("p/".into()).directory("k");
-        let own = Born { name: directory.claim(Mode::Exclusive, LeaseId(1), 1), create: 7 };
+        let own = ClaimKey { name: directory.claim(Mode::Exclusive, LeaseId(1), 1), create: 7 };
         for mode in [Mode::Exclusive, Mode::Shared] {
-            let asked = |freshness| format!("{:?}", look_again(&directory, mode, &own, freshness));
+            let asked = |freshness| format!("{:?}", read_position(&directory, mode, &own, freshness));
             let (fresh, stale) = (asked(Freshness::Linearizable), asked(Freshness::Serializable));
             let count = |text: &str, what: &str| text.matches(what).count();
             let ranges = directory.blocking(mode).len();

@@ -1,16 +1,16 @@
-//! Maps by numbers that nobody can choose.
+//! Maps by ids that a user cannot choose, and the set of settled attempts.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::backend::AttemptId;
 
-/// A map by an id of our own making.
+/// A map by an id that this library generates.
 pub(super) type IdMap<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 type IdSet<K> = HashSet<K, BuildHasherDefault<IdHasher>>;
 
-/// Multiplies: ids are counters or random, never an attacker's, so the default hasher's defence would be paid for nothing.
+/// Multiplies: ids are counters or random and never chosen by an attacker, so the default hasher's protection is not needed.
 #[derive(Default)]
 pub(super) struct IdHasher(u64);
 
@@ -27,15 +27,15 @@ impl Hasher for IdHasher {
 
     fn write_u64(&mut self, id: u64) {
         let product = u128::from(self.0 ^ id) * 0x9E37_79B9_7F4A_7C15;
-        // The map takes its bucket from the low bits and its tag from the high ones: both must depend on all of the id.
+        // The map uses the low bits for the bucket and the high ones for the tag: both must depend on the whole id.
         self.0 = (product >> 64) as u64 ^ product as u64;
     }
 }
 
-/// The attempts of a lease that were settled, the last ones at least.
+/// The attempts of a lease that were settled: the last 4,096 at least.
 ///
-/// A call within a process cannot come late, so a few would do; but a session may live for months, and each cancelled lock()
-/// leaves an entry, so there has to be a bound.
+/// A call within a process cannot arrive late, so a few would be enough. There has to be a bound, since a session may live for
+/// months, and each cancelled `lock()` adds an entry.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     recent: IdSet<AttemptId>,
@@ -46,7 +46,7 @@ impl Settled {
     const GENERATION: usize = 4096;
 
     pub(super) fn contains(&self, attempt: AttemptId) -> bool {
-        // The usual case, and the compiler does not see that hashing can be skipped.
+        // The usual case. The compiler does not find out that hashing can be skipped.
         if self.recent.is_empty() && self.older.is_empty() {
             return false;
         }

@@ -1,4 +1,4 @@
-//! Locks within one process: a real backend whose server is a [`Store`] behind a mutex.
+//! Locks within one process: a complete backend, whose server is a [`Store`] behind a mutex.
 
 mod ids;
 mod queue;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use tokio::sync::oneshot;
 
-use self::store::Answer;
+use self::state::Answer;
 pub(crate) use self::store::Store;
 use self::wakes::Mailbox;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Evict, Grant, Lease, Result};
@@ -23,7 +23,7 @@ use crate::info::{Eviction, LockInfo};
 
 /// One manager's link to a [`Store`].
 ///
-/// Nothing here waits but a claim in a queue, so every other answer is there at the first poll.
+/// Only a claim in a queue waits, so every other call is ready at its first poll.
 #[derive(Debug)]
 pub(crate) struct Memory {
     store: Arc<Store>,
@@ -33,12 +33,12 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Creates a link. `clock` is the manager's, by which leases are dated.
+    /// Creates a link. `clock` is the manager's, which dates leases.
     pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
         Self { store, clock, mailbox: Arc::default(), closed: AtomicBool::new(false) }
     }
 
-    /// The store, for what a closed link does not do any more: all but giving up what it has.
+    /// Returns the store, for calls that a closed link refuses: all but releases, settlements and revocations.
     fn store(&self) -> Result<&Store> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(BackendError::new(ErrorKind::Closed, "the link to the memory store is closed"));
@@ -46,20 +46,20 @@ impl Memory {
         Ok(&self.store)
     }
 
-    /// Hands an acquire to the store that nobody waits for any more. Whether it took effect.
+    /// Passes an acquire to the store whose caller has left. Returns whether it took effect.
     #[cfg(feature = "testing")]
     pub(crate) fn deliver(&self, claim: &Claim, wait: bool) -> bool {
         matches!(self.store.acquire(claim, wait), Answer::Granted(_) | Answer::Queued(_))
     }
 
-    /// Waits for the grant of a claim that is in the queue.
+    /// Waits for the grant of a queued claim.
     async fn granted(&self, claim: &Claim, mut answer: oneshot::Receiver<u64>) -> Result<Option<Grant>> {
         loop {
-            // Nobody works in the background here: a lease ends when someone looks, so whoever waits for it does.
+            // There is no background task: a lease ends when a call finds it expired, so a waiter makes such calls.
             let patience = self.store.patience(claim).unwrap_or_default() + Duration::from_millis(1);
             match select(answer, std::pin::pin!(tokio::time::sleep(patience))).await {
                 Either::Left((epoch, _)) => {
-                    return epoch.map(|epoch| Some(Grant::new(claim, epoch))).map_err(|_| gone());
+                    return epoch.map(|epoch| Some(Grant::new(claim, epoch))).map_err(|_| lost());
                 }
                 Either::Right(((), unanswered)) => answer = unanswered,
             }
@@ -68,8 +68,8 @@ impl Memory {
     }
 }
 
-fn gone() -> BackendError {
-    BackendError::new(ErrorKind::LeaseLost, "the lease or the claim is gone from the memory store")
+fn lost() -> BackendError {
+    BackendError::new(ErrorKind::LeaseLost, "the lease or the claim no longer exists in the memory store")
 }
 
 impl Backend for Memory {
@@ -94,7 +94,7 @@ impl Backend for Memory {
             };
             let lived = store.renew(leases.iter().map(|lease| lease.id));
             let renewed = leases.iter().map(|lease| Lease { proven, ..*lease });
-            renewed.zip(lived).map(|(lease, lived)| if lived { Ok(lease) } else { Err(gone()) }).collect()
+            renewed.zip(lived).map(|(lease, lived)| if lived { Ok(lease) } else { Err(lost()) }).collect()
         })
     }
 
@@ -110,8 +110,8 @@ impl Backend for Memory {
             match self.store()?.acquire(claim, wait) {
                 Answer::Granted(epoch) => Ok(Some(Grant::new(claim, epoch))),
                 Answer::Busy => Ok(None),
-                Answer::Refused => Err(gone()),
-                // Boxed, so that those who need not wait get by with a small allocation.
+                Answer::Refused => Err(lost()),
+                // Boxed, so that a call that need not wait has a small allocation.
                 Answer::Queued(answer) => Box::pin(self.granted(claim, answer)).await,
             }
         })

@@ -1,4 +1,4 @@
-//! The claims of one key, first come, first served.
+//! The queue of one key: first come, first served.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use super::wakes::Wakes;
 use crate::backend::{AttemptId, Claim, Clock, LeaseId, Timestamp};
 use crate::info::{ClaimId, Holder, Mode};
 
-/// One claim's place in the queue.
+/// A claim's place in the queue.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) attempt: AttemptId,
     pub(super) lease: LeaseId,
     pub(super) mode: Mode,
     pub(super) holder: Arc<Holder>,
-    /// Since when it holds the key; before that, when it came.
+    /// The time of its grant; before that, of its arrival.
     pub(super) since: Timestamp,
     /// Set once it holds the key.
     pub(super) epoch: Option<u64>,
-    /// Who waits for it.
+    /// Receives the epoch.
     pub(super) waiter: Option<oneshot::Sender<u64>>,
 }
 
@@ -60,16 +60,16 @@ impl Place {
 /// The claims of a key: at least one, since a key without claims is forgotten. Those at the front hold the key.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// In place: most queues have no other, and then need no memory of their own.
+    /// Inline: most queues have no other, and then need no allocation.
     first: Place,
     rest: VecDeque<Place>,
 }
 
-/// The store's epoch: grows with each grant of any key, so that a key's tokens grow although keys are forgotten.
+/// The store's epoch, which grows with each grant of any key: a key's tokens grow although unused keys are forgotten.
 #[derive(Debug)]
 pub(super) struct Epoch {
     last: u64,
-    /// For those who are granted a key that they have waited for.
+    /// Dates the grants of claims that waited.
     clock: Arc<dyn Clock>,
 }
 
@@ -78,10 +78,10 @@ impl Epoch {
         Self { last: 0, clock }
     }
 
-    /// The epoch of a new grant.
+    /// Returns the epoch of a new grant.
     ///
-    /// A shared one has one of its own too: with that of the exclusive grant before it, its token would be below those of
-    /// that grant's local hand-overs.
+    /// A shared grant gets a new one too: with that of the exclusive grant before it, its token would be less than those of that
+    /// grant's local handovers.
     pub(super) fn grant(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -89,7 +89,7 @@ impl Epoch {
 }
 
 impl Queue {
-    /// The queue of a key that was free: its first claim holds it.
+    /// Creates the queue of a key that was free: its first claim holds it.
     pub(super) fn held_by(mut first: Place, epoch: u64) -> Self {
         first.epoch = Some(epoch);
         Self { first, rest: VecDeque::new() }
@@ -112,7 +112,7 @@ impl Queue {
         std::iter::once(&mut self.first).chain(&mut self.rest).find(|place| place.is(lease, attempt))
     }
 
-    /// Whether a newcomer would hold the key at once: it shares, and so do all here, none of whom waits.
+    /// Whether a new claim would hold the key at once: it is shared, and so are all claims here, none of which waits.
     pub(super) fn admits(&self, mode: Mode) -> bool {
         let last = self.rest.back().unwrap_or(&self.first);
         mode == Mode::Shared && last.mode == Mode::Shared && last.epoch.is_some()
@@ -122,25 +122,25 @@ impl Queue {
         self.rest.push_back(place);
     }
 
-    /// Puts a place that holds the key before all others.
+    /// Adds a claim that holds the key before all others.
     #[cfg(feature = "testing")]
     pub(super) fn push_front(&mut self, mut place: Place, epoch: u64) {
         place.epoch = Some(epoch);
         self.rest.push_front(std::mem::replace(&mut self.first, place));
     }
 
-    /// Takes out all claims that are `gone` and then grants what can be granted. True if none is left.
+    /// Removes the claims that `is_removed` selects, and then grants what can be granted. True if none is left.
     #[must_use = "a queue without claims must not stay"]
-    pub(super) fn remove(&mut self, gone: impl Fn(&Place) -> bool, epoch: &mut Epoch, wakes: &mut Wakes) -> bool {
+    pub(super) fn remove(&mut self, is_removed: impl Fn(&Place) -> bool, epoch: &mut Epoch, wakes: &mut Wakes) -> bool {
         self.rest.retain_mut(|place| {
-            let gone = gone(place);
-            if gone && let Some(waiter) = place.waiter.take() {
-                wakes.gone(waiter);
+            let is_removed = is_removed(place);
+            if is_removed && let Some(waiter) = place.waiter.take() {
+                wakes.removed(waiter);
             }
-            !gone
+            !is_removed
         });
-        // Who is first holds the key, so nobody waits for this one.
-        if gone(&self.first) {
+        // The first claim holds the key, so it has no waiter.
+        if is_removed(&self.first) {
             let Some(second) = self.rest.pop_front() else { return true };
             self.first = second;
         }
@@ -148,7 +148,7 @@ impl Queue {
         false
     }
 
-    /// Grants the first claim and, if it shares, those behind it up to the first exclusive one.
+    /// Grants the first claim and, if it is shared, those behind it up to the first exclusive one.
     fn promote(&mut self, epoch: &mut Epoch, wakes: &mut Wakes) {
         if self.first.mode == Mode::Exclusive {
             return self.first.grant(epoch, wakes);

@@ -1,13 +1,12 @@
-//! What a server is elsewhere: leases, queues and the epoch, behind one mutex.
+//! The server of memory locks: leases, queues and the epoch, behind one mutex.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
-use super::state::State;
+use super::state::{Answer, State};
 use super::wakes::{Mailbox, Wakes};
 #[cfg(feature = "testing")]
 use crate::backend::Lease;
@@ -23,28 +22,15 @@ pub(crate) struct Store {
     state: Mutex<State>,
 }
 
-/// The store's answer to a claim.
-#[derive(Debug)]
-pub(super) enum Answer {
-    /// It holds the key, with this epoch.
-    Granted(u64),
-    /// Others hold the key, and the claim was not to wait.
-    Busy,
-    /// It waits; the epoch will come here.
-    Queued(oneshot::Receiver<u64>),
-    /// Its lease is over, or it was settled.
-    Refused,
-}
-
 impl Store {
-    /// Creates a store that nobody else can find.
+    /// Creates a store without a name.
     pub(crate) fn private() -> Arc<Self> {
         Self::with_clock(Arc::new(SystemClock))
     }
 
     /// Returns the process's store of that name, created on first use.
     ///
-    /// It stays for as long as the process does: the tokens of its keys must keep growing.
+    /// It lives as long as the process, because the tokens of its keys must keep growing.
     pub(crate) fn named(name: &str) -> Arc<Self> {
         static STORES: LazyLock<Mutex<HashMap<String, Arc<Store>>>> = LazyLock::new(Mutex::default);
         let mut stores = STORES.lock();
@@ -54,12 +40,12 @@ impl Store {
         }
     }
 
-    /// Creates a private store whose leases end by this clock.
+    /// Creates a store without a name whose leases end by this clock.
     pub(crate) fn with_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(State::new(clock.clone())), clock })
     }
 
-    /// Ends the leases whose time is over.
+    /// Ends the expired leases.
     pub(crate) fn purge(&self) {
         self.step(|_, _, _| ());
     }
@@ -68,12 +54,12 @@ impl Store {
         self.step(|state, now, _| state.open(now, ttl, session, mailbox.clone()))
     }
 
-    /// Renews the leases, and says of each whether it lived.
+    /// Renews the leases, and returns for each whether it was alive.
     pub(super) fn renew(&self, leases: impl IntoIterator<Item = LeaseId>) -> Vec<bool> {
         self.step(|state, now, _| leases.into_iter().map(|lease| state.renew(now, lease)).collect())
     }
 
-    /// Ends a lease without telling its link, which asked for it or is to find out by itself.
+    /// Ends a lease without notifying its link, which has asked for it or, in a test, should find out at its next renewal.
     pub(crate) fn revoke(&self, lease: LeaseId) {
         self.step(|state, _, wakes| state.end(lease, wakes));
     }
@@ -82,19 +68,19 @@ impl Store {
         self.step(|state, now, wakes| state.acquire(now, claim, wait, wakes))
     }
 
-    /// Takes back a claim, and refuses it from now on.
+    /// Removes a claim, and refuses it from now on.
     pub(super) fn settle(&self, lease: LeaseId, attempt: AttemptId) {
         self.step(|state, _, wakes| state.settle(lease, attempt, wakes));
     }
 
     pub(super) fn release(&self, lease: LeaseId, attempt: AttemptId) {
-        // No look at the clock: whoever wants the key next will take it.
+        // Does not read the clock: the next call that does ends the expired leases.
         let mut wakes = Wakes::default();
         self.state.lock().give_up(lease, attempt, &mut wakes);
         wakes.send();
     }
 
-    /// How long until a lease may end that this claim waits for, its own included. `None` if it does not wait.
+    /// The time until one of the leases that this claim waits for may end, or its own. `None` if it does not wait.
     pub(super) fn patience(&self, claim: &Claim) -> Option<Duration> {
         self.step(|state, now, _| state.soonest_end(claim).map(|end| end.since(now)))
     }
@@ -109,7 +95,7 @@ impl Store {
         found
     }
 
-    /// Takes a key away from its holders, who are told: their leases with all their claims, or just this key's.
+    /// Evicts the holders of a key: ends their leases with all their claims, or removes just this key's. Their links are notified.
     pub(crate) fn evict(&self, key: &str, evict: &Evict) -> Eviction {
         self.step(|state, _, wakes| state.evict(key, evict, wakes))
     }
@@ -119,7 +105,7 @@ impl Store {
         self.step(|state, _, _| state.leases())
     }
 
-    /// Does something at the present time, after what ended before it.
+    /// Performs a step at the present time, after ending the leases that have expired before.
     fn step<R>(&self, work: impl FnOnce(&mut State, Timestamp, &mut Wakes) -> R) -> R {
         let mut wakes = Wakes::default();
         let result = {
@@ -136,13 +122,13 @@ impl Store {
 /// The faults of [`testing::MemoryStore`](crate::testing::MemoryStore).
 #[cfg(feature = "testing")]
 impl Store {
-    /// Ends the leases of those who hold `key`, as if their time were over: nobody is told.
+    /// Ends the leases of the holders of `key`, as if they had expired: their links are not notified. False if the key is free.
     pub(crate) fn expire(&self, key: &str) -> bool {
         self.step(|state, _, wakes| state.expire(key, wakes))
     }
 
-    /// Gives the key to a client that is not of leasehold, over everyone's head; those who held it are told. Returns the
-    /// thief's lease, which never ends by itself.
+    /// Grants the key to another client library, before all waiters; the links of its holders are notified. Returns the new lease,
+    /// which never expires.
     pub(crate) fn steal(&self, key: &str) -> LeaseId {
         self.step(|state, now, wakes| {
             let lease = state.open(now, Duration::MAX, false, Arc::default());

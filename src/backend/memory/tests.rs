@@ -8,8 +8,7 @@ use futures::executor::block_on;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-use super::state::State;
-use super::store::Answer;
+use super::state::{Answer, State};
 use super::wakes::Wakes;
 use super::*;
 use crate::backend::{AttemptId, LeaseId, SystemClock, Timestamp};
@@ -34,13 +33,13 @@ impl Clock for Still {
     }
 }
 
-struct World {
+struct Fixture {
     clock: Arc<Still>,
     store: Arc<Store>,
     attempts: AtomicU64,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Self {
         let clock = Arc::new(Still::default());
         Self { store: Store::with_clock(clock.clone()), clock, attempts: AtomicU64::new(0) }
@@ -64,7 +63,7 @@ impl World {
     }
 }
 
-/// The result of a future that has to be there at the first poll.
+/// Returns the result of a future that has to be ready at its first poll.
 fn at_once<T>(future: BoxFuture<'_, Result<T>>) -> T {
     future.now_or_never().expect("ready at the first poll").unwrap()
 }
@@ -79,14 +78,14 @@ fn take(link: &Memory, claim: &Claim) -> Grant {
 
 #[test]
 fn a_lock_is_taken_and_given_back_at_the_first_poll() {
-    let world = World::new();
-    let (a, b) = (world.link(), world.link());
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.link(), fixture.link());
     let (on_a, on_b) = (session(&a), session(&b));
-    let grant = take(&a, &world.exclusive(on_a, "k"));
-    assert!(at_once(b.acquire(&world.exclusive(on_b, "k"), false)).is_none());
-    assert_eq!(at_once(b.inspect("k")).unwrap().waiters, 0, "who does not wait leaves nothing in the queue");
+    let grant = take(&a, &fixture.exclusive(on_a, "k"));
+    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), false)).is_none());
+    assert_eq!(at_once(b.inspect("k")).unwrap().waiters, 0, "a claim that does not wait leaves nothing in the queue");
     at_once(a.release(&grant));
-    let next = take(&b, &world.exclusive(on_b, "k"));
+    let next = take(&b, &fixture.exclusive(on_b, "k"));
     assert!(next.epoch > grant.epoch);
     // Again, and late: the successor stays.
     at_once(a.release(&grant));
@@ -95,12 +94,16 @@ fn a_lock_is_taken_and_given_back_at_the_first_poll() {
 
 #[tokio::test]
 async fn first_come_first_served_and_readers_together() {
-    let world = World::new();
-    let link = world.link();
+    let fixture = Fixture::new();
+    let link = fixture.link();
     let lease = session(&link);
-    let first = take(&link, &world.exclusive(lease, "k"));
-    let claims =
-        [world.shared(lease, "k"), world.shared(lease, "k"), world.exclusive(lease, "k"), world.shared(lease, "k")];
+    let first = take(&link, &fixture.exclusive(lease, "k"));
+    let claims = [
+        fixture.shared(lease, "k"),
+        fixture.shared(lease, "k"),
+        fixture.exclusive(lease, "k"),
+        fixture.shared(lease, "k"),
+    ];
     let mut waits: Vec<_> = claims.iter().map(|claim| link.acquire(claim, true)).collect();
     for wait in &mut waits {
         assert!(futures::poll!(wait).is_pending());
@@ -115,7 +118,7 @@ async fn first_come_first_served_and_readers_together() {
     }
     assert!(futures::poll!(&mut waits[2]).is_pending());
     assert!(futures::poll!(&mut waits[3]).is_pending(), "a reader behind a waiting writer waits");
-    assert!(at_once(link.acquire(&world.shared(lease, "k"), false)).is_none(), "and a new one does not overtake");
+    assert!(at_once(link.acquire(&fixture.shared(lease, "k"), false)).is_none(), "and a new one does not overtake");
 
     at_once(link.release(&grants[0]));
     assert!(futures::poll!(&mut waits[2]).is_pending());
@@ -129,29 +132,29 @@ async fn first_come_first_served_and_readers_together() {
 
 #[test]
 fn a_lease_ends_at_its_time_and_not_before() {
-    let world = World::new();
-    let (a, b) = (world.link(), world.link());
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.link(), fixture.link());
     let (on_a, on_b) = (session(&a), session(&b));
-    take(&a, &world.exclusive(on_a, "k"));
-    world.clock.advance(TTL - Duration::from_nanos(1));
-    assert!(at_once(b.acquire(&world.exclusive(on_b, "k"), false)).is_none());
+    take(&a, &fixture.exclusive(on_a, "k"));
+    fixture.clock.advance(TTL - Duration::from_nanos(1));
+    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), false)).is_none());
     let renewed = a.renew(&[on_a]).now_or_never().unwrap();
-    assert_eq!(renewed[0].as_ref().unwrap().proven, world.clock.now());
+    assert_eq!(renewed[0].as_ref().unwrap().proven, fixture.clock.now());
     let _ = b.renew(&[on_b]).now_or_never().unwrap();
-    world.clock.advance(TTL - Duration::from_nanos(1));
+    fixture.clock.advance(TTL - Duration::from_nanos(1));
     let _ = b.renew(&[on_b]).now_or_never().unwrap();
-    assert!(at_once(b.acquire(&world.exclusive(on_b, "k"), false)).is_none());
-    world.clock.advance(Duration::from_nanos(1));
-    take(&b, &world.exclusive(on_b, "k"));
-    let gone = a.renew(&[on_a]).now_or_never().unwrap();
-    assert_eq!(gone[0].as_ref().unwrap_err().kind(), ErrorKind::LeaseLost);
-    let refused = a.acquire(&world.exclusive(on_a, "other"), true).now_or_never().unwrap();
+    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), false)).is_none());
+    fixture.clock.advance(Duration::from_nanos(1));
+    take(&b, &fixture.exclusive(on_b, "k"));
+    let ended = a.renew(&[on_a]).now_or_never().unwrap();
+    assert_eq!(ended[0].as_ref().unwrap_err().kind(), ErrorKind::LeaseLost);
+    let refused = a.acquire(&fixture.exclusive(on_a, "other"), true).now_or_never().unwrap();
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::LeaseLost);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_sees_by_itself_that_the_holder_has_expired() {
-    /// Tokio's clock, which the test's runtime moves as soon as everybody sleeps.
+async fn a_waiter_finds_that_the_holder_has_expired() {
+    /// Tokio's clock, which the test's runtime moves as soon as all tasks sleep.
     #[derive(Debug)]
     struct Slept(tokio::time::Instant);
     impl Clock for Slept {
@@ -160,12 +163,12 @@ async fn a_waiter_sees_by_itself_that_the_holder_has_expired() {
         }
     }
     let clock: Arc<dyn Clock> = Arc::new(Slept(tokio::time::Instant::now()));
-    let world = World::new();
+    let fixture = Fixture::new();
     let store = Store::with_clock(clock.clone());
     let (a, b) = (Memory::new(store.clone(), clock.clone()), Memory::new(store, clock.clone()));
     let (on_a, on_b) = (session(&a), at_once(b.open(10 * TTL, false)));
-    take(&a, &world.exclusive(on_a, "k"));
-    let claim = world.exclusive(on_b, "k");
+    take(&a, &fixture.exclusive(on_a, "k"));
+    let claim = fixture.exclusive(on_b, "k");
     let waiting = b.acquire(&claim, true);
     let renewing = async {
         tokio::time::sleep(TTL / 3).await;
@@ -179,13 +182,13 @@ async fn a_waiter_sees_by_itself_that_the_holder_has_expired() {
 
 #[tokio::test]
 async fn a_settled_attempt_never_comes_back() {
-    let world = World::new();
-    let link = world.link();
+    let fixture = Fixture::new();
+    let link = fixture.link();
     let lease = session(&link);
     for before in [None, Some(false), Some(true)] {
-        let claim = world.exclusive(lease, "k");
+        let claim = fixture.exclusive(lease, "k");
         if let Some(wait) = before {
-            let holder = take(&link, &world.exclusive(lease, "k"));
+            let holder = take(&link, &fixture.exclusive(lease, "k"));
             assert_eq!(link.acquire(&claim, wait).now_or_never().is_none(), wait);
             at_once(link.release(&holder));
         }
@@ -201,11 +204,11 @@ async fn a_settled_attempt_never_comes_back() {
 
 #[tokio::test]
 async fn settling_takes_a_waiter_out_and_lets_the_next_ones_in() {
-    let world = World::new();
-    let link = world.link();
+    let fixture = Fixture::new();
+    let link = fixture.link();
     let lease = session(&link);
-    let reader = take(&link, &world.shared(lease, "k"));
-    let (writer, behind) = (world.exclusive(lease, "k"), world.shared(lease, "k"));
+    let reader = take(&link, &fixture.shared(lease, "k"));
+    let (writer, behind) = (fixture.exclusive(lease, "k"), fixture.shared(lease, "k"));
     let mut writing = link.acquire(&writer, true);
     assert!(futures::poll!(&mut writing).is_pending());
     let mut reading = link.acquire(&behind, true);
@@ -217,27 +220,27 @@ async fn settling_takes_a_waiter_out_and_lets_the_next_ones_in() {
 
 #[test]
 fn a_lease_for_one_hold_ends_with_it() {
-    let world = World::new();
-    let link = world.link();
+    let fixture = Fixture::new();
+    let link = fixture.link();
     let own = at_once(link.open(TTL, true));
     assert!(!own.session);
-    let grant = take(&link, &world.exclusive(own, "k"));
+    let grant = take(&link, &fixture.exclusive(own, "k"));
     at_once(link.release(&grant));
     assert!(link.renew(&[own]).now_or_never().unwrap()[0].is_err());
     let own = at_once(link.open(TTL, true));
-    at_once(link.settle(&world.exclusive(own, "k")));
+    at_once(link.settle(&fixture.exclusive(own, "k")));
     assert!(link.renew(&[own]).now_or_never().unwrap()[0].is_err());
 }
 
 #[tokio::test]
 async fn evict_ends_the_lease_with_all_that_was_on_it() {
-    let world = World::new();
-    let (a, b) = (world.link(), world.link());
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.link(), fixture.link());
     let (on_a, on_b) = (session(&a), session(&b));
-    take(&a, &world.exclusive(on_a, "k"));
-    take(&a, &world.shared(on_a, "also"));
-    take(&b, &world.exclusive(on_b, "b"));
-    let waits_for_b = world.exclusive(on_a, "b");
+    take(&a, &fixture.exclusive(on_a, "k"));
+    take(&a, &fixture.shared(on_a, "also"));
+    take(&b, &fixture.exclusive(on_b, "b"));
+    let waits_for_b = fixture.exclusive(on_a, "b");
     let mut waiting = a.acquire(&waits_for_b, true);
     assert!(futures::poll!(&mut waiting).is_pending());
 
@@ -253,12 +256,12 @@ async fn evict_ends_the_lease_with_all_that_was_on_it() {
 
 #[test]
 fn evict_of_the_key_alone_leaves_the_lease() {
-    let world = World::new();
-    let (a, b) = (world.link(), world.link());
+    let fixture = Fixture::new();
+    let (a, b) = (fixture.link(), fixture.link());
     let on_a = session(&a);
-    let claim = world.exclusive(on_a, "k");
+    let claim = fixture.exclusive(on_a, "k");
     take(&a, &claim);
-    take(&a, &world.exclusive(on_a, "also"));
+    take(&a, &fixture.exclusive(on_a, "also"));
     assert_eq!(at_once(b.evict("k", &Evict { key_only: true, only: None })).released, ["k"]);
     assert_eq!(at_once(a.next_event()), Event::ClaimLost(claim.attempt));
     assert!(a.renew(&[on_a]).now_or_never().unwrap()[0].is_ok());
@@ -267,16 +270,16 @@ fn evict_of_the_key_alone_leaves_the_lease() {
 
 #[test]
 fn a_closed_link_only_gives_back() {
-    let world = World::new();
-    let link = world.link();
+    let fixture = Fixture::new();
+    let link = fixture.link();
     let lease = session(&link);
-    let grant = take(&link, &world.exclusive(lease, "k"));
+    let grant = take(&link, &fixture.exclusive(lease, "k"));
     at_once(link.close());
-    let claim = world.exclusive(lease, "other");
+    let claim = fixture.exclusive(lease, "other");
     assert_eq!(link.acquire(&claim, true).now_or_never().unwrap().unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(block_on(link.open(TTL, false)).unwrap_err().kind(), ErrorKind::Closed);
     at_once(link.release(&grant));
-    assert!(at_once(world.link().inspect("k")).is_none());
+    assert!(at_once(fixture.link().inspect("k")).is_none());
 }
 
 #[test]
@@ -290,9 +293,9 @@ fn a_key_used_once_leaves_nothing() {
     let mut state = State::new(Arc::new(SystemClock));
     let mut wakes = Wakes::default();
     let lease = state.open(Timestamp::from_nanos(0), TTL, true, Arc::default());
-    let world = World::new();
+    let fixture = Fixture::new();
     let of = Lease::new(lease, TTL, Timestamp::from_nanos(0), true);
-    let claims: Vec<_> = (0..10_000).map(|n| world.exclusive(of, &format!("key {n}"))).collect();
+    let claims: Vec<_> = (0..10_000).map(|n| fixture.exclusive(of, &format!("key {n}"))).collect();
     for claim in &claims {
         assert!(matches!(state.acquire(Timestamp::from_nanos(0), claim, false, &mut wakes), Answer::Granted(_)));
     }
@@ -302,7 +305,7 @@ fn a_key_used_once_leaves_nothing() {
     assert!(state.memory() < 200, "{}", state.memory());
 }
 
-/// The plainest thing that does what the store should: a list of claims in the order they came.
+/// The simplest implementation of the store: a list of claims in the order of their arrival.
 #[derive(Default)]
 struct Model {
     claims: Vec<Claim>,
@@ -342,9 +345,9 @@ fn any_step(rng: &mut StdRng) -> Step {
 
 const KEYS: [&str; 2] = ["a", "b"];
 
-/// Three leases, which are opened again when they are gone, of a store and of its model.
+/// Three leases of a store and of its model, which are opened again when they have ended.
 struct Run {
-    world: World,
+    fixture: Fixture,
     link: Memory,
     model: Model,
     leases: Vec<(Lease, Timestamp)>,
@@ -353,16 +356,16 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let world = World::new();
-        let link = world.link();
-        let leases = (0..3).map(|_| (session(&link), world.clock.now() + TTL)).collect();
-        Self { world, link, model: Model::default(), leases, waiting: Vec::new() }
+        let fixture = Fixture::new();
+        let link = fixture.link();
+        let leases = (0..3).map(|_| (session(&link), fixture.clock.now() + TTL)).collect();
+        Self { fixture, link, model: Model::default(), leases, waiting: Vec::new() }
     }
 
     fn end(&mut self, lease: LeaseId) {
         self.model.claims.retain(|claim| claim.lease.id != lease);
         let link = &self.link;
-        let now = self.world.clock.now();
+        let now = self.fixture.clock.now();
         if let Some(entry) = self.leases.iter_mut().find(|(known, _)| known.id == lease) {
             *entry = (session(link), now + TTL);
         }
@@ -372,10 +375,10 @@ impl Run {
         match *step {
             Step::Acquire { lease, key, shared, wait } => {
                 let mode = if shared { Mode::Shared } else { Mode::Exclusive };
-                let claim = self.world.claim(self.leases[lease].0, KEYS[key], mode);
+                let claim = self.fixture.claim(self.leases[lease].0, KEYS[key], mode);
                 self.model.claims.push(claim.clone());
                 let granted = self.model.holding(KEYS[key]).contains(&claim.attempt);
-                match self.world.store.acquire(&claim, wait) {
+                match self.fixture.store.acquire(&claim, wait) {
                     Answer::Granted(epoch) => {
                         assert!(granted);
                         self.granted(&claim, epoch);
@@ -397,32 +400,32 @@ impl Run {
                 }
                 let claim = self.model.claims.remove(nth % self.model.claims.len());
                 match settle {
-                    true => self.world.store.settle(claim.lease.id, claim.attempt),
-                    false => self.world.store.release(claim.lease.id, claim.attempt),
+                    true => self.fixture.store.settle(claim.lease.id, claim.attempt),
+                    false => self.fixture.store.release(claim.lease.id, claim.attempt),
                 }
             }
             Step::Renew { lease } => {
-                assert_eq!(self.world.store.renew([self.leases[lease].0.id]), [true]);
-                self.leases[lease].1 = self.world.clock.now() + TTL;
+                assert_eq!(self.fixture.store.renew([self.leases[lease].0.id]), [true]);
+                self.leases[lease].1 = self.fixture.clock.now() + TTL;
             }
             Step::Advance { seconds } => {
-                self.world.clock.advance(Duration::from_secs(seconds));
-                self.world.store.purge();
-                let now = self.world.clock.now();
+                self.fixture.clock.advance(Duration::from_secs(seconds));
+                self.fixture.store.purge();
+                let now = self.fixture.clock.now();
                 let over: Vec<_> = self.leases.iter().filter(|(_, end)| *end <= now).map(|(of, _)| of.id).collect();
                 over.into_iter().for_each(|lease| self.end(lease));
             }
             Step::Evict { key, key_only } => {
                 let holding = self.model.holding(KEYS[key]);
-                let eviction = self.world.store.evict(KEYS[key], &Evict { key_only, only: None });
+                let eviction = self.fixture.store.evict(KEYS[key], &Evict { key_only, only: None });
                 assert_eq!(eviction.holders.len(), holding.len());
-                let (gone, kept) = std::mem::take(&mut self.model.claims)
+                let (evicted, kept) = std::mem::take(&mut self.model.claims)
                     .into_iter()
                     .partition(|claim| holding.contains(&claim.attempt));
                 self.model.claims = kept;
-                let gone: Vec<Claim> = gone;
+                let evicted: Vec<Claim> = evicted;
                 if !key_only {
-                    gone.iter().for_each(|claim| self.end(claim.lease.id));
+                    evicted.iter().for_each(|claim| self.end(claim.lease.id));
                 }
             }
         }
@@ -438,12 +441,12 @@ impl Run {
         }
     }
 
-    /// The store agrees with the model on who holds and who waits, and has told those who wait.
+    /// Checks that store and model agree on holders and waiters, and that the waiters were notified.
     fn check(&mut self) {
         for key in KEYS {
             let queued = self.model.claims.iter().filter(|claim| &*claim.key == key).count();
             let holding = self.model.holding(key).len();
-            match self.world.store.inspect(key) {
+            match self.fixture.store.inspect(key) {
                 None => assert_eq!(queued, 0),
                 Some(info) => assert_eq!((info.holders.len(), info.waiters), (holding, queued - holding)),
             }
@@ -459,9 +462,9 @@ impl Run {
                     assert!(!self.model.holding(&claim.key).contains(&attempt));
                     self.waiting.push((attempt, answer));
                 }
-                // Granted and taken away again in one step: it may have been told of either.
+                // Granted and removed in one step: it may have been notified of either.
                 (Ok(_) | Err(oneshot::error::TryRecvError::Closed), None) => {}
-                (told, claim) => panic!("{told:?} for {claim:?}"),
+                (answer, claim) => panic!("{answer:?} for {claim:?}"),
             }
         }
     }
@@ -476,13 +479,13 @@ fn the_store_does_what_the_model_does() {
             run.check();
         }
         for claim in std::mem::take(&mut run.model.claims) {
-            run.world.store.release(claim.lease.id, claim.attempt);
+            run.fixture.store.release(claim.lease.id, claim.attempt);
         }
         for (lease, _) in &run.leases {
-            run.world.store.revoke(lease.id);
+            run.fixture.store.revoke(lease.id);
         }
-        assert!(run.world.store.list("").is_empty());
-        assert_eq!(run.world.store.leases(), 0);
+        assert!(run.fixture.store.list("").is_empty());
+        assert_eq!(run.fixture.store.leases(), 0);
     });
 }
 
@@ -491,8 +494,8 @@ fn the_store_does_what_the_model_does() {
 fn speed() {
     let link = Memory::new(Store::private(), Arc::new(SystemClock));
     let lease = session(&link);
-    let world = World::new();
-    let mut claim = world.exclusive(lease, "accounts/4711");
+    let fixture = Fixture::new();
+    let mut claim = fixture.exclusive(lease, "accounts/4711");
     let round = |n: u64| {
         claim.attempt = AttemptId(n);
         let grant = take(&link, &claim);

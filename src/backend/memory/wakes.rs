@@ -1,4 +1,4 @@
-//! Who is to be told, once the store is unlocked.
+//! Notifications, to be sent when the store is unlocked.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,29 +8,29 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::backend::Event;
 
-/// What a step of the store has to tell others.
+/// The notifications of one step of the store.
 ///
-/// Collected under the store's mutex and sent after it: waking can run and drop what is not ours, a task with a guard in it
-/// for example, which would come straight back to the store.
+/// Collected while the store's mutex is locked, and sent afterwards: a waker may run and drop foreign code, a task with a guard for
+/// example, which calls the store.
 #[derive(Debug, Default)]
 pub(super) struct Wakes(Vec<Wake>);
 
 #[derive(Debug)]
 enum Wake {
     Granted(oneshot::Sender<u64>, u64),
-    Gone(oneshot::Sender<u64>),
+    Removed(oneshot::Sender<u64>),
     Event(Arc<Mailbox>, Event),
 }
 
 impl Wakes {
-    /// The claim that this waiter waits for holds its key.
+    /// The waiter's claim holds its key.
     pub(super) fn granted(&mut self, waiter: oneshot::Sender<u64>, epoch: u64) {
         self.0.push(Wake::Granted(waiter, epoch));
     }
 
-    /// The claim that this waiter waits for does not exist any more.
-    pub(super) fn gone(&mut self, waiter: oneshot::Sender<u64>) {
-        self.0.push(Wake::Gone(waiter));
+    /// The waiter's claim no longer exists.
+    pub(super) fn removed(&mut self, waiter: oneshot::Sender<u64>) {
+        self.0.push(Wake::Removed(waiter));
     }
 
     pub(super) fn event(&mut self, mailbox: Arc<Mailbox>, event: Event) {
@@ -40,16 +40,16 @@ impl Wakes {
     pub(super) fn send(self) {
         for wake in self.0 {
             match wake {
-                // Nobody listens if the acquire was dropped: its claim waits to be settled.
+                // Without a receiver the acquire was dropped, and its claim will be settled.
                 Wake::Granted(waiter, epoch) => drop(waiter.send(epoch)),
-                Wake::Gone(waiter) => drop(waiter),
+                Wake::Removed(waiter) => drop(waiter),
                 Wake::Event(mailbox, event) => mailbox.deliver(event),
             }
         }
     }
 }
 
-/// Where a link finds what it lost.
+/// The losses of one link, until it takes them.
 #[derive(Debug, Default)]
 pub(super) struct Mailbox {
     events: Mutex<VecDeque<Event>>,
@@ -62,7 +62,11 @@ impl Mailbox {
         self.filled.notify_one();
     }
 
-    /// The next event. Loses none if it is dropped.
+    /// Waits for the next event.
+    ///
+    /// # Cancel safety
+    ///
+    /// No event is lost if the future is dropped.
     pub(super) async fn next(&self) -> Event {
         loop {
             if let Some(event) = self.events.lock().pop_front() {

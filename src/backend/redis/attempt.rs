@@ -1,24 +1,24 @@
-//! One attempt to get a lock: what was sent for it, what is known of it. No I/O; time is an argument.
+//! One attempt to acquire a lock: a state machine without I/O; time is an argument.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use super::answers::AcquireAnswer;
 use super::names::Name;
-use super::scripts::Placed;
 use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp};
 use crate::info::Mode;
 
-/// The most that a hold lives that was handed over, until it is confirmed; the scripts have it too.
-const CLAIM_TTL: Duration = Duration::from_secs(2);
+/// The TTL of a handover until it is confirmed; the scripts have the same.
+const HANDOVER_TTL: Duration = Duration::from_secs(2);
 
-/// How long copies of a request may be under way at least.
+/// How long copies of a request may be in flight at least.
 const COPIES: Duration = Duration::from_secs(60);
 
-/// How often a waiter asks for its place.
+/// How often a waiter refreshes its place in the queue.
 const REFRESH: Duration = Duration::from_secs(1);
 
 /// One attempt.
@@ -28,8 +28,8 @@ pub(super) struct Attempt {
     pub(super) lease: LeaseId,
     pub(super) mode: Mode,
     pub(super) name: Arc<Name>,
-    /// The value of the lock's key while this holds it.
-    pub(super) token: String,
+    /// The value of the lock's key while this attempt holds it.
+    pub(super) value: String,
     pub(super) ttl: Duration,
     /// Whether it queues.
     pub(super) wait: bool,
@@ -39,151 +39,183 @@ pub(super) struct Attempt {
 
 #[derive(Debug)]
 struct State {
+    requests: Requests,
     stage: Stage,
-    /// Requests on their way to be sent, or sent and not answered.
-    asking: bool,
-    outstanding: u32,
-    /// Whether the answer to a request will never come, so that a copy of it may still take effect.
-    unanswered: bool,
-    /// When the first request was sent.
-    first: Option<Timestamp>,
-    /// When the last request was sent that was answered "in the queue".
-    queued: Option<Timestamp>,
-    /// The newest epoch that such an answer has told of: grants up to there are none of ours.
-    fence: u64,
-    /// When to look by itself.
-    look: Option<Instant>,
-    /// Its release was asked for while it held the lock, and has not been answered.
-    releasing: bool,
-    /// Whether its hold is being checked, and whether it is to be checked once more: something was said meanwhile.
-    checking: bool,
-    check_again: bool,
-    /// Whether a release has found something to release, or one that was sent will not be answered and so may have.
-    released: bool,
-    waker: Option<Waker>,
 }
 
-#[derive(Clone, Debug)]
+/// The acquire requests of the attempt.
+#[derive(Debug, Default)]
+struct Requests {
+    /// Whether one is queued or in flight.
+    pending: bool,
+    in_flight: u32,
+    /// Whether one was sent that will never be answered, so that a copy of it may still take effect.
+    unanswered: bool,
+    /// When the first one was sent.
+    first_sent: Option<Timestamp>,
+}
+
+impl Requests {
+    fn landed(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+
+    /// Whether copies may still reach the server.
+    fn may_have_copies(&self) -> bool {
+        self.unanswered || self.in_flight > 0
+    }
+}
+
+#[derive(Debug)]
 enum Stage {
-    Waiting,
-    Granted(Won),
+    Waiting {
+        place: Place,
+        /// When to poll the server; `None` while a request is pending.
+        next_poll: Option<Instant>,
+        waker: Option<Waker>,
+    },
+    /// Granted, but not returned yet.
+    Granted {
+        won: Won,
+        place: Place,
+    },
     Busy,
     Failed(BackendError),
     /// The grant was returned.
     Held {
         epoch: u64,
         limit: Option<Limit>,
+        check: Check,
     },
-    /// Given up: nothing may be sent for it any more.
-    Over,
+    /// Given up: no acquire is sent for it from now on.
+    Ended {
+        /// Whether it held the lock, and its release has not been answered.
+        releasing: bool,
+        /// Whether a release has found the hold, or one that will never be answered may have found it.
+        released: bool,
+    },
+}
+
+impl Stage {
+    fn waiting(place: Place) -> Self {
+        Self::Waiting { place, next_poll: None, waker: None }
+    }
+}
+
+/// What the attempt knows from answers "queued".
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// When the last request was sent that was answered so.
+    queued: Option<Timestamp>,
+    /// The last epoch that such an answer contained: grants up to this one are not this attempt's.
+    fence: u64,
+}
+
+/// Whether a hold is being checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    Idle,
+    Running,
+    /// Another message came meanwhile: to be repeated.
+    Repeat,
 }
 
 /// A grant, and how long it is certain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Won {
     pub(super) epoch: u64,
-    /// From when its time counts.
+    /// The time from which its TTL counts.
     pub(super) dated: Timestamp,
-    /// Its time on the server.
+    /// Its TTL on the server.
     pub(super) ttl: Duration,
 }
 
 impl Attempt {
-    pub(super) fn new(claim: &Claim, name: Arc<Name>, token: String, wait: bool) -> Self {
+    pub(super) fn new(claim: &Claim, name: Arc<Name>, value: String, wait: bool) -> Self {
         Self {
             id: claim.attempt,
             lease: claim.lease.id,
             mode: claim.mode,
             name,
-            token,
+            value,
             ttl: claim.lease.ttl,
             wait,
             retry_interval: claim.retry_interval,
-            state: Mutex::new(State {
-                stage: Stage::Waiting,
-                asking: false,
-                outstanding: 0,
-                unanswered: false,
-                first: None,
-                queued: None,
-                fence: 0,
-                look: None,
-                releasing: false,
-                checking: false,
-                check_again: false,
-                released: false,
-                waker: None,
-            }),
+            state: Mutex::new(State { requests: Requests::default(), stage: Stage::waiting(Place::default()) }),
         }
     }
 
-    /// Whether a request should be put on its way now: there is none yet, and it is of use.
-    pub(super) fn ask(&self) -> bool {
-        let mut state = self.state.lock();
-        let wanted = matches!(state.stage, Stage::Waiting) && !state.asking;
-        state.asking |= wanted;
-        state.look = if wanted { None } else { state.look };
-        wanted
-    }
-
-    /// The request is about to be sent. False if it must not be: nobody wants it any more.
-    pub(super) fn sending(&self, now: Timestamp) -> bool {
-        let mut state = self.state.lock();
-        if !matches!(state.stage, Stage::Waiting) {
-            state.asking = false;
+    /// Whether to queue a request now: the attempt waits, and none is pending. Then it counts as pending.
+    pub(super) fn begin_request(&self) -> bool {
+        let State { requests, stage } = &mut *self.state.lock();
+        let Stage::Waiting { next_poll, .. } = stage else { return false };
+        if requests.pending {
             return false;
         }
-        state.outstanding += 1;
-        state.first.get_or_insert(now);
+        requests.pending = true;
+        *next_poll = None;
         true
     }
 
-    /// The server has refused the request for now: it is to be sent again.
-    pub(super) fn put_off(&self) {
-        let mut state = self.state.lock();
-        state.outstanding = state.outstanding.saturating_sub(1);
+    /// The request is about to be sent. False if it must not be, because the attempt no longer waits.
+    pub(super) fn sending(&self, now: Timestamp) -> bool {
+        let State { requests, stage } = &mut *self.state.lock();
+        if !matches!(stage, Stage::Waiting { .. }) {
+            requests.pending = false;
+            return false;
+        }
+        requests.in_flight += 1;
+        requests.first_sent.get_or_insert(now);
+        true
     }
 
-    /// The answer to the request that was sent at `sent`.
-    pub(super) fn answered(&self, answer: Placed, sent: Timestamp, now: Instant) -> Next {
+    /// The server has refused the request for now: it will be sent again.
+    pub(super) fn put_off(&self) {
+        self.state.lock().requests.landed();
+    }
+
+    /// The request that was sent at `sent` was answered.
+    pub(super) fn answered(&self, answer: AcquireAnswer, sent: Timestamp, now: Instant) -> Next {
         let mut state = self.state.lock();
-        state.outstanding = state.outstanding.saturating_sub(1);
-        state.asking = false;
-        let stage = match answer {
-            Placed::Granted(epoch) => Stage::Granted(Won { epoch, dated: sent, ttl: self.ttl }),
-            Placed::Busy => Stage::Busy,
-            Placed::Queued { left, first, foreign, fence } => {
-                state.queued = state.queued.max(Some(sent));
-                state.fence = state.fence.max(fence);
-                // Handed over and gone again before this request got there.
-                if let Stage::Granted(won) = &state.stage
-                    && won.epoch <= fence
+        state.requests.landed();
+        state.requests.pending = false;
+        let place = match &state.stage {
+            Stage::Waiting { place, .. } | Stage::Granted { place, .. } => *place,
+            Stage::Busy | Stage::Failed(_) | Stage::Held { .. } | Stage::Ended { .. } => return Next::Nothing,
+        };
+        let copies = state.requests.may_have_copies();
+        match answer {
+            AcquireAnswer::Granted(epoch) => {
+                replace(state, Stage::Granted { won: Won { epoch, dated: sent, ttl: self.ttl }, place });
+                Next::Nothing
+            }
+            AcquireAnswer::Busy => {
+                replace(state, Stage::Busy);
+                Next::Ended { copies }
+            }
+            AcquireAnswer::Failed(error) => {
+                replace(state, Stage::Failed(error));
+                Next::Nothing
+            }
+            AcquireAnswer::Queued { left, first, foreign, fence } => {
+                let place = Place { queued: place.queued.max(Some(sent)), fence: place.fence.max(fence) };
+                if let Stage::Granted { won, .. } = state.stage
+                    && won.epoch > place.fence
                 {
-                    state.stage = Stage::Waiting;
-                }
-                if !matches!(state.stage, Stage::Waiting) {
+                    state.stage = Stage::Granted { won, place };
                     return Next::Nothing;
                 }
-                let look = now + self.pause(left, first, foreign);
-                state.look = Some(look);
-                return Next::Look(look);
+                // It waits. If a message handed the lock over, that hold had ended before this request arrived.
+                let waker = if let Stage::Waiting { waker, .. } = &mut state.stage { waker.take() } else { None };
+                let at = now + self.pause(left, first, foreign);
+                state.stage = Stage::Waiting { place, next_poll: Some(at), waker };
+                Next::Poll(at)
             }
-            Placed::Failed(error) => Stage::Failed(error),
-        };
-        if !matches!(state.stage, Stage::Waiting | Stage::Granted(_)) {
-            return Next::Nothing;
         }
-        let next = match stage {
-            Stage::Busy => Next::Ended { copies: state.unanswered || state.outstanding > 0 },
-            _ => Next::Nothing,
-        };
-        state.stage = stage;
-        wake(state);
-        next
     }
 
-    /// How long to wait before the next look: every second, to keep the place; who is first looks when the holder's time may be
-    /// over, and at short intervals where the holder will not tell.
+    /// The time until the next poll: a second, to refresh the place; less for the first in the queue, which polls when the hold may
+    /// end, and at short intervals if the holder sends no messages.
     fn pause(&self, left: Option<Duration>, first: bool, foreign: bool) -> Duration {
         let mut pause = REFRESH;
         if first {
@@ -194,134 +226,143 @@ impl Attempt {
                 pause = pause.min(left + Duration::from_millis(2));
             }
         }
-        // Down only: a place in the queue does not live much longer.
+        // Jitter only shortens it: a place that is not refreshed expires soon after a second.
         pause.mul_f64(rand::random_range(0.8..1.0))
     }
 
-    /// The request that was sent will not be answered.
+    /// The request that was sent will never be answered.
     pub(super) fn unanswered(&self) {
-        let mut state = self.state.lock();
-        state.outstanding = state.outstanding.saturating_sub(1);
-        state.asking = false;
-        state.unanswered = true;
+        let requests = &mut self.state.lock().requests;
+        requests.landed();
+        requests.pending = false;
+        requests.unanswered = true;
     }
 
     /// A request is refused for good, or cannot be sent.
     pub(super) fn refused(&self, error: BackendError) {
         let mut state = self.state.lock();
-        state.asking = false;
-        if matches!(state.stage, Stage::Waiting) {
-            state.stage = Stage::Failed(error);
-            wake(state);
+        state.requests.pending = false;
+        if matches!(state.stage, Stage::Waiting { .. }) {
+            replace(state, Stage::Failed(error));
         }
     }
 
-    /// The server told that it was handed over to this attempt. True if that has to be verified first.
-    pub(super) fn handed(&self, epoch: u64) -> bool {
-        let mut state = self.state.lock();
-        if !matches!(state.stage, Stage::Waiting) {
-            return false;
-        }
-        match state.queued.or(state.first) {
-            // Whoever was still in the queue after a request was sent cannot have been granted before. The message itself may
-            // be of any age.
-            Some(dated) if epoch > state.fence => {
-                state.stage = Stage::Granted(Won { epoch, dated, ttl: self.ttl.min(CLAIM_TTL) });
-                wake(state);
+    /// A message says that the lock was handed over to this attempt. True if the server has to be asked first.
+    pub(super) fn handed_over(&self, epoch: u64) -> bool {
+        let state = self.state.lock();
+        let Stage::Waiting { place, .. } = state.stage else { return false };
+        match place.queued.or(state.requests.first_sent) {
+            // An attempt that was still queued when a request was sent cannot have been granted before. The message itself may be of
+            // any age.
+            Some(dated) if epoch > place.fence => {
+                let won = Won { epoch, dated, ttl: self.ttl.min(HANDOVER_TTL) };
+                replace(state, Stage::Granted { won, place });
                 false
             }
             _ => true,
         }
     }
 
-    /// Waits for what becomes of it. A grant of which less than half is left is not returned: ask again.
+    /// Waits for the outcome. A grant of which less than half is left is not returned, but to be verified.
     pub(super) fn poll(&self, cx: &mut Context<'_>, now: Timestamp) -> Poll<Outcome> {
         let mut state = self.state.lock();
-        match &state.stage {
-            Stage::Waiting => {
-                if !state.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                    state.waker = Some(cx.waker().clone());
+        match &mut state.stage {
+            Stage::Waiting { waker, .. } => {
+                if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                    let before = waker.replace(cx.waker().clone());
+                    // Dropped after unlocking: a waker runs foreign code.
+                    drop(state);
+                    drop(before);
                 }
                 Poll::Pending
             }
-            Stage::Granted(won) if now.since(won.dated) > won.ttl / 2 => {
-                state.stage = Stage::Waiting;
-                state.waker = Some(cx.waker().clone());
+            Stage::Granted { won, place } if now.since(won.dated) > won.ttl / 2 => {
+                state.stage = Stage::waiting(*place);
                 Poll::Ready(Outcome::Verify)
             }
-            Stage::Granted(won) => Poll::Ready(Outcome::Granted(*won)),
+            Stage::Granted { won, .. } => Poll::Ready(Outcome::Granted(*won)),
             Stage::Busy => Poll::Ready(Outcome::Busy),
             Stage::Failed(error) => Poll::Ready(Outcome::Failed(error.clone())),
-            Stage::Held { .. } | Stage::Over => Poll::Ready(Outcome::Gone),
+            Stage::Held { .. } | Stage::Ended { .. } => Poll::Ready(Outcome::GivenUp),
         }
     }
 
-    /// The grant is returned.
+    /// The grant is returned. False if it was given up meanwhile.
     pub(super) fn hold(&self, epoch: u64, limit: Option<Limit>) -> bool {
-        let mut state = self.state.lock();
-        let granted = matches!(state.stage, Stage::Granted(_));
-        if granted {
-            state.stage = Stage::Held { epoch, limit };
+        let stage = &mut self.state.lock().stage;
+        let is_granted = matches!(stage, Stage::Granted { .. });
+        if is_granted {
+            *stage = Stage::Held { epoch, limit, check: Check::Idle };
         }
-        granted
+        is_granted
     }
 
-    /// For how long copies of its requests may still come.
-    pub(super) fn copies_come_for(&self) -> Duration {
+    /// How long copies of its requests may still reach the server.
+    pub(super) fn copies_live_for(&self) -> Duration {
         self.ttl.max(COPIES)
     }
 
-    /// Ends it: no request is sent for it from now on. Returns `None` if none ever was, else whether copies of one may still come.
+    /// Ends the attempt: no acquire is sent for it from now on. Returns `None` if none ever was, else whether copies of one may still
+    /// reach the server.
     pub(super) fn give_up(&self) -> Option<bool> {
         let mut state = self.state.lock();
-        state.releasing |= matches!(state.stage, Stage::Held { .. });
-        state.stage = Stage::Over;
-        state.first.map(|_| state.unanswered || state.outstanding > 0)
+        let copies = state.requests.first_sent.map(|_| state.requests.may_have_copies());
+        if !matches!(state.stage, Stage::Ended { .. }) {
+            let ended = Stage::Ended { releasing: matches!(state.stage, Stage::Held { .. }), released: false };
+            let before = std::mem::replace(&mut state.stage, ended);
+            // Dropped after unlocking: a waker runs foreign code.
+            drop(state);
+            drop(before);
+        }
+        copies
     }
 
-    /// A release was answered.
-    pub(super) fn released(&self, found: bool) {
-        let mut state = self.state.lock();
-        state.releasing = false;
-        state.released |= found;
+    /// A release was answered: whether it `found` the hold.
+    pub(super) fn release_answered(&self, found: bool) {
+        if let Stage::Ended { releasing, released } = &mut self.state.lock().stage {
+            *releasing = false;
+            *released |= found;
+        }
     }
 
-    /// The release that was sent will not be answered: it may have released.
+    /// A release was sent that will never be answered: it may have found the hold.
     pub(super) fn release_unanswered(&self) {
-        self.state.lock().released = true;
+        if let Stage::Ended { released, .. } = &mut self.state.lock().stage {
+            *released = true;
+        }
     }
 
-    /// Whether one of its releases has, or may have, released what it held. Else that was lost before.
+    /// Whether one of its releases has, or may have, found the hold. Otherwise the hold was lost before.
     pub(super) fn was_released(&self) -> bool {
-        self.state.lock().released
+        matches!(self.state.lock().stage, Stage::Ended { released: true, .. })
     }
 
-    /// Whether the release of what it held has not been answered.
+    /// Whether the release of its hold has not been answered.
     pub(super) fn is_releasing(&self) -> bool {
-        self.state.lock().releasing
+        matches!(self.state.lock().stage, Stage::Ended { releasing: true, .. })
     }
 
-    /// Whether it has been granted nothing.
     pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.state.lock().stage, Stage::Waiting)
+        matches!(self.state.lock().stage, Stage::Waiting { .. })
     }
 
-    /// Begins to check whether it still holds, unless that is under way: then it is checked once more.
+    /// Whether to start a check of the hold. A check that is running already will be repeated.
     pub(super) fn begin_check(&self) -> bool {
-        let mut state = self.state.lock();
-        let begins = !std::mem::replace(&mut state.checking, true);
-        state.check_again = !begins;
+        let Stage::Held { check, .. } = &mut self.state.lock().stage else { return false };
+        let begins = *check == Check::Idle;
+        *check = if begins { Check::Running } else { Check::Repeat };
         begins
     }
 
-    /// A check is done. Whether there is to be another one.
+    /// A check of the hold has ended. Whether to repeat it.
     pub(super) fn end_check(&self) -> bool {
-        let mut state = self.state.lock();
-        state.checking = std::mem::take(&mut state.check_again);
-        state.checking
+        let Stage::Held { check, .. } = &mut self.state.lock().stage else { return false };
+        let repeats = *check == Check::Repeat;
+        *check = if repeats { Check::Running } else { Check::Idle };
+        repeats
     }
 
-    /// The epoch, if it holds the lock.
+    /// The epoch, if the attempt holds the lock.
     pub(super) fn held(&self) -> Option<u64> {
         match &self.state.lock().stage {
             Stage::Held { epoch, .. } => Some(*epoch),
@@ -329,7 +370,7 @@ impl Attempt {
         }
     }
 
-    /// The limit of a hold that was not confirmed.
+    /// The limit of a hold that was not confirmed when it was granted.
     pub(super) fn limit(&self) -> Option<Limit> {
         match &self.state.lock().stage {
             Stage::Held { limit, .. } => limit.clone(),
@@ -337,55 +378,54 @@ impl Attempt {
         }
     }
 
-    /// When to look by itself.
-    pub(super) fn look(&self) -> Look {
-        let state = self.state.lock();
-        match (&state.stage, state.look) {
-            (Stage::Waiting, Some(look)) => Look::At(look),
-            (Stage::Waiting, None) => Look::Asking,
-            _ => Look::Never,
+    /// When to poll the server.
+    pub(super) fn next_poll(&self) -> NextPoll {
+        match self.state.lock().stage {
+            Stage::Waiting { next_poll: Some(at), .. } => NextPoll::At(at),
+            Stage::Waiting { next_poll: None, .. } => NextPoll::Pending,
+            _ => NextPoll::Never,
         }
     }
 }
 
-/// What an answer asks for.
+/// Sets the stage, and wakes the waiter after unlocking.
+fn replace(mut state: MutexGuard<'_, State>, stage: Stage) {
+    let before = std::mem::replace(&mut state.stage, stage);
+    drop(state);
+    if let Stage::Waiting { waker: Some(waker), .. } = before {
+        waker.wake();
+    }
+}
+
+/// What follows from an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Nothing,
-    /// It waits in the queue, and is to look at this time.
-    Look(Instant),
-    /// It has nothing and waits for nothing, unless copies of its request still come.
+    /// The attempt is queued, and polls at this time.
+    Poll(Instant),
+    /// The attempt has no hold and no place, unless `copies` of its requests still take effect.
     Ended {
         copies: bool,
     },
 }
 
-/// When a waiter is to look by itself.
+/// When a waiter polls the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum NextPoll {
     At(Instant),
-    /// A request is on its way.
-    Asking,
-    /// It does not wait any more.
+    /// A request is pending.
+    Pending,
+    /// The attempt no longer waits.
     Never,
 }
 
-/// Wakes who waits, after letting go of the mutex: a waker runs others' code.
-fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
-    let waker = state.waker.take();
-    drop(state);
-    if let Some(waker) = waker {
-        waker.wake();
-    }
-}
-
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     Granted(Won),
-    /// It was granted, or is no more: only the server knows.
+    /// The grant may have ended: the server has to be asked.
     Verify,
     Busy,
     Failed(BackendError),
-    Gone,
+    GivenUp,
 }

@@ -1,4 +1,4 @@
-//! What this process has on the server: its attempts, and the leases that they are on.
+//! The attempts of this manager, and the leases that they are on.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,72 +11,72 @@ use crate::backend::{AttemptId, Lease, LeaseId, Limit, Timestamp};
 
 type Hasher = foldhash::fast::RandomState;
 
-/// A lease: on Redis, no more than what its holds have in common.
+/// A lease: on Redis, only what its holds have in common.
 #[derive(Debug)]
-struct Held {
+struct LeaseEntry {
     session: bool,
-    /// When its last renewal began, which may count for it as a whole from then on.
+    /// When its last renewal began: the lease as a whole may be considered proven at that time.
     renewed: Timestamp,
-    /// It takes no attempts any more, and is here for those that have not been given up yet.
+    /// It accepts no attempts any more, and stays for those that have not been given up yet.
     ended: bool,
-    /// What is on it, so that n leases end or are renewed in a time of n, not of n times all attempts.
+    /// Its attempts, so that the cost of renewing or ending n leases does not grow with n times all attempts.
     attempts: HashSet<AttemptId, Hasher>,
 }
 
-/// What a renewal is about.
+/// The subject of a renewal.
 #[derive(Debug)]
 pub(super) struct Renewing {
     pub(super) session: bool,
-    /// What is held on the lease, with its epochs.
+    /// The holds on the lease, with their epochs.
     pub(super) held: Vec<(Arc<Attempt>, u64)>,
-    /// Whether the release of something on it has not been answered.
+    /// Whether the release of a hold on it has not been answered.
     pub(super) releasing: bool,
 }
 
-/// All that may be on the server.
+/// Everything that this manager may have on the server.
 #[derive(Debug, Default)]
 pub(super) struct Claims(Mutex<Registry>);
 
 #[derive(Debug, Default)]
 struct Registry {
     last_lease: u64,
-    leases: HashMap<LeaseId, Held, Hasher>,
+    leases: HashMap<LeaseId, LeaseEntry, Hasher>,
     attempts: HashMap<AttemptId, Arc<Attempt>, Hasher>,
 }
 
 impl Registry {
-    fn live(&mut self, lease: LeaseId) -> Option<&mut Held> {
+    fn live(&mut self, lease: LeaseId) -> Option<&mut LeaseEntry> {
         self.leases.get_mut(&lease).filter(|lease| !lease.ended)
     }
 
-    fn on<'a>(&'a self, held: &'a Held) -> impl Iterator<Item = &'a Arc<Attempt>> {
-        held.attempts.iter().filter_map(|id| self.attempts.get(id))
+    fn on<'a>(&'a self, lease: &'a LeaseEntry) -> impl Iterator<Item = &'a Arc<Attempt>> {
+        lease.attempts.iter().filter_map(|id| self.attempts.get(id))
     }
 }
 
 impl Claims {
-    /// Makes a lease.
+    /// Opens a lease.
     pub(super) fn open(&self, ttl: Duration, session: bool, now: Timestamp) -> Lease {
         let mut registry = self.0.lock();
         registry.last_lease += 1;
         let id = LeaseId(registry.last_lease);
-        registry.leases.insert(id, Held { session, renewed: now, ended: false, attempts: HashSet::default() });
+        registry.leases.insert(id, LeaseEntry { session, renewed: now, ended: false, attempts: HashSet::default() });
         Lease::new(id, ttl, now, session)
     }
 
-    /// Returns the attempt, made by `make` if it is not known. `None` if its lease is over.
-    pub(super) fn begin(&self, lease: LeaseId, id: AttemptId, make: impl FnOnce() -> Attempt) -> Option<Arc<Attempt>> {
+    /// Returns the attempt, created by `new` if it is unknown. `None` if its lease has ended.
+    pub(super) fn begin(&self, lease: LeaseId, id: AttemptId, new: impl FnOnce() -> Attempt) -> Option<Arc<Attempt>> {
         let mut registry = self.0.lock();
         registry.live(lease)?.attempts.insert(id);
-        Some(registry.attempts.entry(id).or_insert_with(|| Arc::new(make())).clone())
+        Some(registry.attempts.entry(id).or_insert_with(|| Arc::new(new())).clone())
     }
 
     pub(super) fn get(&self, id: AttemptId) -> Option<Arc<Attempt>> {
         self.0.lock().attempts.get(&id).cloned()
     }
 
-    /// The grant of an attempt is returned. `None` if it was given up meanwhile; else its limit, if it needs one: its own time
-    /// ends sooner than what a renewal that did not know of it may promise for the lease.
+    /// The grant of an attempt is returned. `None` if the attempt was given up meanwhile; else the grant's limit, if it needs one:
+    /// a renewal that did not include it may promise more for the lease than the grant's TTL.
     pub(super) fn hold(&self, attempt: &Attempt, won: Won) -> Option<Option<Limit>> {
         let mut registry = self.0.lock();
         let renewed = registry.live(attempt.lease)?.renewed;
@@ -85,7 +85,7 @@ impl Claims {
         attempt.hold(won.epoch, limit.clone()).then_some(limit)
     }
 
-    /// A renewal begins. `None` if the lease is over.
+    /// A renewal begins. `None` if the lease has ended.
     pub(super) fn renewing(&self, lease: LeaseId, now: Timestamp) -> Option<Renewing> {
         let mut registry = self.0.lock();
         registry.live(lease)?.renewed = now;
@@ -95,7 +95,7 @@ impl Claims {
         Some(Renewing { session: lease.session, held, releasing })
     }
 
-    /// Forgets an attempt of which nothing is left. Its lease goes with it, if that was for nothing else.
+    /// Forgets an attempt that has nothing on the server any more, and its lease if that was for this attempt only.
     pub(super) fn forget(&self, id: AttemptId) {
         let mut registry = self.0.lock();
         let Some(attempt) = registry.attempts.remove(&id) else { return };
@@ -107,16 +107,16 @@ impl Claims {
         }
     }
 
-    /// Ends a lease. Returns all that is on it.
-    pub(super) fn end(&self, lease: LeaseId) -> Vec<Arc<Attempt>> {
+    /// Ends a lease. Returns its attempts.
+    pub(super) fn end(&self, id: LeaseId) -> Vec<Arc<Attempt>> {
         let mut registry = self.0.lock();
-        let Some(held) = registry.leases.get_mut(&lease) else { return Vec::new() };
-        held.ended = true;
-        if held.attempts.is_empty() {
-            registry.leases.remove(&lease);
+        let Some(lease) = registry.leases.get_mut(&id) else { return Vec::new() };
+        lease.ended = true;
+        if lease.attempts.is_empty() {
+            registry.leases.remove(&id);
             return Vec::new();
         }
-        registry.leases.get(&lease).map(|held| registry.on(held).cloned().collect()).unwrap_or_default()
+        registry.leases.get(&id).map(|lease| registry.on(lease).cloned().collect()).unwrap_or_default()
     }
 
     /// How many leases and attempts there are.

@@ -1,504 +1,260 @@
-//! The connection: who speaks on it, when it is given up, and what goes together in one call.
-//!
-//! All of it is one task on the keeper. Whoever wants something puts a [`Job`] into the queue. What meets there while a call is
-//! under way goes together in the next one; a lone job goes at once. Jobs of a connection that breaks go again on the next one.
-//!
-//! The client's own timers and reconnection are not used: after a request that was not answered in time it would go on as if the
-//! connection were sound, and a timer for each request costs more than the request. Here one look at the oldest request is enough.
+//! Connecting, and the connection for commands, which managers share.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisError, Value};
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, MissedTickBehavior};
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError,
+};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
-use super::attempt::{Attempt, Next};
-use super::claims::Claims;
-use super::failure::{self, Meaning};
-use super::jobs::{Answer, Job, Jobs};
-use super::line::{Line, Link};
-use super::link::{Target, is_about_certificates};
-use super::looks::Looks;
-use super::scripts::{self, By, Kind, Part, Placed, Scripts};
-use crate::backend::backoff::Backoff;
-use crate::backend::health::Health;
-use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp};
+use super::options::{Address, Server, Target};
+use super::scripts::Scripts;
+use super::{error, tls};
+use crate::backend::shared::Pool;
+use crate::backend::{BackendError, ErrorKind, Result};
 use crate::process::report::debug;
 
-/// How many calls that take and as many that give back may be under way. With two, what is given back never delays what is taken.
-const WINDOW: usize = 2;
-/// How many other calls.
-const OTHERS: usize = 4;
-/// The longest that an answer is waited for.
+/// The longest time to wait for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// How often the server is asked for a sign of life when nothing else is.
-const PULSE: Duration = Duration::from_secs(2);
 
-/// What may fail apart from the rest: to connect, and each kind of calls.
-const SORTS: usize = 1 + Kind::ALL.len();
-const CONNECTING: usize = 0;
+/// The oldest version whose scripts can read the time.
+const OLDEST: (u32, u32) = (5, 0);
 
-fn sort(kind: Kind) -> usize {
-    1 + kind as usize
-}
+/// How many requests may wait in the client: more than one manager ever has in flight.
+const BUFFER: usize = 1024;
 
-/// A call under way.
-struct Call {
-    about: About,
-    sent: Timestamp,
-    since: Instant,
-}
-
-/// What a call is.
-enum About {
-    Script(Kind, By, Vec<Job>),
-    /// A plain command, which is not done again.
-    Command(oneshot::Sender<Result<Value>>),
-    /// Our own PING.
-    Pulse,
-}
-
-/// The calls under way on one connection.
-#[derive(Default)]
-struct UnderWay {
-    calls: BTreeMap<u64, Call>,
-    /// How many there are of each kind.
-    count: [usize; 5],
-}
-
-impl UnderWay {
-    fn add(&mut self, number: u64, call: Call) {
-        if let About::Script(kind, ..) = call.about {
-            self.count[kind as usize] += 1;
-        }
-        self.calls.insert(number, call);
-    }
-
-    fn remove(&mut self, number: u64) -> Option<Call> {
-        let call = self.calls.remove(&number)?;
-        if let About::Script(kind, ..) = call.about {
-            self.count[kind as usize] -= 1;
-        }
-        Some(call)
-    }
-
-    /// Whether there is room for another call of this kind.
-    fn has_room(&self, kind: Kind) -> bool {
-        let of = |kind: Kind| self.count[kind as usize];
-        match kind {
-            Kind::Release | Kind::Acquire => of(Kind::Release) < WINDOW && of(Kind::Acquire) < WINDOW,
-            Kind::Renew | Kind::Inspect | Kind::Evict => of(kind) < OTHERS,
-        }
-    }
-}
-
-/// A manager's way to the server.
+/// A connection, and its generation: how often one was opened before it, from 1.
+#[derive(Clone, Debug)]
 pub(super) struct Connection {
+    pub(super) generation: u64,
+    pub(super) client: MultiplexedConnection,
+}
+
+/// The current connection of all managers with one target. The first one to find it broken opens the next generation.
+#[derive(Debug, Default)]
+pub(super) struct SharedConnection(Mutex<Option<Connection>>);
+
+impl SharedConnection {
+    /// Returns the connection of all managers with this target, or a new one for a client that the user configured.
+    pub(super) async fn of(target: &Target, handle: &Handle) -> Result<Arc<Self>> {
+        static CONNECTIONS: Pool<Server, SharedConnection> = Pool::new();
+        match target {
+            Target::Server(server) => CONNECTIONS.get(handle.id(), server.clone(), async { Ok(Arc::default()) }).await,
+            Target::Client(_) => Ok(Arc::default()),
+        }
+    }
+
+    /// Returns the current connection, unless it is of generation `broken` or there is none; then `open` opens the next one.
+    async fn get(&self, broken: u64, open: impl Future<Output = Result<MultiplexedConnection>>) -> Result<Connection> {
+        let mut current = self.0.lock().await;
+        match &*current {
+            Some(connection) if connection.generation != broken => Ok(connection.clone()),
+            _ => {
+                let connection = Connection { generation: broken + 1, client: open.await? };
+                *current = Some(connection.clone());
+                Ok(connection)
+            }
+        }
+    }
+}
+
+/// Opens one connection after another, and prepares each for a manager's requests.
+#[derive(Debug)]
+pub(super) struct Connector {
     target: Target,
     server: String,
+    shared: Arc<SharedConnection>,
     scripts: Scripts,
     timeout: Duration,
-    clock: Arc<dyn Clock>,
-    claims: Arc<Claims>,
-    looks: Arc<Looks>,
-    jobs: Jobs,
-    commands: Mutex<VecDeque<(Cmd, oneshot::Sender<Result<Value>>)>>,
-    bell: Notify,
-    health: Health<SORTS>,
-    /// How long an answer may take, in nanoseconds.
-    patience: AtomicU64,
-    last_call: AtomicU64,
 }
 
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("server", &self.server).finish_non_exhaustive()
-    }
-}
-
-impl Connection {
-    pub(super) fn new(
-        target: Target,
-        scripts: Scripts,
-        timeout: Duration,
-        clock: Arc<dyn Clock>,
-        claims: Arc<Claims>,
-        looks: Arc<Looks>,
-    ) -> Self {
-        Self {
-            server: target.to_string(),
-            target,
-            scripts,
-            timeout,
-            clock,
-            claims,
-            looks,
-            jobs: Jobs::default(),
-            commands: Mutex::default(),
-            bell: Notify::new(),
-            health: Health::default(),
-            patience: AtomicU64::new(nanos(PATIENCE)),
-            last_call: AtomicU64::new(0),
-        }
+impl Connector {
+    pub(super) fn new(target: Target, shared: Arc<SharedConnection>, scripts: Scripts, timeout: Duration) -> Self {
+        Self { server: target.to_string(), target, shared, scripts, timeout }
     }
 
-    /// The server, for errors.
-    pub(super) fn server(&self) -> &str {
-        &self.server
-    }
-
-    /// Why it does not serve at the moment.
-    pub(super) fn outage(&self) -> Option<BackendError> {
-        self.health.failure()
-    }
-
-    /// Learns of a TTL in use: a dead connection has to be noticed early enough to renew on another one.
-    pub(super) fn serve_ttl(&self, ttl: Duration) {
-        let patience = (ttl / 4).clamp(Duration::from_millis(250), PATIENCE);
-        self.patience.fetch_min(nanos(patience), Ordering::Relaxed);
-    }
-
-    /// How long an answer may take before the connection is taken for dead.
-    pub(super) fn patience(&self) -> Duration {
-        Duration::from_nanos(self.patience.load(Ordering::Relaxed))
-    }
-
-    /// Asks for the lock of an attempt, unless that is under way already.
-    pub(super) fn ask(&self, attempt: &Arc<Attempt>) {
-        if attempt.ask() {
-            self.put([Job::unattended(Part::Acquire(attempt.clone()))]);
-        }
-    }
-
-    /// Does something for each of these locks; the answers come in their order.
-    pub(super) async fn request(&self, parts: Vec<Part>) -> Vec<Result<Value>> {
-        let (jobs, answers): (Vec<_>, Vec<_>) = parts.into_iter().map(Job::with_answer).unzip();
-        self.put(jobs);
-        let mut found = Vec::with_capacity(answers.len());
-        for answer in answers {
-            found.push(answer.await);
-        }
-        found
-    }
-
-    /// The same for one lock.
-    pub(super) fn request_one(&self, part: Part) -> Answer {
-        let (job, answer) = Job::with_answer(part);
-        self.put([job]);
-        answer
-    }
-
-    /// Sends a plain command. If the connection breaks, its outcome is unknown.
-    pub(super) async fn command(&self, command: Cmd) -> Result<Value> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.lock().push_back((command, reply));
-        self.bell.notify_one();
-        answer.await.unwrap_or_else(|_| Err(failure::broken(&self.server)))
-    }
-
-    fn put(&self, new: impl IntoIterator<Item = Job>) {
-        self.jobs.add(new);
-        self.bell.notify_one();
-    }
-
-    /// Connects to a server that will do, unless another manager has; then that connection has to answer.
-    pub(super) async fn open(&self, line: &Line) -> Result<Link> {
+    /// Returns the first connection. If another manager has opened it, the server must answer on it.
+    pub(super) async fn open(&self) -> Result<Connection> {
         let mut broken = 0;
-        match self.next(line, &mut broken).await {
-            // Others had one that is broken, and have not noticed.
-            Err(error) if error.kind() == ErrorKind::Unreachable && broken > 0 => self.next(line, &mut broken).await,
+        match self.reopen(&mut broken).await {
+            // The other managers have not noticed yet that theirs is broken.
+            Err(error) if error.kind() == ErrorKind::Unreachable && broken > 0 => self.reopen(&mut broken).await,
             opened => opened,
         }
     }
 
-    /// Connects anew, unless another manager has since number `broken`, which becomes the number of what does not work either.
-    async fn next(&self, line: &Line, broken: &mut u64) -> Result<Link> {
-        // The first one may take its time. Later others wait as well: what is swallowed now may get through the next time.
-        let (connect, prepare) = match *broken {
+    /// Returns a connection of a later generation than `broken`, which is updated if that one does not work either.
+    pub(super) async fn reopen(&self, broken: &mut u64) -> Result<Connection> {
+        // The first connection has the whole time limit. Later ones have less: a packet that is lost now may arrive at the next try.
+        let (connect_limit, prepare_limit) = match *broken {
             0 => (self.timeout, self.timeout / 2),
             _ => (self.timeout.min(PATIENCE), self.timeout),
         };
-        let link = line.link(*broken, self.within(connect, self.target.connect())).await?;
-        *broken = link.number;
-        self.within(prepare.min(PATIENCE), self.prepare(&link)).await?;
-        Ok(link)
+        let connection = self.shared.get(*broken, self.within(connect_limit, connect(&self.target))).await?;
+        *broken = connection.generation;
+        self.within(prepare_limit.min(PATIENCE), self.prepare(connection.client.clone())).await?;
+        Ok(connection)
     }
 
     async fn within<T>(&self, limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(failure::no_answer(&self.server, limit)))
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(error::no_answer(&self.server, limit)))
     }
 
-    async fn prepare(&self, link: &Link) -> Result<()> {
-        let mut connection = link.connection.clone();
-        self.target.check(&mut connection).await?;
-        if let Err(error) = self.scripts.load().query_async::<()>(&mut connection).await {
-            // Who may not do this sends each script with its first call.
-            debug!(target: "leasehold::redis", "scripts not loaded: {}", failure::of(&self.server, &error));
+    async fn prepare(&self, mut client: MultiplexedConnection) -> Result<()> {
+        check(&self.target, &mut client).await?;
+        if let Err(error) = self.scripts.load().query_async::<()>(&mut client).await {
+            // An account that may not load scripts sends each one with its first call.
+            debug!(target: "leasehold::redis", "scripts not loaded: {}", error::of(&self.server, &error));
         }
         Ok(())
     }
+}
 
-    /// Serves the queue for ever, on one connection after another.
-    pub(super) async fn run(self: Arc<Self>, line: Arc<Line>, mut link: Link) {
-        let mut backoff = Backoff::at_once();
-        loop {
-            let begun = Instant::now();
-            let (under_way, broken) = self.serve(&link.connection).await;
-            debug!(target: "leasehold::redis", "{broken}");
-            self.health.failed(CONNECTING, &broken);
-            self.take_back(under_way);
-            if begun.elapsed() > PATIENCE {
-                backoff = Backoff::at_once();
-            }
-            link = self.reopen(&line, link.number, &mut backoff).await;
-            debug!(target: "leasehold::redis", "connected again to redis at {}", self.server);
-            self.health.served(CONNECTING);
-            self.looks.at_all();
+/// Opens a connection for commands.
+async fn connect(target: &Target) -> Result<MultiplexedConnection> {
+    // Requests have no timers: the task that sends them notices what is overdue.
+    let config = AsyncConnectionConfig::new()
+        .set_response_timeout(None)
+        .set_connection_timeout(None)
+        .set_pipeline_buffer_size(BUFFER);
+    let client = client(target, false).map_err(|error| explain_options(target, &error))?;
+    let connecting = async {
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        if let Target::Server(server) = target {
+            log_in(server, &mut connection).await?;
+        }
+        Ok(connection)
+    };
+    connecting.await.map_err(|error: RedisError| explain(target, &error))
+}
+
+/// Opens a connection for messages.
+pub(super) async fn listen(target: &Target) -> Result<PubSub> {
+    let listening = async {
+        let client = client(target, true).map_err(|error| explain_options(target, &error))?;
+        client.get_async_pubsub().await.map_err(|error| explain(target, &error))
+    };
+    let no_answer = |_| Err(error::no_answer(&target.to_string(), PATIENCE));
+    tokio::time::timeout(PATIENCE, listening).await.unwrap_or_else(no_answer)
+}
+
+/// Creates the client, with the account if `login`. Certificates are read each time, so that they can be replaced.
+fn client(target: &Target, login: bool) -> std::result::Result<Client, RedisError> {
+    let Server { address, username, password, database } = match target {
+        Target::Client(client) => return Ok((**client).clone()),
+        Target::Server(server) => server,
+    };
+    let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
+    if login {
+        settings = settings.set_db(i64::from(*database));
+        if let Some(username) = username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = password {
+            settings = settings.set_password(password);
         }
     }
-
-    async fn reopen(&self, line: &Line, mut broken: u64, backoff: &mut Backoff) -> Link {
-        loop {
-            backoff.pause().await;
-            match self.next(line, &mut broken).await {
-                Ok(link) => return link,
-                Err(error) => {
-                    debug!(target: "leasehold::redis", "{error}");
-                    self.health.failed(CONNECTING, &error);
-                    if error.kind() != ErrorKind::Unreachable && !is_about_files(&error) {
-                        // Nothing that passes while somebody waits for it.
-                        self.jobs.fail(&error);
-                        let commands = std::mem::take(&mut *self.commands.lock());
-                        commands.into_iter().for_each(|(_, reply)| drop(reply.send(Err(error.clone()))));
-                    }
-                }
-            }
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
+    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    let at = |address: ConnectionAddr| -> std::result::Result<ConnectionInfo, RedisError> {
+        Ok(address.into_connection_info()?.set_redis_settings(settings).set_tcp_settings(tcp))
+    };
+    match address {
+        Address::Unix(path) => Client::open(at(ConnectionAddr::Unix(path.clone()))?),
+        Address::Tcp { host, port, tls: None } => Client::open(at(ConnectionAddr::Tcp(host.clone(), *port))?),
+        Address::Tcp { host, port, tls: Some(tls) } => {
+            let (host, port) = (host.clone(), *port);
+            tls::client(at(ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None })?, tls)
         }
-    }
-
-    /// Serves the queue until the connection is no good any more. Returns what was under way.
-    async fn serve(&self, link: &MultiplexedConnection) -> (UnderWay, BackendError) {
-        let mut under_way = UnderWay::default();
-        let mut calls = FuturesUnordered::new();
-        let send = |number: u64, call: Cmd| {
-            let mut link = link.clone();
-            async move { (number, link.send_packed_command(&call).await.and_then(Value::extract_error)) }
-        };
-        let mut ticks = tokio::time::interval(self.patience() / 2);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut heard = Instant::now();
-        loop {
-            while let Some((number, call)) = self.next_call(&mut under_way) {
-                calls.push(send(number, call));
-            }
-            tokio::select! {
-                biased;
-                Some((number, answer)) = calls.next(), if !calls.is_empty() => {
-                    heard = Instant::now();
-                    let Some(call) = under_way.remove(number) else { continue };
-                    match self.take_in(number, call, answer) {
-                        Ok(None) => {}
-                        Ok(Some((number, call, text))) => {
-                            under_way.add(number, call);
-                            calls.push(send(number, text));
-                        }
-                        Err((call, error)) => {
-                            under_way.add(number, call);
-                            return (under_way, error);
-                        }
-                    }
-                }
-                () = self.bell.notified() => {}
-                () = rested(self.jobs.rest()) => {}
-                _ = ticks.tick() => {
-                    let patience = self.patience();
-                    if ticks.period() > patience / 2 {
-                        ticks = tokio::time::interval(patience / 2);
-                        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                    }
-                    let oldest = under_way.calls.first_key_value().map(|(_, call)| call.since.elapsed());
-                    if oldest.is_some_and(|age| age > patience) {
-                        return (under_way, failure::no_answer(&self.server, patience));
-                    }
-                    if oldest.is_none() && heard.elapsed() >= PULSE {
-                        let number = self.number();
-                        under_way.add(number, self.begin(About::Pulse));
-                        let mut ping = redis::cmd("PING");
-                        ping.arg(number);
-                        calls.push(send(number, ping));
-                    }
-                }
-            }
-        }
-    }
-
-    fn begin(&self, about: About) -> Call {
-        Call { about, sent: self.clock.now(), since: Instant::now() }
-    }
-
-    fn number(&self) -> u64 {
-        self.last_call.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Takes the next call from the queue.
-    fn next_call(&self, under_way: &mut UnderWay) -> Option<(u64, Cmd)> {
-        for kind in Kind::ALL {
-            if !under_way.has_room(kind) {
-                continue;
-            }
-            let jobs = self.jobs.take(kind, self.clock.now());
-            if jobs.is_empty() {
-                continue;
-            }
-            let number = self.number();
-            let call = self.scripts.call(kind, By::Hash, number, jobs.iter().map(|job| &job.part));
-            under_way.add(number, self.begin(About::Script(kind, By::Hash, jobs)));
-            return Some((number, call));
-        }
-        let (command, reply) = self.commands.lock().pop_front()?;
-        let number = self.number();
-        under_way.add(number, self.begin(About::Command(reply)));
-        Some((number, command))
-    }
-
-    /// Takes in the answer to a call. Returns the call to be made next if the server does not know the script; fails with what is
-    /// to be done again if the connection is no good.
-    #[expect(clippy::type_complexity, reason = "of one use")]
-    fn take_in(
-        &self,
-        number: u64,
-        call: Call,
-        answer: std::result::Result<Value, RedisError>,
-    ) -> std::result::Result<Option<(u64, Call, Cmd)>, (Call, BackendError)> {
-        let Call { about, sent, since } = call;
-        let (kind, by, jobs) = match about {
-            About::Script(kind, by, jobs) => (kind, by, jobs),
-            About::Command(reply) => {
-                // Nobody waits any more only if it does not matter.
-                let _ = reply.send(answer.map_err(|error| failure::of(&self.server, &error)));
-                return Ok(None);
-            }
-            About::Pulse if is_pulse(&answer, number) => return Ok(None),
-            About::Pulse => return Err((Call { about, sent, since }, failure::nonsense(&self.server))),
-        };
-        let again = |jobs, error| Err((Call { about: About::Script(kind, by, jobs), sent, since }, error));
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) if error.code() == Some("NOSCRIPT") && by == By::Hash => {
-                let number = self.number();
-                let text = self.scripts.call(kind, By::Text, number, jobs.iter().map(|job| &job.part));
-                return Ok(Some((number, self.begin(About::Script(kind, By::Text, jobs)), text)));
-            }
-            Err(error) => {
-                let (meaning, error) = (failure::meaning(&error), failure::of(&self.server, &error));
-                match meaning {
-                    None if error.kind() == ErrorKind::Unreachable => return again(jobs, error),
-                    Some(Meaning::Later) => self.put_off(kind, jobs, &error),
-                    Some(Meaning::Elsewhere) => {
-                        self.put_off(kind, jobs, &error);
-                        return again(Vec::new(), error);
-                    }
-                    _ => jobs.into_iter().for_each(|job| job.fail(error.clone())),
-                }
-                return Ok(None);
-            }
-        };
-        let Some(answers) = scripts::answers(answer, number, jobs.len()) else {
-            return again(jobs, failure::nonsense(&self.server));
-        };
-        let (mut later, mut refused, mut elsewhere) = (Vec::new(), None, false);
-        for (job, answer) in jobs.into_iter().zip(answers) {
-            match scripts::failed(&self.server, &answer) {
-                Some((meaning @ (Meaning::Later | Meaning::Elsewhere), error)) => {
-                    elsewhere |= meaning == Meaning::Elsewhere;
-                    later.push(job);
-                    refused = Some(error);
-                }
-                failed => self.deliver(job, answer, failed.map(|(_, error)| error), sent),
-            }
-        }
-        let Some(error) = refused else {
-            self.jobs.served(kind);
-            self.health.served(sort(kind));
-            return Ok(None);
-        };
-        self.put_off(kind, later, &error);
-        // A replica, for example: the connection is to be made anew.
-        if elsewhere { again(Vec::new(), error) } else { Ok(None) }
-    }
-
-    /// The server has refused this for now, and done nothing.
-    fn put_off(&self, kind: Kind, jobs: Vec<Job>, error: &BackendError) {
-        debug!(target: "leasehold::redis", "to be asked again: {error}");
-        self.health.failed(sort(kind), error);
-        // Several times within the third of the shortest TTL, which a renewal has.
-        self.jobs.put_off(kind, jobs, self.patience() / 4);
-    }
-
-    fn deliver(&self, job: Job, answer: Value, failed: Option<BackendError>, sent: Timestamp) {
-        match &job.part {
-            Part::Acquire(attempt) => {
-                let placed = Placed::read(&self.server, &answer);
-                match attempt.answered(placed, sent, Instant::now()) {
-                    Next::Nothing => {}
-                    Next::Look(at) => self.looks.plan(attempt, at),
-                    Next::Ended { copies: false } => self.claims.forget(attempt.id),
-                    Next::Ended { copies: true } => {
-                        self.put([Job::unattended(Part::Release(attempt.clone(), attempt.copies_come_for()))]);
-                    }
-                }
-            }
-            Part::Release(attempt, _) if failed.is_none() => {
-                attempt.released(scripts::text(&answer) == Some("1"));
-                if !job.has_reply() {
-                    self.claims.forget(attempt.id);
-                }
-            }
-            Part::Release(..) | Part::Renew(..) | Part::Inspect(_) | Part::Evict(..) => {}
-        }
-        job.answer(failed.map_or(Ok(answer), Err));
-    }
-
-    /// Puts back what was under way on a connection that broke.
-    fn take_back(&self, under_way: UnderWay) {
-        let again = under_way.calls.into_values().filter_map(|call| match call.about {
-            About::Script(.., jobs) => Some(jobs),
-            // Who waits for a plain command hears that nobody answers any more.
-            About::Command(_) | About::Pulse => None,
-        });
-        self.jobs.take_back(again.flatten().collect(), &failure::broken(&self.server));
     }
 }
 
-/// Whether files for TLS are in the way, which were good when the manager connected: they may be about to be replaced.
-fn is_about_files(error: &BackendError) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<RedisError>());
-    error.kind() == ErrorKind::Misconfigured || cause.is_some_and(is_about_certificates)
+/// Logs in and selects the database. The client could do it, but hides the reason of a refusal: a server with too many clients
+/// would seem to have refused the password.
+async fn log_in(server: &Server, connection: &mut MultiplexedConnection) -> std::result::Result<(), RedisError> {
+    if let Some(password) = &server.password {
+        let account = server.username.iter().chain([password]).collect::<Vec<_>>();
+        match redis::cmd("AUTH").arg(account).query_async::<()>(connection).await {
+            // Before Redis 6 there are no user names.
+            Err(error) if error.detail().is_some_and(|text| text.contains("wrong number of arguments")) => {
+                redis::cmd("AUTH").arg(password).query_async::<()>(connection).await?;
+            }
+            answer => answer?,
+        }
+    }
+    if server.database != 0 {
+        redis::cmd("SELECT").arg(server.database).query_async::<()>(connection).await?;
+    }
+    Ok(())
 }
 
-/// Whether this is a sign of life: the answer to our PING, or that the server does not serve for now.
-fn is_pulse(answer: &std::result::Result<Value, RedisError>, number: u64) -> bool {
-    match answer {
-        Ok(answer) => scripts::text(answer) == Some(&*number.to_string()),
-        Err(error) => failure::meaning(error) == Some(Meaning::Later),
+/// Checks that the server has a supported version.
+async fn check(target: &Target, connection: &mut MultiplexedConnection) -> Result<()> {
+    match redis::cmd("INFO").arg("server").query_async::<String>(connection).await {
+        Ok(info) => check_version(&target.to_string(), &info),
+        // Not every account may read it. A server that is too old refuses the scripts.
+        Err(error) if error::of("", &error).kind() == ErrorKind::Denied && error.code() != Some("NOAUTH") => Ok(()),
+        Err(error) => Err(explain(target, &error)),
     }
 }
 
-async fn rested(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until).await,
-        None => std::future::pending().await,
+fn check_version(server: &str, info: &str) -> Result<()> {
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).map_or("", str::trim);
+    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(error::too_old(server, version)),
+        // A server with another kind of version may work.
+        _ => Ok(()),
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+/// Maps an error from before anything was sent: with TLS it is about its files, which may be about to be replaced.
+fn explain_options(target: &Target, error: &RedisError) -> BackendError {
+    if !target.uses_tls() {
+        return explain(target, error);
+    }
+    let reason = format!("the files for TLS to redis at {target} cannot be used: {error}");
+    BackendError::new(ErrorKind::Misconfigured, reason).because(error.clone())
+}
+
+fn explain(target: &Target, error: &RedisError) -> BackendError {
+    let explained = error::of(&target.to_string(), error);
+    if !target.uses_tls() || explained.kind() != ErrorKind::Unreachable {
+        return explained;
+    }
+    if tls::is_about_certificates(error) {
+        // Invalid or untrusted certificates: permanent until they are replaced.
+        let reason = format!("redis at {target} cannot be used by TLS: {error}");
+        return BackendError::new(ErrorKind::Denied, reason).because(error.clone());
+    }
+    if tls::may_be_a_refusal(error) {
+        let reason = format!("redis at {target} has closed the connection: it may refuse our certificate");
+        return BackendError::new(ErrorKind::Unreachable, reason).because(error.clone());
+    }
+    explained
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_too_old_is_refused_and_the_minimum_named() {
+        let of =
+            |version: &str| check_version("host:1", &format!("# Server\r\nredis_version:{version}\r\nos:Linux\r\n"));
+        for old in ["4.0.14", "3.2.1", "2.8.24"] {
+            let error = of(old).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(old) && error.to_string().contains("5.0"), "{error}");
+        }
+        for new in ["5.0.0", "5.0.14", "6.2.1", "7.0.15", "10.1.0", "255.255.255", "unstable"] {
+            assert!(of(new).is_ok(), "{new}");
+        }
+        assert!(check_version("host:1", "").is_ok());
+    }
 }

@@ -1,4 +1,4 @@
-//! Who holds what, and how to take it away.
+//! Snapshots of locks, and evictions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,33 +6,45 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use redis::Value;
 
-use super::names::Name;
-use super::scripts::{self, Part};
-use super::{Shared, failure, token};
+use super::batch::Batch;
+use super::names::{Name, Names};
+use super::scripts::Op;
+use super::value::{self, LockValue};
+use super::{answers, error};
 use crate::backend::{ErrorKind, Evict, Result};
 use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
 use crate::token::FencingToken;
 
-/// How many names the server looks at in one step of a list.
+/// How many names the server scans in one step of a list, and how many locks are inspected at once.
 const PAGE: usize = 500;
 
-impl Shared {
-    /// Tells who holds a key.
+#[derive(Debug)]
+pub(super) struct Inspector {
+    names: Names,
+    batch: Arc<Batch>,
+}
+
+impl Inspector {
+    pub(super) fn new(names: Names, batch: Arc<Batch>) -> Self {
+        Self { names, batch }
+    }
+
+    /// Returns a snapshot of a key, or `None` if it is free.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
-        let answer = self.connection.request_one(Part::Inspect(self.names.of(key)?)).await?;
+        let answer = self.batch.request_one(Op::Inspect(self.names.of(key)?)).await?;
         self.info(key, answer)
     }
 
-    /// Tells who holds all the keys that begin with `prefix`.
+    /// Returns snapshots of all held locks whose keys begin with `prefix`, in key order.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
         let (mut cursor, pattern) = (String::from("0"), self.names.pattern(prefix));
-        // The server may show a name more than once.
+        // The server may return a name more than once.
         let mut keys = BTreeSet::new();
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
-            let page = self.connection.command(scan).await?;
-            let (next, names) = page_of(page).ok_or_else(|| failure::nonsense(self.connection.server()))?;
+            let page = self.batch.command(scan).await?;
+            let (next, names) = read_page(page).ok_or_else(|| error::malformed(self.batch.server()))?;
             keys.extend(names.iter().filter_map(|name| self.names.key(name)).map(str::to_owned));
             if next == "0" {
                 break;
@@ -43,12 +55,12 @@ impl Shared {
             keys.into_iter().filter_map(|key| self.names.of(&key).ok().map(|name| (key, name))).collect();
         let mut locks = Vec::new();
         for names in names.chunks(PAGE) {
-            let parts = names.iter().map(|(_, name)| Part::Inspect(name.clone())).collect();
-            let answers = self.connection.request(parts).await;
+            let ops = names.iter().map(|(_, name)| Op::Inspect(name.clone())).collect();
+            let answers = self.batch.request(ops).await;
             for ((key, _), answer) in names.iter().zip(answers) {
                 match answer {
-                    // One that others have spoilt must not hide the rest.
-                    Err(error) if error.kind() == ErrorKind::Incompatible => locks.push(spoilt(key)),
+                    // One that other clients have damaged must not hide the rest.
+                    Err(error) if error.kind() == ErrorKind::Incompatible => locks.push(damaged(key)),
                     answer => locks.extend(self.info(key, answer?)?),
                 }
             }
@@ -57,94 +69,95 @@ impl Shared {
     }
 
     fn info(&self, key: &str, answer: Value) -> Result<Option<LockInfo>> {
-        let read = Seen::read(answer).ok_or_else(|| failure::nonsense(self.connection.server()))?;
-        Ok(read.info(key))
+        let snapshot = Snapshot::read(answer).ok_or_else(|| error::malformed(self.batch.server()))?;
+        Ok(snapshot.info(key))
     }
 
-    /// Takes a key away from those who hold it.
+    /// Removes the claims that hold a key and that `evict` selects.
     pub(super) async fn evict(&self, key: &str, evict: &Evict) -> Result<Eviction> {
-        let server = self.connection.server();
-        match self.connection.request_one(Part::Evict(self.names.of(key)?, evict.only.clone())).await? {
-            Value::Array(tokens) if tokens.is_empty() => Ok(Eviction::default()),
-            Value::Array(tokens) => {
-                let holders = tokens.iter().filter_map(bytes).filter_map(holder);
+        let server = self.batch.server();
+        match self.batch.request_one(Op::Evict(self.names.of(key)?, evict.only.clone())).await? {
+            Value::Array(values) if values.is_empty() => Ok(Eviction::default()),
+            Value::Array(values) => {
+                let holders = values.iter().filter_map(bytes).filter_map(holder);
                 Ok(Eviction::new(holders.collect(), vec![key.to_owned()]))
             }
-            answer if scripts::text(&answer) == Some("i") => Err(failure::incompatible(server)),
-            _ => Err(failure::nonsense(server)),
+            answer if answers::text(&answer) == Some("i") => Err(error::incompatible(server)),
+            _ => Err(error::malformed(server)),
         }
     }
 }
 
-/// What the script tells of a lock.
-pub(super) struct Seen {
-    /// Redis's type.
+/// The script's answer about one lock.
+pub(super) struct Snapshot {
+    /// Redis's type of the key.
     kind: String,
     value: Vec<u8>,
     left: Option<Duration>,
     fence: Option<u64>,
     waiters: usize,
-    /// What the claims that hold it are, and who they are of: the readers', if there are some.
+    /// The ids of the claims that hold it: the readers', if it is shared.
     claims: Vec<ClaimId>,
-    words: Vec<Vec<u8>>,
+    /// The values of the same claims.
+    values: Vec<Vec<u8>>,
 }
 
-impl Seen {
+impl Snapshot {
     pub(super) fn read(answer: Value) -> Option<Self> {
-        let Value::Array(parts) = answer else { return None };
-        let mut parts = parts.into_iter();
-        let kind = scripts::text(&parts.next()?)?.to_owned();
-        let value = bytes(&parts.next()?)?.to_vec();
-        let Value::Int(left) = parts.next()? else { return None };
-        let fence = scripts::epoch(scripts::text(&parts.next()?)?);
-        let Value::Int(waiters) = parts.next()? else { return None };
-        let (mut claims, mut words) = (Vec::new(), Vec::new());
-        while let (Some(id), Some(word)) = (parts.next(), parts.next()) {
-            claims.push(ClaimId::new(scripts::text(&id)?));
-            words.push(bytes(&word)?.to_vec());
+        let Value::Array(fields) = answer else { return None };
+        let mut fields = fields.into_iter();
+        let kind = answers::text(&fields.next()?)?.to_owned();
+        let value = bytes(&fields.next()?)?.to_vec();
+        let Value::Int(left) = fields.next()? else { return None };
+        let fence = answers::epoch(answers::text(&fields.next()?)?);
+        let Value::Int(waiters) = fields.next()? else { return None };
+        let (mut claims, mut values) = (Vec::new(), Vec::new());
+        while let (Some(id), Some(value)) = (fields.next(), fields.next()) {
+            claims.push(ClaimId::new(answers::text(&id)?));
+            values.push(bytes(&value)?.to_vec());
         }
         let left = u64::try_from(left).ok().map(Duration::from_millis);
         let waiters = usize::try_from(waiters).unwrap_or_default();
-        Some(Self { kind, value, left, fence, waiters, claims, words })
+        Some(Self { kind, value, left, fence, waiters, claims, values })
     }
 
     pub(super) fn info(self, key: &str) -> Option<LockInfo> {
         if self.kind == "none" {
             return None;
         }
-        let value = if self.kind == "string" { token::read(&self.value) } else { token::Value::Foreign };
-        // All who shared it are gone, and nobody has come since.
-        if value == token::Value::Shared && self.claims.is_empty() {
+        let value = if self.kind == "string" { value::read(&self.value) } else { LockValue::Foreign };
+        // All its readers have expired, and no client has acquired it since.
+        if value == LockValue::Shared && self.claims.is_empty() {
             return None;
         }
-        let mode = if value == token::Value::Shared { Mode::Shared } else { Mode::Exclusive };
+        let mode = if value == LockValue::Shared { Mode::Shared } else { Mode::Exclusive };
         let mut info = LockInfo::new(key, mode);
         info.remaining = self.left;
         info.waiters = self.waiters;
-        info.foreign = value == token::Value::Foreign;
+        info.foreign = value == LockValue::Foreign;
         if !info.foreign {
             info.token = self.fence.map(|epoch| FencingToken::of_grant(epoch, 0));
             // An epoch is the time of its grant, by the server's clock.
             info.since = self.fence.and_then(|epoch| UNIX_EPOCH.checked_add(Duration::from_micros(epoch)));
         }
         info.claims = self.claims;
-        info.holders.extend(self.words.iter().filter_map(|word| holder(word)));
+        info.holders.extend(self.values.iter().filter_map(|value| holder(value)));
         Some(info)
     }
 }
 
-/// What is known of a lock beside which there is something of another type than ours.
-fn spoilt(key: &str) -> LockInfo {
+/// The description of a lock one of whose side keys has another type than ours.
+fn damaged(key: &str) -> LockInfo {
     let mut info = LockInfo::new(key, Mode::Exclusive);
     info.foreign = true;
     info
 }
 
-/// Who a word is of, if it says.
-fn holder(word: &[u8]) -> Option<Holder> {
-    match token::read(word) {
-        token::Value::Ours(known) => known,
-        token::Value::Shared | token::Value::Foreign => None,
+/// The holder of a value, if it describes one.
+fn holder(value: &[u8]) -> Option<Holder> {
+    match value::read(value) {
+        LockValue::Ours(holder) => holder,
+        LockValue::Shared | LockValue::Foreign => None,
     }
 }
 
@@ -156,9 +169,9 @@ fn bytes(value: &Value) -> Option<&[u8]> {
     }
 }
 
-/// The next cursor, and names. Names that are no text are none of ours.
-pub(super) fn page_of(page: Value) -> Option<(String, Vec<String>)> {
+/// Reads a page of names: the next cursor, and the names. A name that is no text cannot be a lock of ours.
+pub(super) fn read_page(page: Value) -> Option<(String, Vec<String>)> {
     let Value::Array(parts) = page else { return None };
     let [next, Value::Array(names)] = &parts[..] else { return None };
-    Some((scripts::text(next)?.to_owned(), names.iter().filter_map(scripts::text).map(str::to_owned).collect()))
+    Some((answers::text(next)?.to_owned(), names.iter().filter_map(answers::text).map(str::to_owned).collect()))
 }

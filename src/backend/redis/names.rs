@@ -1,9 +1,9 @@
 //! Names on the server.
 //!
-//! A lock's own key is the prefix and the user's key. What else belongs to it, its *side keys*, is named `{tag}%kind:` and then
-//! the lock's own name. All keys of a lock have to be in one slot of a cluster, and a slot is the hash of what stands between
-//! the first `{` of a name and the first `}` after it, if that is anything. So the tag is the one in the lock's own name, or else
-//! the smallest number that hashes to the same slot; simply to put braces around the name would not do for `a}b` or `{}x`.
+//! The name of a lock's main key is the prefix and the user's key. Its other keys, the *side keys*, are named `{tag}%kind:` and then
+//! the main name. All keys of a lock have to be in one slot of a cluster, and the slot is the hash of the text between the first
+//! `{` of a name and the first `}` after it, or of the whole name if there is no such text. So the tag is the one in the main name,
+//! or else the smallest number that hashes to the same slot; braces around the main name would not work for `a}b` or `{}x`.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,13 +14,13 @@ const SLOTS: u16 = 16384;
 /// The names of one lock.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Name {
-    /// The lock's own key.
+    /// The main key.
     pub(super) lock: String,
-    /// What its side keys begin with: `{tag}%`.
+    /// The prefix of its side keys: `{tag}%`.
     pub(super) side: String,
 }
 
-/// Makes names.
+/// The names of one manager, with its prefix.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     prefix: String,
@@ -35,10 +35,10 @@ impl Names {
     ///
     /// # Errors
     ///
-    /// Refused without a prefix if the key looks like a side key.
+    /// [`Refused`](ErrorKind::Refused) without a prefix if the key has the form of a side key.
     pub(super) fn of(&self, key: &str) -> Result<Arc<Name>> {
         let lock = [&self.prefix, key].concat();
-        // With a prefix, which does not begin with a brace, no lock is named like this.
+        // With a prefix, which does not begin with a brace, no lock has such a name.
         if is_side_key(&lock) {
             let reason = format!("without a prefix, {key:?} would be a name that leasehold keeps for itself on redis");
             return Err(BackendError::new(ErrorKind::Refused, reason));
@@ -46,7 +46,7 @@ impl Names {
         Ok(Arc::new(Name { side: side(&lock), lock }))
     }
 
-    /// What the names of the managers' channels begin with.
+    /// The prefix of the managers' channels.
     pub(super) fn channels(&self) -> String {
         format!("{}%wake:", self.prefix)
     }
@@ -64,13 +64,13 @@ impl Names {
         pattern
     }
 
-    /// The user's key, if this is the name of a lock.
+    /// The user's key, if this is the main name of a lock.
     pub(super) fn key<'a>(&self, name: &'a str) -> Option<&'a str> {
         name.strip_prefix(&self.prefix).filter(|key| !key.is_empty() && !is_side_key(name))
     }
 }
 
-/// What the side keys of a name begin with: `{tag}%`.
+/// The prefix of the side keys of a name: `{tag}%`.
 pub(crate) fn side(name: &str) -> String {
     match tag(name) {
         Some(tag) => format!("{{{tag}}}%"),
@@ -82,7 +82,7 @@ fn is_side_key(name: &str) -> bool {
     name.starts_with('{') && name.split_once('}').is_some_and(|(_, rest)| rest.starts_with('%'))
 }
 
-/// The part of a name that alone is hashed, if there is one.
+/// The part of a name that is hashed instead of the whole, if there is one.
 fn tag(name: &str) -> Option<&str> {
     let (_, rest) = name.split_once('{')?;
     let (tag, _) = rest.split_once('}')?;
@@ -93,7 +93,7 @@ fn slot(hashed: &[u8]) -> u16 {
     crc16(hashed) % SLOTS
 }
 
-/// The smallest number whose digits are in this slot.
+/// The smallest number whose digits hash to this slot.
 fn smallest_tag(slot: u16) -> u32 {
     static TAGS: OnceLock<Vec<u32>> = OnceLock::new();
     let tags = TAGS.get_or_init(|| {
@@ -137,7 +137,7 @@ fn crc16(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
-    /// What the server hashes of a name.
+    /// The slot of a name, as the server computes it.
     fn hashed(name: &str) -> u16 {
         slot(tag(name).unwrap_or(name).as_bytes())
     }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn side_keys_are_in_the_slot_of_their_lock_whatever_its_braces() {
+    fn side_keys_are_in_the_slot_of_their_lock_with_any_braces() {
         for prefix in ["lock:", "", "a{b}c", "x}{", "p{"] {
             let names = Names::new(prefix.into());
             for key in ["k", "a}b", "{}x", "{}", "{", "}", "}{", "{u}:q", "{{u}}", "a{b}c{d}", "ä{鍵}", " ", "{%}"] {

@@ -1,19 +1,17 @@
-//! The five scripts, what they are called with, and what they answer.
+//! The five scripts, and the calls that run them.
 //!
-//! A call is about any number of locks, one [`Part`] each. Each part's outcome is its own.
+//! A call has any number of operations, one [`Op`] for each lock. The outcome of each is independent of the others.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, Script, Value};
+use redis::{Cmd, Pipeline, Script};
 
 use super::attempt::Attempt;
-use super::failure::{self, Meaning};
 use super::names::Name;
-use crate::backend::BackendError;
 use crate::info::{ClaimId, Mode};
 
-/// Which script.
+/// A script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Release,
@@ -24,23 +22,23 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// In the order in which they are sent: what is given up goes before what is asked for.
+    /// In the order in which they are sent: releases before acquires.
     pub(super) const ALL: [Self; 5] = [Self::Release, Self::Acquire, Self::Renew, Self::Inspect, Self::Evict];
 
-    /// How many locks one call is about at most: it must not block the server for longer than some milliseconds.
-    pub(super) fn most(self) -> usize {
+    /// The most operations of one call, which must not block the server for longer than a few milliseconds.
+    pub(super) fn max_ops(self) -> usize {
         match self {
             Self::Release | Self::Acquire | Self::Inspect | Self::Evict => 128,
             Self::Renew => 200,
         }
     }
 
-    /// The script, with or without what wakes python-redis-lock's waiters.
+    /// The script, with or without the part that wakes the waiters of python-redis-lock.
     fn compiled(self, signals: bool) -> &'static Compiled {
         static SCRIPTS: LazyLock<[[Compiled; 5]; 2]> = LazyLock::new(|| {
             [false, true].map(|signals| {
                 Kind::ALL.map(|kind| {
-                    let own = match kind {
+                    let body = match kind {
                         Kind::Release => include_str!("scripts/release.lua"),
                         Kind::Acquire => include_str!("scripts/acquire.lua"),
                         Kind::Renew => include_str!("scripts/renew.lua"),
@@ -49,7 +47,7 @@ impl Kind {
                     };
                     let frees = matches!(kind, Kind::Release | Kind::Evict);
                     let signal = if signals && frees { include_str!("scripts/signal.lua") } else { "" };
-                    let text = [include_str!("scripts/common.lua"), signal, own].concat();
+                    let text = [include_str!("scripts/common.lua"), signal, body].concat();
                     Compiled { hash: Script::new(&text).get_hash().to_owned(), text }
                 })
             })
@@ -63,20 +61,20 @@ struct Compiled {
     hash: String,
 }
 
-/// The scripts as one manager calls them.
+/// The scripts with the options of one manager.
 #[derive(Clone, Debug)]
 pub(super) struct Scripts {
-    /// What the names of the managers' channels begin with.
+    /// The prefix of the managers' channels.
     pub(super) channels: String,
-    /// Whether python-redis-lock's waiters are woken.
+    /// Whether to wake the waiters of python-redis-lock.
     pub(super) signals: bool,
 }
 
 impl Scripts {
-    /// Asks the server to know all scripts.
+    /// Loads all scripts into the server's cache.
     ///
-    /// A call that it does not know has to be made again, and what was sent after it comes before it then: a try might find its
-    /// own manager's lock that is about to be released.
+    /// A call of an unknown script has to be repeated, and calls that were sent after it would then overtake it: a `try_lock` might
+    /// find a lock of its own manager that is about to be released.
     pub(super) fn load(&self) -> Pipeline {
         let mut pipeline = Pipeline::new();
         for kind in Kind::ALL {
@@ -85,46 +83,47 @@ impl Scripts {
         pipeline
     }
 
-    /// Writes a call about these parts, all of one kind. `number` comes back with the answer.
+    /// Creates a call with these operations, all of one kind. The answer begins with `number`.
     pub(super) fn call<'a>(
         &self,
         kind: Kind,
         by: By,
         number: u64,
-        parts: impl ExactSizeIterator<Item = &'a Part> + Clone,
+        ops: impl ExactSizeIterator<Item = &'a Op> + Clone,
     ) -> Cmd {
         let script = kind.compiled(self.signals);
         let mut call = match by {
             By::Hash => redis::cmd("EVALSHA"),
             By::Text => redis::cmd("EVAL"),
         };
-        call.arg(if by == By::Hash { &script.hash } else { &script.text }).arg(parts.len());
-        for part in parts.clone() {
-            call.arg(&part.name().lock);
+        call.arg(if by == By::Hash { &script.hash } else { &script.text }).arg(ops.len());
+        for op in ops.clone() {
+            call.arg(&op.name().lock);
         }
         call.arg(number).arg(&self.channels);
-        for part in parts {
-            part.write(&mut call);
+        for op in ops {
+            op.write(&mut call);
         }
         call
     }
 }
 
-/// One lock's part in a call.
+/// An operation on one lock.
 #[derive(Clone, Debug)]
-pub(super) enum Part {
-    /// Take it, or join its queue.
+pub(super) enum Op {
+    /// Acquires the lock, or joins its queue.
     Acquire(Arc<Attempt>),
-    /// Give up whatever the attempt has; for this long, copies of its requests are refused.
+    /// Gives up a hold or a place in the queue. If the duration is not zero, later copies of the attempt's requests are refused for
+    /// as long.
     Release(Arc<Attempt>, Duration),
-    /// Give a hold its TTL again, of this epoch.
+    /// Extends a hold of this epoch to its full TTL.
     Renew(Arc<Attempt>, u64),
     Inspect(Arc<Name>),
-    /// Take it away from its holders, or from these only if there is a list.
+    /// Removes these claims if they hold the lock, or all that hold it.
     Evict(Arc<Name>, Option<Vec<ClaimId>>),
 }
 
-impl Part {
+impl Op {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::Acquire(_) => Kind::Acquire,
@@ -146,13 +145,13 @@ impl Part {
         call.arg(&self.name().side);
         match self {
             Self::Acquire(attempt) => {
-                call.arg(&attempt.token).arg(millis(attempt.ttl)).arg(u8::from(attempt.wait));
+                call.arg(&attempt.value).arg(millis(attempt.ttl)).arg(u8::from(attempt.wait));
             }
-            Self::Release(attempt, grave) => {
-                call.arg(&attempt.token).arg(millis(*grave));
+            Self::Release(attempt, tombstone) => {
+                call.arg(&attempt.value).arg(millis(*tombstone));
             }
             Self::Renew(attempt, epoch) => {
-                call.arg(&attempt.token).arg(millis(attempt.ttl));
+                call.arg(&attempt.value).arg(millis(attempt.ttl));
                 match attempt.mode {
                     Mode::Exclusive => call.arg(""),
                     Mode::Shared => call.arg(*epoch),
@@ -173,87 +172,9 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How the script is named: by its hash, or by its text where the server does not know it yet.
+/// How a call identifies its script: by hash, or by text if the server does not have it in its cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     Hash,
     Text,
-}
-
-/// Takes the answer apart: one value for each of `count` parts. `None` if it is not the answer to call `number`.
-pub(super) fn answers(answer: Value, number: u64, count: usize) -> Option<impl Iterator<Item = Value>> {
-    let Value::Array(values) = answer else { return None };
-    let mut values = values.into_iter();
-    let named = text(&values.next()?)?.parse() == Ok(number);
-    (named && values.len() == count).then_some(values)
-}
-
-/// A value as text.
-pub(super) fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
-/// A number that a token can be made of: tokens pass 2^63 with greater ones, and the scripts' arithmetic is exact up to there.
-pub(super) fn epoch(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|epoch| (1..1 << 53).contains(epoch))
-}
-
-/// The error that a part's answer is, if it is one, and what that means for the part.
-pub(super) fn failed(server: &str, answer: &Value) -> Option<(Meaning, BackendError)> {
-    let text = text(answer)?;
-    let error = text.strip_prefix('e')?;
-    Some(failure::in_script(server, error))
-}
-
-/// What an acquire has come to.
-#[derive(Clone, Debug)]
-pub(super) enum Placed {
-    Granted(u64),
-    Busy,
-    Queued {
-        /// When the holder's time may be over, if that is known.
-        left: Option<Duration>,
-        /// Whether nobody is ahead in the queue.
-        first: bool,
-        /// Whether the holder is no client of ours.
-        foreign: bool,
-        /// The last epoch that was granted to anybody.
-        fence: u64,
-    },
-    Failed(BackendError),
-}
-
-impl Placed {
-    pub(super) fn read(server: &str, answer: &Value) -> Self {
-        Self::try_read(server, answer).unwrap_or_else(|| Self::Failed(failure::nonsense(server)))
-    }
-
-    fn try_read(server: &str, answer: &Value) -> Option<Self> {
-        let text = text(answer)?;
-        let rest = text.get(1..)?;
-        Some(match text.as_bytes()[0] {
-            b'g' => Self::Granted(epoch(rest)?),
-            b'b' => Self::Busy,
-            b'q' => {
-                let mut parts = rest.splitn(3, ':');
-                let left: i64 = parts.next()?.parse().ok()?;
-                let fence = parts.next()?.parse().unwrap_or_default();
-                let flags = parts.next()?;
-                Self::Queued {
-                    left: u64::try_from(left).ok().map(Duration::from_millis),
-                    first: flags.contains('f'),
-                    foreign: flags.contains('o'),
-                    fence,
-                }
-            }
-            b'd' => Self::Failed(failure::lost(server)),
-            b'i' => Self::Failed(failure::incompatible(server)),
-            b'e' => Self::Failed(failure::in_script(server, rest).1),
-            _ => return None,
-        })
-    }
 }

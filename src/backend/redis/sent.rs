@@ -1,65 +1,63 @@
-//! What a server, or anybody who may write there, may send: for the fuzz target.
-//!
-//! Each function reads one kind of bytes as the backend does, without a server.
+//! Reads bytes that a server, or anyone who can write there, may send: for the fuzz target, without a server.
 
 use redis::Value;
 
-use super::inspect::{Seen, page_of};
+use super::answers::{self, AcquireAnswer};
+use super::inspect::{Snapshot, read_page};
 use super::names::Names;
-use super::scripts::{self, Placed};
-use super::token;
-use super::wake::Word;
+use super::pubsub::Message;
+use super::value::{self, LockValue};
 use crate::info::LockInfo;
 
-/// Reads what a server sends.
+/// Reads what a server sends, as the backend does.
 #[derive(Debug)]
 pub struct RedisAnswers(Names);
 
 impl RedisAnswers {
-    /// Creates a reader for locks whose names begin with `prefix`.
+    /// Creates a reader for locks with this prefix.
     pub fn new(prefix: &str) -> Self {
         Self(Names::new(prefix.into()))
     }
 
-    /// Reads the value of a lock's key. Returns its holder's name if that is known.
+    /// Reads the value of a lock's key. Returns the holder's name if the value describes one.
     pub fn read_value(&self, value: &[u8]) -> Option<String> {
-        match token::read(value) {
-            token::Value::Ours(known) => known.map(|holder| holder.name),
-            token::Value::Shared | token::Value::Foreign => None,
+        match value::read(value) {
+            LockValue::Ours(known) => known.map(|holder| holder.name),
+            LockValue::Shared | LockValue::Foreign => None,
         }
     }
 
     /// Reads a message. Returns the attempt, and the epoch if it was granted one.
     pub fn read_message(&self, message: &[u8]) -> Option<(u64, Option<u64>)> {
-        match Word::read(message)? {
-            Word::Granted(attempt, epoch) => Some((attempt.0, Some(epoch))),
-            Word::Lost(attempt) => Some((attempt.0, None)),
+        match Message::read(message)? {
+            Message::Granted(attempt, epoch) => Some((attempt.0, Some(epoch))),
+            Message::Lost(attempt) => Some((attempt.0, None)),
         }
     }
 
     /// Reads a reply from the wire as the answers to `count` acquires. Returns the epochs that were granted.
     pub fn read_acquires(&self, reply: &[u8], number: u64, count: usize) -> Vec<u64> {
-        let answers = parse(reply).and_then(|reply| scripts::answers(reply, number, count));
-        let epoch = |answer: Value| match Placed::read("server", &answer) {
-            Placed::Granted(epoch) => Some(epoch),
+        let answers = parse(reply).and_then(|reply| answers::split(reply, number, count));
+        let epoch = |answer: Value| match AcquireAnswer::read("server", &answer) {
+            AcquireAnswer::Granted(epoch) => Some(epoch),
             _ => None,
         };
         answers
             .into_iter()
             .flatten()
-            .filter(|answer| scripts::failed("server", answer).is_none())
+            .filter(|answer| answers::failed("server", answer).is_none())
             .filter_map(epoch)
             .collect()
     }
 
-    /// Reads a reply from the wire as what is known of a lock.
+    /// Reads a reply from the wire as the snapshot of a lock.
     pub fn read_info(&self, reply: &[u8], key: &str) -> Option<LockInfo> {
-        Seen::read(parse(reply)?)?.info(key)
+        Snapshot::read(parse(reply)?)?.info(key)
     }
 
     /// Reads a reply from the wire as a page of a list. Returns the keys of our locks on it.
     pub fn read_page(&self, reply: &[u8]) -> Option<Vec<String>> {
-        let (_, names) = page_of(parse(reply)?)?;
+        let (_, names) = read_page(parse(reply)?)?;
         Some(names.iter().filter_map(|name| self.0.key(name)).map(str::to_owned).collect())
     }
 }

@@ -16,7 +16,7 @@ pub(crate) const URL: &str = "LEASEHOLD_URL";
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version)]
 #[command(after_help = "\
-Exit status: 0; 1 if `who` finds the lock free, or if `force-unlock` revokes nothing; 123 on failure; 125 for invalid arguments;
+Exit status: 0; 1 if `who` finds the lock free, or if `force-unlock` revokes nothing; 123 on failure; 125 for arguments that cannot be parsed;
 `run --help` lists those of `run`. Names from the server are shown with control characters escaped, and cut after 256 characters;
 --json prints them completely.")]
 pub(crate) struct Args {
@@ -91,8 +91,8 @@ Exit status:
   120  the lock was lost while the command ran
   121  --try: another client holds the lock
   122  --timeout: another client held the lock until the timeout
-  123  any other failure: the server does not answer, also while waiting, a wrong password, an invalid key
-  125  invalid arguments
+  123  any other failure: the server does not answer, also while waiting, a wrong password, an invalid key, URL or option value
+  125  arguments that cannot be parsed
   126  the command cannot be executed, 127 it does not exist
 
 Example, for a job in the crontab of many machines:
@@ -109,7 +109,8 @@ pub(crate) struct Run {
     #[arg(long = "try", conflicts_with = "timeout")]
     pub(crate) attempt: bool,
 
-    /// The maximum wait, after which to exit with 122, or with 123 if the server does not answer.
+    /// The maximum wait, after which to exit with 122, or with 123 if the server does not answer. Connecting has a limit of its
+    /// own, the `timeout` of the URL.
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 

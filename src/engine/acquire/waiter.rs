@@ -112,7 +112,9 @@ impl Waiter {
 
     /// The error of a wait that was too long. `found` is who holds the key, if the server said so within `lead`.
     fn timed_out(&mut self, limit: Duration, lead: Duration, found: Option<<Lookup as Future>::Output>) -> LockError {
-        let (base, trouble) = (self.base().clone(), self.trouble.take());
+        let base = self.base().clone();
+        // A wrong password, for example, may show in the renewals alone.
+        let trouble = self.engine.sessions.failure(self.options.terms.ttl).or(self.trouble.take());
         let outage = || base.backend.outage();
         if !self.wait {
             let error = outage().or(trouble).unwrap_or_else(|| base.no_answer(limit));
@@ -123,8 +125,11 @@ impl Waiter {
             Some(Ok(Some(holder))) => (Some(holder), None),
             Some(Ok(None)) => (None, trouble),
             Some(Err(error)) => (None, outage().or(trouble).or(Some(error))),
-            // A short time is no proof that the server is silent.
-            None => (None, outage().or(trouble).or((lead == FRESH).then(|| base.no_answer(lead)))),
+            None => {
+                // A short time is no proof that the server is silent, nor is a lookup that has not had its turn.
+                let silent = lead == FRESH && !base.lookups.was_answered_since(base.now() - lead);
+                (None, outage().or(trouble).or(silent.then(|| base.no_answer(lead))))
+            }
         };
         let own = self.entry.arbiter().is_held_beside(&self.owner);
         LockError::Timeout { key: self.entry.key.to_string(), after: limit, holder, own, source: source.map(Box::new) }
@@ -174,7 +179,7 @@ impl Waiter {
             base.check_open(Some(&self.entry.key), "lock")?;
             self.trouble = Some(error);
             // It may be the first sign of an outage.
-            sessions.check_now();
+            base.check_now();
             if let Some(cell) = cell {
                 if after == AfterError::RetryLease && cell.is_session() && cell.loss(base.now()).is_none() {
                     // The claim alone, or the whole session? The server may not have said, and the next renewal may be far off.

@@ -1,4 +1,4 @@
-//! Looking at locks, and taking them away.
+//! Reading locks, and evicting their holders.
 
 use futures::FutureExt;
 
@@ -161,7 +161,7 @@ fn an_eviction_leaves_the_lease_of_a_claim_that_is_released_meanwhile() {
 }
 
 #[test]
-fn an_eviction_takes_all_readers_and_what_has_no_lease() {
+fn an_eviction_removes_all_readers_and_claims_without_a_lease() {
     run(async {
         let server = Server::start().await;
         let (a, b) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);

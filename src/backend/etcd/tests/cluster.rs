@@ -1,4 +1,4 @@
-//! Three members, of which one fails.
+//! A cluster of three members, one of which fails.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ async fn client(cluster: &servers::Cluster<3>, first: usize) -> Client {
     Client { etcd, lease }
 }
 
-/// Locks and unlocks while a member is not well, and renews; returns the longest that one of these took.
+/// Locks, unlocks and renews while a member fails. Returns the longest time that one of these took.
 async fn work(client: &mut Client, key: &str, until: Instant) -> Duration {
     let (mut longest, mut epoch) = (Duration::ZERO, 0);
     while Instant::now() < until {

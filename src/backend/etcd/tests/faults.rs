@@ -1,4 +1,4 @@
-//! Servers that are silent, late, full or not there.
+//! Servers that are silent, late, full or unreachable.
 
 use std::net::TcpListener;
 use std::time::Instant;
@@ -6,8 +6,8 @@ use std::time::Instant;
 use etcd_client::proto::PbTxnResponse;
 use futures::FutureExt;
 
-use super::super::codec;
-use super::super::txn::{self, Answer, Place, Placed, Record};
+use super::super::txn::{self, Answer, PutClaim, PutOutcome, Record};
+use super::super::{names, value};
 use super::*;
 use crate::support::proxy::Proxy;
 
@@ -52,7 +52,7 @@ fn passwords_and_permissions_are_checked() {
             (options.username, options.password) = (user.map(Into::into), Some(password.into()));
             connect(options)
         };
-        with(Some("joe"), "pass", "p/").await.expect("a password that nobody needs is no error");
+        with(Some("joe"), "pass", "p/").await.expect("a password that is not needed is no error");
         server.ctl(&["auth", "enable"]);
         let denied = with(Some("joe"), "wrong-pass", "p/").await.unwrap_err();
         assert_eq!(denied.kind(), ErrorKind::Denied);
@@ -62,7 +62,7 @@ fn passwords_and_permissions_are_checked() {
         let etcd = with(Some("joe"), "pass", "p/").await.unwrap();
         let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
         let grant = etcd.acquire(&claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
-        // Any change to the users makes all tokens stale, in words of its own.
+        // Any change to the users makes all tokens stale, with an error of its own kind.
         server.ctl(&["--user", "root:secret", "role", "add", "other"]);
         etcd.renew(&[lease]).await.remove(0).unwrap();
         server.ctl(&["--user", "root:secret", "role", "add", "another"]);
@@ -80,28 +80,28 @@ fn passwords_and_permissions_are_checked() {
     });
 }
 
-/// What a copy of the first request on a lease is made of, as the server may see it late.
+/// A copy of the first request on a lease, which the server may receive late.
 struct Copy {
     claim: Claim,
-    directory: codec::Directory,
+    directory: names::Directory,
     name: Vec<u8>,
     record: Record,
 }
 
 impl Copy {
     fn new(etcd: &Etcd, claim: &Claim) -> Self {
-        let directory = etcd.shared().names.directory(&claim.key);
+        let directory = names::Names::new("p/".into()).directory(&claim.key);
         let name = directory.claim(claim.mode, claim.lease.id, 1);
-        let record = etcd.shared().sessions.get(claim.lease.id).unwrap().record();
+        let record = etcd.parts().unwrap().leases.session(claim.lease.id).unwrap().record();
         Self { claim: claim.clone(), directory, name, record }
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn put(&self) -> PutClaim<'_> {
+        PutClaim {
             directory: &self.directory,
             mode: self.claim.mode,
             name: &self.name,
-            value: codec::metadata(&self.claim, "m"),
+            value: value::of_claim(&self.claim, "m"),
             record: self.record.clone(),
             released: &[],
             only_if_free: false,
@@ -111,7 +111,7 @@ impl Copy {
 }
 
 #[test]
-fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
+fn a_copy_of_a_request_that_arrives_after_its_abort_has_no_effect() {
     run(async {
         let server = Server::start().await;
         let proxy = Proxy::start(server.0.address());
@@ -125,10 +125,10 @@ fn a_copy_of_a_request_that_arrives_after_its_settling_has_no_effect() {
         proxy.heal();
         etcd.settle(&claim).await.unwrap();
         assert_eq!(server.claims(), Vec::<String>::new());
-        let late = etcd.shared().connection.txn(copy.place().txn()).await.unwrap();
-        assert!(matches!(copy.place().read(&alone(&late)), Some(Placed::Stale { .. })), "{late:?}");
+        let late = etcd.parts().unwrap().connection.txn(copy.put().txn()).await.unwrap();
+        assert!(matches!(copy.put().read(&alone(&late)), Some(PutOutcome::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
-        // The session goes on, though its record has a new version.
+        // The session continues, though its record has a new version.
         let again = etcd.acquire(&super::claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
         etcd.release(&again).await.unwrap();
     });
@@ -155,8 +155,8 @@ fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
         // The first request was the one that came through, and nobody knows how many copies of it there are.
         let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
         etcd.release(&grant).await.unwrap();
-        let late = etcd.shared().connection.txn(copy.place().txn()).await.unwrap();
-        assert!(matches!(copy.place().read(&alone(&late)), Some(Placed::Stale { .. })), "{late:?}");
+        let late = etcd.parts().unwrap().connection.txn(copy.put().txn()).await.unwrap();
+        assert!(matches!(copy.put().read(&alone(&late)), Some(PutOutcome::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
     });
 }
@@ -175,8 +175,8 @@ fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
         proxy.heal();
         etcd.settle(&claim).await.unwrap();
         assert_eq!((server.names(), server.leases()), Default::default());
-        let late = etcd.shared().connection.txn(copy.place().txn()).await;
-        assert!(late.is_err() || matches!(copy.place().read(&alone(&late.unwrap())), Some(Placed::Over)));
+        let late = etcd.parts().unwrap().connection.txn(copy.put().txn()).await;
+        assert!(late.is_err() || matches!(copy.put().read(&alone(&late.unwrap())), Some(PutOutcome::Over)));
         assert_eq!(server.names(), Vec::<String>::new());
     });
 }
@@ -201,7 +201,7 @@ fn a_request_whose_answer_was_lost_is_one_grant() {
 }
 
 #[test]
-fn dropping_an_acquire_anywhere_leaves_nothing_once_settled() {
+fn dropping_an_acquire_anywhere_leaves_nothing_once_aborted() {
     run(async {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;
@@ -249,7 +249,7 @@ fn a_waiter_survives_a_watch_that_was_cut() {
 }
 
 #[test]
-fn what_was_lost_while_the_connection_was_down_is_told_of_afterwards() {
+fn losses_while_the_connection_was_down_are_reported_afterwards() {
     run(async {
         let server = Server::start().await;
         let proxy = Proxy::start(server.0.address());
@@ -269,12 +269,12 @@ fn what_was_lost_while_the_connection_was_down_is_told_of_afterwards() {
         server.ctl(&["lease", "revoke", &leases[1].id.to_string()]);
         server.ctl(&["compaction", &(grants[1].epoch + 2).to_string()]);
         proxy.heal();
-        let mut told = Vec::new();
-        while told.len() < 2 {
-            told.push(tokio::time::timeout(Duration::from_secs(2), etcd.next_event()).await.unwrap().unwrap());
+        let mut events = Vec::new();
+        while events.len() < 2 {
+            events.push(tokio::time::timeout(Duration::from_secs(2), etcd.next_event()).await.unwrap().unwrap());
         }
-        told.sort_by_key(|event| matches!(event, Event::ClaimLost(_)));
-        assert_eq!(told, [Event::LeaseLost(leases[1].id), Event::ClaimLost(grants[0].attempt)]);
+        events.sort_by_key(|event| matches!(event, Event::ClaimLost(_)));
+        assert_eq!(events, [Event::LeaseLost(leases[1].id), Event::ClaimLost(grants[0].attempt)]);
         etcd.release(&grants[1]).await.unwrap();
         assert!(etcd.next_event().now_or_never().is_none());
     });
@@ -300,7 +300,7 @@ fn a_waiter_behind_a_cut_connection_is_woken() {
 }
 
 #[test]
-fn without_space_locking_fails_clearly_and_all_else_goes_on() {
+fn without_space_only_locking_fails_and_with_a_clear_error() {
     run(async {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;

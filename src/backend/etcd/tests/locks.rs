@@ -1,4 +1,4 @@
-//! Who gets the lock, and when.
+//! The order in which locks are granted.
 
 use std::time::Instant;
 
@@ -86,7 +86,7 @@ fn try_after_an_unconfirmed_release_is_not_busy() {
 }
 
 #[test]
-fn the_next_claim_takes_an_unconfirmed_release_along() {
+fn the_next_claim_also_makes_an_unconfirmed_release() {
     run(async {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;
@@ -177,7 +177,7 @@ fn keys_do_not_interfere() {
 }
 
 #[test]
-fn etcdctl_lock_and_we_exclude_each_other_both_ways() {
+fn etcdctl_lock_and_leasehold_exclude_each_other() {
     run(async {
         let server = Server::start().await;
         let a = Client::new(&server, "").await;

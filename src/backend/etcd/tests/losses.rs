@@ -1,11 +1,11 @@
-//! What the server takes away is told of.
+//! Losses are reported, and nothing else is.
 
 use super::*;
 
 const SOON: Duration = Duration::from_millis(200);
 
 #[test]
-fn a_revoked_lease_is_told_of() {
+fn a_revoked_lease_is_reported() {
     run(async {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;
@@ -17,12 +17,12 @@ fn a_revoked_lease_is_told_of() {
 }
 
 #[test]
-fn a_deleted_claim_is_told_of() {
+fn a_deleted_claim_is_reported() {
     run(async {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;
         let held = a.lock("k").await;
-        // Old enough to be watched, or the watch would begin after the deletion: seen too, but 100 ms later.
+        // Old enough to be watched; otherwise the watch would begin after the deletion, which is reported 100 ms later then.
         tokio::time::sleep(Duration::from_millis(150)).await;
         server.ctl(&["del", &server.claims()[0]]);
         assert_eq!(a.event(SOON).await, Event::ClaimLost(held.attempt));
@@ -49,15 +49,15 @@ fn a_release_is_no_loss() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         a.release(&granted).await;
         a.etcd.revoke(&a.lease).await.unwrap();
-        let told = tokio::time::timeout(SOON * 2, a.etcd.next_event()).await;
-        assert!(told.is_err(), "{told:?}");
+        let event = tokio::time::timeout(SOON * 2, a.etcd.next_event()).await;
+        assert!(event.is_err(), "{event:?}");
         assert_eq!(server.leases(), Vec::<String>::new());
         assert_eq!(server.names(), Vec::<String>::new());
     });
 }
 
 #[test]
-fn a_waiter_whose_lease_or_claim_goes_is_told_so() {
+fn a_waiter_fails_with_its_lease_and_with_its_claim() {
     run(async {
         let server = Server::start().await;
         let (a, b) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
@@ -105,9 +105,9 @@ fn the_tasks_end_with_the_backend() {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;
         let _held = a.lock("k").await;
-        let shared = Arc::downgrade(&a.etcd.shared());
+        let losses = Arc::downgrade(&a.etcd.parts().unwrap().losses);
         drop(a);
-        while shared.strong_count() > 0 {
+        while losses.strong_count() > 0 {
             tokio::task::yield_now().await;
         }
     });

@@ -1,4 +1,4 @@
-//! Tests against a real etcd, which each test starts for itself.
+//! Tests against a real etcd, one for each test.
 
 mod admin;
 mod cluster;
@@ -16,8 +16,7 @@ use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, 
 use crate::info::{Holder, Mode};
 use crate::support::etcd as servers;
 
-/// Longer than anything here takes, shorter than anybody's patience.
-/// Without a leader, etcd 3.4 keeps a request for 7 s before it fails, and a lock takes two.
+/// The maximum time for anything here. Without a leader, etcd 3.4 keeps a request for 7 s before it fails, and a lock takes two.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// An etcd of one test's own.
@@ -99,7 +98,7 @@ fn claim(key: &str, mode: Mode, lease: Lease) -> Claim {
     Claim::new(attempt, key.into(), mode, lease, Arc::new(Holder::new("test", "here", 7)))
 }
 
-/// A lease of a session, and what is done with it in nearly every test.
+/// A backend with the lease of a session.
 pub(super) struct Client {
     pub(super) etcd: Etcd,
     pub(super) lease: Lease,
@@ -121,7 +120,7 @@ impl Client {
             loop {
                 let claim = self.claim(key, mode);
                 match self.etcd.acquire(&claim, true).await {
-                    // The outcome is unknown: settled, and tried again.
+                    // The outcome is unknown: aborted, and repeated.
                     Err(error) if error.kind() == ErrorKind::Unreachable => {
                         while self.etcd.settle(&claim).await.is_err() {}
                     }

@@ -1,29 +1,31 @@
--- What all scripts begin with.
+-- The common beginning of all scripts.
 --
--- KEYS are the locks' own keys. ARGV[1] comes back first in the answer, so that an answer to another request is noticed; ARGV[2] is
--- what the names of the managers' channels begin with; then a fixed number of arguments for each lock, `side` first: "{tag}%", with
--- a tag of the lock's slot, which its side keys begin with.
+-- KEYS are the main keys of locks. ARGV[1] is returned as the first part of the answer, so that the answer to another call is
+-- recognized. ARGV[2] is the prefix of the managers' channels. Then there is a fixed number of arguments for each lock, the first of
+-- which is `side`, the prefix of its side keys: "{tag}%", with a tag of the lock's slot. A `value` is that of an attempt: manager,
+-- attempt, mode, TTL, and the holder's description.
 --
--- Nothing is rolled back when a command fails, so what may be refused comes before what must not be alone. When memory is short,
--- only the first write of a script is refused: what has to work then begins with one that is not (DEL, PEXPIRE, ZREM).
+-- Nothing is rolled back when a command fails, so a command that may be refused precedes those that must not take effect alone. When
+-- memory is short, only the first write of a script is refused: what must work then begins with a write that never is (DEL, PEXPIRE,
+-- ZREM).
 
-local CLAIM = 2000    -- ms that a hold handed over lives unless it is confirmed
-local LIFE = 1900     -- ms that a place in the queue lives unless it is asked for
-local REST = 10000    -- ms that a queue's keys live without a change
-local WEEK = 604800   -- s that the fence lives
+local HANDOVER = 2000 -- ms: the TTL of a handover until it is confirmed
+local LIFE = 1900     -- ms: the TTL of a place in the queue; each request refreshes it
+local REST = 10000    -- ms: the TTL of a queue's keys
+local WEEK = 604800   -- s: the TTL of the fence
 local SHARED = 'shared:1:'
-local LARGEST = 4096   -- bytes of a lock's value that are read; no lock of ours has so many
+local LARGEST = 4096   -- bytes: the most of a value that is read; ours are shorter
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- As text: Lua would print so many digits as 1.7952669796831e+15.
+-- As text: Lua prints a number of so many digits as 1.7952669796831e+15.
 local micros = time[1] .. ('00000' .. time[2]):sub(-6)
 
-local function is_shared(token)
-  return token:sub(35, 35) == 's'
+local function is_shared(value)
+  return value:sub(35, 35) == 's'
 end
 
--- A number that is greater than `last` and no less than the server's time in microseconds.
+-- Returns a number that is greater than `last` and at least the server's time in microseconds.
 local function after(last)
   last = tonumber(last)
   if last and last >= tonumber(micros) then return string.format('%.0f', last + 1) end
@@ -36,95 +38,98 @@ local function next_epoch(fence, last)
   return epoch
 end
 
--- Tells the manager of a token. Who is not told, because an ACL denies it for example, looks by himself.
-local function tell(token, word, more)
-  redis.pcall('PUBLISH', ARGV[2] .. token:sub(1, 16), word .. token:sub(18, 33) .. (more or ''))
+-- Sends a message to the manager of an attempt. If that fails, because an ACL denies it for example, the manager finds out by a poll.
+local function notify(value, kind, epoch)
+  redis.pcall('PUBLISH', ARGV[2] .. value:sub(1, 16), kind .. value:sub(18, 33) .. (epoch or ''))
 end
 
--- Wakes who waits by BLPOP for a lock that was freed. Only there if it is wanted: signal.lua.
+-- Wakes clients that wait for a free lock by BLPOP. Defined by signal.lua, if the options ask for it.
 local signal
 
--- The value of a lock, cut where no value of ours goes on. nil if there is none, or if the key is no string.
+-- Returns the value of a lock, cut to the length that values of ours have at most. nil if there is none, or if the key is not a
+-- string.
 local function value_of(lock)
-  local value = redis.pcall('GETRANGE', lock, 0, LARGEST - 1)
-  if type(value) ~= 'string' or (value == '' and redis.call('EXISTS', lock) == 0) then return nil end
-  return value
+  local held = redis.pcall('GETRANGE', lock, 0, LARGEST - 1)
+  if type(held) ~= 'string' or (held == '' and redis.call('EXISTS', lock) == 0) then return nil end
+  return held
 end
 
+-- Returns the epoch of a sharing period, if the value of a lock is one.
 local function period_of(held)
   return held and held:sub(1, #SHARED) == SHARED and held:sub(#SHARED + 1) or nil
 end
 
--- Names the claim that a token is of, to who may know it but not act for it.
-local function claim_of(token)
-  return redis.sha1hex(token)
+-- Returns the id of an attempt's claim. It is published, so it must not allow anyone to act for the attempt.
+local function claim_of(value)
+  return redis.sha1hex(value)
 end
 
--- Lets a key live for `ms` at least.
+-- Extends the TTL of a key to at least `ms`.
 local function prolong(key, ms)
   redis.call('PEXPIRE', key, math.max(ms, redis.call('PTTL', key)))
 end
 
--- Lets a reader in for `ms`.
-local function share(lock, readers, token, ms)
+-- Makes an attempt a reader for `ms`.
+local function share(lock, readers, value, ms)
   prolong(lock, ms)
-  redis.call('ZADD', readers, now + ms, token)
+  redis.call('ZADD', readers, now + ms, value)
   prolong(readers, ms)
 end
 
-local function leave(queue, lives, token)
-  redis.call('ZREM', queue, token)
-  redis.call('ZREM', lives, token)
+local function leave(queue, lives, value)
+  redis.call('ZREM', queue, value)
+  redis.call('ZREM', lives, value)
 end
 
--- Who is first in the queue and alive. The dead before him go.
+-- Returns the first attempt in the queue that has not expired. Removes the expired ones before it.
 local function first(queue, lives)
   while true do
-    local token = redis.call('ZRANGE', queue, 0, 0)[1]
-    if not token then return nil end
-    local life = redis.call('ZSCORE', lives, token)
-    if life and tonumber(life) > now then return token end
-    leave(queue, lives, token)
+    local value = redis.call('ZRANGE', queue, 0, 0)[1]
+    if not value then return nil end
+    local life = redis.call('ZSCORE', lives, value)
+    if life and tonumber(life) > now then return value end
+    leave(queue, lives, value)
   end
 end
 
--- Gives a lock that is free, or shared in `period`, to those who are first in its queue: one writer, or all readers up to the
--- first writer. They are told, but for `mine`, whose hold lives for `ttl`, and whose epoch is returned if he is among them.
+-- Grants a lock that is free, or shared in `period`, to the first attempts in its queue: one writer, or all readers up to the first
+-- writer. Their managers are notified, except for the attempt `mine`, whose TTL is `ttl`, and whose epoch is returned if it was
+-- granted.
 local function admit(lock, side, period, mine, ttl)
   local queue, lives = side .. 'queue:' .. lock, side .. 'lives:' .. lock
   local won
   while true do
-    local token = first(queue, lives)
-    if not token then break end
-    local shared = is_shared(token)
+    local value = first(queue, lives)
+    if not value then break end
+    local shared = is_shared(value)
     if period and not shared then break end
     local ms = ttl
-    if token ~= mine then ms = math.min(CLAIM, tonumber(token:match('^%x+:%x+:%a%d+:(%d+):')) or CLAIM) end
+    if value ~= mine then ms = math.min(HANDOVER, tonumber(value:match('^%x+:%x+:%a%d+:(%d+):')) or HANDOVER) end
     local epoch = period
     if not epoch then
       local fence = side .. 'fence:' .. lock
       epoch = next_epoch(fence, redis.call('GET', fence))
     end
-    leave(queue, lives, token)
+    leave(queue, lives, value)
     if shared then
       local readers = side .. 'readers:' .. lock
       if not period then
-        -- Nobody of an earlier period comes back.
+        -- Readers of an earlier period must not return.
         redis.call('DEL', readers)
         redis.call('SET', lock, SHARED .. epoch, 'PX', ms)
         period = epoch
       end
-      share(lock, readers, token, ms)
+      share(lock, readers, value, ms)
     else
-      redis.call('SET', lock, token, 'PX', ms)
+      redis.call('SET', lock, value, 'PX', ms)
     end
-    if token == mine then won = epoch else tell(token, 'g', epoch) end
+    if value == mine then won = epoch else notify(value, 'g', epoch) end
     if not shared then break end
   end
   return won
 end
 
--- Calls `work` for each lock with its `count` arguments. The failure of one is no other's.
+-- Calls `work` for each lock with its `count` arguments. An error of one does not affect the others.
 local function for_each(count, work)
   local answers = { ARGV[1] }
   for number, lock in ipairs(KEYS) do

@@ -1,7 +1,7 @@
--- Takes locks away from those who hold them, and tells those. Arguments: side, and '' for all holders, or '=' and the claims that are
--- to go, as inspect.lua names them, with commas between.
+-- Removes claims that hold a lock, and notifies their managers. Arguments: side; and '' for all holders, or '=' and the ids of the
+-- claims to remove, as returned by inspect.lua, separated by commas.
 --
--- Answers: the tokens of those who held it and went, foreign ones as they are; i the key is no string, e<error>.
+-- Answers: the values of the removed claims, including those of other client libraries; i the key is not a string; e<error>.
 return for_each(2, function(lock, side, claims)
   local held = value_of(lock)
   if not held then
@@ -11,10 +11,10 @@ return for_each(2, function(lock, side, claims)
   local wanted = {}
   for claim in claims:gmatch('%x+') do wanted[claim] = true end
   local readers, period = side .. 'readers:' .. lock, period_of(held)
-  local gone, left = {}, 0
-  for _, token in ipairs(period and redis.call('ZRANGEBYSCORE', readers, '(' .. now, '+inf') or { held }) do
-    if claims == '' or wanted[claim_of(token)] then
-      table.insert(gone, token)
+  local removed, left = {}, 0
+  for _, value in ipairs(period and redis.call('ZRANGEBYSCORE', readers, '(' .. now, '+inf') or { held }) do
+    if claims == '' or wanted[claim_of(value)] then
+      table.insert(removed, value)
     else
       left = left + 1
     end
@@ -22,15 +22,15 @@ return for_each(2, function(lock, side, claims)
   if left == 0 then
     redis.call('DEL', lock, readers)
     period = nil
-  elseif #gone == 0 then
+  elseif #removed == 0 then
     return {}
   else
-    for _, token in ipairs(gone) do redis.call('ZREM', readers, token) end
+    for _, value in ipairs(removed) do redis.call('ZREM', readers, value) end
   end
-  for _, token in ipairs(gone) do
-    if token:find('^%x+:%x+:[sx]%d+:') then tell(token, 'l') end
+  for _, value in ipairs(removed) do
+    if value:find('^%x+:%x+:[sx]%d+:') then notify(value, 'l') end
   end
   admit(lock, side, period)
   if signal and left == 0 then signal(lock) end
-  return gone
+  return removed
 end)

@@ -1,19 +1,19 @@
--- Gives up an attempt, whatever it has: the lock, a share of it, a place in the queue. Arguments: side, token, and for how many ms
--- copies of its requests may still come: they are refused.
+-- Gives up an attempt: its hold, or its place in the queue. Arguments: side; value; and the TTL in ms of a tombstone, by which later
+-- copies of its requests are refused, 0 for none.
 --
--- Answers: 1 it held the lock, 0 not, e<error>.
-return for_each(3, function(lock, side, token, grave)
+-- Answers: 1 if it held the lock, else 0; e<error>.
+return for_each(3, function(lock, side, value, tombstone)
   local queue = side .. 'queue:' .. lock
   local held = value_of(lock)
-  local had, free, period = held == token, false, period_of(held)
+  local had, free, period = held == value, false, period_of(held)
   if had then
     redis.call('DEL', lock)
     free = true
   else
-    leave(queue, side .. 'lives:' .. lock, token)
+    leave(queue, side .. 'lives:' .. lock, value)
     if period then
       local readers = side .. 'readers:' .. lock
-      had = redis.call('ZREM', readers, token) == 1
+      had = redis.call('ZREM', readers, value) == 1
       redis.call('ZREMRANGEBYSCORE', readers, '-inf', now)
       if redis.call('ZCARD', readers) == 0 then
         redis.call('DEL', lock)
@@ -24,12 +24,12 @@ return for_each(3, function(lock, side, token, grave)
     end
   end
 
-  grave = tonumber(grave)
-  if grave > 0 then
-    local gone = side .. 'gone:' .. lock
-    redis.call('ZREMRANGEBYSCORE', gone, '-inf', now)
-    redis.call('ZADD', gone, now + grave, token:sub(1, 33))
-    prolong(gone, grave)
+  tombstone = tonumber(tombstone)
+  if tombstone > 0 then
+    local tombstones = side .. 'gone:' .. lock
+    redis.call('ZREMRANGEBYSCORE', tombstones, '-inf', now)
+    redis.call('ZADD', tombstones, now + tombstone, value:sub(1, 33))
+    prolong(tombstones, tombstone)
   end
   if (free or period) and redis.call('EXISTS', queue) == 1 then admit(lock, side, period) end
   if signal and held and free then signal(lock) end

@@ -1,5 +1,5 @@
--- python-redis-lock waits for `lock:NAME` by BLPOP of `lock-signal:NAME`, where each release of its own puts one word, for a second.
--- So does this, unless somebody has been given the lock. What an ACL denies must not keep the lock from being released.
+-- python-redis-lock waits for `lock:NAME` by BLPOP of `lock-signal:NAME`, to which its releases push one element that lives for a
+-- second. So does this function, unless the lock was granted again. A denial by an ACL must not prevent the release.
 signal = function(lock)
   if redis.call('EXISTS', lock) == 1 then return end
   local list = 'lock-signal:' .. lock:sub(6)

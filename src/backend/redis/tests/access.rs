@@ -1,9 +1,9 @@
-//! Who may, how to get there, and what else is on the server.
+//! Accounts, servers, and other clients' keys.
 
 use super::*;
 
 #[test]
-fn what_stands_at_the_key_that_is_no_lock_is_left_alone() {
+fn a_key_of_another_type_is_left_alone() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -23,20 +23,20 @@ fn what_stands_at_the_key_that_is_no_lock_is_left_alone() {
 }
 
 #[test]
-fn a_lock_that_is_spoilt_does_not_hide_the_others() {
+fn a_damaged_lock_does_not_hide_the_others() {
     run(async {
         let server = Server::start();
         let (client, other) = (Client::new(&server).await, Client::new(&server).await);
-        let (good, _spoilt) = (client.lock("good").await, client.lock("spoilt").await);
-        let waiting = other.claim("spoilt", Mode::Exclusive);
+        let (good, _damaged) = (client.lock("good").await, client.lock("damaged").await);
+        let waiting = other.claim("damaged", Mode::Exclusive);
         let waiting = other.redis.acquire(&waiting, true);
-        tokio::select! { _ = waiting => panic!("busy"), () = client.queued("spoilt", 1) => {} }
-        let lives = server.run::<Vec<String>>("KEYS *%lives:lock:spoilt").remove(0);
+        tokio::select! { _ = waiting => panic!("busy"), () = client.queued("damaged", 1) => {} }
+        let lives = server.run::<Vec<String>>("KEYS *%lives:lock:damaged").remove(0);
         server.run::<()>(&format!("SET {lives} text"));
-        assert_eq!(kind(client.redis.inspect("spoilt").await), ErrorKind::Incompatible);
+        assert_eq!(kind(client.redis.inspect("damaged").await), ErrorKind::Incompatible);
         let listed = client.redis.list("").await.unwrap();
         let keys: Vec<_> = listed.iter().map(|info| (&*info.key, info.foreign)).collect();
-        assert_eq!(keys, [("good", false), ("spoilt", true)]);
+        assert_eq!(keys, [("damaged", true), ("good", false)]);
         client.release(&good).await;
     });
 }
@@ -52,7 +52,7 @@ fn other_clients_exclude_and_are_excluded() {
         }
         let info = client.redis.inspect("k").await.unwrap().unwrap();
         assert!(info.foreign && info.remaining.is_none() && info.holders.is_empty(), "{info:?}");
-        // It has no end and tells nobody: looked at every 100 ms.
+        // It does not expire, and its release is not announced: polled every 100 ms.
         let free = async {
             client.queued("k", 1).await;
             server.run::<()>("DEL lock:k");
@@ -76,56 +76,56 @@ fn other_clients_exclude_and_are_excluded() {
 }
 
 #[test]
-fn a_lock_that_is_free_again_is_told_to_who_waits_for_its_signal_list() {
+fn a_signal_list_is_written_when_its_lock_becomes_free() {
     run(async {
         let server = Server::start();
         let with = || Options { signal_lists: true, ..options(server.target(None, 0)) };
         let (client, other, silent) =
             (Client::with(with()).await, Client::with(with()).await, Client::new(&server).await);
-        let told = |times: u64| assert_eq!(server.calls("lpush"), times);
+        let assert_signals = |times: u64| assert_eq!(server.calls("lpush"), times);
         let grant = client.lock("k").await;
         let (handed, ()) = tokio::join!(other.lock("k"), async {
             client.queued("k", 1).await;
             client.release(&grant).await;
         });
-        told(0);
+        assert_signals(0);
         other.release(&handed).await;
-        told(1);
+        assert_signals(1);
         assert_eq!(server.run::<Vec<String>>("LRANGE lock-signal:k 0 -1"), ["1"]);
         let left = server.run::<i64>("PTTL lock-signal:k");
         assert!((1..=1000).contains(&left), "{left}");
 
         let readers = (client.share("k").await, other.share("k").await);
         client.release(&readers.0).await;
-        told(0);
+        assert_signals(0);
         other.release(&readers.1).await;
-        told(1);
-        assert_eq!(server.run::<u64>("LLEN lock-signal:k"), 1, "one word, however often");
+        assert_signals(1);
+        assert_eq!(server.run::<u64>("LLEN lock-signal:k"), 1, "one element, however often");
 
         server.run::<()>("SET lock:k other");
         client.redis.evict("k", &Evict::default()).await.unwrap();
-        told(1);
+        assert_signals(1);
         server.run::<()>("SET lock:k other");
         let claim = other.claim("k", Mode::Exclusive);
         let (successor, ()) = tokio::join!(other.redis.acquire(&claim, true), async {
             client.queued("k", 1).await;
             client.redis.evict("k", &Evict::default()).await.unwrap();
         });
-        told(0);
+        assert_signals(0);
         other.release(&successor.unwrap().unwrap()).await;
-        told(1);
+        assert_signals(1);
 
         server.run::<()>("DEL lock-signal:k");
         silent.release(&silent.lock("k").await).await;
         server.run::<()>("SET lock:k other");
         silent.redis.evict("k", &Evict::default()).await.unwrap();
-        told(0);
-        assert!(!server.run::<bool>("EXISTS lock-signal:k"), "not unless it is wanted");
+        assert_signals(0);
+        assert!(!server.run::<bool>("EXISTS lock-signal:k"), "only if the options ask for it");
     });
 }
 
 #[test]
-fn who_may_not_write_to_a_signal_list_releases_all_the_same() {
+fn an_account_without_access_to_signal_lists_can_release() {
     run(async {
         let server = Server::start();
         server.run::<()>("ACL SETUSER narrow on >secret ~lock:* ~{*}%*:lock:* &* +@all");
@@ -140,7 +140,7 @@ fn who_may_not_write_to_a_signal_list_releases_all_the_same() {
 }
 
 #[test]
-fn a_signal_list_on_another_server_of_a_cluster_keeps_nobody_from_releasing() {
+fn a_signal_list_on_another_server_of_a_cluster_does_not_prevent_a_release() {
     run(async {
         let server = Server::start_clustered(&["--cluster-require-full-coverage", "no"]);
         let slot = server.run::<u16>("CLUSTER KEYSLOT lock:k");
@@ -162,7 +162,7 @@ fn a_signal_list_on_another_server_of_a_cluster_keeps_nobody_from_releasing() {
 }
 
 #[test]
-fn an_interval_of_the_request_is_how_often_it_looks() {
+fn a_request_polls_at_its_retry_interval() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -175,10 +175,10 @@ fn an_interval_of_the_request_is_how_often_it_looks() {
             () = client.queued("k", 1) => {}
         }
         server.calls("evalsha");
-        let looking = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
-        assert!(looking.is_err());
+        let polling = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
+        assert!(polling.is_err());
         let calls = server.calls("evalsha");
-        assert!(calls > 30, "{calls} looks in a second");
+        assert!(calls > 30, "{calls} polls in a second");
     });
 }
 
@@ -199,7 +199,7 @@ fn side_keys_are_where_the_server_has_the_lock() {
 }
 
 #[test]
-fn without_a_prefix_keys_that_look_like_ours_are_refused() {
+fn without_a_prefix_keys_of_the_form_of_side_keys_are_refused() {
     run(async {
         let server = Server::start();
         let bare = Client::with(Options { prefix: String::new(), ..options(server.target(None, 0)) }).await;
@@ -242,7 +242,7 @@ fn the_first_release_on_a_server_is_not_overtaken_by_a_try() {
         let (released, again) =
             futures::future::join(client.redis.release(&grant), client.try_get("k", Mode::Exclusive)).await;
         released.unwrap();
-        assert!(again.is_some(), "it was ours and on its way to be free");
+        assert!(again.is_some(), "its own manager was releasing it");
     });
 }
 
@@ -274,7 +274,7 @@ fn both_protocols_and_another_database() {
 }
 
 #[test]
-fn who_may_not_is_told_so_at_once() {
+fn a_missing_permission_fails_at_once() {
     run(async {
         let server = Server::start();
         server.run::<()>("ACL SETUSER reader on >secret ~* &* +@all -@scripting");
@@ -307,7 +307,7 @@ fn who_may_not_is_told_so_at_once() {
 fn what_an_account_needs_is_enough() {
     run(async {
         let server = Server::start();
-        // As the README has it, with what the scripts call.
+        // As in the documentation, with the commands that the scripts call.
         let commands = "+eval +evalsha +info +scan +ping +subscribe +unsubscribe +publish +time +get +getrange +mget +set +del +exists +type \
             +pexpire +pttl +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zremrangebyscore +zrevrange +zscore";
         let commands = commands.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -341,7 +341,7 @@ fn what_an_account_needs_is_enough() {
 }
 
 #[test]
-fn who_may_not_send_messages_hands_over_all_the_same() {
+fn an_account_that_may_not_publish_can_hand_over() {
     run(async {
         let server = Server::start();
         server.run::<()>("ACL SETUSER mute on >secret ~* &* +@all -publish");
@@ -354,7 +354,7 @@ fn who_may_not_send_messages_hands_over_all_the_same() {
             Instant::now()
         };
         let (handed, released) = tokio::join!(waiter.lock("k"), release);
-        assert!(handed.epoch > grant.epoch && handed.limit.is_none(), "found by its own look");
+        assert!(handed.epoch > grant.epoch && handed.limit.is_none(), "found by a poll");
         assert!(released.elapsed() < Duration::from_secs(2), "{:?}", released.elapsed());
         let evicted = holder.redis.evict("k", &Evict::default()).await.unwrap();
         assert_eq!(evicted.released, ["k"]);
@@ -364,7 +364,7 @@ fn who_may_not_send_messages_hands_over_all_the_same() {
 }
 
 #[test]
-fn a_lock_that_too_few_replicas_have_is_given_back() {
+fn a_lock_that_too_few_replicas_have_is_released() {
     run(async {
         let master = Server::start();
         let wanted = || Options { min_replicas: 1, ..options(master.target(None, 0)) };
@@ -378,13 +378,13 @@ fn a_lock_that_too_few_replicas_have_is_given_back() {
 
         let port = master.server.address().port().to_string();
         let replica = Server::start_with(&["--replicaof", "127.0.0.1", &port]);
-        // Up as the replica sees it is not enough: the master has to count it among those that confirm.
+        // The replica's own view is not enough: the master has to count it among those that confirm.
         while !master.run::<String>("INFO replication").contains("state=online") {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let client = Client::with(wanted()).await;
         let grant = client.lock("k").await;
-        assert_eq!(replica.run::<String>("GET lock:k"), client.attempt(&grant).token, "there when it is returned");
+        assert_eq!(replica.run::<String>("GET lock:k"), client.attempt(&grant).value, "there when it is returned");
         assert!(grant.limit.is_none());
     });
 }

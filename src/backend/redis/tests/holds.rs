@@ -1,4 +1,4 @@
-//! Holding alone: epochs, ghosts, renewal, eviction.
+//! Exclusive holds: epochs, ghosts, renewal, eviction.
 
 use futures::FutureExt;
 
@@ -22,7 +22,7 @@ fn a_late_copy_of_a_settled_attempt_takes_nothing() {
             assert_eq!(text(&server.repeat(acquire(&attempt))), "d", "settled: {settled}");
             assert!(!server.run::<bool>("EXISTS lock:k"));
             let left: i64 = server.run(&format!("PTTL {}gone:lock:k", attempt.name.side));
-            assert!((50_000..=60_000).contains(&left), "{left}: it goes by itself");
+            assert!((50_000..=60_000).contains(&left), "{left}: it expires");
         }
         assert!(client.try_get("k", Mode::Exclusive).await.is_some(), "others are not refused");
     });
@@ -52,7 +52,7 @@ fn a_late_copy_of_a_place_in_the_queue_takes_nothing() {
 }
 
 #[test]
-fn what_was_answered_leaves_no_tombstone() {
+fn an_answered_attempt_leaves_no_tombstone() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -72,9 +72,9 @@ fn a_repeated_request_finds_its_grant() {
         let attempt = client.attempt(&grant);
         server.run::<()>("PEXPIRE lock:k 1000");
         assert_eq!(text(&server.repeat(acquire(&attempt))), format!("g{}", grant.epoch));
-        assert!(server.run::<u64>("PTTL lock:k") > 9000, "and has its time again");
+        assert!(server.run::<u64>("PTTL lock:k") > 9000, "and has its full TTL again");
         // Its release, twice.
-        let part = || Part::Release(attempt.clone(), Duration::ZERO);
+        let part = || Op::Release(attempt.clone(), Duration::ZERO);
         assert_eq!(text(&server.repeat(part())), "1");
         assert_eq!(text(&server.repeat(part())), "0");
     });
@@ -89,14 +89,14 @@ fn a_late_release_leaves_the_successor_alone() {
         let attempt = first.attempt(&old);
         first.release(&old).await;
         let grant = second.lock("k").await;
-        assert_eq!(text(&server.repeat(Part::Release(attempt.clone(), Duration::ZERO))), "0");
-        assert_eq!(text(&server.repeat(Part::Renew(attempt, old.epoch))), "0");
-        assert_eq!(server.run::<String>("GET lock:k"), second.attempt(&grant).token);
+        assert_eq!(text(&server.repeat(Op::Release(attempt.clone(), Duration::ZERO))), "0");
+        assert_eq!(text(&server.repeat(Op::Renew(attempt, old.epoch))), "0");
+        assert_eq!(server.run::<String>("GET lock:k"), second.attempt(&grant).value);
     });
 }
 
 #[test]
-fn epochs_grow_whatever_the_fence_is_and_are_never_rounded() {
+fn epochs_grow_with_any_fence_and_are_never_rounded() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -111,8 +111,8 @@ fn epochs_grow_whatever_the_fence_is_and_are_never_rounded() {
             assert!(epoch > last && epoch > 1_700_000_000_000_000, "{epoch} after {last}: microseconds since 1970");
             last = epoch;
         }
-        // A clock that was ahead. As Lua prints numbers, many of these would be one.
-        let name = client.redis.shared.names.of("k").unwrap();
+        // The clock was ahead. Lua's number format would print many of these alike.
+        let name = client.redis.acquires.names.of("k").unwrap();
         let fence = format!("{}fence:lock:k", name.side);
         let ahead = 4_102_444_800_123_456_u64;
         server.run::<()>(&format!("SET {fence} {ahead}"));
@@ -122,7 +122,7 @@ fn epochs_grow_whatever_the_fence_is_and_are_never_rounded() {
         }
         let week: u64 = server.run(&format!("TTL {fence}"));
         assert!(week > 600_000, "{week}");
-        // Nobody knows what others write.
+        // Other clients can write anything.
         server.run::<()>(&format!("SET {fence} nonsense"));
         assert!(next().await > last);
         server.run::<()>("FLUSHALL");
@@ -131,27 +131,27 @@ fn epochs_grow_whatever_the_fence_is_and_are_never_rounded() {
 }
 
 #[test]
-fn a_renewal_gives_all_holds_their_time_and_tells_of_those_that_are_gone() {
+fn a_renewal_extends_all_holds_and_reports_those_that_no_longer_exist() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        let (kept, gone) = (client.lock("kept").await, client.lock("gone").await);
+        let (kept, lost) = (client.lock("kept").await, client.lock("lost").await);
         let shared = client.share("shared").await;
         for key in ["kept", "shared"] {
             server.run::<()>(&format!("PEXPIRE lock:{key} 3000"));
         }
-        server.run::<()>("DEL lock:gone");
+        server.run::<()>("DEL lock:lost");
         let before = client.lease.proven;
         let lease = client.renew().await.unwrap();
         assert!(lease.proven > before);
-        assert_eq!(client.event(LIMIT).await, Event::ClaimLost(gone.attempt));
+        assert_eq!(client.event(LIMIT).await, Event::ClaimLost(lost.attempt));
         for key in ["kept", "shared"] {
             assert!(server.run::<u64>(&format!("PTTL lock:{key}")) > 9000, "{key}");
         }
         client.no_event().await;
         client.release(&kept).await;
         client.release(&shared).await;
-        assert_eq!(kind(client.redis.release(&gone).await), ErrorKind::LeaseLost);
+        assert_eq!(kind(client.redis.release(&lost).await), ErrorKind::LeaseLost);
         server.run::<()>("FLUSHALL");
         assert!(client.renew().await.is_ok(), "a lease without holds has nothing to lose");
         client.no_event().await;
@@ -159,7 +159,7 @@ fn a_renewal_gives_all_holds_their_time_and_tells_of_those_that_are_gone() {
 }
 
 #[test]
-fn a_lease_of_its_own_is_lost_with_its_hold() {
+fn an_isolated_lease_is_lost_with_its_hold() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -196,30 +196,30 @@ fn a_revoked_lease_leaves_nothing() {
 }
 
 #[test]
-fn a_grant_is_limited_that_a_renewal_did_not_know_of() {
+fn a_grant_that_a_renewal_did_not_include_is_limited() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        let name = client.redis.shared.names.of("k").unwrap();
+        let name = client.redis.acquires.names.of("k").unwrap();
         let claim = client.claim("k", Mode::Exclusive);
-        let token = super::super::token::write(client.redis.shared.manager, &claim);
-        let claims = &client.redis.shared.claims;
+        let token = super::super::value::write(client.redis.acquires.manager, &claim);
+        let claims = &client.redis.acquires.claims;
         let attempt = claims.begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, token, true)).unwrap();
-        client.redis.shared.connection.ask(&attempt);
-        let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.shared.clock.now())).await;
+        client.redis.batch.acquire(&attempt);
+        let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.acquires.clock.now())).await;
         let super::super::attempt::Outcome::Granted(won) = outcome else { panic!("{outcome:?}") };
-        // It was sent before, and is returned after, a renewal that has nothing to renew.
+        // It was sent before a renewal that has nothing to renew, and is returned after it.
         client.renew().await.unwrap();
-        let limit = claims.hold(&attempt, won).expect("not given up").expect("a limit of its own");
+        let limit = claims.hold(&attempt, won).expect("not given up").expect("a separate limit");
         assert!(limit.until() < won.dated + TTL);
-        // The next one knows it.
+        // The next renewal includes it.
         client.renew().await.unwrap();
         assert!(limit.until() > won.dated + 100 * TTL, "lifted");
     });
 }
 
 #[test]
-fn an_evicted_holder_is_told_at_once_and_the_next_one_let_in() {
+fn an_evicted_holder_is_notified_at_once_and_the_next_waiter_granted() {
     run(async {
         let server = Server::start();
         let (holder, waiter) = pair(&server).await;
@@ -248,7 +248,7 @@ fn an_evicted_holder_is_told_at_once_and_the_next_one_let_in() {
 }
 
 #[test]
-fn when_memory_is_short_holders_keep_and_give_back_what_they_have() {
+fn when_memory_is_short_holders_can_renew_and_release() {
     run(async {
         let server = Server::start();
         let (holder, waiter) = pair(&server).await;
@@ -294,11 +294,12 @@ fn a_release_that_finds_nothing_is_a_loss_unless_an_earlier_copy_may_have_releas
             let grant = client.get("k", mode).await;
             let attempt = client.attempt(&grant);
             // As if a first copy had been sent on a connection that broke, and had arrived all the same.
+            attempt.give_up();
             attempt.release_unanswered();
-            server.repeat(Part::Release(attempt, Duration::ZERO));
+            server.repeat(Op::Release(attempt, Duration::ZERO));
             client.release(&grant).await;
 
-            // Given up by its caller, who asks again later.
+            // Dropped by its caller, and repeated later.
             let grant = client.get("k", mode).await;
             assert!(client.redis.release(&grant).now_or_never().is_none());
             let deadline = Instant::now() + LIMIT;
@@ -308,17 +309,17 @@ fn a_release_that_finds_nothing_is_a_loss_unless_an_earlier_copy_may_have_releas
             }
             client.release(&grant).await;
         }
-        assert_eq!(client.redis.shared.claims.count(), (1, 0));
+        assert_eq!(client.redis.acquires.claims.count(), (1, 0));
     });
 }
 
 #[test]
-fn what_has_ended_is_forgotten() {
+fn ended_attempts_and_leases_are_forgotten() {
     run(async {
         let server = Server::start();
         let (client, other) = pair(&server).await;
         let held = other.lock("k").await;
-        let count = || client.redis.shared.claims.count();
+        let count = || client.redis.acquires.claims.count();
         for _ in 0..1000 {
             assert!(client.try_get("k", Mode::Exclusive).await.is_none());
             assert!(client.try_get("k", Mode::Shared).await.is_none());
@@ -327,7 +328,7 @@ fn what_has_ended_is_forgotten() {
         let own = client.redis.open(TTL, true).await.unwrap();
         assert!(client.redis.acquire(&client.claim_on(own, "k", Mode::Exclusive), false).await.unwrap().is_none());
         client.redis.revoke(&own).await.unwrap();
-        assert_eq!(count(), (1, 0), "busy, with a lease of its own");
+        assert_eq!(count(), (1, 0), "busy, with an isolated lease");
         for n in 0..1000 {
             let own = client.redis.open(TTL, true).await.unwrap();
             let claim = client.claim_on(own, &format!("own {n}"), Mode::Exclusive);
@@ -337,8 +338,8 @@ fn what_has_ended_is_forgotten() {
                 _ => client.redis.revoke(&own).await.unwrap(),
             }
         }
-        assert_eq!(count(), (1, 0), "leases of their own");
-        // Sent twice as far as is known: forgotten once its tombstone is there.
+        assert_eq!(count(), (1, 0), "isolated leases");
+        // It may have been sent twice: forgotten when its tombstone exists.
         let claim = client.claim("k", Mode::Exclusive);
         let mut trying = client.redis.acquire(&claim, false);
         assert!((&mut trying).now_or_never().is_none());
@@ -350,14 +351,14 @@ fn what_has_ended_is_forgotten() {
             assert!(Instant::now() < deadline, "{:?}", count());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // Nor are those remembered who have waited.
+        // Waiters are forgotten too.
         let (grant, ()) = tokio::join!(client.lock("k"), async {
             other.queued("k", 1).await;
             other.release(&held).await;
         });
-        assert_eq!(client.redis.shared.looks.count(), 1);
+        assert_eq!(client.redis.receiver.polling.count(), 1);
         client.release(&grant).await;
-        while client.redis.shared.looks.count() > 0 {
+        while client.redis.receiver.polling.count() > 0 {
             assert!(Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -384,17 +385,17 @@ fn a_renewal_of_nothing_proves_nothing_to_a_release() {
 }
 
 #[test]
-fn leases_end_and_are_renewed_at_the_cost_of_what_is_on_them() {
+fn the_cost_of_a_lease_depends_on_its_own_holds_only() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        let claims = &client.redis.shared.claims;
-        let name = client.redis.shared.names.of("k").unwrap();
+        let claims = &client.redis.acquires.claims;
+        let name = client.redis.acquires.names.of("k").unwrap();
         // If each lease cost a walk over all attempts, these would be 800 million steps.
         const LEASES: usize = 20_000;
         let leases: Vec<_> = (0..LEASES)
             .map(|_| {
-                let lease = claims.open(TTL, false, client.redis.shared.clock.now());
+                let lease = claims.open(TTL, false, client.redis.acquires.clock.now());
                 let claim = client.claim_on(lease, "k", Mode::Exclusive);
                 claims
                     .begin(lease.id, claim.attempt, || Attempt::new(&claim, name.clone(), String::new(), true))
@@ -404,7 +405,7 @@ fn leases_end_and_are_renewed_at_the_cost_of_what_is_on_them() {
             .collect();
         let start = Instant::now();
         for lease in &leases {
-            assert!(claims.renewing(lease.id, client.redis.shared.clock.now()).unwrap().held.is_empty());
+            assert!(claims.renewing(lease.id, client.redis.acquires.clock.now()).unwrap().held.is_empty());
         }
         let ended: usize = leases.iter().map(|lease| claims.end(lease.id).len()).sum();
         assert_eq!(ended, LEASES);

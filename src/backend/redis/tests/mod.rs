@@ -1,4 +1,4 @@
-//! Tests against a real Redis, which each test starts for itself.
+//! Tests against a real Redis, which each test starts.
 
 mod access;
 mod holds;
@@ -13,20 +13,20 @@ use std::time::{Duration, Instant};
 use redis::{FromRedisValue, Value};
 
 use super::attempt::Attempt;
-use super::scripts::{self, By, Kind, Part, Scripts};
-use super::{Address, Options, Redis, Target, link};
+use super::scripts::{By, Kind, Op, Scripts};
+use super::{Address, Options, Redis, Target, answers, options};
 use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
 use crate::info::{Holder, Mode};
 use crate::support::ports::free_port;
 use crate::support::redis as servers;
 
-/// Longer than anything here takes.
+/// Longer than any step of a test takes.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What the holds here ask for.
+/// The TTL of the holds.
 const TTL: Duration = Duration::from_secs(10);
 
-/// A Redis of one test's own, on a socket.
+/// The Redis of one test, on a socket.
 struct Server {
     server: servers::Redis,
     raw: redis::Client,
@@ -43,7 +43,7 @@ impl Server {
         Self { server, raw }
     }
 
-    /// A server that knows of slots and serves none yet.
+    /// Starts a server of a cluster, which serves no slots yet.
     fn start_clustered(more: &[&str]) -> Self {
         // For the other servers of the cluster, which there are none of; by default all would take the same one.
         let port = free_port().to_string();
@@ -52,7 +52,7 @@ impl Server {
     }
 
     fn target(&self, user: Option<(&str, &str)>, database: u32) -> Target {
-        Target::Server(link::Server {
+        Target::Server(options::Server {
             address: Address::Unix(self.server.socket()),
             username: user.map(|(name, _)| name.to_owned()),
             password: user.map(|(_, password)| password.to_owned()),
@@ -60,7 +60,7 @@ impl Server {
         })
     }
 
-    /// Runs a command, given as words.
+    /// Runs a command, given as words separated by spaces.
     fn run<T: FromRedisValue>(&self, command: &str) -> T {
         self.try_run(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
@@ -74,15 +74,15 @@ impl Server {
         raw.query(&mut self.raw.get_connection()?)
     }
 
-    /// Runs a script for an attempt, as a copy of a request would that comes late.
-    fn repeat(&self, part: Part) -> Value {
+    /// Runs a script for an attempt, as a late copy of a request would.
+    fn repeat(&self, op: Op) -> Value {
         let scripts = Scripts { channels: "lock:%wake:".into(), signals: false };
-        let call = scripts.call(part.kind(), By::Text, 7, [&part].into_iter());
+        let call = scripts.call(op.kind(), By::Text, 7, [&op].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
-        scripts::answers(answer, 7, 1).unwrap().next().unwrap()
+        answers::split(answer, 7, 1).unwrap().next().unwrap()
     }
 
-    /// How often a command was called since the last look.
+    /// How often a command was called since the last call of this function.
     fn calls(&self, command: &str) -> u64 {
         let stats: String = self.run("INFO commandstats");
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
@@ -110,13 +110,13 @@ async fn connect(options: Options) -> crate::backend::Result<Redis> {
     Redis::connect(options, Arc::new(SystemClock), tokio::runtime::Handle::current()).await
 }
 
-/// Runs a test that has to end.
+/// Runs a test with a time limit.
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(50), test).await.expect("the test hangs") });
 }
 
-/// A manager's backend and a lease of it.
+/// A manager's backend, and a lease.
 struct Client {
     redis: Redis,
     lease: Lease,
@@ -171,21 +171,21 @@ impl Client {
         tokio::time::timeout(limit, self.redis.next_event()).await.expect("no event").unwrap()
     }
 
-    /// Nothing is lost.
+    /// Asserts that no loss is reported.
     async fn no_event(&self) {
         let event = tokio::time::timeout(Duration::from_millis(50), self.redis.next_event()).await;
         assert!(event.is_err(), "{event:?}");
     }
 
     fn attempt(&self, grant: &Grant) -> Arc<Attempt> {
-        self.redis.shared.claims.get(grant.attempt).unwrap()
+        self.redis.acquires.claims.get(grant.attempt).unwrap()
     }
 
     fn attempt_of(&self, claim: &Claim) -> Arc<Attempt> {
-        self.redis.shared.claims.get(claim.attempt).unwrap()
+        self.redis.acquires.claims.get(claim.attempt).unwrap()
     }
 
-    /// Waits until this many wait for the key.
+    /// Waits until the key has this many waiters.
     async fn queued(&self, key: &str, count: usize) {
         for _ in 0..1000 {
             if self.redis.inspect(key).await.unwrap().map_or(0, |info| info.waiters) == count {
@@ -193,7 +193,7 @@ impl Client {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("never {count} wait for {key}");
+        panic!("{key} never has {count} waiters");
     }
 }
 
@@ -202,17 +202,17 @@ fn kind<T: std::fmt::Debug>(result: crate::backend::Result<T>) -> ErrorKind {
 }
 
 fn text(value: &Value) -> String {
-    scripts::text(value).unwrap().to_owned()
+    answers::text(value).unwrap().to_owned()
 }
 
-/// Two backends as two processes have them.
+/// Two backends, as in two processes.
 async fn pair(server: &Server) -> (Client, Client) {
     (Client::new(server).await, Client::new(server).await)
 }
 
-/// The part of a request that takes a lock.
-fn acquire(attempt: &Arc<Attempt>) -> Part {
-    let part = Part::Acquire(attempt.clone());
-    assert_eq!(part.kind(), Kind::Acquire);
-    part
+/// The operation that acquires a lock.
+fn acquire(attempt: &Arc<Attempt>) -> Op {
+    let op = Op::Acquire(attempt.clone());
+    assert_eq!(op.kind(), Kind::Acquire);
+    op
 }

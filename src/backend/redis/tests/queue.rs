@@ -1,10 +1,10 @@
-//! Waiting: order, hand-over by message, what it costs.
+//! Waiting: order, handover by message, costs.
 
 use futures::FutureExt;
 
 use super::*;
 
-/// Lets a claim take its place in the queue.
+/// Waits until a claim is queued.
 macro_rules! place {
     ($client:expr, $claim:expr, $count:expr) => {{
         let mut waiting = $client.redis.acquire(&$claim, true);
@@ -17,7 +17,7 @@ macro_rules! place {
 }
 
 #[test]
-fn a_lock_goes_to_who_came_first() {
+fn a_lock_goes_to_the_first_waiter() {
     run(async {
         let server = Server::start();
         let mut clients = Vec::new();
@@ -40,17 +40,17 @@ fn a_lock_goes_to_who_came_first() {
 }
 
 #[test]
-fn a_hand_over_is_limited_until_it_is_confirmed_which_comes_by_itself() {
+fn a_handover_is_limited_until_it_is_confirmed_automatically() {
     run(async {
         let server = Server::start();
         let (holder, waiter) = pair(&server).await;
         let grant = holder.lock("k").await;
         let claim = waiter.claim("k", Mode::Exclusive);
         let waiting = place!(waiter, claim, 1);
-        let asked = waiter.redis.shared.clock.now();
+        let asked = waiter.redis.acquires.clock.now();
         holder.release(&grant).await;
         let handed = waiting.await.unwrap().unwrap();
-        let limit = handed.limit.expect("a hand-over has a limit");
+        let limit = handed.limit.expect("a handover has a limit");
         let claim_ttl = Duration::from_secs(2);
         assert!(limit.until() < asked + claim_ttl, "dated from its place in the queue, not from the message");
         assert!(server.run::<u64>("PTTL lock:k") <= 2000, "and the server gives no more");
@@ -63,7 +63,7 @@ fn a_hand_over_is_limited_until_it_is_confirmed_which_comes_by_itself() {
 }
 
 #[test]
-fn a_hand_over_that_cannot_be_confirmed_is_lost_in_time() {
+fn a_handover_that_cannot_be_confirmed_is_lost_in_time() {
     run(async {
         let server = Server::start();
         let (holder, waiter) = pair(&server).await;
@@ -75,7 +75,7 @@ fn a_hand_over_that_cannot_be_confirmed_is_lost_in_time() {
         server.signal(rustix::process::Signal::STOP);
         let limit = handed.limit.unwrap();
         let event = waiter.event(LIMIT).await;
-        let late = waiter.redis.shared.clock.now().since(limit.until());
+        let late = waiter.redis.acquires.clock.now().since(limit.until());
         server.signal(rustix::process::Signal::CONT);
         assert_eq!(event, Event::ClaimLost(handed.attempt));
         assert!(late < Duration::from_millis(500), "{late:?}");
@@ -83,7 +83,7 @@ fn a_hand_over_that_cannot_be_confirmed_is_lost_in_time() {
 }
 
 #[test]
-fn an_old_hand_over_is_not_believed() {
+fn an_old_handover_is_not_trusted() {
     run(async {
         let server = Server::start();
         let (holder, waiter) = pair(&server).await;
@@ -91,7 +91,7 @@ fn an_old_hand_over_is_not_believed() {
         let claim = waiter.claim("k", Mode::Exclusive);
         let mut waiting = place!(waiter, claim, 1);
         holder.release(&grant).await;
-        // The message is there, but the waiter does not run; meanwhile its time is over and another has the lock.
+        // The message has arrived, but the waiter does not run; meanwhile its hold expires, and another client acquires the lock.
         let deadline = Instant::now() + LIMIT;
         while !server.run::<bool>("SET lock:k another NX PX 3000") {
             assert!(Instant::now() < deadline);
@@ -113,7 +113,7 @@ fn a_message_that_is_older_than_the_place_in_the_queue_is_only_a_hint() {
         let grant = holder.lock("k").await;
         let claim = waiter.claim("k", Mode::Exclusive);
         let mut waiting = place!(waiter, claim, 1);
-        let channel = &waiter.redis.shared.channel;
+        let channel = &waiter.redis.receiver.channel;
         for message in [format!("g{:016x}{}", claim.attempt.0, grant.epoch), "nonsense".into(), "g".into()] {
             assert_eq!(server.run::<u64>(&format!("PUBLISH {channel} {message}")), 1);
         }
@@ -125,7 +125,7 @@ fn a_message_that_is_older_than_the_place_in_the_queue_is_only_a_hint() {
 }
 
 #[test]
-fn who_died_in_the_queue_does_not_keep_the_others_waiting_for_long() {
+fn a_dead_waiter_does_not_delay_the_others_for_long() {
     run(async {
         let server = Server::start();
         let (holder, dead, waiter) =
@@ -139,13 +139,13 @@ fn who_died_in_the_queue_does_not_keep_the_others_waiting_for_long() {
         let released = Instant::now();
         holder.release(&grant).await;
         waiting.await.unwrap().unwrap();
-        // What was handed to the dead lasts for two seconds, and the look after that takes one at most.
+        // The handover to the dead waiter lasts for two seconds, and the next poll comes within one more.
         assert!(released.elapsed() < Duration::from_secs(4), "{:?}", released.elapsed());
     });
 }
 
 #[test]
-fn a_place_that_nobody_asks_for_any_more_is_passed_over() {
+fn a_place_that_is_not_refreshed_is_skipped() {
     run(async {
         let server = Server::start();
         let (holder, dead, waiter) =
@@ -158,10 +158,10 @@ fn a_place_that_nobody_asks_for_any_more_is_passed_over() {
         let waiting = waiter.redis.acquire(&claim, true);
         let release = async {
             holder.queued("k", 2).await;
-            // Until the dead one counts no more.
+            // Until the dead waiter has expired.
             holder.queued("k", 1).await;
             holder.release(&grant).await;
-            assert_eq!(server.run::<String>("GET lock:k"), waiter.attempt_of(&claim).token);
+            assert_eq!(server.run::<String>("GET lock:k"), waiter.attempt_of(&claim).value);
         };
         let (granted, ()) = tokio::join!(waiting, release);
         assert!(granted.unwrap().unwrap().epoch > grant.epoch);
@@ -190,7 +190,7 @@ fn a_place_in_the_queue_is_kept_for_as_long_as_it_takes() {
 }
 
 #[test]
-fn waiting_is_no_polling() {
+fn waiting_costs_one_call_a_second() {
     run(async {
         let server = Server::start();
         let (holder, waiter) = pair(&server).await;
@@ -214,7 +214,7 @@ fn waiting_is_no_polling() {
 }
 
 #[test]
-fn what_comes_together_goes_together() {
+fn requests_that_meet_travel_together() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -233,7 +233,7 @@ fn what_comes_together_goes_together() {
 }
 
 #[test]
-fn the_failure_of_one_is_no_others() {
+fn the_failure_of_one_request_does_not_affect_others() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_broken_connection_is_no_loss_and_what_was_under_way_is_done() {
+fn a_broken_connection_is_no_loss_and_its_requests_are_repeated() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -27,7 +27,7 @@ fn a_broken_connection_is_no_loss_and_what_was_under_way_is_done() {
 }
 
 #[test]
-fn without_messages_a_waiter_finds_the_lock_by_itself() {
+fn without_messages_a_waiter_finds_the_lock_by_polling() {
     run(async {
         let server = Server::start();
         let (holder, waiter) = pair(&server).await;
@@ -40,7 +40,7 @@ fn without_messages_a_waiter_finds_the_lock_by_itself() {
         };
         let (_, released) = tokio::join!(waiter.lock("k"), released);
         assert!(released.elapsed() < Duration::from_millis(1500), "{:?}", released.elapsed());
-        // And it hears again.
+        // Messages are received again.
         let deadline = Instant::now() + LIMIT;
         while server.run::<Vec<Value>>("PUBSUB CHANNELS").len() < 2 {
             assert!(Instant::now() < deadline);
@@ -56,7 +56,7 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
         let client = Client::new(&server).await;
         let grant = client.lock("k").await;
         server.signal(rustix::process::Signal::STOP);
-        // Sent into the stop, and given up before it was answered.
+        // Sent while the server is stopped, and given up before it was answered.
         let claim = client.claim("late", Mode::Exclusive);
         let acquire = tokio::time::timeout(Duration::from_millis(100), client.redis.acquire(&claim, true)).await;
         assert!(acquire.is_err());
@@ -70,8 +70,8 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
         assert!(!server.run::<bool>("EXISTS lock:late"));
         let again = Attempt::new(
             &claim,
-            client.redis.shared.names.of("late").unwrap(),
-            super::super::token::write(client.redis.shared.manager, &claim),
+            client.redis.acquires.names.of("late").unwrap(),
+            super::super::value::write(client.redis.acquires.manager, &claim),
             true,
         );
         assert_eq!(text(&server.repeat(acquire_of(again))), "d", "no copy takes it later");
@@ -81,12 +81,12 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
     });
 }
 
-fn acquire_of(attempt: Attempt) -> Part {
-    Part::Acquire(Arc::new(attempt))
+fn acquire_of(attempt: Attempt) -> Op {
+    Op::Acquire(Arc::new(attempt))
 }
 
 #[test]
-fn a_server_that_starts_again_empty_is_found_and_the_loss_told() {
+fn a_server_that_restarts_empty_is_found_and_the_loss_reported() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -100,7 +100,7 @@ fn a_server_that_starts_again_empty_is_found_and_the_loss_told() {
 }
 
 #[test]
-fn a_replica_serves_nobody_and_its_master_s_place_is_waited_for() {
+fn a_replica_refuses_requests_until_it_is_the_master() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -112,7 +112,7 @@ fn a_replica_serves_nobody_and_its_master_s_place_is_waited_for() {
             client.redis.acquire(&client.claim("other", Mode::Exclusive), true),
         )
         .await;
-        assert!(waiting.is_err(), "{waiting:?}: it may pass");
+        assert!(waiting.is_err(), "{waiting:?}: it is temporary");
         server.run::<()>("REPLICAOF NO ONE");
         assert!(client.renew().await.is_ok());
         client.release(&grant).await;
@@ -120,7 +120,7 @@ fn a_replica_serves_nobody_and_its_master_s_place_is_waited_for() {
 }
 
 #[test]
-fn a_user_who_is_removed_is_told_so() {
+fn a_removed_user_is_denied() {
     run(async {
         let server = Server::start();
         server.run::<()>("ACL SETUSER me on >secret ~* &* +@all");

@@ -1,9 +1,9 @@
-//! Readers.
+//! Shared holds.
 
 use super::*;
 
 #[test]
-fn a_sharing_period_has_an_epoch_of_its_own_between_those_of_the_writers() {
+fn a_sharing_period_has_an_epoch_between_those_of_the_writers() {
     run(async {
         let server = Server::start();
         let (a, b) = pair(&server).await;
@@ -27,11 +27,11 @@ fn a_reader_that_was_evicted_long_ago_does_not_renew_its_way_back_in() {
         let server = Server::start();
         let (old, new) = pair(&server).await;
         let evicted = old.share("k").await;
-        // By somebody who knows nothing of readers.
+        // By a client that does not know the readers' key.
         server.run::<()>("DEL lock:k");
         let grant = new.share("k").await;
         let readers = format!("{}readers:lock:k", new.attempt(&grant).name.side);
-        assert_eq!(server.run::<Vec<String>>(&format!("ZRANGE {readers} 0 -1")), [new.attempt(&grant).token.clone()]);
+        assert_eq!(server.run::<Vec<String>>(&format!("ZRANGE {readers} 0 -1")), [new.attempt(&grant).value.clone()]);
         old.renew().await.unwrap();
         assert_eq!(old.event(LIMIT).await, Event::ClaimLost(evicted.attempt));
         assert_eq!(server.run::<u64>(&format!("ZCARD {readers}")), 1);
@@ -39,8 +39,8 @@ fn a_reader_that_was_evicted_long_ago_does_not_renew_its_way_back_in() {
         new.no_event().await;
         new.release(&grant).await;
         let writer = new.lock("k").await;
-        assert_eq!(text(&server.repeat(Part::Renew(new.attempt(&writer), evicted.epoch))), "1");
-        assert_eq!(server.run::<String>("GET lock:k"), new.attempt(&writer).token);
+        assert_eq!(text(&server.repeat(Op::Renew(new.attempt(&writer), evicted.epoch))), "1");
+        assert_eq!(server.run::<String>("GET lock:k"), new.attempt(&writer).value);
     });
 }
 
@@ -52,15 +52,15 @@ fn a_renewal_needs_the_period_and_the_reader() {
         let grant = client.share("k").await;
         let attempt = client.attempt(&grant);
         let readers = format!("{}readers:lock:k", attempt.name.side);
-        let renew = || text(&server.repeat(Part::Renew(attempt.clone(), grant.epoch)));
+        let renew = || text(&server.repeat(Op::Renew(attempt.clone(), grant.epoch)));
         assert_eq!(renew(), "1");
         server.run::<()>(&format!("SET lock:k shared:1:{} KEEPTTL", grant.epoch + 1));
         assert_eq!(renew(), "0", "of another period");
         server.run::<()>(&format!("SET lock:k shared:1:{} KEEPTTL", grant.epoch));
         assert_eq!(renew(), "1");
-        server.run::<()>(&format!("ZADD {readers} 1 {}", attempt.token));
-        assert_eq!(renew(), "0", "its time was over");
-        server.run::<()>(&format!("ZREM {readers} {}", attempt.token));
+        server.run::<()>(&format!("ZADD {readers} 1 {}", attempt.value));
+        assert_eq!(renew(), "0", "expired");
+        server.run::<()>(&format!("ZREM {readers} {}", attempt.value));
         assert_eq!(renew(), "0", "no reader any more");
     });
 }
@@ -86,7 +86,7 @@ fn a_short_reader_does_not_shorten_a_long_one() {
 }
 
 #[test]
-fn readers_whose_time_is_over_do_not_keep_a_writer_out() {
+fn expired_readers_do_not_exclude_a_writer() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -96,14 +96,14 @@ fn readers_whose_time_is_over_do_not_keep_a_writer_out() {
         client.release(&long).await;
         assert!(server.run::<u64>("PTTL lock:k") > 5000, "as long as the longest could be");
         tokio::time::sleep(Duration::from_millis(350)).await;
-        assert!(client.redis.inspect("k").await.unwrap().is_none(), "shared by nobody is free");
+        assert!(client.redis.inspect("k").await.unwrap().is_none(), "a lock without readers is free");
         let writer = client.try_get("k", Mode::Exclusive).await.expect("free");
         assert!(writer.epoch > long.epoch);
     });
 }
 
 #[test]
-fn readers_behind_a_writer_that_gives_up_are_let_in() {
+fn readers_behind_a_writer_that_gives_up_are_granted() {
     run(async {
         let server = Server::start();
         let (a, b) = pair(&server).await;

@@ -1,4 +1,4 @@
-//! What etcd's errors mean: the one place where they are mapped.
+//! From etcd's errors to [`BackendError`]: the only place where they are mapped.
 
 use std::error::Error as StdError;
 use std::io;
@@ -22,7 +22,7 @@ const UNAUTHENTICATED: i32 = 16;
 const COMPACTED: &str = "required revision has been compacted";
 const TOO_MANY: &str = "too many operations";
 
-/// What is said of a request with more bytes than the server, or something on the way, takes.
+/// The messages for a request with more bytes than the server, or a proxy before it, accepts.
 const TOO_LARGE: [&str; 4] = [
     "request is too large",
     "received message larger than max",
@@ -30,15 +30,15 @@ const TOO_LARGE: [&str; 4] = [
     "encoded message length too large",
 ];
 
-/// What is said of an answer that was not delivered for its size. The first one does not say which of the two it is about.
+/// The messages for an answer that was not delivered for its size. The first one is ambiguous: request or answer.
 const UNREAD: [&str; 2] = ["trying to send message larger than max", "decoded message length too large"];
 
 /// Maps an error of the client.
 pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
     let kind = kind(&error);
     let reason = match (&error, kind) {
-        (_, ErrorKind::LeaseLost) => format!("the lease is gone from etcd at {endpoints}"),
-        // The text comes from the server, which does not know the password.
+        (_, ErrorKind::LeaseLost) => format!("the lease no longer exists in etcd at {endpoints}"),
+        // The text comes from the server, and does not contain the password.
         (Error::GRpcStatus(status), ErrorKind::Denied) => {
             format!("etcd at {endpoints} denied access: {}", plain(status.message()))
         }
@@ -48,7 +48,7 @@ pub(super) fn of(endpoints: &str, error: Error) -> BackendError {
         }
         (_, ErrorKind::Denied | ErrorKind::Refused) => format!("etcd at {endpoints} cannot be used: {error}"),
         (Error::GRpcStatus(status), _) => match sources(status).last() {
-            // The client says no more than "transport error".
+            // The client's own text is "transport error".
             Some(cause) => format!("etcd at {endpoints} is unreachable: {cause}"),
             None => format!("etcd at {endpoints} is unreachable: {}", plain(status.message())),
         },
@@ -75,7 +75,7 @@ fn is_closed(error: &Error) -> bool {
         Some(kind) => {
             matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
         }
-        // hyper's word for a connection that ended before the request was sent.
+        // hyper's error for a connection that ended before the request was sent.
         None => status.code() as i32 == CANCELLED && sources(status).next().is_some(),
     }
 }
@@ -89,9 +89,14 @@ pub(super) fn no_answer(endpoints: &str, limit: Duration) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("etcd at {endpoints} did not answer within {limit:?}"))
 }
 
-/// Returns the error of a lease that is over.
+/// Returns the error of a lease that has ended.
 pub(super) fn lease_lost(endpoints: &str) -> BackendError {
-    BackendError::new(ErrorKind::LeaseLost, format!("the lease is gone from etcd at {endpoints}"))
+    BackendError::new(ErrorKind::LeaseLost, format!("the lease no longer exists in etcd at {endpoints}"))
+}
+
+/// Returns the error of a claim that was removed while its lease is alive.
+pub(super) fn claim_lost(endpoints: &str) -> BackendError {
+    BackendError::new(ErrorKind::LeaseLost, format!("the claim was removed from its queue in etcd at {endpoints}"))
 }
 
 /// Returns the error of an answer that no etcd gives.
@@ -99,21 +104,21 @@ pub(super) fn nonsense(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("etcd at {endpoints} gave an answer that makes no sense"))
 }
 
-/// Returns the error of an answer by a store that is not the one that was asked before.
+/// Returns the error of an answer from a store that was restored since the request before.
 pub(super) fn restored(endpoints: &str) -> BackendError {
-    let reason = format!("etcd at {endpoints} has gone back to an earlier revision, as after a restore from a backup");
+    let reason = format!("etcd at {endpoints} has returned to an earlier revision, as after a restore from a backup");
     BackendError::new(ErrorKind::Unreachable, reason)
 }
 
 /// Returns the error of an endpoint that is a proxy.
 pub(super) fn proxied(endpoint: &str) -> BackendError {
     let reason = format!(
-        "locks by way of a gRPC proxy of etcd ({endpoint}), which renumbers watches; name the members of the cluster instead"
+        "locks through a gRPC proxy of etcd ({endpoint}), which renumbers watches; name the members of the cluster instead"
     );
     BackendError::new(ErrorKind::Unsupported, reason)
 }
 
-/// Returns the error of a call after the end.
+/// Returns the error of a call after `close`.
 pub(super) fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the connection to etcd was closed")
 }
@@ -140,9 +145,9 @@ fn kind(error: &Error) -> ErrorKind {
             ErrorKind::Denied
         }
         FAILED_PRECONDITION if message.contains("authentication is not enabled") => ErrorKind::Denied,
-        // The server is well, and goes on like this: no reason to connect again.
+        // The server works, and would answer the same again: no reason to reconnect.
         _ if TOO_LARGE.into_iter().chain(UNREAD).any(|limit| message.contains(limit)) => ErrorKind::Refused,
-        // "too many requests" has the same code and passes.
+        // "too many requests" has the same code and is temporary.
         RESOURCE_EXHAUSTED if message.contains("space exceeded") => ErrorKind::Refused,
         OUT_OF_RANGE if message.contains(COMPACTED) => ErrorKind::Refused,
         INVALID_ARGUMENT | FAILED_PRECONDITION | UNIMPLEMENTED => ErrorKind::Refused,
@@ -150,12 +155,12 @@ fn kind(error: &Error) -> ErrorKind {
     }
 }
 
-/// Returns whether a new token would help. etcd-client renews it only for the first of these.
+/// Returns whether the token has to be renewed. etcd-client renews it only for the first of these messages.
 pub(super) fn is_stale_token(error: &Error) -> bool {
     says(error, "invalid auth token") || says(error, "revision of auth store is old")
 }
 
-/// Returns whether the server has forgotten the revision that was asked for.
+/// Returns whether the requested revision was compacted.
 pub(super) fn is_compacted(error: &BackendError) -> bool {
     comes_from(error, COMPACTED)
 }
@@ -165,12 +170,12 @@ pub(super) fn is_lease_exists(error: &Error) -> bool {
     says(error, "lease already exists")
 }
 
-/// Returns whether the server takes fewer operations in one transaction.
+/// Returns whether the server accepts fewer operations in one transaction.
 pub(super) fn is_too_many(error: &BackendError) -> bool {
     comes_from(error, TOO_MANY)
 }
 
-/// Returns whether a request has more bytes than the server, or something on the way, takes.
+/// Returns whether a request has more bytes than the server, or a proxy before it, accepts.
 pub(super) fn is_too_large(error: &BackendError) -> bool {
     TOO_LARGE.into_iter().any(|limit| comes_from(error, limit))
 }
@@ -185,7 +190,7 @@ pub(super) fn is_size(error: &BackendError) -> bool {
     is_too_many(error) || is_too_large(error) || is_unread(error)
 }
 
-/// Returns whether the server has no use for a password.
+/// Returns whether authentication is off on the server.
 pub(super) fn is_auth_off(error: &Error) -> bool {
     says(error, "authentication is not enabled")
 }

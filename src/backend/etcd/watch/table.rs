@@ -1,4 +1,4 @@
-//! The hub's book: which watches there are, and which of them the present stream has.
+//! The table of watches: which there are, and which of them the present stream has. No I/O; time is an argument.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -6,40 +6,42 @@ use std::time::Duration;
 use etcd_client::{WatchFilterType, WatchOptions, WatchResponse};
 use tokio::time::Instant;
 
-use super::{Command, Notice, Sink, WatchId};
+use super::hub::{Command, Notice, Sink, WatchId};
 use crate::backend::etcd::answer;
 
-/// How often in a row the server may cancel one watch before the hub gives it up until the next stream.
+/// The number of cancellations in a row after which a watch is given up until the next stream.
 const MAX_CANCELS: u32 = 3;
 
-/// How often in a row the server may refuse a watch on a key that may be read, before that needs no other stream.
+/// The number of refusals in a row, of a watch on a key that may be read, after which a new stream is no remedy.
 const MAX_REFUSALS: u32 = 3;
 
-/// When a watch that was refused is asked for again on the same stream.
-const LATER: Duration = Duration::from_secs(30);
+/// The delay after which a refused watch is requested again on the same stream.
+const REFUSAL_DELAY: Duration = Duration::from_secs(30);
 
-/// How long a watch that nobody needs is kept, and how many are.
+/// How long a watch without a user is kept.
 ///
-/// Who locks a key again and again often waits behind the same name. A watch that stands already saves the server two requests,
-/// and the waiter the look for what it has missed.
+/// A process that locks a key repeatedly often waits behind the same name. A watch that is kept saves the server two requests, and the
+/// waiter the re-check.
 const REST: Duration = Duration::from_secs(1);
-const MOST_RESTING: usize = 64;
+
+/// The maximum number of watches that are kept.
+const MAX_RESTING: usize = 64;
 
 #[derive(Debug)]
 struct Watch {
     name: Vec<u8>,
     start: i64,
-    /// Where its notices go, or nowhere while it rests.
+    /// The receiver of its notices. `None` while it rests.
     sink: Option<Sink>,
-    /// Whether the next confirmation is not the first one.
-    again: bool,
+    /// Whether it was down: the next confirmation follows a gap.
+    is_recreated: bool,
     cancels: u32,
     refusals: u32,
-    /// Its id on the present stream; each is used once.
+    /// Its number on the present stream; each is used once.
     wire: Option<i64>,
-    /// The revision after which it tells everything, once it is confirmed.
+    /// The revision after which it reports all deletions, once it is confirmed.
     since: Option<i64>,
-    /// The revision of the latest deletion that it has told of.
+    /// The revision of the latest deletion that it has reported.
     deleted: Option<i64>,
 }
 
@@ -49,7 +51,7 @@ impl Watch {
             name,
             start,
             sink: Some(sink),
-            again: false,
+            is_recreated: false,
             cancels: 0,
             refusals: 0,
             wire: None,
@@ -58,9 +60,9 @@ impl Watch {
         }
     }
 
-    fn tell(&self, id: WatchId, notice: Notice) {
+    fn notify(&self, id: WatchId, notice: Notice) {
         if let Some(sink) = &self.sink {
-            // Who does not listen any more will cancel.
+            // A user that is dropped cancels the watch.
             let _ = sink.send((id, notice));
         }
     }
@@ -69,10 +71,10 @@ impl Watch {
         WatchOptions::new().with_watch_id(wire).with_start_revision(self.start).with_filters([WatchFilterType::NoPut])
     }
 
-    /// It is on no stream now: the next one begins now, since the past may be compacted by then.
+    /// Notes that it is on no stream. On the next one it starts at the present revision, since the past may be compacted by then.
     fn down(&mut self, id: WatchId) {
-        (self.wire, self.since, self.start, self.again) = (None, None, 0, true);
-        self.tell(id, Notice::Down);
+        (self.wire, self.since, self.start, self.is_recreated) = (None, None, 0, true);
+        self.notify(id, Notice::Down);
     }
 }
 
@@ -83,7 +85,7 @@ enum Request {
     Progress,
 }
 
-/// A request with all that the server has to know.
+/// A request with its arguments.
 #[derive(Debug)]
 pub(super) enum Ready {
     Create(Vec<u8>, WatchOptions),
@@ -91,21 +93,23 @@ pub(super) enum Ready {
     Progress,
 }
 
+/// The table of watches.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct WatchTable {
     watches: HashMap<WatchId, Watch>,
     by_wire: HashMap<i64, WatchId>,
     outbox: VecDeque<Request>,
-    /// The ids of the requests that were sent and not answered: answers come in their order.
+    /// The numbers of the watches that were requested and not answered: answers arrive in their order.
     unanswered: VecDeque<i64>,
     last_wire: i64,
-    /// The watches that nobody needs, oldest first, with the time until which they are kept.
+    /// The watches without users, oldest first, with the time until which they are kept.
     resting: VecDeque<(Instant, WatchId)>,
-    /// The watches that were refused, oldest first, with the time at which they are asked for again.
+    /// The watches that were refused, oldest first, with the time at which they are requested again.
     refused: VecDeque<(Instant, WatchId)>,
 }
 
-impl Board {
+impl WatchTable {
+    /// Applies a command of a user.
     pub(super) fn apply(&mut self, command: Command, now: Instant) {
         match command {
             Command::Watch { id, name, start, sink } => {
@@ -118,7 +122,7 @@ impl Board {
                 Some(watch) if watch.since.is_some() => {
                     watch.sink = None;
                     self.resting.push_back((now + REST, id));
-                    if self.resting.len() > MOST_RESTING {
+                    if self.resting.len() > MAX_RESTING {
                         self.end_oldest();
                     }
                 }
@@ -128,7 +132,7 @@ impl Board {
         }
     }
 
-    /// Gives a watch that rests to who needs it now. Returns false if there is none.
+    /// Gives a resting watch on this name to a new user. Returns false if there is none.
     fn wake(&mut self, id: WatchId, name: &[u8], sink: &Sink) -> bool {
         let fits =
             |(_, resting): &(Instant, WatchId)| self.watches.get(resting).is_some_and(|watch| watch.name == name);
@@ -141,10 +145,10 @@ impl Board {
         }
         watch.sink = Some(sink.clone());
         if let Some(since) = watch.since {
-            watch.tell(id, Notice::Created(since));
+            watch.notify(id, Notice::Created(since));
         }
         if let Some(deleted) = watch.deleted {
-            watch.tell(id, Notice::Deleted(deleted));
+            watch.notify(id, Notice::Deleted(deleted));
         }
         self.watches.insert(id, watch);
         true
@@ -157,14 +161,14 @@ impl Board {
         }
     }
 
-    /// When there is something to [do](Self::do_what_is_due).
+    /// Returns the time at which there is something to [do](Self::on_time).
     pub(super) fn next_due(&self) -> Option<Instant> {
         let fronts = self.resting.front().into_iter().chain(self.refused.front());
         fronts.map(|(due, _)| *due).min()
     }
 
-    /// Ends the watches that have rested long enough, and asks again for those that were refused long ago.
-    pub(super) fn do_what_is_due(&mut self, now: Instant) {
+    /// Ends the watches that have rested long enough, and requests those again that were refused long ago.
+    pub(super) fn on_time(&mut self, now: Instant) {
         while self.resting.front().is_some_and(|(end, _)| *end <= now) {
             self.end_oldest();
         }
@@ -175,14 +179,14 @@ impl Board {
         }
     }
 
-    /// Returns whether a watch was not refused often though its key may be read.
-    pub(super) fn is_new_to_refusal(&self, id: WatchId) -> bool {
+    /// Returns whether a new stream may be the remedy for the refusals of a watch whose key may be read.
+    pub(super) fn needs_new_stream(&self, id: WatchId) -> bool {
         self.watches.get(&id).is_some_and(|watch| watch.refusals < MAX_REFUSALS)
     }
 
-    /// Asks for a watch again that was refused, but not soon.
-    pub(super) fn ask_later(&mut self, id: WatchId, now: Instant) {
-        self.refused.push_back((now + LATER, id));
+    /// Requests a refused watch again later.
+    pub(super) fn retry_later(&mut self, id: WatchId, now: Instant) {
+        self.refused.push_back((now + REFUSAL_DELAY, id));
     }
 
     /// Ends the watch that has rested for longest.
@@ -192,15 +196,17 @@ impl Board {
         }
     }
 
+    /// Returns whether there are no watches.
     pub(super) fn is_empty(&self) -> bool {
         self.watches.is_empty()
     }
 
-    pub(super) fn ask_for_progress(&mut self) {
+    /// Requests a sign of life from the stream.
+    pub(super) fn request_progress(&mut self) {
         self.outbox.push_back(Request::Progress);
     }
 
-    /// Takes a watch onto the present stream.
+    /// Puts a watch onto the present stream.
     fn enlist(&mut self, id: WatchId) -> Option<(Vec<u8>, WatchOptions)> {
         let watch = self.watches.get_mut(&id)?;
         self.last_wire += 1;
@@ -210,7 +216,7 @@ impl Board {
         Some((watch.name.clone(), watch.options(self.last_wire)))
     }
 
-    /// Takes the oldest request that still makes sense.
+    /// Takes the oldest request that is still needed.
     pub(super) fn next_request(&mut self) -> Option<Ready> {
         loop {
             match self.outbox.pop_front()? {
@@ -225,8 +231,8 @@ impl Board {
         }
     }
 
-    /// Forgets the stream: all watches that are needed have to be made again.
-    pub(super) fn stream_is_gone(&mut self) {
+    /// Forgets the stream: all watches with users have to be requested again.
+    pub(super) fn reset_stream(&mut self) {
         while !self.resting.is_empty() {
             self.end_oldest();
         }
@@ -245,7 +251,7 @@ impl Board {
 
     /// Reads an answer. Returns a watch that was refused, and its key.
     pub(super) fn read(&mut self, answer: &WatchResponse) -> Option<(WatchId, Vec<u8>)> {
-        // One that is refused is refused under its id, or (etcd 3.5) under none.
+        // A refusal has the number of its watch, or (etcd 3.5) none.
         let wire = match self.unanswered.front() {
             Some(&oldest) if answer.created() && !self.by_wire.contains_key(&answer.watch_id()) => oldest,
             _ => answer.watch_id(),
@@ -264,7 +270,7 @@ impl Board {
                 watch.refusals += 1;
                 return Some((id, watch.name.clone()));
             }
-            // Compacted, most likely.
+            // Its start revision was compacted, most likely.
             watch.cancels += 1;
             if watch.cancels < MAX_CANCELS {
                 self.outbox.push_back(Request::Create(id));
@@ -274,11 +280,11 @@ impl Board {
             let since = answer::revision(answer.0.header.as_ref()).unwrap_or(i64::MAX);
             watch.since = Some(since);
             watch.refusals = 0;
-            watch.tell(id, if watch.again { Notice::Again } else { Notice::Created(since) });
+            watch.notify(id, if watch.is_recreated { Notice::Recreated } else { Notice::Created(since) });
         }
         if let Some(last) = answer::deletion(&answer.0, &watch.name) {
             watch.deleted = Some(last);
-            watch.tell(id, Notice::Deleted(last));
+            watch.notify(id, Notice::Deleted(last));
         }
         None
     }
@@ -293,21 +299,21 @@ mod tests {
 
     type Notices = UnboundedReceiver<(WatchId, Notice)>;
 
-    /// A board with watches on `k1`, `k2` and so on, all of which were asked for.
-    fn board(count: u64) -> (Board, Notices) {
+    /// A table with watches on `k1`, `k2` and so on, all of which were requested.
+    fn table(count: u64) -> (WatchTable, Notices) {
         let (sink, notices) = unbounded_channel();
-        let mut board = Board::default();
+        let mut table = WatchTable::default();
         for n in 1..=count {
             let name = format!("k{n}").into_bytes();
-            board.apply(Command::Watch { id: WatchId(n), name, start: 0, sink: sink.clone() }, Instant::now());
+            table.apply(Command::Watch { id: WatchId(n), name, start: 0, sink: sink.clone() }, Instant::now());
         }
-        assert_eq!(asked(&mut board).len(), usize::try_from(count).unwrap());
-        (board, notices)
+        assert_eq!(requested(&mut table).len(), usize::try_from(count).unwrap());
+        (table, notices)
     }
 
-    /// The names that are asked for now.
-    fn asked(board: &mut Board) -> Vec<Vec<u8>> {
-        let requests = std::iter::from_fn(|| board.next_request());
+    /// The names that are requested now.
+    fn requested(table: &mut WatchTable) -> Vec<Vec<u8>> {
+        let requests = std::iter::from_fn(|| table.next_request());
         requests.map(|request| if let Ready::Create(name, _) = request { name } else { Vec::new() }).collect()
     }
 
@@ -321,40 +327,40 @@ mod tests {
     #[test]
     fn a_refusal_is_that_of_one_watch_with_its_number_and_without() {
         for number in [2, -1, 0, 99] {
-            let (mut board, mut notices) = board(3);
-            assert_eq!(board.read(&answer(1, false)), None);
-            assert_eq!(board.read(&answer(number, true)), Some((WatchId(2), b"k2".to_vec())), "{number}");
-            assert_eq!(board.read(&answer(3, false)), None);
-            let told: Vec<_> = std::iter::from_fn(|| notices.try_recv().ok()).collect();
+            let (mut table, mut notices) = table(3);
+            assert_eq!(table.read(&answer(1, false)), None);
+            assert_eq!(table.read(&answer(number, true)), Some((WatchId(2), b"k2".to_vec())), "{number}");
+            assert_eq!(table.read(&answer(3, false)), None);
+            let notices: Vec<_> = std::iter::from_fn(|| notices.try_recv().ok()).collect();
             let expected =
                 [(WatchId(1), Notice::Created(7)), (WatchId(2), Notice::Down), (WatchId(3), Notice::Created(7))];
-            assert_eq!(told, expected, "{number}");
+            assert_eq!(notices, expected, "{number}");
         }
     }
 
     #[test]
-    fn a_watch_that_is_refused_is_asked_for_later_and_needs_no_other_stream_again_and_again() {
-        let (mut board, _notices) = board(2);
+    fn a_refused_watch_is_requested_again_later_and_needs_a_new_stream_only_a_few_times() {
+        let (mut table, _notices) = table(2);
         let now = Instant::now();
-        board.read(&answer(1, false));
-        let (refused, _) = board.read(&answer(2, true)).unwrap();
-        assert!(board.is_new_to_refusal(refused));
-        board.ask_later(refused, now);
-        board.do_what_is_due(now);
-        assert_eq!((asked(&mut board).len(), board.next_due()), (0, Some(now + LATER)));
+        table.read(&answer(1, false));
+        let (refused, _) = table.read(&answer(2, true)).unwrap();
+        assert!(table.needs_new_stream(refused));
+        table.retry_later(refused, now);
+        table.on_time(now);
+        assert_eq!((requested(&mut table).len(), table.next_due()), (0, Some(now + REFUSAL_DELAY)));
         for _ in 1..MAX_REFUSALS {
-            board.do_what_is_due(now + LATER);
-            assert_eq!(asked(&mut board), [b"k2"]);
-            assert_eq!(board.read(&answer(board.last_wire, true)), Some((refused, b"k2".to_vec())));
-            board.ask_later(refused, now);
+            table.on_time(now + REFUSAL_DELAY);
+            assert_eq!(requested(&mut table), [b"k2"]);
+            assert_eq!(table.read(&answer(table.last_wire, true)), Some((refused, b"k2".to_vec())));
+            table.retry_later(refused, now);
         }
-        assert!(!board.is_new_to_refusal(refused));
-        board.do_what_is_due(now + LATER);
-        asked(&mut board);
-        assert_eq!(board.read(&answer(board.last_wire, false)), None);
-        board.stream_is_gone();
-        asked(&mut board);
-        board.read(&answer(board.last_wire, true));
-        assert!(board.is_new_to_refusal(refused), "a watch that stood is as good as new");
+        assert!(!table.needs_new_stream(refused));
+        table.on_time(now + REFUSAL_DELAY);
+        requested(&mut table);
+        assert_eq!(table.read(&answer(table.last_wire, false)), None);
+        table.reset_stream();
+        requested(&mut table);
+        table.read(&answer(table.last_wire, true));
+        assert!(table.needs_new_stream(refused), "a watch that stood is as good as new");
     }
 }

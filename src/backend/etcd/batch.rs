@@ -1,11 +1,11 @@
-//! Group commit: transactions that meet while others are on their way go to the server together, as nested ones in the next.
+//! Group commit: transactions that arrive while others are in flight are sent together, nested in the next request.
 //!
-//! A request costs the server far more than what is in it. So a manager has at most three of these on their way, and another one
-//! goes as soon as it is no smaller than those. So a lone one goes at once; a release on its way does not delay the next claim; and
+//! A request costs the server far more than its contents. So a manager has at most three requests in flight, and the next one is sent
+//! as soon as it is no smaller than those. A single transaction is sent at once; a release in flight does not delay the next claim; and
 //! under load there are few requests, and large ones. No timer delays anything.
 //!
-//! Requests belong to the keeper, with all that others need: the lane, the time limit and the releases that a claim also makes. A
-//! caller has a place in the queue and later its answer, so a future that nobody polls delays nobody.
+//! Requests belong to the keeper, with everything that others need: the lane, the time limit and the releases that a claim also makes.
+//! A caller has a place in the queue and later its answer, so a future that is not polled delays no other.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -14,54 +14,75 @@ use std::time::Duration;
 use etcd_client::proto::PbTxnResponse;
 use etcd_client::{Txn, TxnOp};
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::claims::{Carried, Claims};
-use super::codec::Directory;
+use super::claims::Claims;
 use super::connection::Connection;
-use super::failure;
-use super::txn::{self, Answer, Outcome, Record};
+use super::error;
+use super::names::Directory;
+use super::releases::Carried;
+use super::txn::{self, Answer, Outcome, PutClaim, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, Result};
 
-/// How many requests are on their way at most. Of 2, 3 and 4, 64 tasks were fastest with 3.
+/// The maximum number of requests in flight. Of 2, 3 and 4, 3 was the fastest with 64 tasks.
 const LANES: usize = 3;
 
-/// A transaction that may go together with others.
+/// A transaction that may be sent together with others.
 #[derive(Debug)]
 pub(super) struct Member {
     /// The attempt that is sent with it, if it is a claim.
-    pub(super) attempt: Option<AttemptId>,
-    /// What it is about. All that is put in one transaction has the same create revision, so of one directory there is only one.
-    pub(super) directory: Directory,
+    attempt: Option<AttemptId>,
+    /// All that is put in one transaction has the same create revision, so there is one member of each directory in it.
+    directory: Directory,
     /// The name of the claim that is put or deleted.
-    pub(super) name: Vec<u8>,
-    pub(super) txn: Txn,
+    name: Vec<u8>,
+    txn: Txn,
     /// The record to rewrite along with it, so that older copies of an attempt have no effect.
-    pub(super) record: Option<Record>,
+    record: Option<Record>,
     /// The same transaction with that rewrite in it, if there is one: it needs fewer operations, but can only be sent alone.
-    pub(super) alone: Option<Txn>,
-    /// The releases that are part of it.
-    pub(super) carried: Option<Carried>,
+    alone: Option<Txn>,
+    /// The releases that it also makes.
+    carried: Option<Carried>,
     /// How many bytes it adds to a request, at most.
-    pub(super) bytes: usize,
+    bytes: usize,
 }
 
-/// The requests of one manager that may go together.
+impl Member {
+    /// Creates the transaction of a claim. With `is_repeated` an earlier copy of it may still take effect.
+    pub(super) fn claim(attempt: AttemptId, put: &PutClaim<'_>, is_repeated: bool, carried: Carried) -> Self {
+        Self {
+            attempt: Some(attempt),
+            directory: put.directory.clone(),
+            name: put.name.to_vec(),
+            txn: put.txn(),
+            record: is_repeated.then(|| put.record.clone()),
+            alone: is_repeated.then(|| put.rewriting()),
+            carried: Some(carried),
+            bytes: put.bytes(),
+        }
+    }
+
+    /// Creates a transaction that deletes a claim, with the record to rewrite along with it.
+    pub(super) fn deletion(directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Self {
+        let bytes = txn::bytes_of_deletion(&name) + record.as_ref().map_or(0, Record::bytes);
+        Self { attempt: None, directory, name, txn, record, alone: None, carried: None, bytes }
+    }
+}
+
+/// Sends the transactions of one manager, those that meet in one request.
 #[derive(Debug)]
-pub(super) struct Group(Arc<Inner>);
+pub(super) struct Batcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     connection: Arc<Connection>,
     claims: Arc<Claims>,
-    handle: Handle,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// How many members are on their way, for each lane that is in use.
+    /// The number of members in flight, for each lane in use.
     lanes: Vec<usize>,
     last: u64,
     queue: BTreeMap<u64, Queued>,
@@ -70,38 +91,39 @@ struct State {
 #[derive(Debug)]
 struct Queued {
     member: Member,
-    teller: oneshot::Sender<Result<Answer>>,
+    reply: oneshot::Sender<Result<Answer>>,
 }
 
-/// A request on its way. However its task ends, the lane is given back.
+/// A request in flight. However its task ends, the lane is given back.
 struct Lane {
     inner: Arc<Inner>,
     /// `None` once it was given back.
     members: Option<usize>,
 }
 
-/// A place among those that wait for a lane.
+/// A place in the queue for a lane.
 struct Ticket<'a> {
     inner: &'a Inner,
     number: u64,
     answer: oneshot::Receiver<Result<Answer>>,
 }
 
-impl Group {
-    pub(super) fn new(connection: Arc<Connection>, claims: Arc<Claims>, handle: Handle) -> Self {
+impl Batcher {
+    pub(super) fn new(connection: Arc<Connection>, claims: Arc<Claims>) -> Self {
         let state = Mutex::new(State { lanes: Vec::new(), last: 0, queue: BTreeMap::new() });
-        Self(Arc::new(Inner { connection, claims, handle, state }))
+        Self(Arc::new(Inner { connection, claims, state }))
     }
 
     /// Sends a transaction once, alone or with others, and waits for its own outcome.
     ///
-    /// `limit` bounds each request. An attempt is noted as sent when it is: until then, dropping this leaves nothing.
+    /// `limit` bounds each request, so the wait takes at most twice as long. An attempt is noted as sent when it is sent: if this is
+    /// dropped before, nothing was sent.
     pub(super) async fn send(&self, limit: Duration, member: Member) -> Result<Answer> {
         let mut ticket = self.queue(member);
-        // The request before, and its own.
+        // The request in flight, and its own.
         let answer = tokio::time::timeout(limit.saturating_mul(2), &mut ticket.answer).await;
-        let answer = answer.map_err(|_| failure::no_answer(self.0.connection.endpoints(), limit))?;
-        // Without an answer the task has failed, or the keeper has ended.
+        let answer = answer.map_err(|_| error::no_answer(self.0.connection.endpoints(), limit))?;
+        // No answer: the task has panicked, or the keeper has ended.
         answer.unwrap_or_else(|_| Err(self.0.nonsense()))
     }
 
@@ -109,8 +131,8 @@ impl Group {
         let mut state = self.0.state.lock();
         state.last += 1;
         let number = state.last;
-        let (teller, answer) = oneshot::channel();
-        state.queue.insert(number, Queued { member, teller });
+        let (reply, answer) = oneshot::channel();
+        state.queue.insert(number, Queued { member, reply });
         let batch = self.0.take(&mut state);
         drop(state);
         self.0.start(batch);
@@ -119,7 +141,7 @@ impl Group {
 }
 
 impl State {
-    /// Whether another request with this many members may go.
+    /// Returns whether another request with this many members may be sent.
     fn has_room(&self, members: usize) -> bool {
         self.lanes.len() < LANES && self.lanes.iter().all(|others| *others <= members)
     }
@@ -127,7 +149,7 @@ impl State {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        // Released after the lock: a member gives back what it carries.
+        // Dropped after the lock is released: a member gives back the releases that it carries.
         let left = self.inner.state.lock().queue.remove(&self.number);
         drop(left);
     }
@@ -148,7 +170,7 @@ impl Drop for Lane {
 }
 
 impl Inner {
-    /// Takes what goes together next, if it may go now.
+    /// Takes the members of the next request, if it may be sent now.
     fn take(&self, state: &mut State) -> Vec<Queued> {
         if !state.has_room(state.queue.len()) {
             return Vec::new();
@@ -170,14 +192,14 @@ impl Inner {
         }
         let batch: Vec<_> = numbers.into_iter().filter_map(|number| state.queue.remove(&number)).collect();
         state.lanes.push(batch.len());
-        // Before the queue is let go of: who finds nothing of himself in it was sent.
+        // Before the lock is released: an attempt that is no longer in the queue was sent.
         for attempt in batch.iter().filter_map(|queued| queued.member.attempt) {
             self.claims.sending(attempt);
         }
         batch
     }
 
-    /// A request with this many members has returned. Returns the next one.
+    /// Gives back the lane of a request with this many members. Returns the next request.
     fn returned(&self, members: usize) -> Vec<Queued> {
         let mut state = self.state.lock();
         if let Some(lane) = state.lanes.iter().position(|lane| *lane == members) {
@@ -188,11 +210,11 @@ impl Inner {
 
     fn start(self: &Arc<Self>, batch: Vec<Queued>) {
         if !batch.is_empty() {
-            self.handle.spawn(run(self.clone(), batch));
+            self.connection.handle().spawn(run(self.clone(), batch));
         }
     }
 
-    /// Sends a batch and gives each member its outcome. One that is refused is halved until what is to blame is alone.
+    /// Sends a batch and gives each member its outcome. A batch that is refused is halved until the refused member is alone.
     async fn send(&self, batch: Vec<Queued>) {
         let mut parts = vec![batch];
         while let Some(mut part) = parts.pop() {
@@ -201,15 +223,15 @@ impl Inner {
             match self.connection.txn_here(limit, together(&members)).await {
                 Ok(answer) => {
                     let mut answers = split(answer, &members).into_iter();
-                    for Queued { member, teller } in part {
+                    for Queued { member, reply } in part {
                         let answer = answers.next();
                         if let (Some(answer), Some(carried)) = (&answer, &member.carried)
                             && answer.txn.succeeded
                         {
                             carried.confirm();
                         }
-                        // A caller that has gone has left the attempt to be settled.
-                        let _ = teller.send(answer.ok_or_else(|| self.nonsense()));
+                        // A caller that was dropped aborts the attempt.
+                        let _ = reply.send(answer.ok_or_else(|| self.nonsense()));
                     }
                 }
                 Err(error) if part.len() > 1 && error.kind() != ErrorKind::Unreachable => {
@@ -220,9 +242,9 @@ impl Inner {
                     parts.push(part);
                 }
                 Err(error) => {
-                    for Queued { member, teller } in part {
+                    for Queued { member, reply } in part {
                         drop(member);
-                        let _ = teller.send(Err(error.clone()));
+                        let _ = reply.send(Err(error.clone()));
                     }
                 }
             }
@@ -230,11 +252,11 @@ impl Inner {
     }
 
     fn nonsense(&self) -> BackendError {
-        failure::nonsense(self.connection.endpoints())
+        error::nonsense(self.connection.endpoints())
     }
 }
 
-/// Sends a batch, and what has gathered meanwhile.
+/// Sends a batch, and then those that have gathered meanwhile.
 async fn run(inner: Arc<Inner>, mut batch: Vec<Queued>) {
     while !batch.is_empty() {
         let mut lane = Lane { inner: inner.clone(), members: Some(batch.len()) };
@@ -243,7 +265,7 @@ async fn run(inner: Arc<Inner>, mut batch: Vec<Queued>) {
     }
 }
 
-/// Builds the request of several members. Siblings may not put the same key, so each record is rewritten once.
+/// Builds the request of several members. etcd refuses siblings that put the same key, so each record is rewritten once.
 fn together(members: &[&Member]) -> Txn {
     match members {
         [Member { txn, record: None, .. }] | [Member { alone: Some(txn), .. }] => return txn.clone(),
@@ -259,7 +281,7 @@ fn together(members: &[&Member]) -> Txn {
     let own = members.iter().map(|member| TxnOp::txn(member.txn.clone()));
     let rewrites = records.into_values().map(|record| TxnOp::txn(record.rewrite()));
     let then: Vec<_> = own.chain(rewrites).collect();
-    // Never taken. But etcd 3.4 looks for permissions and space only at what is not nested.
+    // Never executed. But etcd 3.4 checks permissions and space only for operations that are not nested.
     let or_else = members.iter().map(|member| match member.attempt {
         Some(_) => TxnOp::put(member.name.clone(), Vec::new(), None),
         None => TxnOp::delete(member.name.clone(), None),
@@ -286,21 +308,21 @@ fn split(answer: PbTxnResponse, members: &[&Member]) -> Vec<Answer> {
 mod tests {
     use futures::future::{BoxFuture, FutureExt, join_all};
 
-    use super::super::Shared;
+    use super::super::parts::Parts;
     use super::super::tests::{Client, Server, connect, run};
     use super::*;
     use crate::backend::{Backend, Claim, Grant};
     use crate::info::Mode;
 
-    /// Takes all lanes, so that what is sent from now on meets.
-    fn full(shared: &Shared) -> Vec<Lane> {
-        let inner = &shared.group.0;
+    /// Takes all lanes, so that the members that are sent from now on meet.
+    fn full(parts: &Parts) -> Vec<Lane> {
+        let inner = &parts.releaser.batcher.0;
         inner.state.lock().lanes.extend([1; LANES]);
         (0..LANES).map(|_| Lane { inner: inner.clone(), members: Some(1) }).collect()
     }
 
     fn queued(client: &Client) -> usize {
-        client.etcd.shared().group.0.state.lock().queue.len()
+        client.etcd.parts().unwrap().releaser.batcher.0.state.lock().queue.len()
     }
 
     fn claims(client: &Client, count: usize) -> Vec<Claim> {
@@ -309,7 +331,7 @@ mod tests {
 
     type Acquiring<'a> = BoxFuture<'a, Result<Option<Grant>>>;
 
-    /// Begins to acquire all of them, up to where they wait for a lane.
+    /// Begins to acquire all of them, until they wait for a lane.
     fn begin<'a>(client: &'a Client, claims: &'a [Claim], wait: bool) -> Vec<Acquiring<'a>> {
         let mut begun: Vec<_> = claims.iter().map(|claim| client.etcd.acquire(claim, wait)).collect();
         for acquiring in &mut begun {
@@ -321,7 +343,7 @@ mod tests {
 
     /// The store's revision, which grows by one with each transaction that writes.
     async fn revision(client: &Client) -> i64 {
-        let found = client.etcd.shared().connection.get(b"nothing", None).await.unwrap();
+        let found = client.etcd.parts().unwrap().connection.get(b"nothing", None).await.unwrap();
         found.header.unwrap().revision
     }
 
@@ -330,38 +352,38 @@ mod tests {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let claims = claims(&client, 3);
             let begun = begin(&client, &claims, true);
             let failing = tokio::spawn(async move {
                 let _lanes = lanes;
-                panic!("what a client may do at an answer that it cannot read");
+                panic!("as a client may at an answer that it cannot read");
             });
             assert!(failing.await.unwrap_err().is_panic());
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();
             }
-            assert_eq!(shared.group.0.state.lock().lanes, [0; 0]);
+            assert_eq!(parts.releaser.batcher.0.state.lock().lanes, [0; 0]);
         });
     }
 
     #[test]
-    fn what_meets_goes_together_in_one_write() {
+    fn members_that_meet_are_sent_in_one_write() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 30);
             let before = revision(&client).await;
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             let grants: Vec<_> = join_all(begun).await.into_iter().map(|grant| grant.unwrap().unwrap()).collect();
             assert_eq!(revision(&client).await, before + 1);
             assert_eq!(server.claims().len(), 30);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let mut released: Vec<_> = grants.iter().map(|grant| client.etcd.release(grant)).collect();
             while queued(&client) < 30 {
                 for releasing in &mut released {
@@ -372,19 +394,19 @@ mod tests {
             join_all(released).await.into_iter().for_each(|released| released.unwrap());
             assert_eq!(revision(&client).await, before + 2);
             assert_eq!(server.claims(), Vec::<String>::new());
-            assert_eq!(client.etcd.shared().group.0.state.lock().lanes, [0; 0], "a lane was lost");
+            assert_eq!(client.etcd.parts().unwrap().releaser.batcher.0.state.lock().lanes, [0; 0], "a lane was lost");
         });
     }
 
     #[test]
-    fn each_has_its_own_outcome() {
+    fn each_member_has_its_own_outcome() {
         run(async {
             let server = Server::start().await;
             let (client, other) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
             let held = other.lock("k1").await;
             let claims = claims(&client, 3);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let tries = begin(&client, &claims, false);
             drop(lanes);
             let outcomes = join_all(tries).await;
@@ -395,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_refused_fails_no_other() {
+    fn a_refused_member_fails_no_other() {
         run(async {
             let server = Server::start().await;
             for command in [
@@ -416,8 +438,8 @@ mod tests {
             let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
             let client = Client { etcd, lease };
             let claims = claims(&client, 3);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             let outcomes = join_all(begun).await;
@@ -433,58 +455,58 @@ mod tests {
             let server = Server::start_with(&["--max-txn-ops", "10"]).await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 35);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();
             }
             assert_eq!(server.claims().len(), 35);
-            let most = client.etcd.shared().connection.limits().operations();
-            // What is nested may have as many operations as are left.
+            let most = client.etcd.parts().unwrap().connection.limits().operations();
+            // A nested transaction may have as many operations as are left.
             assert!((4..=8).contains(&most), "{most} next time");
         });
     }
 
-    /// Also of a size that the budget keeps requests from: over the limit for a message, 2 MiB by default.
+    /// Also a request over the limit for a message, 2 MiB by default, which the budget prevents otherwise.
     #[test]
     fn a_batch_with_too_many_bytes_for_the_server_is_halved_and_no_outage() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
-            let shared = client.etcd.shared();
-            shared.connection.limits().believe(usize::MAX);
+            let parts = client.etcd.parts().unwrap();
+            parts.connection.limits().believe(usize::MAX);
             let key = |n| format!("{}{n:02}", "/".repeat(1000));
             let claims: Vec<_> = (0..100).map(|n| client.claim(&key(n), Mode::Exclusive)).collect();
             for wait in [false, true] {
-                let lanes = full(&shared);
+                let lanes = full(&parts);
                 let begun = begin(&client, &claims, wait);
                 drop(lanes);
                 for granted in join_all(begun).await {
                     client.etcd.release(&granted.unwrap().unwrap()).await.unwrap();
                 }
             }
-            let bytes = shared.connection.limits().bytes();
+            let bytes = parts.connection.limits().bytes();
             assert!((500_000..5_000_000).contains(&bytes), "{bytes} next time");
-            assert_eq!(shared.connection.turn(), 0, "the connection was replaced");
+            assert_eq!(parts.connection.generation(), 0, "the connection was replaced");
         });
     }
 
     #[test]
-    fn answers_that_are_too_large_together_are_asked_for_apart() {
+    fn answers_that_are_too_large_together_are_requested_separately() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 4);
-            let shared = client.etcd.shared();
-            // Somebody else's, with names that are 4 MiB together.
+            let parts = client.etcd.parts().unwrap();
+            // Of another client, with names of 4 MiB together.
             let ahead: Vec<_> =
                 (0..4).map(|n| [format!("p/k{n}/").as_bytes(), &vec![b'x'; 1_300_000]].concat()).collect();
             for name in &ahead {
-                shared.connection.txn(Txn::new().and_then([TxnOp::put(name.clone(), "", None)])).await.unwrap();
+                parts.connection.txn(Txn::new().and_then([TxnOp::put(name.clone(), "", None)])).await.unwrap();
             }
-            let lanes = full(&shared);
+            let lanes = full(&parts);
             let mut begun = begin(&client, &claims, true);
             drop(lanes);
             let mut all = join_all(begun.iter_mut());
@@ -492,28 +514,28 @@ mod tests {
             assert!(waiting.is_err(), "{waiting:?}");
             assert_eq!(server.claims().iter().filter(|name| name.len() < 100).count(), 4);
             for name in &ahead {
-                shared.connection.txn(Txn::new().and_then([TxnOp::delete(name.clone(), None)])).await.unwrap();
+                parts.connection.txn(Txn::new().and_then([TxnOp::delete(name.clone(), None)])).await.unwrap();
             }
             for granted in all.await {
                 client.etcd.release(&granted.unwrap().unwrap()).await.unwrap();
             }
             assert_eq!(server.claims(), Vec::<String>::new());
-            assert_eq!(shared.connection.turn(), 0, "the connection was replaced");
+            assert_eq!(parts.connection.generation(), 0, "the connection was replaced");
         });
     }
 
     #[test]
-    fn one_that_is_dropped_before_its_turn_was_never_sent() {
+    fn a_member_that_is_dropped_in_the_queue_was_never_sent() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 3);
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let mut begun = begin(&client, &claims, true);
             drop(begun.remove(1));
             assert_eq!(queued(&client), 2);
-            assert_eq!(client.etcd.shared().claims.outcome(claims[1].attempt), None);
+            assert_eq!(client.etcd.parts().unwrap().releaser.claims.outcome(claims[1].attempt), None);
             let before = revision(&client).await;
             client.etcd.settle(&claims[1]).await.unwrap();
             assert_eq!(revision(&client).await, before, "there was nothing to settle");
@@ -526,14 +548,14 @@ mod tests {
     }
 
     #[test]
-    fn of_one_directory_there_is_one_in_a_batch() {
+    fn a_batch_has_one_member_of_each_directory() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             // No manager does this; two in one transaction would both be the oldest.
             let claims = [client.claim("k", Mode::Exclusive), client.claim("k", Mode::Exclusive)];
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let mut begun = begin(&client, &claims, true);
             drop(lanes);
             let (one, other) = (begun.remove(0), begun.remove(0));
@@ -546,20 +568,20 @@ mod tests {
     }
 
     #[test]
-    fn repeated_ones_rewrite_the_record_once() {
+    fn repeated_claims_rewrite_the_record_once() {
         run(async {
             let server = Server::start().await;
             let client = Client::new(&server, "p/").await;
             let claims = claims(&client, 20);
-            let session = client.etcd.shared().sessions.get(client.lease.id).unwrap();
+            let session = client.etcd.parts().unwrap().leases.session(client.lease.id).unwrap();
             for claim in &claims {
                 // As after a request whose answer was lost.
-                client.etcd.shared().claims.begin(claim.attempt, client.lease.id, || session.numbers.take());
-                client.etcd.shared().claims.sending(claim.attempt);
+                client.etcd.parts().unwrap().releaser.claims.begin(claim.attempt, &session);
+                client.etcd.parts().unwrap().releaser.claims.sending(claim.attempt);
             }
             let before = session.record().version;
-            let shared = client.etcd.shared();
-            let lanes = full(&shared);
+            let parts = client.etcd.parts().unwrap();
+            let lanes = full(&parts);
             let begun = begin(&client, &claims, true);
             drop(lanes);
             for granted in join_all(begun).await {

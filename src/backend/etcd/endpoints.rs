@@ -1,7 +1,7 @@
-//! The endpoint in use, and the way to another when it fails.
+//! The endpoint in use, and the search for another one when it fails.
 //!
-//! etcd-client would spread requests over all endpoints, a stopped one included, and every other request would hang. So each
-//! client here has one endpoint, and all requests go there until one fails; then the next endpoint that answers takes over, on
+//! etcd-client would spread requests over all endpoints, including a stopped one, and every other request would hang. So each
+//! client here has one endpoint, and all requests are sent there until one fails; then the next endpoint that answers is used, on
 //! a new connection, for which the files for TLS are read again.
 
 use std::error::Error;
@@ -15,22 +15,23 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::codec::Names;
+use super::names::Names;
+use super::options::Options;
 #[cfg(feature = "etcd-tls")]
 use super::tls::Tls;
-use super::{Options, failure, proxy};
+use super::{error, proxy};
 use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, ErrorKind, LeaseId, Result};
 
-/// The server closes a connection that pings more often than each 5 s.
+/// The interval of HTTP/2 pings. The server closes a connection that pings more often than every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
+/// The time limit for the answer to a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How many operations a server must take in one transaction: so many has the claim of a reader that is sent again.
-const LEAST: usize = 4;
+/// The number of operations that a server must accept in one transaction: those of a repeated shared claim.
+const MIN_OPERATIONS: usize = 4;
 
 /// The clients of one endpoint.
-#[derive(Clone)]
 pub(super) struct Clients {
     pub(super) whole: Client,
     pub(super) kv: KvClient,
@@ -44,20 +45,22 @@ impl Clients {
     }
 }
 
-/// The endpoint in use.
-pub(super) struct Route {
+/// The endpoint in use, and the others.
+pub(super) struct Endpoints {
     clients: RwLock<Clients>,
-    /// Which one of the endpoints that is.
+    /// The endpoints, for errors.
+    names: String,
+    /// The index of the endpoint in use.
     index: AtomicUsize,
-    /// How many times the endpoint in use has changed.
-    turns: watch::Sender<usize>,
-    /// Without, the client is the user's and stays.
+    /// The number of times that the endpoint in use has changed.
+    generations: watch::Sender<usize>,
+    /// `None` for a client that was made by the user, which is never replaced.
     others: Option<(Options, Handle)>,
     searching: AtomicBool,
 }
 
-impl Route {
-    /// Uses a client that the user has made.
+impl Endpoints {
+    /// Uses a client that was made by the user.
     pub(super) fn injected(client: Client) -> Arc<Self> {
         Self::new(client, 0, None)
     }
@@ -65,19 +68,19 @@ impl Route {
     /// Connects to the first endpoint that answers in time.
     pub(super) async fn open(options: Options, handle: Handle, deadline: Instant) -> Result<Arc<Self>> {
         let mut backoff = Backoff::new();
-        let mut told = None;
+        let mut reason = None;
         let (client, index) = loop {
             match find(&options, &handle, 0, deadline).await {
                 Ok(found) => break found,
                 Err(error) => {
-                    // A try that was cut off by the deadline says less than the one before.
+                    // An attempt that was cut off by the deadline says less than the one before.
                     let is_silence = error.source().is_none();
-                    let error = if is_silence { told.take().unwrap_or(error) } else { error };
+                    let error = if is_silence { reason.take().unwrap_or(error) } else { error };
                     let delay = backoff.delay();
                     if error.kind() != ErrorKind::Unreachable || Instant::now() + delay >= deadline {
                         return Err(error);
                     }
-                    told = Some(error);
+                    reason = Some(error);
                     tokio::time::sleep(delay).await;
                 }
             }
@@ -86,18 +89,25 @@ impl Route {
     }
 
     fn new(client: Client, index: usize, others: Option<(Options, Handle)>) -> Arc<Self> {
+        let names = others.as_ref().map(|(options, _)| options.endpoints.join(", "));
         Arc::new(Self {
             clients: RwLock::new(Clients::new(client)),
+            names: names.unwrap_or_else(|| "the given client's endpoints".into()),
             index: AtomicUsize::new(index),
-            turns: watch::Sender::new(0),
+            generations: watch::Sender::new(0),
             others,
             searching: AtomicBool::new(false),
         })
     }
 
-    /// Returns the clients of the endpoint in use.
-    pub(super) fn clients(&self) -> Clients {
-        self.clients.read().clone()
+    /// Returns the endpoints for an error.
+    pub(super) fn names(&self) -> &str {
+        &self.names
+    }
+
+    /// Returns whether there may be another endpoint to try while one is silent.
+    pub(super) fn are_many(&self) -> bool {
+        self.others.as_ref().is_none_or(|(options, _)| options.endpoints.len() > 1)
     }
 
     /// Returns a part of the clients of the endpoint in use.
@@ -106,33 +116,33 @@ impl Route {
     }
 
     /// Returns the number of the endpoint in use, which grows with each change.
-    pub(super) fn turn(&self) -> usize {
-        *self.turns.borrow()
+    pub(super) fn generation(&self) -> usize {
+        *self.generations.borrow()
     }
 
-    /// Tells when the endpoint in use changes.
-    pub(super) fn turns(&self) -> watch::Receiver<usize> {
-        self.turns.subscribe()
+    /// Returns a receiver of the changes of the endpoint in use.
+    pub(super) fn generations(&self) -> watch::Receiver<usize> {
+        self.generations.subscribe()
     }
 
-    /// Takes note that a request of this turn has failed, and looks for another endpoint, once for all who say so.
-    pub(super) fn failed(self: &Arc<Self>, turn: usize) {
+    /// Begins the search for another endpoint after a request of this generation has failed, once for all that failed.
+    pub(super) fn failed(self: &Arc<Self>, generation: usize) {
         let Some((_, handle)) = &self.others else { return };
-        if turn != self.turn() || self.searching.swap(true, Ordering::AcqRel) {
+        if generation != self.generation() || self.searching.swap(true, Ordering::AcqRel) {
             return;
         }
         let searching = Searching(self.clone());
         handle.spawn(async move {
-            let route = &searching.0;
-            if let Some((options, handle)) = &route.others {
+            let endpoints = &searching.0;
+            if let Some((options, handle)) = &endpoints.others {
                 let deadline = Instant::now() + options.timeout;
                 // If none answers, the next request that fails starts the next search.
-                let next = route.index.load(Ordering::Acquire) + 1;
+                let next = endpoints.index.load(Ordering::Acquire) + 1;
                 match find(options, handle, next, deadline).await {
                     Ok((client, index)) => {
-                        *route.clients.write() = Clients::new(client);
-                        route.index.store(index, Ordering::Release);
-                        route.turns.send_modify(|turns| *turns += 1);
+                        *endpoints.clients.write() = Clients::new(client);
+                        endpoints.index.store(index, Ordering::Release);
+                        endpoints.generations.send_modify(|generations| *generations += 1);
                     }
                     Err(error) => {
                         crate::process::report::debug!(target: "leasehold::etcd", "not connected again: {error}")
@@ -143,8 +153,8 @@ impl Route {
     }
 }
 
-/// A search for another endpoint. However it ends, another one may begin.
-struct Searching(Arc<Route>);
+/// A search for another endpoint. However it ends, the next one may begin.
+struct Searching(Arc<Endpoints>);
 
 impl Drop for Searching {
     fn drop(&mut self) {
@@ -152,7 +162,7 @@ impl Drop for Searching {
     }
 }
 
-/// Returns a client for an endpoint that answers, and which one that is, beginning the search at `first`.
+/// Returns a client for an endpoint that answers, and the endpoint's index. The search begins at `first`.
 async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instant) -> Result<(Client, usize)> {
     let count = options.endpoints.len();
     let mut last = no_answer(options);
@@ -170,27 +180,27 @@ async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instan
             Err(Failed::Here(error)) => last = error,
         }
     }
-    // What one endpoint has against us goes for all that did not answer, most likely.
+    // The refusal of one endpoint most likely holds for all that did not answer.
     Err(refused.unwrap_or(last))
 }
 
-/// What is read to see whether a server answers: no lease has this name, and whoever may lock may read it. Only a member of a
-/// working cluster can answer.
+/// Returns the name that is read to check whether a server answers: the record of no lease, which any user that may lock may read.
+/// Only a member of a working cluster can answer.
 pub(super) fn probe(prefix: &str) -> Vec<u8> {
     Names::new(prefix.to_owned()).record(LeaseId(0))
 }
 
 /// Why an endpoint gave no client.
 enum Failed {
-    /// Another may answer, or the same one later.
+    /// Another endpoint may answer, or the same one later.
     Here(BackendError),
-    /// It wants nothing to do with us, or we with it; another may.
+    /// The endpoint refuses this client, or is refused; another one may do.
     Refused(BackendError),
-    /// The cluster, or the configuration, is in the way.
+    /// The cluster refuses this client, or the configuration is wrong.
     Everywhere(BackendError),
 }
 
-/// Makes a client that has an answer, within `limit`.
+/// Creates a client whose endpoint answers, within `limit`.
 async fn dial(
     options: &Options,
     endpoint: &str,
@@ -213,18 +223,18 @@ async fn dial(
     };
     let url = [format!("{scheme}{endpoint}")];
     let probe = probe(&options.prefix);
-    // On the keeper, so that the client's own tasks live there and not on a runtime that may end earlier.
+    // On the keeper, so that the client's tasks run there and not on a runtime that may end earlier.
     let dialing = handle.spawn(async move {
         tokio::time::timeout_at(deadline, async move {
             let client = match Client::connect(&url, Some(connect)).await {
-                // As Go's client does: then anybody may do anything, and so may this user.
-                Err(error) if failure::is_auth_off(&error) => Client::connect(&url, Some(anonymous)).await,
+                // As Go's client does: without authentication every user may do anything.
+                Err(error) if error::is_auth_off(&error) => Client::connect(&url, Some(anonymous)).await,
                 client => client,
             }?;
-            // A server that takes fewer operations in a transaction is of no use.
+            // A server that accepts fewer operations in a transaction cannot be used.
             let get = TxnOp::get(probe.clone(), Some(GetOptions::new().with_keys_only()));
-            client.kv_client().txn(Txn::new().and_then(vec![get; LEAST])).await?;
-            // After that, which says better what an endpoint has against us.
+            client.kv_client().txn(Txn::new().and_then(vec![get; MIN_OPERATIONS])).await?;
+            // After that, because its error is clearer.
             let left = deadline.saturating_duration_since(Instant::now());
             let renumbers = proxy::renumbers(client.watch_client(), probe, left / 2).await;
             Ok((renumbers != Some(true)).then_some(client))
@@ -233,8 +243,8 @@ async fn dial(
     });
     let error = match dialing.await {
         Ok(Ok(Ok(Some(client)))) => return Ok(client),
-        Ok(Ok(Ok(None))) => return Err(Failed::Refused(failure::proxied(endpoint))),
-        Ok(Ok(Err(error))) => failure::at_first(&options.endpoints.join(", "), scheme == "https://", error),
+        Ok(Ok(Ok(None))) => return Err(Failed::Refused(error::proxied(endpoint))),
+        Ok(Ok(Err(error))) => error::at_first(&options.endpoints.join(", "), scheme == "https://", error),
         Ok(Err(_)) | Err(_) => return Err(Failed::Here(no_answer(options))),
     };
     if error.kind() != ErrorKind::Unreachable {
@@ -250,7 +260,7 @@ async fn dial(
 }
 
 fn no_answer(options: &Options) -> BackendError {
-    failure::no_answer(&options.endpoints.join(", "), options.timeout)
+    error::no_answer(&options.endpoints.join(", "), options.timeout)
 }
 
 fn settings(options: &Options) -> ConnectOptions {
@@ -259,7 +269,7 @@ fn settings(options: &Options) -> ConnectOptions {
         .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
         .with_keep_alive_while_idle(true)
         .with_tcp_keepalive(PING_INTERVAL)
-        // A member without a leader says so instead of keeping a watch silent.
+        // A member without a leader fails a watch instead of keeping it silent.
         .with_require_leader(true)
         .with_auto_token_refresh(true)
 }

@@ -1,4 +1,4 @@
-//! When waiters look by themselves: one call a second for all that a manager waits for, unless something is sooner.
+//! When waiters poll the server: one call a second for all waiters of a manager, unless one is due sooner.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, Look};
+use super::attempt::{Attempt, NextPoll};
 use crate::backend::AttemptId;
 
-/// Looks that are this close to one another are one: as far apart as jitter takes those of a second.
+/// Polls within this time are one: it is as much as jitter separates those of a second.
 const TOGETHER: Duration = Duration::from_millis(200);
 
-/// How long somebody is remembered at most who waits no more.
+/// How long an attempt that no longer waits is remembered at most.
 const FORGET: Duration = Duration::from_secs(1);
 
-/// Those who wait in a queue, and the next look that is planned.
+/// The queued attempts, and the next poll.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct Polling {
     plan: Mutex<Plan>,
     changed: Notify,
 }
@@ -27,14 +27,14 @@ pub(super) struct Looks {
 #[derive(Debug, Default)]
 struct Plan {
     next: Option<Instant>,
-    /// Everyone is to look, because messages may have been lost.
+    /// All waiters are due, because messages may have been lost.
     all: bool,
-    /// Only these, so that a look costs nothing for all that is held.
+    /// Only waiters, so that the cost of a poll does not depend on the number of holds.
     waiting: HashMap<AttemptId, Arc<Attempt>>,
 }
 
-impl Looks {
-    /// Plans a look of an attempt that waits.
+impl Polling {
+    /// Plans a poll of a waiter.
     pub(super) fn plan(&self, attempt: &Arc<Attempt>, at: Instant) {
         let mut plan = self.plan.lock();
         plan.waiting.entry(attempt.id).or_insert_with(|| attempt.clone());
@@ -45,19 +45,19 @@ impl Looks {
         }
     }
 
-    /// How many are remembered.
+    /// How many attempts are remembered.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.plan.lock().waiting.len()
     }
 
-    /// Everyone is to look now.
-    pub(super) fn at_all(&self) {
+    /// Makes all waiters due.
+    pub(super) fn all_now(&self) {
         self.plan.lock().all = true;
         self.changed.notify_one();
     }
 
-    /// Waits until it is time. Returns those whose time it is.
+    /// Waits until waiters are due. Returns them.
     pub(super) async fn due(&self) -> Vec<Arc<Attempt>> {
         loop {
             let next = {
@@ -82,26 +82,25 @@ impl Looks {
 }
 
 impl Plan {
-    /// Those who are to look by `until`, or all. Forgets those who wait no more, and plans for the rest.
+    /// Returns the waiters that are due by `until`, or all. Forgets the attempts that no longer wait, and plans for the rest.
     fn take(&mut self, until: Instant) -> Vec<Arc<Attempt>> {
         let all = std::mem::take(&mut self.all);
         let (mut due, mut next) = (Vec::new(), None::<Instant>);
-        self.waiting.retain(|_, attempt| match attempt.look() {
-            Look::Never => false,
-            // Its answer plans the next one.
-            Look::Asking => true,
-            Look::At(at) if all || at <= until => {
+        self.waiting.retain(|_, attempt| match attempt.next_poll() {
+            NextPoll::Never => false,
+            // The answer plans the next one.
+            NextPoll::Pending => true,
+            NextPoll::At(at) if all || at <= until => {
                 due.push(attempt.clone());
                 true
             }
-            Look::At(at) => {
+            NextPoll::At(at) => {
                 next = Some(next.map_or(at, |next| next.min(at)));
                 true
             }
         });
-        // Those who wait no more then are forgotten then.
-        let again = (!self.waiting.is_empty()).then_some(until + FORGET);
-        self.next = [next, again].into_iter().flatten().min();
+        let cleanup = (!self.waiting.is_empty()).then_some(until + FORGET);
+        self.next = [next, cleanup].into_iter().flatten().min();
         due
     }
 }

@@ -1,4 +1,4 @@
-//! What Redis's errors mean: the one place where they are mapped.
+//! The meaning of Redis's errors: the one place where they are mapped.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use redis::{ErrorKind as RedisKind, RedisError};
 
 use crate::backend::{BackendError, ErrorKind};
 
-/// What an error that the server answers means for what was asked.
+/// The meaning of an error that the server answers, for the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// The account may not.
+    /// The account has no permission.
     Denied,
-    /// The key is in use by something that is no lock of ours.
+    /// The key has a value of another type than a lock's.
     Incompatible,
-    /// Trying again is of no use.
+    /// Permanent: a repeated request would fail as well.
     Refused,
-    /// It may pass: to be asked again, on this connection as well as on another. Nothing was done.
+    /// Temporary: to be repeated, on this connection or another one. The request had no effect.
     Later,
-    /// It may pass, but this connection leads to a server that does not serve: to be asked again on another one.
+    /// Temporary, but the server at this connection does not serve requests: to be repeated on another one.
     Elsewhere,
 }
 
@@ -30,36 +30,36 @@ const CODES: &[(&str, Meaning)] = &[
     ("NOPERM", Denied),
     ("DENIED", Denied),
     ("WRONGTYPE", Incompatible),
-    // It is starting.
+    // The server is starting.
     ("LOADING", Later),
-    // Another client's script takes its time.
+    // Another client's script is running.
     ("BUSY", Later),
-    // Some slots are on the move, or nobody serves them.
+    // Slots are being moved, or no server has them.
     ("TRYAGAIN", Later),
     ("CLUSTERDOWN", Later),
-    // Too few replicas, by the server's own setting.
+    // Too few replicas, by the server's configuration.
     ("NOREPLICAS", Later),
-    // It cannot write to its disk.
+    // The server cannot write to its disk.
     ("MISCONF", Later),
     ("NOSCRIPT", Later),
-    // A replica: another one is the master, or this one will be.
+    // A replica: another server is the master, or this one will be.
     ("READONLY", Elsewhere),
     ("MASTERDOWN", Elsewhere),
-    // No memory: new locks are refused, holders go on.
+    // No memory: new locks are refused, renewals and releases work.
     ("OOM", Refused),
-    // A server of a cluster, which has other keys.
+    // A server of a cluster that has other keys.
     ("MOVED", Refused),
     ("ASK", Refused),
     ("CROSSSLOT", Refused),
     ("EXECABORT", Refused),
 ];
 
-/// Errors whose first word says little, by what they contain.
+/// Errors with an unspecific first word, by their text.
 const TEXTS: &[(&str, Meaning)] = &[
-    // The server closes the connection with this, whatever was asked.
+    // The server answers this to any request, and closes the connection.
     ("max number of clients", Elsewhere),
     ("Script killed by user", Later),
-    // How scripts hear of what an ACL denies, before Redis 7 without a code.
+    // The error of a command that an ACL denies to a script, before Redis 7 without a code.
     ("can't run this command", Denied),
     ("No permissions to access", Denied),
     ("invalid password", Denied),
@@ -67,12 +67,12 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("no password is set", Denied),
 ];
 
-/// What an error of the client means, if it is one that the server has answered.
+/// The meaning of an error of the client, if the server has answered it.
 pub(super) fn meaning(error: &RedisError) -> Option<Meaning> {
     let detail = error.detail().unwrap_or_default();
     match error.code() {
         Some(code) => Some(means(code, detail)),
-        // The client's own words for it, with the server's behind.
+        // The client's text for it, followed by the server's.
         None => TEXTS.iter().find(|(text, _)| detail.contains(text)).map(|(_, meaning)| *meaning),
     }
 }
@@ -82,19 +82,19 @@ fn means(code: &str, detail: &str) -> Meaning {
     CODES.iter().find(|(known, _)| *known == code).or_else(by_text).map_or(Refused, |(_, meaning)| *meaning)
 }
 
-/// Maps an error of the client, which may be one that the server has answered.
+/// Maps an error of the client.
 pub(super) fn of(server: &str, error: &RedisError) -> BackendError {
     let detail = error.detail().unwrap_or_default();
     if let Some(meaning) = meaning(error) {
         return answered(server, meaning, error.code().unwrap_or("ERR"), detail);
     }
     match error.kind() {
-        // The text comes from the server, which does not tell the password.
+        // The text comes from the server, and does not contain the password.
         RedisKind::AuthenticationFailed => {
             let detail = error.detail().unwrap_or("wrong user or password");
             BackendError::new(ErrorKind::Denied, format!("redis at {server} denied access: {detail}"))
         }
-        // Such as a database that is not there: the client has no code for it, but the server's text.
+        // A database that does not exist, for example: the client has no code for it, only the server's text.
         RedisKind::UnexpectedReturnType | RedisKind::InvalidClientConfig | RedisKind::Client => {
             BackendError::new(ErrorKind::Refused, format!("redis at {server} cannot be used: {error} {detail}"))
         }
@@ -104,7 +104,7 @@ pub(super) fn of(server: &str, error: &RedisError) -> BackendError {
     }
 }
 
-/// Maps an error that a script has put into its answer: `READONLY You can't write…`, `ERR … -READONLY …` from older servers.
+/// Maps an error in the answer of a script: `READONLY You can't write…`, `ERR … -READONLY …` from older servers.
 pub(super) fn in_script(server: &str, text: &str) -> (Meaning, BackendError) {
     let mut words = text.split(|c: char| !c.is_ascii_uppercase());
     let code = words.find(|word| CODES.iter().any(|(code, _)| code == word)).unwrap_or("ERR");
@@ -115,9 +115,9 @@ pub(super) fn in_script(server: &str, text: &str) -> (Meaning, BackendError) {
 fn answered(server: &str, meaning: Meaning, code: &str, detail: &str) -> BackendError {
     let (kind, what) = match meaning {
         Denied => (ErrorKind::Denied, "denied access"),
-        Incompatible => (ErrorKind::Incompatible, "has something else there"),
+        Incompatible => (ErrorKind::Incompatible, "has a value of another type at the key"),
         Refused => (ErrorKind::Refused, "refused"),
-        Later | Elsewhere => (ErrorKind::Unreachable, "does not serve at the moment"),
+        Later | Elsewhere => (ErrorKind::Unreachable, "serves no requests at present"),
     };
     BackendError::new(kind, format!("redis at {server} {what}: {code} {detail}"))
 }
@@ -127,40 +127,40 @@ pub(super) fn no_answer(server: &str, limit: Duration) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("redis at {server} did not answer within {limit:?}"))
 }
 
-/// Returns the error of a connection that broke, with what was under way on it.
+/// Returns the error of a request whose connection broke.
 pub(super) fn broken(server: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("the connection to redis at {server} broke"))
 }
 
-/// Returns the error of an answer that no script gives.
-pub(super) fn nonsense(server: &str) -> BackendError {
-    BackendError::new(ErrorKind::Unreachable, format!("redis at {server} gave an answer that makes no sense"))
+/// Returns the error of an answer of unknown form.
+pub(super) fn malformed(server: &str) -> BackendError {
+    BackendError::new(ErrorKind::Unreachable, format!("redis at {server} gave a malformed answer"))
 }
 
-/// Returns the error of a key that another sort of client uses.
+/// Returns the error of a key that another kind of client uses.
 pub(super) fn incompatible(server: &str) -> BackendError {
-    let reason = format!("held by an incompatible client: what stands at the key in redis at {server} is no string");
+    let reason = format!("held by an incompatible client: the value of the key in redis at {server} is not a string");
     BackendError::new(ErrorKind::Incompatible, reason)
 }
 
-/// Returns the error of a lease or a claim that is gone.
+/// Returns the error of a lease or a claim that no longer exists.
 pub(super) fn lost(server: &str) -> BackendError {
-    BackendError::new(ErrorKind::LeaseLost, format!("the claim is gone from redis at {server}"))
+    BackendError::new(ErrorKind::LeaseLost, format!("the claim no longer exists in redis at {server}"))
 }
 
-/// Returns the error of a server that cannot do what the scripts do.
+/// Returns the error of a server that cannot run the scripts.
 pub(super) fn too_old(server: &str, version: &str) -> BackendError {
-    let reason = format!("redis at {server} is too old: {version}, and 5.0 is the oldest that will do");
+    let reason = format!("redis at {server} is too old: {version}; at least 5.0 is required");
     BackendError::new(ErrorKind::Unsupported, reason)
 }
 
 /// Returns the error of a lock that too few replicas have.
 pub(super) fn too_few(server: &str, found: i64, wanted: u32) -> BackendError {
-    let reason = format!("{found} of {wanted} replicas of redis at {server} have confirmed the lock in time");
+    let reason = format!("{found} of {wanted} replicas of redis at {server} confirmed the lock in time");
     BackendError::new(ErrorKind::Refused, reason)
 }
 
-/// Returns the error of a call after the end.
+/// Returns the error of a call after `close`.
 pub(super) fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the connection to redis was closed")
 }
@@ -169,7 +169,7 @@ pub(super) fn closed() -> BackendError {
 mod tests {
     use super::*;
 
-    /// What servers answer, word for word, and what that means for a wait without a limit.
+    /// Answers of servers, verbatim, and their meaning.
     const ANSWERS: &[(&str, Meaning)] = &[
         ("NOREPLICAS Not enough good replicas to write.", Later),
         ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", Later),
@@ -181,7 +181,7 @@ mod tests {
         ("NOSCRIPT No matching script. Please use EVAL.", Later),
         ("ERR Error running script (call to f_1): Script killed by user with SCRIPT KILL...", Later),
         ("READONLY You can't write against a read only replica.", Elsewhere),
-        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Elsewhere),
+        ("MASTERDOWN Connection with MASTER is down and replica-serve-stale-data is set to 'no'.", Elsewhere),
         ("ERR max number of clients reached", Elsewhere),
         ("ERR max number of clients + cluster connections reached", Elsewhere),
         ("NOAUTH Authentication required.", Denied),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_may_pass() {
+    fn an_error_without_an_answer_is_temporary() {
         let broken = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
         assert_eq!(meaning(&broken), None);
         assert_eq!(of("host:1", &broken).kind(), ErrorKind::Unreachable);

@@ -1,0 +1,300 @@
+//! Acquires: a claim is put into its queue and waits until it is first. What follows each answer is decided in
+//! [`attempt`](super::attempt).
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::attempt::{Answer, Lost, State, Step, next};
+use super::batch::{Batcher, Member};
+use super::blockers::Blockers;
+use super::claims::Claims;
+use super::connection::Connection;
+use super::leases::Leases;
+use super::losses::Losses;
+use super::names::{Directory, Names};
+use super::release::Releaser;
+use super::session::Session;
+use super::txn::{self, ClaimKey, Freshness, Position, PutClaim, PutOutcome};
+use super::watch::hub::Subscription;
+use super::watched::Subject;
+use super::{answer, error, value};
+use crate::backend::backoff::{Backoff, jittered};
+use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result};
+use crate::info::Mode;
+
+/// How often a waiter polls while its watch is trusted: with the jitter at least every 5 s.
+const POLL_INTERVAL: Duration = Duration::from_secs(4);
+
+/// The share of a request's room that the releases which a claim also makes may take: one in so many.
+const CARRIED_SHARE: usize = 8;
+
+/// Acquires the locks of one manager.
+pub(super) struct Acquirer {
+    pub(super) connection: Arc<Connection>,
+    pub(super) names: Names,
+    pub(super) retry_interval: Duration,
+    pub(super) claims: Arc<Claims>,
+    pub(super) batcher: Arc<Batcher>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) losses: Arc<Losses>,
+    pub(super) releaser: Arc<Releaser>,
+    pub(super) blockers: Blockers,
+}
+
+/// What an acquire is about.
+struct Request<'a> {
+    claim: &'a Claim,
+    session: &'a Session,
+    directory: Directory,
+    name: Vec<u8>,
+    /// When to give up, for an attempt that does not wait.
+    deadline: Option<Instant>,
+}
+
+impl Request<'_> {
+    /// Returns whether the transaction first compares a claim that blocked an earlier one. For shared claims it would have more operations
+    /// than the smallest limit.
+    fn has_blocker(&self) -> bool {
+        self.deadline.is_some() && self.claim.mode == Mode::Exclusive
+    }
+}
+
+impl Acquirer {
+    /// Puts a claim into its queue, and with `wait` waits until it is first. `None` if the key is not free.
+    pub(super) async fn acquire(&self, claim: &Claim, wait: bool) -> Result<Option<Grant>> {
+        let session = &self.leases.session(claim.lease.id)?;
+        let directory = self.names.directory(&claim.key);
+        let number = self.claims.begin(claim.attempt, session);
+        let name = directory.claim(claim.mode, claim.lease.id, number);
+        let deadline = (!wait).then(|| Instant::now() + self.connection.timeout());
+        let request = Request { claim, session, directory, name, deadline };
+        tokio::select! {
+            granted = self.run(&request) => granted,
+            // The claim has ended with the lease.
+            () = session.ended() => Err(error::lease_lost(self.connection.endpoints())),
+        }
+    }
+
+    async fn run(&self, request: &Request<'_>) -> Result<Option<Grant>> {
+        self.await_own_releases(request).await?;
+        let (mut state, mut step, mut watch) = (State::default(), Step::Put, None);
+        loop {
+            let answer = match step {
+                Step::Put => self.put(request).await?,
+                Step::Recheck { own, freshness } => self.recheck(request, &own, freshness).await?,
+                Step::Watch { name } => {
+                    drop(watch.take());
+                    watch = Some(self.connection.hub().subscribe(name));
+                    Answer::Watching
+                }
+                Step::Wait { is_trusted } => self.wait(watch.as_mut(), is_trusted).await,
+                Step::Confirm { ahead, since } => Answer::Confirmed(self.was_there(since, &ahead).await),
+                Step::Poll { ahead } => Answer::Polled { is_removed: self.is_removed(&ahead).await },
+                Step::Won { own, proof } => return self.grant(request, own, proof).map(Some),
+                Step::Busy => return self.withdraw(request).await.map(|()| None),
+                Step::Lost(lost) => return Err(self.lost(request, lost)),
+            };
+            (state, step) = next(state, answer);
+        }
+    }
+
+    /// Waits for unconfirmed releases of the key, for an attempt that does not wait: they must not make the key appear busy.
+    async fn await_own_releases(&self, request: &Request<'_>) -> Result<()> {
+        let Some(deadline) = request.deadline else { return Ok(()) };
+        let limit = deadline.saturating_duration_since(Instant::now());
+        tokio::time::timeout(limit, self.claims.releases().all_confirmed(&request.directory))
+            .await
+            .map_err(|_| error::no_answer(self.connection.endpoints(), limit))
+    }
+
+    /// Sends the claim until that is answered.
+    async fn put(&self, request: &Request<'_>) -> Result<Answer> {
+        let Request { claim, session, directory, name, .. } = request;
+        let (id, limits) = (claim.attempt, self.connection.limits());
+        let mut backoff = Backoff::new();
+        loop {
+            let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
+            let carried = self.claims.releases().carry(directory, room / CARRIED_SHARE);
+            let released = carried.claims().to_vec();
+            // Whether an earlier copy of this may still be in flight.
+            let is_repeated = self.claims.outcome(id).unwrap_or_default();
+            let blocker = request.has_blocker().then(|| self.blockers.known(directory)).flatten();
+            let put = PutClaim {
+                directory,
+                mode: claim.mode,
+                name,
+                value: value::of_claim(claim, self.leases.manager()),
+                record: session.record(),
+                released: &released,
+                only_if_free: request.deadline.is_some(),
+                blocker: blocker.as_deref().filter(|blocker| blocker != name),
+            };
+            let bytes = put.bytes();
+            match self.batcher.send(self.patience(request), Member::claim(id, &put, is_repeated, carried)).await {
+                Ok(answer) => {
+                    let outcome = put.read(&answer).ok_or_else(|| self.nonsense())?;
+                    self.note(request, &put, is_repeated, &outcome);
+                    return Ok(Answer::Put(outcome));
+                }
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.pause(request, &mut backoff, error).await?;
+                }
+                Err(error) if !released.is_empty() && limits.refused(&error, released.len() * CARRIED_SHARE, bytes) => {
+                    // The releases are sent separately then, and the claim waits behind those.
+                    self.claims.answered(id, is_repeated || error::is_unread(&error));
+                }
+                Err(error) => {
+                    if is_repeated || error::is_unread(&error) {
+                        self.claims.answered(id, true);
+                    } else {
+                        // Refused, and the only copy: there is nothing to abort, which might be refused as well.
+                        self.claims.forget(id);
+                    }
+                    if error.kind() == ErrorKind::LeaseLost {
+                        self.losses.report(Subject::Session(claim.lease.id));
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Notes what the answer to a claim says.
+    fn note(&self, request: &Request<'_>, put: &PutClaim<'_>, is_repeated: bool, outcome: &PutOutcome) {
+        let is_unknown = match outcome {
+            PutOutcome::In { .. } => {
+                if put.blocker.is_some() {
+                    self.blockers.note(&request.directory, None);
+                }
+                if is_repeated {
+                    request.session.saw_version(put.record.version + 1);
+                }
+                false
+            }
+            // An earlier copy has put it. Others may follow once the claim no longer exists, so the outcome stays unknown.
+            PutOutcome::Already { .. } => return,
+            PutOutcome::Stale { version } => {
+                request.session.saw_version(*version);
+                is_repeated
+            }
+            PutOutcome::Rewound | PutOutcome::Over => is_repeated,
+            PutOutcome::Busy(blocker) => {
+                if request.has_blocker() {
+                    self.blockers.note(&request.directory, blocker.clone());
+                }
+                is_repeated
+            }
+        };
+        self.claims.answered(request.claim.attempt, is_unknown);
+    }
+
+    /// Reads the position of the claim.
+    async fn recheck(&self, request: &Request<'_>, own: &ClaimKey, freshness: Freshness) -> Result<Answer> {
+        let mut backoff = Backoff::new();
+        loop {
+            let read = txn::read_position(&request.directory, request.claim.mode, own, freshness);
+            match self.connection.txn_once(self.patience(request), freshness, read).await {
+                Ok(answer) => {
+                    let revision = txn::revision(&answer);
+                    let position = txn::keys(answer).and_then(|found| Position::read(&request.directory, own, &found));
+                    let (position, revision) = position.zip(revision).ok_or_else(|| self.nonsense())?;
+                    return Ok(Answer::Position { freshness, position, revision });
+                }
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    self.pause(request, &mut backoff, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for the next notice, or until it is time to poll.
+    async fn wait(&self, watch: Option<&mut Subscription<'_>>, is_trusted: bool) -> Answer {
+        let notice = async {
+            match watch {
+                Some(watch) => watch.next().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            notice = notice => Answer::Notice(notice),
+            () = tokio::time::sleep(jittered(if is_trusted { POLL_INTERVAL } else { self.retry_interval })) => Answer::PollDue,
+        }
+    }
+
+    /// Returns whether the claim ahead is known to have been there at a revision, or later: its deletion comes after that.
+    async fn was_there(&self, revision: i64, ahead: &ClaimKey) -> bool {
+        // Any member will do if its state is new enough.
+        let limit = self.connection.patience(self.connection.timeout());
+        let found = self.connection.key_once(limit, Freshness::Serializable, &ahead.name).await;
+        found.is_ok_and(|found| {
+            answer::revision(found.header.as_ref()).is_some_and(|at| at >= revision)
+                && found.kvs.iter().any(|found| found.create_revision == ahead.create)
+        })
+    }
+
+    /// Returns whether the claim ahead is known to have been removed. Reads one key only: the sorted ranges of a thousand waiters
+    /// would overload the server.
+    async fn is_removed(&self, ahead: &ClaimKey) -> bool {
+        let limit = self.connection.patience(self.connection.timeout());
+        match self.connection.key_once(limit, Freshness::Linearizable, &ahead.name).await {
+            Ok(found) => found.kvs.iter().all(|found| found.create_revision != ahead.create),
+            Err(_) => false,
+        }
+    }
+
+    /// Makes a grant of a claim that was proven to hold its key.
+    fn grant(&self, request: &Request<'_>, own: ClaimKey, proof: i64) -> Result<Grant> {
+        let epoch = answer::epoch(proof).ok_or_else(|| self.nonsense())?;
+        let mut grant = Grant::new(request.claim, epoch);
+        grant.lease = request.session.proven(grant.lease);
+        grant.note = answer::epoch(own.create).ok_or_else(|| self.nonsense())?;
+        self.losses.hold(grant.attempt, own, proof);
+        Ok(grant)
+    }
+
+    /// Leaves nothing of a claim that was refused because the key is not free.
+    async fn withdraw(&self, request: &Request<'_>) -> Result<()> {
+        let id = request.claim.attempt;
+        if self.claims.outcome(id) == Some(true) {
+            // A late copy would take the lock after it was reported as busy.
+            return self.releaser.abort(request.claim).await;
+        }
+        self.claims.forget_certain(id);
+        Ok(())
+    }
+
+    fn lost(&self, request: &Request<'_>, lost: Lost) -> BackendError {
+        let endpoints = self.connection.endpoints();
+        match lost {
+            Lost::Lease => {
+                self.losses.report(Subject::Session(request.claim.lease.id));
+                error::lease_lost(endpoints)
+            }
+            Lost::Claim => error::claim_lost(endpoints),
+        }
+    }
+
+    fn patience(&self, request: &Request<'_>) -> Duration {
+        let left = request.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        self.connection.patience(left.unwrap_or(self.connection.timeout()))
+    }
+
+    /// Pauses after a failure that may pass, or gives up with it.
+    async fn pause(&self, request: &Request<'_>, backoff: &mut Backoff, error: BackendError) -> Result<()> {
+        let delay = backoff.delay();
+        let is_too_late = request.deadline.is_some_and(|deadline| Instant::now() + delay >= deadline);
+        if is_too_late || !self.leases.may_live(request.session) || !self.losses.is_open() {
+            return Err(error);
+        }
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
+    fn nonsense(&self) -> BackendError {
+        error::nonsense(self.connection.endpoints())
+    }
+}

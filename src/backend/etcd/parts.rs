@@ -1,0 +1,79 @@
+//! The parts of one manager's backend, and how they are connected.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::AbortHandle;
+
+use super::acquire::Acquirer;
+use super::batch::Batcher;
+use super::blockers::Blockers;
+use super::claims::Claims;
+use super::connection::Connection;
+use super::inspect::Inspector;
+use super::leases::Leases;
+use super::losses::Losses;
+use super::names::Names;
+use super::options::FOREVER;
+use super::release::Releaser;
+use super::session::Sessions;
+use crate::backend::{Clock, Event};
+
+/// The shortest interval at which a waiter polls.
+const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The parts of one manager's backend.
+pub(super) struct Parts {
+    pub(super) connection: Arc<Connection>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) acquirer: Acquirer,
+    pub(super) releaser: Arc<Releaser>,
+    pub(super) inspector: Inspector,
+    pub(super) losses: Arc<Losses>,
+    tasks: [AbortHandle; 3],
+}
+
+impl Parts {
+    /// Creates the parts, and starts their tasks. Returns the events of all losses.
+    pub(super) fn start(
+        connection: Arc<Connection>,
+        prefix: String,
+        retry_interval: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> (Arc<Self>, UnboundedReceiver<Event>) {
+        let names = Names::new(prefix);
+        let manager = format!("{:016x}", rand::random::<u64>());
+        let (sessions, claims) = (Arc::<Sessions>::default(), Arc::<Claims>::default());
+        let (losses, tasks, events) = Losses::start(connection.clone(), sessions.clone(), claims.clone());
+        let batcher = Arc::new(Batcher::new(connection.clone(), claims.clone()));
+        let leases = Arc::new(Leases::new(connection.clone(), names.clone(), clock, manager, sessions, losses.clone()));
+        let releaser = Arc::new(Releaser::new(
+            connection.clone(),
+            names.clone(),
+            claims.clone(),
+            batcher.clone(),
+            leases.clone(),
+            losses.clone(),
+        ));
+        let acquirer = Acquirer {
+            connection: connection.clone(),
+            names: names.clone(),
+            retry_interval: retry_interval.clamp(MIN_RETRY_INTERVAL, FOREVER),
+            claims: claims.clone(),
+            batcher,
+            leases: leases.clone(),
+            losses: losses.clone(),
+            releaser: releaser.clone(),
+            blockers: Blockers::default(),
+        };
+        let inspector = Inspector::new(connection.clone(), names, claims);
+        (Arc::new(Self { connection, leases, acquirer, releaser, inspector, losses, tasks }), events)
+    }
+
+    /// Ends the tasks and the watches. Other managers may share the connection, so it stays.
+    pub(super) fn stop(&self) {
+        self.losses.close();
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}

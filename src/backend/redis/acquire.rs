@@ -1,0 +1,73 @@
+//! Acquiring a lock.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use super::attempt::{Attempt, Outcome, Won};
+use super::batch::Batch;
+use super::claims::Claims;
+use super::confirmations::Confirmations;
+use super::names::Names;
+use super::replicas::Replicas;
+use super::{error, value};
+use crate::backend::{Claim, Clock, Grant, Result};
+
+#[derive(Debug)]
+pub(super) struct Acquires {
+    pub(super) names: Names,
+    /// The id of this manager on the server.
+    pub(super) manager: u64,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) batch: Arc<Batch>,
+    /// `None` if no replica has to confirm.
+    pub(super) replicas: Option<Replicas>,
+    pub(super) confirmations: Arc<Confirmations>,
+}
+
+impl Acquires {
+    /// Acquires a lock; waits in its queue if the claim is to `wait`.
+    pub(super) async fn acquire(&self, claim: &Claim, wait: bool) -> Result<Option<Grant>> {
+        let name = self.names.of(&claim.key)?;
+        // Registered before the first byte is sent: the message of a handover may overtake the answer.
+        let begun = self.claims.begin(claim.lease.id, claim.attempt, || {
+            Attempt::new(claim, name, value::write(self.manager, claim), wait)
+        });
+        let Some(attempt) = begun else { return Err(error::lost(self.batch.server())) };
+        self.batch.acquire(&attempt);
+        loop {
+            match poll_fn(|cx| attempt.poll(cx, self.clock.now())).await {
+                Outcome::Granted(won) => {
+                    let won = self.replicated(&attempt, won).await?;
+                    return self.granted(claim, &attempt, won).map(Some);
+                }
+                Outcome::Verify => self.batch.acquire(&attempt),
+                Outcome::Busy => return Ok(None),
+                Outcome::Failed(error) => return Err(error),
+                Outcome::GivenUp => return Err(error::lost(self.batch.server())),
+            }
+        }
+    }
+
+    fn granted(&self, claim: &Claim, attempt: &Arc<Attempt>, won: Won) -> Result<Grant> {
+        let limit = self.claims.hold(attempt, won).ok_or_else(|| error::lost(self.batch.server()))?;
+        let mut grant = Grant::new(claim, won.epoch);
+        if !grant.lease.session {
+            // This says nothing about a session's other holds.
+            grant.lease.proven = grant.lease.proven.max(won.dated);
+        }
+        if limit.is_some() {
+            self.confirmations.add(attempt);
+        }
+        grant.limit = limit;
+        Ok(grant)
+    }
+
+    /// Waits until enough replicas have the lock.
+    async fn replicated(&self, attempt: &Arc<Attempt>, won: Won) -> Result<Won> {
+        match &self.replicas {
+            Some(replicas) => replicas.confirm(attempt, won).await,
+            None => Ok(won),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The calls in flight on one connection.
+
+use std::collections::BTreeMap;
+
+use redis::Value;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::requests::Request;
+use super::scripts::{By, Kind};
+use crate::backend::{Result, Timestamp};
+
+/// The most calls of releases in flight, and of acquires. With two of each, a release never delays an acquire.
+const WINDOW: usize = 2;
+
+/// The most other calls of one kind in flight.
+const OTHERS: usize = 4;
+
+/// A call in flight.
+pub(super) struct Call {
+    pub(super) content: Content,
+    /// When it was sent, by the manager's clock.
+    pub(super) sent: Timestamp,
+    /// The same by tokio's.
+    pub(super) since: Instant,
+}
+
+/// The content of a call.
+pub(super) enum Content {
+    Script(Kind, By, Vec<Request>),
+    /// A plain command, which is not repeated.
+    Command(oneshot::Sender<Result<Value>>),
+    /// A `PING` on an idle connection.
+    Ping,
+}
+
+/// The calls by number, in the order in which they were sent.
+#[derive(Default)]
+pub(super) struct InFlight {
+    calls: BTreeMap<u64, Call>,
+    /// How many there are of each kind.
+    count: [usize; 5],
+}
+
+impl InFlight {
+    pub(super) fn add(&mut self, number: u64, call: Call) {
+        if let Content::Script(kind, ..) = call.content {
+            self.count[kind as usize] += 1;
+        }
+        self.calls.insert(number, call);
+    }
+
+    pub(super) fn remove(&mut self, number: u64) -> Option<Call> {
+        let call = self.calls.remove(&number)?;
+        if let Content::Script(kind, ..) = call.content {
+            self.count[kind as usize] -= 1;
+        }
+        Some(call)
+    }
+
+    pub(super) fn oldest(&self) -> Option<&Call> {
+        self.calls.first_key_value().map(|(_, call)| call)
+    }
+
+    /// Whether another call of this kind may be sent.
+    pub(super) fn has_room(&self, kind: Kind) -> bool {
+        let count = |kind: Kind| self.count[kind as usize];
+        match kind {
+            Kind::Release | Kind::Acquire => count(Kind::Release) < WINDOW && count(Kind::Acquire) < WINDOW,
+            Kind::Renew | Kind::Inspect | Kind::Evict => count(kind) < OTHERS,
+        }
+    }
+
+    /// Returns the requests to repeat on the next connection, oldest first. The callers of commands get an error: their replies are
+    /// dropped.
+    pub(super) fn into_requests(self) -> Vec<Request> {
+        let repeated = self.calls.into_values().filter_map(|call| match call.content {
+            Content::Script(.., requests) => Some(requests),
+            Content::Command(_) | Content::Ping => None,
+        });
+        repeated.flatten().collect()
+    }
+}

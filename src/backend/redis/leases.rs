@@ -1,0 +1,90 @@
+//! Leases: on Redis, only what the holds of a manager with one TTL have in common.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::batch::Batch;
+use super::claims::{Claims, Renewing};
+use super::losses::Losses;
+use super::release::Releases;
+use super::scripts::Op;
+use super::{answers, error};
+use crate::backend::{Clock, Lease, LeaseId, Result};
+
+#[derive(Debug)]
+pub(super) struct Leases {
+    clock: Arc<dyn Clock>,
+    claims: Arc<Claims>,
+    batch: Arc<Batch>,
+    releases: Releases,
+    losses: Arc<Losses>,
+}
+
+impl Leases {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        claims: Arc<Claims>,
+        batch: Arc<Batch>,
+        releases: Releases,
+        losses: Arc<Losses>,
+    ) -> Self {
+        Self { clock, claims, batch, releases, losses }
+    }
+
+    /// Opens a lease, without I/O.
+    pub(super) fn open(&self, ttl: Duration, session: bool) -> Lease {
+        self.batch.serve_ttl(ttl);
+        self.claims.open(ttl, session, self.clock.now())
+    }
+
+    /// Renews all holds on the leases.
+    pub(super) async fn renew(&self, leases: &[Lease]) -> Vec<Result<Lease>> {
+        let third = leases.iter().map(|lease| lease.ttl / 3).min().unwrap_or_default();
+        let limit = third.mul_f64(0.9);
+        join_all(leases.iter().map(|lease| self.renew_one(*lease, limit))).await
+    }
+
+    async fn renew_one(&self, lease: Lease, limit: Duration) -> Result<Lease> {
+        let server = self.batch.server();
+        let proven = self.clock.now();
+        let lease = Lease { proven, ..lease };
+        let Some(Renewing { session, held, releasing }) = self.claims.renewing(lease.id, proven) else {
+            return Err(error::lost(server));
+        };
+        if held.is_empty() && releasing {
+            // There is nothing to renew, but a release depends on the lease: a PING proves that the server answers.
+            let answer = tokio::time::timeout(limit, self.batch.command(redis::cmd("PING"))).await;
+            let answer = answer.unwrap_or_else(|_| Err(error::no_answer(server, limit)));
+            return answer.map(|_| lease);
+        }
+        let ops = held.iter().map(|(attempt, epoch)| Op::Renew(attempt.clone(), *epoch)).collect();
+        let Ok(answers) = tokio::time::timeout(limit, self.batch.request(ops)).await else {
+            return Err(error::no_answer(server, limit));
+        };
+        let mut outcome = Ok(lease);
+        for ((attempt, _), answer) in held.iter().zip(answers) {
+            match answer {
+                Ok(answer) if answers::found(&answer) => {
+                    if let Some(limit) = attempt.limit() {
+                        limit.lift();
+                    }
+                }
+                // Given up meanwhile.
+                Ok(_) if attempt.held().is_none() => {}
+                Ok(_) if session => self.losses.lose(attempt),
+                Ok(_) => outcome = Err(error::lost(server)),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// Ends a lease, and releases all holds on it.
+    pub(super) async fn revoke(&self, lease: LeaseId) -> Result<()> {
+        let attempts = self.claims.end(lease);
+        let withdrawn = join_all(attempts.iter().map(|attempt| self.releases.withdraw(attempt))).await;
+        withdrawn.into_iter().collect()
+    }
+}

@@ -1,0 +1,85 @@
+//! Losses: how a hold is found to be lost, and the events that report it.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::answers;
+use super::attempt::Attempt;
+use super::batch::Batch;
+use super::release::Releases;
+use super::scripts::Op;
+use crate::backend::{Event, HEAD_START};
+use crate::process::report::debug;
+
+#[derive(Debug)]
+pub(super) struct Losses {
+    batch: Arc<Batch>,
+    releases: Releases,
+    handle: Handle,
+    sender: UnboundedSender<Event>,
+    events: Mutex<UnboundedReceiver<Event>>,
+}
+
+impl Losses {
+    pub(super) fn new(batch: Arc<Batch>, releases: Releases, handle: Handle) -> Arc<Self> {
+        let (sender, events) = unbounded_channel();
+        Arc::new(Self { batch, releases, handle, sender, events: Mutex::new(events) })
+    }
+
+    /// Waits for the next loss.
+    pub(super) async fn next(&self) -> Event {
+        match self.events.lock().await.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Checks an attempt after a message that it was evicted. Anyone can send such a message, so a hold that can be renewed goes on.
+    pub(super) fn check(self: &Arc<Self>, attempt: Arc<Attempt>) {
+        let Some(epoch) = attempt.held() else {
+            // A waiter has nothing to lose. A grant that was not returned yet fails the acquire.
+            if !attempt.is_waiting() {
+                self.lose(&attempt);
+            }
+            return;
+        };
+        // One check for all messages that come meanwhile.
+        if !attempt.begin_check() {
+            return;
+        }
+        let losses = self.clone();
+        self.handle.spawn(async move {
+            loop {
+                let renewal = losses.batch.request_one(Op::Renew(attempt.clone(), epoch)).await;
+                // After an error nothing is known: the deadline decides.
+                let is_lost = renewal.is_ok_and(|answer| answers::text(&answer) == Some("0"));
+                if is_lost && attempt.held().is_some() {
+                    return losses.lose(&attempt);
+                }
+                if !attempt.end_check() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Reports that an attempt has lost its hold, or may have, and cleans up what is left of it on the server.
+    pub(super) fn lose(&self, attempt: &Arc<Attempt>) {
+        // Without a receiver the manager has ended.
+        let _ = self.sender.send(Event::ClaimLost(attempt.id));
+        attempt.give_up();
+        let (releases, attempt) = (self.releases.clone(), attempt.clone());
+        self.handle.spawn(async move {
+            // The hold may still be valid on the server, if the answer to a renewal was lost: its holder must be notified before
+            // another client can acquire the lock.
+            tokio::time::sleep(HEAD_START).await;
+            if let Err(error) = releases.withdraw(&attempt).await {
+                debug!(target: "leasehold::redis", "not cleaned up: {error}");
+                releases.forget(&attempt);
+            }
+        });
+    }
+}

@@ -1,0 +1,279 @@
+//! Messages: handovers and evictions. Managers with the same target share a subscription, and each has a separate channel.
+//!
+//! `g<attempt><epoch>`: the lock was handed over to this attempt. `l<attempt>`: it was taken away from this attempt.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use redis::aio::{PubSubSink, PubSubStream};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, coop, yield_now};
+use tokio::time::{sleep, timeout};
+
+use super::answers;
+use super::batch::Batch;
+use super::claims::Claims;
+use super::connection::{self, PATIENCE};
+use super::error::{self, Meaning};
+use super::losses::Losses;
+use super::options::{Server, Target};
+use super::polling::Polling;
+use super::value;
+use crate::backend::backoff::Backoff;
+use crate::backend::shared::Pool;
+use crate::backend::{AttemptId, ErrorKind, Result};
+use crate::process::report::debug;
+
+/// How often a silent subscription is checked by a `PING`. If it is dead, waiters depend on their polls meanwhile.
+const PING: Duration = Duration::from_secs(3);
+
+/// How many messages are read before other tasks get their turn.
+const BURST: usize = 10_000;
+
+/// A message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    Granted(AttemptId, u64),
+    Lost(AttemptId),
+}
+
+impl Message {
+    /// Reads a message, which anyone may have written.
+    pub(super) fn read(message: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(message).ok()?;
+        let (attempt, epoch) = (value::attempt(text.get(1..17)?)?, text.get(17..)?);
+        match (text.as_bytes()[0], epoch) {
+            (b'g', epoch) => Some(Self::Granted(attempt, answers::epoch(epoch)?)),
+            (b'l', "") => Some(Self::Lost(attempt)),
+            _ => None,
+        }
+    }
+}
+
+/// The receiver of a manager's messages.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    /// The name of the channel, which no other manager has.
+    pub(super) channel: String,
+    pub(super) claims: Arc<Claims>,
+    pub(super) batch: Arc<Batch>,
+    pub(super) polling: Arc<Polling>,
+    pub(super) losses: Arc<Losses>,
+}
+
+impl Receiver {
+    fn receive(&self, message: &[u8]) {
+        match Message::read(message) {
+            Some(Message::Granted(attempt, epoch)) => {
+                if let Some(attempt) = self.claims.get(attempt)
+                    && attempt.handed_over(epoch)
+                {
+                    self.batch.acquire(&attempt);
+                }
+            }
+            Some(Message::Lost(attempt)) => {
+                if let Some(attempt) = self.claims.get(attempt) {
+                    self.losses.check(attempt);
+                }
+            }
+            None => debug!(target: "leasehold::redis", "ignored a message of unknown form"),
+        }
+    }
+}
+
+/// A connection for messages, which is replaced when it breaks.
+pub(super) struct Subscription {
+    target: Target,
+    handle: Handle,
+    sink: Mutex<PubSubSink>,
+    /// The managers' receivers, by channel.
+    receivers: Mutex<HashMap<String, Weak<Receiver>>>,
+    /// Notified when the current connection was found not to answer.
+    silent: Arc<Notify>,
+    /// How often the connection was replaced.
+    generation: watch::Sender<u64>,
+    task: OnceLock<AbortHandle>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
+
+impl Subscription {
+    /// Returns the subscription of all managers with this target, or a new one for a client that the user configured.
+    pub(super) async fn of(target: &Target, handle: &Handle) -> Result<Arc<Self>> {
+        static SUBSCRIPTIONS: Pool<Server, Subscription> = Pool::new();
+        let open = Self::open(target.clone(), handle.clone());
+        match target {
+            Target::Server(server) => SUBSCRIPTIONS.get(handle.id(), server.clone(), open).await,
+            Target::Client(_) => open.await,
+        }
+    }
+
+    async fn open(target: Target, handle: Handle) -> Result<Arc<Self>> {
+        let (sink, messages) = connection::listen(&target).await?.split();
+        let silent = Arc::new(Notify::new());
+        let subscription = Arc::new(Self {
+            target,
+            handle,
+            sink: Mutex::new(sink.clone()),
+            receivers: Mutex::default(),
+            silent: silent.clone(),
+            generation: watch::Sender::new(0),
+            task: OnceLock::new(),
+        });
+        let listening = subscription.handle.spawn(listen(Arc::downgrade(&subscription), silent, sink, messages));
+        let _ = subscription.task.set(listening.abort_handle());
+        Ok(subscription)
+    }
+
+    /// Adds a manager's receiver. Waits for the next connection if this one is broken.
+    pub(super) async fn add(&self, receiver: &Arc<Receiver>) -> Result<()> {
+        let mut generation = self.generation.subscribe();
+        self.receivers.lock().insert(receiver.channel.clone(), Arc::downgrade(receiver));
+        loop {
+            generation.mark_unchanged();
+            match self.subscribe(&receiver.channel).await {
+                Err(error) if error.kind() == ErrorKind::Unreachable => {
+                    if !generation.has_changed().unwrap_or(false) {
+                        self.silent.notify_one();
+                    }
+                    // An error is impossible: `self` has the sender.
+                    let _ = generation.changed().await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Removes a manager's receiver.
+    pub(super) fn remove(&self, receiver: &Receiver) {
+        if self.receivers.lock().remove(&receiver.channel).is_some() {
+            let (mut sink, channel) = (self.sink.lock().clone(), receiver.channel.clone());
+            self.handle.spawn(async move {
+                // If it fails, the channel stays subscribed, and nothing is published there any more.
+                let _ = sink.unsubscribe(channel).await;
+            });
+        }
+    }
+
+    async fn subscribe(&self, channel: &str) -> Result<()> {
+        let mut sink = self.sink.lock().clone();
+        let subscribed = timeout(PATIENCE, sink.subscribe(channel)).await;
+        let subscribed = subscribed.map_err(|_| error::no_answer(&self.target.to_string(), PATIENCE))?;
+        subscribed.map_err(|error| error::of(&self.target.to_string(), &error))
+    }
+
+    fn receive(&self, channel: &str, message: &[u8]) {
+        let receiver = self.receivers.lock().get(channel).and_then(Weak::upgrade);
+        if let Some(receiver) = receiver {
+            receiver.receive(message);
+        }
+    }
+
+    /// Replaces a connection that broke.
+    async fn reopen(&self) -> Result<(PubSubSink, PubSubStream)> {
+        let (sink, messages) = connection::listen(&self.target).await?.split();
+        *self.sink.lock() = sink.clone();
+        let receivers: Vec<_> = self.receivers.lock().values().filter_map(Weak::upgrade).collect();
+        // All at once: no message is received meanwhile.
+        for subscribed in join_all(receivers.iter().map(|receiver| self.subscribe(&receiver.channel))).await {
+            match subscribed {
+                Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
+                Ok(()) => {}
+            }
+        }
+        self.generation.send_modify(|generation| *generation += 1);
+        // Messages that were sent meanwhile were lost.
+        receivers.iter().for_each(|receiver| receiver.polling.all_now());
+        Ok((sink, messages))
+    }
+}
+
+/// Receives messages without end, on one connection after another.
+async fn listen(
+    subscription: Weak<Subscription>,
+    silent: Arc<Notify>,
+    mut sink: PubSubSink,
+    mut messages: PubSubStream,
+) {
+    let mut backoff = Backoff::at_once();
+    loop {
+        let receive = async {
+            let mut received: usize = 0;
+            // Without tokio's budget for a task: the client reads on in a task of its own, and buffers what is not taken.
+            while let Some(message) = coop::unconstrained(messages.next()).await {
+                received += 1;
+                if received.is_multiple_of(BURST) {
+                    yield_now().await;
+                }
+                match subscription.upgrade() {
+                    Some(subscription) => subscription.receive(message.get_channel_name(), message.get_payload_bytes()),
+                    None => return,
+                }
+            }
+        };
+        let ping = async {
+            loop {
+                sleep(PING).await;
+                match timeout(PATIENCE, sink.ping::<redis::Value>()).await {
+                    Ok(Ok(_)) => {}
+                    // The server serves no requests at present, but it answers.
+                    Ok(Err(error)) if error::meaning(&error) == Some(Meaning::Later) => {}
+                    _ => return,
+                }
+            }
+        };
+        tokio::select! {
+            () = receive => {}
+            () = ping => {}
+            () = silent.notified() => {}
+        }
+        (sink, messages) = loop {
+            backoff.pause().await;
+            let Some(subscription) = subscription.upgrade() else { return };
+            match subscription.reopen().await {
+                Ok(opened) => break opened,
+                Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
+            }
+        };
+        backoff = Backoff::at_once();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_messages_are_understood() {
+        let read = |text: &str| Message::read(text.as_bytes());
+        assert_eq!(
+            read("g0000000000000abc1795266979683100"),
+            Some(Message::Granted(AttemptId(0xabc), 1795266979683100))
+        );
+        assert_eq!(read("l0000000000000abc"), Some(Message::Lost(AttemptId(0xabc))));
+        for other in [
+            "",
+            "g",
+            "g0000000000000abc",
+            "l0000000000000abcx",
+            "x0000000000000abc1",
+            "l000000000000äabc",
+            "g+00000000000000a1",
+        ] {
+            assert_eq!(read(other), None, "{other:?}");
+        }
+        assert_eq!(Message::read(b"\xff"), None);
+    }
+}

@@ -1,0 +1,60 @@
+//! Renewals that callers have asked for: one under way for each lease, and all that ask meanwhile wait for the next one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::backend::LeaseId;
+use crate::error::BackendError;
+
+type Reply = oneshot::Sender<Result<(), BackendError>>;
+/// By lease: what waits for its next renewal, where one is under way.
+type Waiting = Arc<Mutex<HashMap<LeaseId, Vec<Reply>>>>;
+
+/// The renewals that callers have asked for.
+#[derive(Debug, Default)]
+pub(super) struct AskedRenewals(Waiting);
+
+/// The renewals of one lease, by the task that makes them. When it is dropped, the next caller begins anew.
+#[derive(Debug)]
+pub(super) struct Turn {
+    waiting: Waiting,
+    lease: LeaseId,
+    has_ended: bool,
+}
+
+impl AskedRenewals {
+    /// Waits for the next renewal of the lease. Returns the turn of a caller that has to make it.
+    pub(super) fn join(&self, lease: LeaseId, reply: Reply) -> Option<Turn> {
+        let mut waiting = self.0.lock();
+        let is_under_way = waiting.contains_key(&lease);
+        waiting.entry(lease).or_default().push(reply);
+        (!is_under_way).then(|| Turn { waiting: self.0.clone(), lease, has_ended: false })
+    }
+}
+
+impl Turn {
+    /// Takes the callers that wait for the next renewal. `None` if there are none, which ends the turn.
+    pub(super) fn next(&mut self) -> Option<Vec<Reply>> {
+        let mut waiting = self.waiting.lock();
+        let callers = waiting.get_mut(&self.lease).map(std::mem::take).unwrap_or_default();
+        if callers.is_empty() {
+            waiting.remove(&self.lease);
+            self.has_ended = true;
+            return None;
+        }
+        Some(callers)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // The task has panicked, or its runtime has ended.
+        if !self.has_ended {
+            let callers = self.waiting.lock().remove(&self.lease);
+            drop(callers);
+        }
+    }
+}
