@@ -134,3 +134,41 @@ fn a_huge_value_at_a_key_costs_nobody_anything() {
     assert_eq!(manager.force_unlock("empty").wait().unwrap().released, ["empty"]);
     assert!(manager.try_lock("empty").wait().unwrap().is_some());
 }
+
+/// Another client has written beside one lock. The others of the same session are renewed as before.
+#[test]
+fn a_damaged_lock_ends_no_other_hold() {
+    let redis = Redis::start();
+    let manager = manager(&redis);
+    let guards: Vec<_> = (0..5).map(|n| manager.lock(format!("k{n}")).wait().unwrap()).collect();
+    let damaged = manager.lock("{t}shared").shared().wait().unwrap();
+    redis.cli(&["DEL", "{t}%readers:lock:{t}shared"]);
+    redis.cli(&["SET", "{t}%readers:lock:{t}shared", "x"]);
+    let (cause, _) = lost(&damaged);
+    assert!(matches!(cause, Loss::Revoked | Loss::Expired), "{cause}");
+    std::thread::sleep(TTL);
+    for guard in guards {
+        guard.unlock().wait().unwrap();
+    }
+}
+
+/// What is read of the members of a sharing period is bounded like what is read of a value.
+#[test]
+fn a_huge_member_of_a_sharing_period_is_cut() {
+    let redis = Redis::start();
+    let manager = manager(&redis);
+    redis.cli(&["SET", "lock:{t}r", "shared:1:5"]);
+    redis.cli(&[
+        "EVAL",
+        "return redis.call('ZADD', KEYS[1], '+inf', string.rep('x', 33554432))",
+        "1",
+        "{t}%readers:lock:{t}r",
+    ]);
+    manager.info("{t}r").wait().unwrap();
+    let before = resident();
+    for _ in 0..8 {
+        assert!(manager.info("{t}r").wait().unwrap().is_some());
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes more");
+}

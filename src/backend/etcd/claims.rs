@@ -1,6 +1,6 @@
 //! The claims of this process that may be on the server, by attempt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -90,10 +90,11 @@ impl Claims {
         }
     }
 
-    /// Returns the claims that hold their keys, each with its epoch.
-    pub(super) fn proofs(&self) -> HashMap<ClaimKey, i64> {
+    /// Returns those of the claims with these create revisions that hold their keys, each with its epoch.
+    pub(super) fn proofs(&self, created: &HashSet<i64>) -> HashMap<ClaimKey, i64> {
         let attempts = self.attempts.lock();
         let held = attempts.values().filter_map(|state| state.held.as_ref());
+        let held = held.filter(|held| created.contains(&held.claim.create));
         held.map(|held| (held.claim.clone(), held.proof)).collect()
     }
 

@@ -169,7 +169,8 @@ impl Inspector {
     async fn context(&self, locks: &[(&str, &[Entry])]) -> Result<Context> {
         let holders: Vec<_> = locks.iter().flat_map(|(_, entries)| split(entries).0).cloned().collect();
         let left = self.time_left(&holders).await?;
-        Ok(Context { left, proofs: self.claims.proofs(), at_once: self.at_once(locks).await? })
+        let created = holders.iter().map(|holder| holder.create).collect();
+        Ok(Context { left, proofs: self.claims.proofs(&created), at_once: self.at_once(locks).await? })
     }
 
     /// Returns the create revisions of the oldest claims in whose directories there was no other when they were put.

@@ -11,7 +11,8 @@ use super::losses::Losses;
 use super::release::Releases;
 use super::scripts::Op;
 use super::{answers, error};
-use crate::backend::{Clock, Lease, LeaseId, Result};
+use crate::backend::{Clock, ErrorKind, Lease, LeaseId, Result};
+use crate::process::report::warn;
 
 #[derive(Debug)]
 pub(super) struct Leases {
@@ -64,6 +65,8 @@ impl Leases {
             return Err(error::no_answer(server, limit));
         };
         let mut outcome = Ok(lease);
+        // The server serves this account: a lasting failure is of one hold alone.
+        let is_served = answers.iter().any(|answer| answer.as_ref().is_ok_and(answers::found));
         for ((attempt, _), answer) in held.iter().zip(answers) {
             match answer {
                 Ok(answer) if answers::found(&answer) => {
@@ -75,6 +78,10 @@ impl Leases {
                 Ok(_) if attempt.held().is_none() => {}
                 Ok(_) if session => self.losses.lose(attempt),
                 Ok(_) => outcome = Err(error::lost(server)),
+                Err(error) if session && is_served && error.kind() != ErrorKind::Unreachable => {
+                    warn!(target: "leasehold::redis", "a hold cannot be renewed: {error}");
+                    self.losses.lose(attempt);
+                }
                 Err(error) => outcome = Err(error),
             }
         }

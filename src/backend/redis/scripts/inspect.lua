@@ -9,6 +9,8 @@ return for_each(1, function(lock, side)
   local values = held and { held } or {}
   if period_of(held) then values = redis.call('ZRANGEBYSCORE', side .. 'readers:' .. lock, '(' .. now, '+inf') end
   for _, value in ipairs(values) do
+    -- As much as is read of a lock's value: another client may have written anything.
+    value = string.sub(value, 1, LARGEST)
     table.insert(answer, claim_of(value))
     table.insert(answer, value)
   end
