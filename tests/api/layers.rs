@@ -142,10 +142,10 @@ fn expand(tree: &str) -> Vec<String> {
 /// A path from the crate's root; `None` for other crates.
 fn absolute(path: &str, source: &Source, is_mod: bool) -> Option<Vec<String>> {
     let mut segments: Vec<&str> = path.split("::").map(str::trim).filter(|segment| !segment.is_empty()).collect();
-    let mut base = match segments.first()? {
-        &"crate" => Vec::new(),
-        &"self" => source.module.clone(),
-        &"super" => {
+    let mut base = match *segments.first()? {
+        "crate" => Vec::new(),
+        "self" => source.module.clone(),
+        "super" => {
             // A file's own items have the file as their parent.
             let _ = is_mod;
             source.module[..source.module.len() - 1].to_vec()
