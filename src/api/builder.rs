@@ -44,7 +44,7 @@ enum Base {
     Defaults,
     Url(String),
     #[cfg(feature = "config")]
-    Config(Box<crate::Config>),
+    Config(Box<crate::config::Config>),
 }
 
 impl Base {
@@ -96,7 +96,7 @@ impl LockManagerBuilder {
     /// Sets the address and options from a [`Config`](crate::Config), instead of a URL.
     #[cfg(feature = "config")]
     #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
-    pub fn config(mut self, config: crate::Config) -> Self {
+    pub fn config(mut self, config: crate::config::Config) -> Self {
         self.base = Base::Config(Box::new(config));
         self
     }

@@ -97,7 +97,7 @@ impl LockManager {
     /// Connects with the options of a [`Config`](crate::Config); see [`connect`](Self::connect) for errors and cancel safety.
     #[cfg(feature = "config")]
     #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
-    pub fn from_config(config: crate::Config) -> Pending<Self> {
+    pub fn from_config(config: crate::config::Config) -> Pending<Self> {
         Self::builder().config(config).build()
     }
 

@@ -15,118 +15,16 @@ mod queue;
 mod tenure;
 #[cfg(test)]
 mod tests;
+mod types;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-pub(crate) use self::queue::Ticket;
 use self::queue::{Delivery, Queue};
 use self::tenure::{Left, Tenure, TenureId, Tenures};
+pub(crate) use self::types::{Cancelled, Decision, Effects, Granted, Handover, HoldId, Overdue, Terms, Ticket, Turn};
 use crate::clock::Timestamp;
 use crate::info::Mode;
 use crate::owner::Owner;
-
-/// What a request must have in common with a grant to take it over, or to join it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) mode: Mode,
-    pub(crate) ttl: Duration,
-    pub(crate) isolated: bool,
-    pub(crate) auto_renew: bool,
-    pub(crate) max_hold: Option<Duration>,
-}
-
-impl Terms {
-    /// Whether a hold on these terms needs a lease for itself.
-    pub(crate) fn wants_own_lease(&self) -> bool {
-        self.isolated || !self.auto_renew || self.max_hold.is_some()
-    }
-}
-
-/// How long, and how often, a grant stays within the process.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Handover {
-    pub(crate) time: Duration,
-    pub(crate) times: u16,
-}
-
-/// A backend's grant, as far as the arbiter looks into it.
-pub(crate) trait Granted {
-    /// One owner's possession.
-    type Hold: Clone;
-    /// Makes the `handovers`-th hold of this grant at `now`.
-    fn hold(&self, id: HoldId, owner: &Owner, handovers: u16, now: Timestamp) -> Self::Hold;
-    /// Tells a hold how many shares of it there are: under the caller's mutex, so that the last word is right.
-    fn set_depth(_hold: &Self::Hold, _depth: u32) {}
-    /// Whether the grant is not lost.
-    fn is_alive(&self, now: Timestamp) -> bool;
-    /// Whether its deadline is far enough away for a new hold.
-    fn is_fresh(&self, now: Timestamp) -> bool;
-}
-
-/// The arbiter's name for a hold; later ones have greater numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct HoldId(u64);
-
-/// The answer to a request.
-#[derive(Debug)]
-pub(crate) enum Decision<H> {
-    /// A share of a hold, at this depth.
-    Entered(H, u32),
-    /// The owner would wait for itself.
-    Refused(&'static str),
-    /// Not free now; only said to those who do not wait.
-    Busy,
-    /// Wait for a wake-up, then ask [`Arbiter::turn`].
-    Queued(Ticket),
-    /// Go to the backend.
-    Claim(Ticket),
-}
-
-/// What a waiter is to do.
-#[derive(Debug)]
-pub(crate) enum Turn<H> {
-    Wait,
-    Claim,
-    Entered(H, u32),
-    Refused(&'static str),
-    /// Not free; only for those that do not wait.
-    Busy,
-}
-
-/// What a cancelled waiter leaves to clean up.
-#[derive(Debug)]
-pub(crate) enum Cancelled<H> {
-    Nothing,
-    /// Its attempt may be at the backend: settle it, then call [`Arbiter::settled`].
-    Attempt,
-    /// It had been given a share that it did not fetch: leave that.
-    Hold(H),
-}
-
-/// What has lasted for long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Overdue {
-    pub(crate) held: bool,
-    pub(crate) waited: bool,
-    /// Whether one that waits may be waiting for itself.
-    pub(crate) own: bool,
-}
-
-/// What the caller does once it has let go of the mutex: first the releases, then the wake-ups.
-#[derive(Debug)]
-pub(crate) struct Effects<G, W> {
-    pub(crate) release: Option<G>,
-    pub(crate) wake: Vec<W>,
-    /// Somebody waits for a handover that may never come: have a [`nudge`](Arbiter::nudge) ready.
-    pub(crate) watch: bool,
-}
-
-impl<G, W> Default for Effects<G, W> {
-    fn default() -> Self {
-        Self { release: None, wake: Vec::new(), watch: false }
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claimant {
@@ -135,9 +33,6 @@ enum Claimant {
     /// An attempt of unknown outcome is being settled.
     Settling,
 }
-
-/// Owners come from within the process, their numbers from allocators and counters.
-type ByOwner<T> = HashMap<Owner, T, foldhash::fast::RandomState>;
 
 /// The arbiter of one key. `W` is what wakes a waiter.
 #[derive(Debug)]

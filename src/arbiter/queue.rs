@@ -2,14 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ByOwner, Terms};
+use super::types::{ByOwner, Terms, Ticket};
 use crate::clock::Timestamp;
 use crate::info::Mode;
 use crate::owner::Owner;
-
-/// A waiter's place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(i64);
 
 #[derive(Debug)]
 pub(super) struct Waiter<W> {

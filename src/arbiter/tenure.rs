@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{ByOwner, Granted, HoldId, Terms};
+use super::types::{ByOwner, Granted, HoldId, Terms};
 use crate::clock::Timestamp;
 use crate::info::Mode;
 use crate::owner::{Origin, Owner};

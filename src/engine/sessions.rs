@@ -314,7 +314,8 @@ impl Watched for Sessions {
     fn check(self: Arc<Self>) -> Option<Duration> {
         let now = self.base.now();
         let (overdue, next) = self.overdue(now);
-        if !(overdue.leases.is_empty() && overdue.grants.is_empty()) && !self.is_rescuing.swap(true, Ordering::AcqRel) {
+        let is_any = !overdue.leases.is_empty() || !overdue.grants.is_empty();
+        if is_any && !self.is_rescuing.swap(true, Ordering::AcqRel) {
             // On a separate thread: a waker that blocks may hold up the keeper, and be called again here.
             let sessions = self.clone();
             let fire = move || {

@@ -86,6 +86,8 @@ fn paths(source: &Source, is_mod: bool) -> Vec<(Vec<String>, bool)> {
         match &mut open {
             Some(statement) => statement.push_str(start),
             None if begins => open = Some(start.to_owned()),
+            // A declaration is no use.
+            None if start.ends_with(';') && (start.starts_with("mod ") || start.contains(") mod ")) => {}
             None => {
                 rest.push_str(line);
                 rest.push('\n');

@@ -9,15 +9,13 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use self::waiter::{Waiter, log_acquired};
+use self::waiter::{Acquired, Waiter, log_acquired};
 use super::sessions::LeaseFor;
 use super::{EngineHandle, Entry, Options, Share};
 use crate::arbiter::Decision;
 use crate::error::{LockError, Result};
 use crate::process::foreign::{self, CatchingWaker};
 use crate::process::wakers;
-
-type Acquired = Result<Option<Share>>;
 
 /// One acquire. The fast path (entered, busy, or granted at the first poll) needs no box; all else is [`Waiter::run`].
 pub(crate) struct Acquisition {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, poll_fn, select};
 
-use super::Acquired;
 use super::after_error::{AfterError, Stage, after_error};
 use crate::arbiter::{Cancelled, Terms, Ticket, Turn};
 use crate::backend::backoff::Backoff;
@@ -24,6 +23,9 @@ use crate::lease::{LeaseCell, Listener};
 use crate::owner::Owner;
 use crate::process::foreign;
 use crate::process::report::debug;
+
+/// A share of a hold; `None` if the key was not free for one that does not wait.
+pub(super) type Acquired = Result<Option<Share>>;
 
 /// What a waiter does next.
 enum Next {
