@@ -279,25 +279,28 @@ impl Sessions {
 
 impl Sessions {
     /// Which leases and limited grants are over and not notified, and when the next one may be: for a thread that does not wait for
-    /// the keeper. Nothing while the keeper goes on, however late it is.
+    /// the keeper. No lease while the keeper goes on, however late it is, and nothing while the last ones are still being notified.
     fn overdue(&self, now: Timestamp) -> (Overdue, Option<Timestamp>) {
         let late = now - GRACE;
         let mut overdue = Overdue::default();
         let mut next = self.leases.lock().next_due();
         let is_due = next.is_some_and(|due| due <= late);
         let progress = self.progress.load(Ordering::Relaxed);
-        if is_due && self.seen.swap(progress, Ordering::Relaxed) == progress {
+        let is_free = !self.is_rescuing.load(Ordering::Acquire);
+        if is_free && is_due && self.seen.swap(progress, Ordering::Relaxed) == progress {
             overdue.leases = self.leases.lock().unnoticed(now);
         }
         self.limited.lock().retain(|(limit, grant)| {
             let until = limit.until();
             let is_over = until <= late;
-            if is_over {
+            if is_over && is_free {
                 overdue.grants.extend(grant.upgrade());
-            } else if limit.is_set() {
+                return false;
+            }
+            if limit.is_set() {
                 next = Some(next.map_or(until, |next| next.min(until)));
             }
-            !is_over && limit.is_set() && grant.strong_count() > 0
+            limit.is_set() && grant.strong_count() > 0
         });
         (overdue, next)
     }
@@ -315,7 +318,8 @@ impl Watched for Sessions {
         let now = self.base.now();
         let (overdue, next) = self.overdue(now);
         let is_any = !overdue.leases.is_empty() || !overdue.grants.is_empty();
-        if is_any && !self.is_rescuing.swap(true, Ordering::AcqRel) {
+        if is_any {
+            self.is_rescuing.store(true, Ordering::Release);
             // On a separate thread: a waker that blocks may hold up the keeper, and be called again here.
             let sessions = self.clone();
             let fire = move || {
