@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use crate::api::pending::Pending;
-use crate::backend::Evict;
+use crate::backend::{Evict, EvictScope};
 use crate::display::Printable;
 use crate::engine::EngineHandle;
 use crate::error::{LockError, Result};
@@ -59,7 +59,7 @@ impl ForceUnlock {
 
     /// Revokes only this key's claim and leaves the holder's lease alone.
     pub fn key_only(mut self) -> Self {
-        self.evict.key_only = true;
+        self.evict.scope = EvictScope::Claim;
         self
     }
 

@@ -9,6 +9,7 @@ use futures::future::join_all;
 use super::guard::LockGuard;
 use super::lost::{Lost, Run};
 use super::pending::Pending;
+use crate::backend::Wait;
 use crate::engine::acquire::Acquisition;
 use crate::engine::acquire_all::AllAcquisition;
 use crate::engine::{EngineHandle, Entry, Options, Share};
@@ -29,7 +30,7 @@ pub(crate) trait Acquirable: Sized + Send + Unpin + 'static {
     type Shares;
     type Acquisition: Future<Output = Result<Option<Self::Shares>>> + Send + Unpin + 'static;
 
-    fn acquire(engine: Arc<EngineHandle>, keys: Result<Self::Keys>, options: Options, wait: bool) -> Self::Acquisition;
+    fn acquire(engine: Arc<EngineHandle>, keys: Result<Self::Keys>, options: Options, wait: Wait) -> Self::Acquisition;
     fn of(shares: Self::Shares) -> Self;
     fn names(keys: &Self::Keys) -> Vec<Arc<str>>;
     fn lost(&self) -> Lost;
@@ -41,7 +42,7 @@ impl Acquirable for LockGuard {
     type Shares = Share;
     type Acquisition = Acquisition;
 
-    fn acquire(engine: Arc<EngineHandle>, key: Result<Arc<Entry>>, options: Options, wait: bool) -> Acquisition {
+    fn acquire(engine: Arc<EngineHandle>, key: Result<Arc<Entry>>, options: Options, wait: Wait) -> Acquisition {
         Acquisition::new(engine, key, options, wait)
     }
 
@@ -71,7 +72,7 @@ impl Acquirable for LockGuards {
         engine: Arc<EngineHandle>,
         keys: Result<Vec<Arc<Entry>>>,
         options: Options,
-        wait: bool,
+        wait: Wait,
     ) -> AllAcquisition {
         AllAcquisition::new(engine, keys, options, wait)
     }

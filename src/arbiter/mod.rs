@@ -30,8 +30,8 @@ use crate::owner::Owner;
 enum Claimant {
     Nobody,
     Waiter(Ticket),
-    /// An attempt of unknown outcome is being settled.
-    Settling,
+    /// An attempt of unknown outcome is being aborted.
+    Aborting,
 }
 
 /// The arbiter of one key. `W` is what wakes a waiter.
@@ -207,17 +207,17 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         effects
     }
 
-    /// The claimant's attempt must be settled before anyone claims again; the waiter keeps its place.
-    pub(crate) fn unsettled(&mut self, ticket: Ticket) {
+    /// The claimant's attempt must be aborted before anyone claims again; the waiter keeps its place.
+    pub(crate) fn aborting(&mut self, ticket: Ticket) {
         if self.claimant == Claimant::Waiter(ticket) {
-            self.claimant = Claimant::Settling;
+            self.claimant = Claimant::Aborting;
         }
     }
 
     /// The attempt of unknown outcome holds nothing, for certain.
-    pub(crate) fn settled(&mut self, now: Timestamp) -> Effects<G, W> {
+    pub(crate) fn aborted(&mut self, now: Timestamp) -> Effects<G, W> {
         let mut effects = Effects::default();
-        if self.claimant == Claimant::Settling {
+        if self.claimant == Claimant::Aborting {
             self.claimant = Claimant::Nobody;
         }
         self.admit(now, &mut effects);
@@ -236,7 +236,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.remove(ticket);
         if self.claimant == Claimant::Waiter(ticket) {
             if sent {
-                self.claimant = Claimant::Settling;
+                self.claimant = Claimant::Aborting;
                 return (Cancelled::Attempt, effects);
             }
             self.claimant = Claimant::Nobody;

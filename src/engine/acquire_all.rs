@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 
 use super::acquire::Acquisition;
 use super::{EngineHandle, Entry, Options, Share};
+use crate::backend::Wait;
 use crate::error::{LockError, Result};
 use crate::owner::{Owner, OwnerSource};
 
@@ -24,7 +25,7 @@ enum State {
 }
 
 impl AllAcquisition {
-    pub(crate) fn new(engine: Arc<EngineHandle>, asked: Result<Vec<Arc<Entry>>>, options: Options, wait: bool) -> Self {
+    pub(crate) fn new(engine: Arc<EngineHandle>, asked: Result<Vec<Arc<Entry>>>, options: Options, wait: Wait) -> Self {
         Self(State::Start(asked.map(|asked| Keys::new(engine, asked, options, wait))))
     }
 }
@@ -57,7 +58,7 @@ struct Keys {
     /// In the order asked, each key's place among the sorted.
     places: Vec<usize>,
     options: Options,
-    wait: bool,
+    wait: Wait,
 }
 
 /// The same, once it is known who asks.
@@ -69,7 +70,7 @@ struct Entered {
 }
 
 impl Keys {
-    fn new(engine: Arc<EngineHandle>, asked: Vec<Arc<Entry>>, options: Options, wait: bool) -> Self {
+    fn new(engine: Arc<EngineHandle>, asked: Vec<Arc<Entry>>, options: Options, wait: Wait) -> Self {
         let mut sorted = asked.clone();
         sorted.sort_by(|a, b| a.key.cmp(&b.key));
         sorted.dedup_by(|a, b| a.key == b.key);

@@ -1,4 +1,4 @@
-//! Requests that a stopped member finds in its socket when it goes on, long after their attempts have been settled elsewhere.
+//! Requests that a stopped member finds in its socket when it goes on, long after their attempts have been aborted elsewhere.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -101,7 +101,7 @@ fn a_request_that_was_cancelled_has_no_effect() {
     // Before it would be repeated elsewhere.
     let (told, handled) = fixture.send_into_the_stop(Duration::from_millis(500));
     assert_eq!(told.recv_timeout(PATIENCE).unwrap().unwrap_err().code(), "LOCK_TIMEOUT");
-    // The next attempt begins when that one is settled.
+    // The next attempt begins when that one is aborted.
     fixture.manager.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
     fixture.resume(handled);
     fixture.is_free();

@@ -238,11 +238,11 @@ fn a_blocked_runtime_loses_nothing() {
 fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
     let fixture = Fixture::with("acquire-lost", |builder| builder.ttl(Duration::from_secs(20)));
     // The session is there, and nothing of the key is on its way.
-    let settled = || fixture.behind.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
+    let recovered = || fixture.behind.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
 
     // Cancelled: by its timeout, and by being dropped.
     for by_timeout in [true, false] {
-        settled();
+        recovered();
         fixture.drop_answers();
         let waiting = std::thread::spawn({
             let (request, limit) = (fixture.behind.lock("k"), Duration::from_millis(500));
@@ -263,7 +263,7 @@ fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
     }
 
     // Not cancelled: it gets the lock, once.
-    settled();
+    recovered();
     fixture.drop_answers();
     let waiting = in_the_background(&fixture.behind, "k");
     eventually("the claim is granted where nobody hears it", || (fixture.claims("k") == 1).then_some(()));

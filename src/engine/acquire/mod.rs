@@ -13,6 +13,7 @@ use self::waiter::{Acquired, Waiter, log_acquired};
 use super::sessions::LeaseFor;
 use super::{EngineHandle, Entry, Options, Share};
 use crate::arbiter::Decision;
+use crate::backend::Wait;
 use crate::error::{LockError, Result};
 use crate::process::foreign::{self, CatchingWaker};
 use crate::process::wakers;
@@ -35,11 +36,11 @@ enum State {
 struct Start {
     entry: Result<Arc<Entry>>,
     options: Options,
-    wait: bool,
+    wait: Wait,
 }
 
 impl Acquisition {
-    pub(crate) fn new(engine: Arc<EngineHandle>, entry: Result<Arc<Entry>>, options: Options, wait: bool) -> Self {
+    pub(crate) fn new(engine: Arc<EngineHandle>, entry: Result<Arc<Entry>>, options: Options, wait: Wait) -> Self {
         Self { engine, state: State::Start(Start { entry, options, wait }), catching: CatchingWaker::default() }
     }
 
@@ -100,7 +101,8 @@ impl Start {
             let caller = options.caller(&base.defaults, cx);
             let mut arbiter = entry.arbiter();
             let owner = caller.for_key(|owner| arbiter.holds(owner, now));
-            let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || foreign::cloned(cx.waker()));
+            let (decision, effects) =
+                arbiter.request(&owner, options.terms, wait == Wait::UntilGranted, now, || foreign::cloned(cx.waker()));
             let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
             (owner, decision, effects, nudge)
         };

@@ -18,7 +18,7 @@ pub fn api_calls(data: &[u8]) {
     let mut fixture = Fixture::new(first % 2 == 0);
     for call in data.chunks_exact(2).take(100) {
         fixture.call(call[0] % 13, call[1]);
-        fixture.settle();
+        fixture.quiesce();
         fixture.check();
     }
     fixture.end();
@@ -249,7 +249,7 @@ impl Fixture {
     }
 
     /// Polls all waiters until nothing happens any more. Somebody gets on if nobody is in the way.
-    fn settle(&mut self) {
+    fn quiesce(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let ready = (0..self.waiting.len()).find_map(|n| match poll(&mut self.waiting[n].future) {
