@@ -68,7 +68,7 @@ pub async fn a_panic_in_the_work_releases(a: LockManager, b: LockManager) {
     let key = key("panic");
     let work = a.with_lock(&key, async |_| {
         tokio::task::yield_now().await;
-        std::panic::resume_unwind(Box::new("as the work does"));
+        std::panic::resume_unwind(Box::new("the work panics"));
     });
     let panicked = AssertUnwindSafe(work).catch_unwind().await;
     assert!(panicked.is_err());
