@@ -1,4 +1,4 @@
-//! What a lock costs within the process, next to tokio's mutex.
+//! The cost of locks in memory, compared with tokio's mutex.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ fn held(c: &mut Criterion) {
     group.finish();
 }
 
-/// Eight tasks on one lock: the time for one hand-over.
+/// Eight tasks on one lock: the time for one handover.
 fn contended(c: &mut Criterion) {
     const TASKS: u64 = 8;
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime starts");

@@ -1,4 +1,4 @@
-//! How the benchmarks measure.
+//! Measuring.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Until when workers work, and how often they have.
+/// The deadline of the workers, and the number of their rounds.
 pub struct Until {
     stop: AtomicBool,
     count: AtomicU64,
@@ -23,7 +23,7 @@ impl Until {
     }
 }
 
-/// How many times a second all workers together get through, after a while to warm up.
+/// The rounds a second of all workers together, after a warm-up.
 pub async fn rate<W, F>(time: Duration, workers: impl Iterator<Item = W>) -> Result<f64>
 where
     W: FnOnce(Arc<Until>) -> F,

@@ -1,4 +1,4 @@
-//! Other clients' locks on Redis, with the settings that they come with.
+//! Other clients' locks on Redis, with their default settings.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -62,17 +62,17 @@ impl Held {
     }
 }
 
-/// What redis-py's locks have come to in some processes together.
+/// The measurements of redis-py's locks over all processes.
 pub struct RedisPy {
     pub pairs_a_second: f64,
-    /// How often a second it was another process that had the lock.
+    /// The number of times a second that the lock changed to another process.
     pub changes_a_second: f64,
-    /// Of a pair.
+    /// The median duration of a pair.
     pub median: Duration,
 }
 
 impl RedisPy {
-    /// Runs processes with threads, each on a key of its own if `own` says so. `None` without the Python that tests/run.sh makes.
+    /// Runs processes with threads, each thread on a separate key if `own`. `None` without the Python environment of tests/run.sh.
     pub async fn run(url: &str, processes: usize, threads: usize, own: bool, time: Duration) -> Result<Option<Self>> {
         let Some(python) = python() else { return Ok(None) };
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/redis-py.py");
@@ -82,7 +82,7 @@ impl RedisPy {
             command.args([threads.to_string(), time.as_secs_f64().to_string()]).stderr(Stdio::inherit());
             async move { command.output().await }
         };
-        // When each hold began, on a clock that all processes share, and whose it was; and how long a pair took.
+        // The start of each hold, on a clock that all processes share, with its process; and the duration of each pair.
         let (mut holds, mut times) = (Vec::new(), Vec::new());
         for (process, output) in try_join_all((0..processes).map(run)).await?.into_iter().enumerate() {
             for line in String::from_utf8(output.stdout)?.lines() {
@@ -92,7 +92,7 @@ impl RedisPy {
             }
         }
         if holds.is_empty() {
-            return Err("redis-py.py says nothing".into());
+            return Err("redis-py.py has printed nothing".into());
         }
         holds.sort_unstable();
         let changes = holds.windows(2).filter(|pair| pair[0].1 != pair[1].1).count();

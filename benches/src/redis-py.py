@@ -1,6 +1,6 @@
-"""Locks and unlocks with redis-py as it comes: redis-py.py URL own|one THREADS SECONDS.
+"""Locks and unlocks with redis-py and its default settings: redis-py.py URL own|one THREADS SECONDS.
 
-Prints for each pair when the lock was acquired, and how long the pair took, in nanoseconds.
+Prints for each pair the time at which the lock was acquired, and the duration of the pair, in nanoseconds.
 """
 
 import os

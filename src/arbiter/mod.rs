@@ -1,7 +1,7 @@
-//! Local arbitration: who in this process goes next, for one key.
+//! Local arbitration: which owner in this process enters next, for one key.
 //!
-//! A pure state machine: no I/O, no clock, no lock of its own. Its caller guards it by a mutex, tells it what happened and at
-//! which time, and carries out the [`Effects`] after letting go of the mutex.
+//! A pure state machine without I/O, clock or mutex. The caller guards it by a mutex, reports what happened and when, and applies
+//! the [`Effects`] after it has unlocked the mutex.
 //!
 //! - Waiters stand in one queue, first come, first served. At most one of them, the *claimant*, has an attempt at the backend
 //!   that is unanswered; while an attempt of unknown outcome is cleaned up there is none.
@@ -21,7 +21,9 @@ use std::time::Duration;
 
 use self::queue::{Delivery, Queue};
 use self::tenure::{Left, Tenure, TenureId, Tenures};
-pub(crate) use self::types::{Cancelled, Decision, Effects, Granted, Handover, HoldId, Overdue, Terms, Ticket, Turn};
+pub(crate) use self::types::{
+    Cancelled, Decision, Effects, Granted, Handover, HoldId, SlowReport, Terms, Ticket, Turn,
+};
 use crate::clock::Timestamp;
 use crate::info::Mode;
 use crate::owner::Owner;
@@ -39,15 +41,15 @@ enum Claimant {
 pub(crate) struct Arbiter<G: Granted, W> {
     queue: Queue<W, G::Hold>,
     tenures: Tenures<G>,
-    /// Owners whose waiters may enter what they hold by now.
+    /// Owners that hold the key by now, and whose waiters may enter that hold.
     entering: Vec<Owner>,
     claimant: Claimant,
     /// The newest waiter when the claimant's attempt began.
     began_after: Ticket,
     handover: Handover,
-    /// Whether somebody has been asked to nudge.
+    /// Whether the caller has been asked for a nudge.
     watched: bool,
-    /// Wakers that nobody needs any more. Their drop runs others' code, so it is for the caller, without the mutex.
+    /// Wakers that are not needed any more. Dropping one runs foreign code, so the caller does it without the mutex.
     dead: Vec<W>,
 }
 
@@ -65,7 +67,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         }
     }
 
-    /// What is to be dropped once the mutex is let go of.
+    /// Returns the wakers that the caller drops once it has unlocked the mutex.
     pub(crate) fn take_dead(&mut self) -> Vec<W> {
         std::mem::take(&mut self.dead)
     }
@@ -105,12 +107,12 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.tenures.iter().map(|(_, tenure)| &tenure.grant)
     }
 
-    /// How many wait, the claimant included.
+    /// The number of waiters, the claimant included.
     pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
 
-    /// Asks for a hold. Without `wait`, never overtakes anyone and never stays in the queue for long.
+    /// Requests a hold. Without `wait`, it never overtakes a waiter and never stays in the queue for long.
     pub(crate) fn request(
         &mut self,
         owner: &Owner,
@@ -152,7 +154,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.tenures.enter(owner, mode, now)
     }
 
-    /// Tells a waiter what to do, and remembers whom to wake next.
+    /// Returns what a waiter has to do, and stores the waker for its next wake-up.
     pub(crate) fn turn(&mut self, ticket: Ticket, waker: impl FnOnce() -> W) -> Turn<G::Hold> {
         match self.queue.take_delivery(ticket) {
             Some(Delivery::Entered(hold, depth)) => Turn::Entered(hold, depth),
@@ -193,7 +195,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         effects
     }
 
-    /// The claimant tried, and the key was not free. So it was not for the tries that came before that one began.
+    /// The claimant tried, and the key was not free. This answers also the tries that were queued before that attempt began.
     pub(crate) fn was_busy(&mut self, ticket: Ticket, now: Timestamp) -> Effects<G, W> {
         let mut busy = Vec::new();
         if self.claimant == Claimant::Waiter(ticket) {
@@ -207,14 +209,14 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         effects
     }
 
-    /// The claimant's attempt must be aborted before anyone claims again; the waiter keeps its place.
+    /// The claimant's attempt must be aborted before the next claim; the waiter keeps its place.
     pub(crate) fn aborting(&mut self, ticket: Ticket) {
         if self.claimant == Claimant::Waiter(ticket) {
             self.claimant = Claimant::Aborting;
         }
     }
 
-    /// The attempt of unknown outcome holds nothing, for certain.
+    /// The abort is confirmed: the attempt of unknown outcome holds nothing.
     pub(crate) fn aborted(&mut self, now: Timestamp) -> Effects<G, W> {
         let mut effects = Effects::default();
         if self.claimant == Claimant::Aborting {
@@ -224,7 +226,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         effects
     }
 
-    /// A waiter goes away. `sent` says whether its attempt may have reached the backend.
+    /// A waiter is cancelled. `sent` is true if its attempt may have reached the backend.
     pub(crate) fn cancel(&mut self, ticket: Ticket, sent: bool, now: Timestamp) -> (Cancelled<G::Hold>, Effects<G, W>) {
         let mut effects = Effects::default();
         if let Some(delivery) = self.queue.take_delivery(ticket) {
@@ -245,7 +247,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         (Cancelled::Nothing, effects)
     }
 
-    /// A waiter that was given a hold found it lost: back to its place. Its owner may hold the key again by another way.
+    /// A waiter found the hold that it had received lost: it returns to its place. Its owner may hold the key again by another waiter.
     pub(crate) fn requeue(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> (Ticket, Effects<G, W>) {
         let mut effects = Effects::default();
         let ticket = self.queue.push_front(owner.clone(), terms, true, now);
@@ -259,7 +261,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         Some(self.tenures.deepen(id)?.map(|(_, depth)| depth))
     }
 
-    /// A share of a hold is given up. Returns the depth that is left, or `None` if the hold had been lost.
+    /// A share of a hold is dropped. Returns the depth that is left, or `None` if the hold had been lost.
     pub(crate) fn leave(&mut self, id: HoldId, now: impl FnOnce() -> Timestamp) -> (Option<u32>, Effects<G, W>) {
         let mut effects = Effects::default();
         let depth = match self.tenures.leave(id) {
@@ -282,7 +284,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         (depth, effects)
     }
 
-    /// Forgets the grants that are lost and returns them; their waiters go to the backend.
+    /// Removes the grants that are lost and returns them; their waiters claim at the backend.
     pub(crate) fn purge(&mut self, now: Timestamp) -> (Vec<G>, Effects<G, W>) {
         let lost = self.tenures.purge(now);
         let mut effects = Effects::default();
@@ -290,7 +292,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         (lost, effects)
     }
 
-    /// Whether somebody waits for a handover that may never come, see [`nudge`](Self::nudge). Says so once.
+    /// Whether a waiter depends on a handover that may never happen, see [`nudge`](Self::nudge). True once.
     pub(crate) fn wants_nudge(&mut self) -> bool {
         let wants = !self.watched && !self.queue.is_empty() && self.claimant == Claimant::Nobody;
         self.watched |= wants;
@@ -306,21 +308,22 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Reports, once for each, whether a hold and whether a wait has lasted for `long`, and whether the wait may be for itself.
-    pub(crate) fn overdue(&mut self, long: Duration, now: Timestamp) -> Overdue {
-        let first = |told: &mut bool, since: Timestamp| now.since(since) >= long && !std::mem::replace(told, true);
-        let mut overdue = Overdue::default();
+    pub(crate) fn report_slow(&mut self, long: Duration, now: Timestamp) -> SlowReport {
+        let first =
+            |reported: &mut bool, since: Timestamp| now.since(since) >= long && !std::mem::replace(reported, true);
+        let mut report = SlowReport::default();
         for tenure in self.tenures.iter_mut() {
-            overdue.held |= first(&mut tenure.told, tenure.since);
+            report.held |= first(&mut tenure.reported, tenure.since);
         }
         let mut late: Vec<Owner> = Vec::new();
         for waiter in self.queue.iter_mut() {
-            if first(&mut waiter.told, waiter.since) {
+            if first(&mut waiter.reported, waiter.since) {
                 late.push(waiter.owner.clone());
             }
         }
-        overdue.waited = !late.is_empty();
-        overdue.own = late.iter().any(|owner| self.is_held_beside(owner));
-        overdue
+        report.waited = !late.is_empty();
+        report.own = late.iter().any(|owner| self.is_held_beside(owner));
+        report
     }
 
     /// Wakes all waiters, so that they see that the manager was closed.
@@ -328,9 +331,9 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.queue.wakers().collect()
     }
 
-    /// A hold of its own in a shared grant that this process has.
+    /// Adds a separate hold to a shared grant that this process has.
     fn join(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> Option<G::Hold> {
-        // With max_hold each hold ends at an age of its own, so each needs a grant of its own.
+        // With max_hold each hold ends at its own age, so each needs a separate grant.
         if terms.mode != Mode::Shared || terms.max_hold.is_some() {
             return None;
         }
@@ -344,7 +347,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
 
     /// Whether a request on these terms may take over this grant, or join it.
     fn fits(&self, tenure: &Tenure<G>, terms: Terms, now: Timestamp) -> bool {
-        // Without renewal, the TTL of each hold counts from a grant of its own.
+        // Without renewal, the TTL of each hold counts from a separate grant.
         terms.auto_renew
             && tenure.terms == terms
             && tenure.handovers < self.handover.times
@@ -352,7 +355,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             && tenure.grant.is_fresh(now)
     }
 
-    /// Gives a grant to one more owner, whose other waiters may enter then.
+    /// Hands a grant to one more owner, whose other waiters may enter then.
     fn pass_on(&mut self, tenure: TenureId, owner: &Owner, now: Timestamp) -> Option<G::Hold> {
         if self.queue.has(owner) {
             self.entering.push(owner.clone());
@@ -360,18 +363,18 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.tenures.pass_on(tenure, owner, now)
     }
 
-    /// Whether one who does not wait may go to the backend.
+    /// Whether a try may be sent to the backend.
     fn may_try(&self, terms: Terms, now: Timestamp) -> bool {
         let excluded = |tenure: &Tenure<G>| {
             tenure.grant.is_alive(now) && (terms.mode == Mode::Exclusive || tenure.terms.mode == Mode::Exclusive)
         };
-        // Shared tries wait for the answer to the one that is on its way: they may all get in by it.
+        // Shared tries wait for the answer to the one in flight: they may all enter its grant.
         let clear = self.queue.is_empty() || (terms.mode == Mode::Shared && self.queue.has_only_shared_tries());
         // From the newest on, which is alive if any is, unless it was lost alone.
         clear && !self.tenures.iter().rev().any(|(_, tenure)| excluded(tenure))
     }
 
-    /// Gives an emptied grant to the first waiter, if it may have it.
+    /// Hands a grant without holds to the first waiter, if its terms allow it.
     fn handover(&mut self, id: TenureId, now: Timestamp, effects: &mut Effects<G, W>) -> bool {
         if matches!(self.claimant, Claimant::Waiter(_)) {
             return false;
@@ -386,7 +389,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         true
     }
 
-    /// Lets in all who need not wait any more, then lets the first of the others claim.
+    /// Admits all waiters that need not wait any more, then lets the first of the others claim.
     fn admit(&mut self, now: Timestamp, effects: &mut Effects<G, W>) {
         if self.queue.is_empty() {
             self.entering.clear();
@@ -396,7 +399,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         while !matches!(self.claimant, Claimant::Waiter(_))
             && let Some((owner, terms)) = self.queue.first().map(|waiter| (waiter.owner.clone(), waiter.terms))
         {
-            // One who waited twice has entered by the first, and reenters by the second.
+            // An owner with two waiters has entered by the first, and reenters by the second.
             let entered = self.tenures.enter(&owner, terms.mode, now);
             let Some(delivery) = entered.or_else(|| self.join(&owner, terms, now).map(|hold| Ok((hold, 1)))) else {
                 break;
@@ -408,7 +411,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.promote_and_wake(now, effects);
     }
 
-    /// Waiters whose owner holds the key by now (branches of a `join!`) would wait for themselves.
+    /// Admits the waiters whose owner holds the key by now (branches of a `join!`): they would wait for themselves.
     fn admit_owners(&mut self, now: Timestamp, effects: &mut Effects<G, W>) {
         while let Some(owner) = self.entering.pop() {
             for ticket in self.queue.of(&owner) {
@@ -423,7 +426,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         }
     }
 
-    /// Makes the first waiter the claimant if there is reason to go to the backend.
+    /// Makes the first waiter the claimant if an attempt at the backend is needed.
     fn promote(&mut self, now: Timestamp) -> bool {
         let Some(waiter) = self.queue.first() else { return false };
         // Only the newest grant can be exclusive and alive.

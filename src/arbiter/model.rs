@@ -31,30 +31,30 @@ struct Waiting {
     place: Option<u64>,
 }
 
-/// One arbiter and all that is around it.
-struct World {
+/// One arbiter, its actors and its backend.
+struct Model {
     arbiter: Fakes,
     owners: Vec<Owner>,
     actors: Vec<Actor>,
     /// The attempt at the backend.
     attempt: Option<(usize, Ticket)>,
     aborting: bool,
-    /// What the backend has granted and has not got back.
+    /// The grants of the backend that are not released.
     granted: Vec<(Fake, Mode)>,
     now: u64,
     last_grant: u32,
     last_place: u64,
-    /// Those who look the next time they are asked to.
+    /// The woken actors, which ask for their turn in a later step.
     woken: BTreeSet<usize>,
-    /// Whether somebody will nudge.
+    /// Whether a nudge is pending.
     watched: bool,
-    /// Of each hold: when it was asked for, and its number.
+    /// Of each hold: when it was requested, and its number.
     order: Vec<(u64, HoldId)>,
     /// The greatest exclusive token.
     token: (u32, u16),
 }
 
-impl World {
+impl Model {
     fn new() -> Self {
         Self {
             arbiter: arbiter(),
@@ -119,7 +119,7 @@ impl World {
         }
     }
 
-    /// Whether nobody else holds or waits.
+    /// Whether no other actor holds or waits.
     fn is_free(&self, actor: usize) -> bool {
         let idle = |other: usize| other == actor || matches!(self.actors[other], Actor::Idle);
         (0..ACTORS).all(idle)
@@ -142,7 +142,7 @@ impl World {
     fn enter(&mut self, actor: usize, hold: FakeHold, depth: u32, asked: Terms, place: Option<u64>) {
         let mode = self.granted.iter().find(|(grant, _)| grant.id == hold.grant).map(|(_, mode)| *mode);
         let Some(mode) = mode else {
-            // As whoever is given a hold that is lost by then: leave it, queue again.
+            // The hold is lost already: leave it, and queue again.
             let (_, effects) = self.arbiter.leave(hold.id, || at(self.now));
             self.carry_out(effects);
             return self.requeue(actor, asked);
@@ -180,8 +180,8 @@ impl World {
         self.woken.insert(actor);
     }
 
-    /// One of those who were woken looks what there is for it.
-    fn look(&mut self, actor: usize) {
+    /// One of the woken actors asks for its turn.
+    fn turn(&mut self, actor: usize) {
         if !self.woken.remove(&actor) {
             return;
         }
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// The backend answers, once the grants that are out allow it.
+    /// The backend answers, once its other grants allow it.
     fn answer(&mut self) {
         let Some((actor, ticket)) = self.attempt else { return };
         let Actor::Waiting(waiting) = self.actors[actor] else { panic!("an attempt of nobody") };
@@ -233,7 +233,7 @@ impl World {
         self.carry_out(effects);
     }
 
-    /// Nobody knows what has become of the attempt; whoever made it looks again some time.
+    /// The outcome of the attempt is unknown; its actor asks for its turn some time later.
     fn forget_attempt(&mut self) {
         let Some((actor, ticket)) = self.attempt.take() else { return };
         self.arbiter.aborting(ticket);
@@ -245,7 +245,7 @@ impl World {
         if std::mem::take(&mut self.aborting) {
             let effects = self.arbiter.aborted(self.now());
             self.carry_out(effects);
-            // Whoever was pausing has not been told to wait, so nobody may have a waker of it.
+            // The actor that paused has not received `Wait`, so the arbiter must not have a waker of it.
             self.woken.extend(0..ACTORS);
         }
     }
@@ -295,13 +295,13 @@ impl World {
         }
     }
 
-    /// What is true between any two steps.
+    /// Asserts the invariants that hold between any two steps.
     fn check(&self) {
         if let Claimant::Waiter(ticket) = self.arbiter.claimant {
             assert!(self.arbiter.queue.get(ticket).is_some(), "the claimant does not wait");
         }
         let idle = self.arbiter.claimant == Claimant::Nobody && !self.arbiter.queue.is_empty();
-        assert!(!idle || self.watched, "nobody claims, and nobody will nudge");
+        assert!(!idle || self.watched, "no claim, and no nudge pending");
         for waiter in self.arbiter.queue.iter() {
             assert!(!self.arbiter.holds(&waiter.owner, self.now()), "an owner waits for itself");
         }
@@ -319,7 +319,7 @@ fn any_terms(rng: &mut StdRng) -> Terms {
 enum Step {
     Request(usize, Terms, bool),
     Cancel(usize),
-    Look(usize),
+    Turn(usize),
     Leave(usize),
     Lose(usize),
     Answer,
@@ -335,7 +335,7 @@ fn any_step(rng: &mut StdRng) -> Step {
     match rng.random_range(0..33) {
         0..8 => Step::Request(actor, any_terms(rng), rng.random_ratio(4, 5)),
         8..10 => Step::Cancel(actor),
-        10..16 => Step::Look(actor),
+        10..16 => Step::Turn(actor),
         16..21 => Step::Leave(actor),
         21 => Step::Lose(rng.random_range(0..4)),
         22..27 => Step::Answer,
@@ -348,7 +348,7 @@ fn any_step(rng: &mut StdRng) -> Step {
 }
 
 /// Whatever happens in whatever order: exclusive holds are alone and in order, no owner waits for itself, there is one attempt at a
-/// time, and when all have left, nothing is left and all who waited got in.
+/// time, and when all have left, nothing is left and all waiters were admitted.
 #[test]
 fn any_history_is_exclusive_and_ends_empty() {
     walk(2000, |rng| {
@@ -366,56 +366,56 @@ fn a_history_that_was_not_exclusive_is_exclusive_and_ends_empty() {
         Step::Forget,
         Step::Abort,
         request(3, true),
-        Step::Look(0),
+        Step::Turn(0),
         Step::GiveUp,
-        Step::Look(3),
+        Step::Turn(3),
         request(1, true),
         Step::Answer,
         Step::Leave(3),
         Step::Lose(0),
         request(5, false),
         Step::Answer,
-        Step::Look(1),
+        Step::Turn(1),
     ];
     play(steps.map(|step| (step, 0)));
 }
 
-/// Plays the steps, each after a pause in ms, and then lets everybody finish.
+/// Plays the steps, each after a pause in ms, and then lets all actors finish.
 fn play(steps: impl IntoIterator<Item = (Step, u64)>) {
-    let mut world = World::new();
+    let mut model = Model::new();
     for (step, pause) in steps {
-        world.now += pause;
+        model.now += pause;
         match step {
-            Step::Request(actor, terms, wait) => world.request(actor, terms, wait),
-            Step::Cancel(actor) => world.cancel(actor),
-            Step::Look(actor) => world.look(actor),
-            Step::Leave(actor) => world.leave(actor),
-            Step::Lose(number) => world.lose(number),
-            Step::Answer => world.answer(),
-            Step::GiveUp => world.give_up(),
-            Step::Forget => world.forget_attempt(),
-            Step::Abort => world.abort(),
-            Step::Purge => world.purge(),
-            Step::Nudge => world.nudge(),
+            Step::Request(actor, terms, wait) => model.request(actor, terms, wait),
+            Step::Cancel(actor) => model.cancel(actor),
+            Step::Turn(actor) => model.turn(actor),
+            Step::Leave(actor) => model.leave(actor),
+            Step::Lose(number) => model.lose(number),
+            Step::Answer => model.answer(),
+            Step::GiveUp => model.give_up(),
+            Step::Forget => model.forget_attempt(),
+            Step::Abort => model.abort(),
+            Step::Purge => model.purge(),
+            Step::Nudge => model.nudge(),
         }
-        world.check();
+        model.check();
     }
     for round in 0.. {
-        assert!(round < 1000, "somebody waits for ever");
-        world.now += 20;
-        world.purge();
-        world.abort();
-        world.nudge();
-        (0..ACTORS).for_each(|actor| world.look(actor));
-        world.answer();
-        (0..ACTORS).for_each(|actor| world.leave(actor));
-        world.check();
-        if world.actors.iter().all(|actor| matches!(actor, Actor::Idle)) && !world.aborting {
+        assert!(round < 1000, "a waiter is never admitted");
+        model.now += 20;
+        model.purge();
+        model.abort();
+        model.nudge();
+        (0..ACTORS).for_each(|actor| model.turn(actor));
+        model.answer();
+        (0..ACTORS).for_each(|actor| model.leave(actor));
+        model.check();
+        if model.actors.iter().all(|actor| matches!(actor, Actor::Idle)) && !model.aborting {
             break;
         }
     }
-    assert!(world.granted.is_empty());
-    assert_eq!(world.arbiter.waiting(), 0);
-    let held = |actor| world.arbiter.holds(&world.owner(actor), world.now());
+    assert!(model.granted.is_empty());
+    assert_eq!(model.arbiter.waiting(), 0);
+    let held = |actor| model.arbiter.holds(&model.owner(actor), model.now());
     assert!(!(0..ACTORS).any(held));
 }

@@ -12,23 +12,23 @@ pub(super) struct Waiter<W> {
     pub(super) ticket: Ticket,
     pub(super) owner: Owner,
     pub(super) terms: Terms,
-    /// Whether it waits for its turn, or only for the answer to a try.
+    /// Whether it waits for the lock, or only for the answer to a try.
     pub(super) waits: bool,
     pub(super) since: Timestamp,
-    /// Whether its long wait has been told of.
-    pub(super) told: bool,
-    /// Whom to wake when there is news; none until it has been told to wait.
+    /// Whether its long wait has been reported.
+    pub(super) reported: bool,
+    /// Wakes it when its state changes; none until it has received [`Turn::Wait`](super::Turn::Wait).
     pub(super) waker: Option<W>,
 }
 
 impl<W> Waiter<W> {
-    /// Whether it goes away with the next answer that another shared try gets.
+    /// Whether it ends with the next answer to another shared try.
     fn is_shared_try(&self) -> bool {
         !self.waits && self.terms.mode == Mode::Shared
     }
 }
 
-/// What a waiter is given.
+/// The outcome of a wait.
 #[derive(Debug)]
 pub(super) enum Delivery<H> {
     /// A share of a hold, with its depth.
@@ -45,16 +45,16 @@ impl<H> From<Result<(H, u32), &'static str>> for Delivery<H> {
     }
 }
 
-/// The waiters, first come, first served. Each call costs O(log n) but for those that say otherwise.
+/// The waiters, first come, first served. Each call costs O(log n) unless its documentation says otherwise.
 #[derive(Debug)]
 pub(super) struct Queue<W, H> {
     waiters: BTreeMap<Ticket, Waiter<W>>,
     by_owner: ByOwner<BTreeSet<Ticket>>,
-    /// What waiters were given and have not fetched yet.
+    /// Outcomes that the waiters have not fetched yet.
     delivered: BTreeMap<Ticket, Delivery<H>>,
-    /// How many of the waiters are shared tries.
+    /// The number of waiters that are shared tries.
     shared_tries: usize,
-    /// The foremost and the last place that were ever taken.
+    /// The first and the last place that were ever taken.
     first: i64,
     last: i64,
 }
@@ -86,7 +86,7 @@ impl<W: Clone, H> Queue<W, H> {
         self.waiters.values().filter_map(|waiter| waiter.waker.clone())
     }
 
-    /// Whether there is nobody, or only shared tries.
+    /// Whether there are no waiters but shared tries.
     pub(super) fn has_only_shared_tries(&self) -> bool {
         self.shared_tries == self.waiters.len()
     }
@@ -110,7 +110,7 @@ impl<W: Clone, H> Queue<W, H> {
 
     fn insert(&mut self, ticket: Ticket, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
         self.by_owner.entry(owner.clone()).or_default().insert(ticket);
-        let waiter = Waiter { ticket, owner, terms, waits, since, told: false, waker: None };
+        let waiter = Waiter { ticket, owner, terms, waits, since, reported: false, waker: None };
         self.shared_tries += usize::from(waiter.is_shared_try());
         self.waiters.insert(ticket, waiter);
         ticket
@@ -157,7 +157,7 @@ impl<W: Clone, H> Queue<W, H> {
         Some(waiter)
     }
 
-    /// Takes out the first of the tries that came no later than `newest`.
+    /// Removes the first waiter if it is a shared try, and not newer than `newest`.
     pub(super) fn pop_try(&mut self, newest: Ticket) -> Option<Waiter<W>> {
         let is_early_try = |waiter: &Waiter<W>| waiter.is_shared_try() && waiter.ticket <= newest;
         self.first().is_some_and(is_early_try).then(|| self.pop()).flatten()
@@ -171,7 +171,7 @@ impl<W: Clone, H> Queue<W, H> {
         }
     }
 
-    /// Keeps what a waiter was given until it fetches it; returns whom to wake.
+    /// Keeps the outcome until the waiter fetches it; returns its waker.
     pub(super) fn deliver(&mut self, waiter: Waiter<W>, delivery: Delivery<H>) -> Option<W> {
         self.delivered.insert(waiter.ticket, delivery);
         waiter.waker
@@ -186,7 +186,7 @@ impl<W: Clone, H> Queue<W, H> {
         self.waiters.values()
     }
 
-    /// Checks what is true between any two calls.
+    /// Asserts the invariants that hold between any two calls.
     #[cfg(test)]
     pub(super) fn check(&self) {
         let known: usize = self.by_owner.values().map(BTreeSet::len).sum();

@@ -1,4 +1,4 @@
-//! What this process has of one key.
+//! The grants and holds that this process has of one key.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,9 +17,9 @@ pub(super) struct Tenure<G> {
     pub(super) terms: Terms,
     pub(super) since: Timestamp,
     pub(super) handovers: u16,
-    /// Whether its long hold has been told of.
-    pub(super) told: bool,
-    /// How many holds it has.
+    /// Whether its long hold has been reported.
+    pub(super) reported: bool,
+    /// The number of its holds.
     holds: usize,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Tenure<G> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TenureId(u64);
 
-/// One owner's hold in it.
+/// One owner's hold in a tenure.
 #[derive(Debug)]
 struct HoldEntry<H> {
     tenure: TenureId,
@@ -42,7 +42,7 @@ struct Holds<H> {
     entries: BTreeMap<HoldId, HoldEntry<H>>,
     /// The last hold of each owner: the earlier ones are lost, or there would be no later one.
     last_of: ByOwner<HoldId>,
-    /// How many holds were asked for in each task or thread.
+    /// The number of holds that each task or thread has requested.
     by_origin: HashMap<Origin, usize, foldhash::fast::RandomState>,
 }
 
@@ -73,7 +73,7 @@ impl<H> Holds<H> {
         Some(entry)
     }
 
-    /// How many holds other owners asked for in the task or thread of this one.
+    /// The number of holds that other owners have requested in the task or thread of this one.
     fn beside(&self, owner: &Owner) -> usize {
         let count = owner.origin().and_then(|origin| self.by_origin.get(&origin)).copied().unwrap_or_default();
         let own = self.last_of(owner).is_some_and(|(_, entry)| entry.owner.origin() == owner.origin());
@@ -86,7 +86,7 @@ impl<H> Holds<H> {
     }
 }
 
-/// What is left when a share of a hold is given up.
+/// What is left when a share of a hold is dropped.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Left {
     /// Other shares of the hold.
@@ -97,7 +97,7 @@ pub(super) enum Left {
     Empty(TenureId),
 }
 
-/// All grants and holds of this process. Each call costs O(log n) but for those that say otherwise.
+/// All grants and holds of this process. Each call costs O(log n) unless its documentation says otherwise.
 #[derive(Debug)]
 pub(super) struct Tenures<G: Granted> {
     tenures: BTreeMap<TenureId, Tenure<G>>,
@@ -168,7 +168,7 @@ impl<G: Granted> Tenures<G> {
     /// Begins a tenure with its first hold.
     pub(super) fn begin(&mut self, grant: G, terms: Terms, owner: &Owner, now: Timestamp) -> G::Hold {
         let id = TenureId(self.next());
-        self.tenures.insert(id, Tenure { grant, terms, since: now, handovers: 0, told: false, holds: 1 });
+        self.tenures.insert(id, Tenure { grant, terms, since: now, handovers: 0, reported: false, holds: 1 });
         let hold_id = HoldId(self.next());
         let hold = self.tenures[&id].grant.hold(hold_id, owner, 0, now);
         self.holds.insert(hold_id, HoldEntry { tenure: id, owner: owner.clone(), depth: 1, hold: hold.clone() });
@@ -191,7 +191,7 @@ impl<G: Granted> Tenures<G> {
         self.last
     }
 
-    /// Gives up a share of a hold. `None` if there is no such hold: it had been lost.
+    /// Removes a share of a hold. `None` if there is no such hold: it had been lost.
     pub(super) fn leave(&mut self, id: HoldId) -> Option<Left> {
         let entry = self.holds.entries.get_mut(&id)?;
         entry.depth -= 1;
@@ -210,7 +210,7 @@ impl<G: Granted> Tenures<G> {
         self.tenures.remove(&id).map(|tenure| tenure.grant)
     }
 
-    /// Forgets the grants that are lost, with their holds, and returns them. O(n).
+    /// Removes the grants that are lost, with their holds, and returns them. O(n).
     pub(super) fn purge(&mut self, now: Timestamp) -> Vec<G> {
         if self.tenures.values().all(|tenure| tenure.grant.is_alive(now)) {
             return Vec::new();
@@ -226,7 +226,7 @@ impl<G: Granted> Tenures<G> {
         lost.into_values().map(|tenure| tenure.grant).collect()
     }
 
-    /// Checks what is true between any two calls.
+    /// Asserts the invariants that hold between any two calls.
     #[cfg(test)]
     pub(super) fn check(&self) {
         let entries = &self.holds.entries;

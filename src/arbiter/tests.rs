@@ -16,7 +16,7 @@ pub(super) fn terms(mode: Mode) -> Terms {
     Terms { mode, ttl: TTL, isolated: false, auto_renew: true, max_hold: None }
 }
 
-/// A grant that dies when it is told to.
+/// A grant that is lost on demand.
 #[derive(Clone, Debug)]
 pub(super) struct Fake {
     pub(super) id: u32,
@@ -55,7 +55,7 @@ pub(super) fn arbiter() -> Fakes {
     Arbiter::new(HAND_OVER)
 }
 
-/// Asks and expects to be sent to the backend.
+/// Requests a hold, and expects to have to claim.
 fn claim(arbiter: &mut Fakes, owner: &Owner, mode: Mode, now: u64) -> Ticket {
     match arbiter.request(owner, terms(mode), true, at(now), || 0).0 {
         Decision::Claim(ticket) => ticket,
@@ -142,7 +142,7 @@ fn a_waiter_that_will_not_be_handed_to_claims_when_it_is_nudged() {
     let ticket = claim(&mut arbiter, &owners[0], Mode::Exclusive, 0);
     grant(&mut arbiter, ticket, 1, 0);
     let waiting = queue(&mut arbiter, &owners[1], Mode::Exclusive, 1, 5);
-    assert!(arbiter.wants_nudge() && !arbiter.wants_nudge(), "says so once");
+    assert!(arbiter.wants_nudge() && !arbiter.wants_nudge(), "true only once");
     assert!(arbiter.nudge(at(9)).wake.is_empty());
     assert_eq!(arbiter.nudge(at(10)).wake, [5]);
     assert!(matches!(arbiter.turn(waiting, || 0), Turn::Claim));
@@ -199,7 +199,7 @@ fn a_cancelled_attempt_is_aborted_before_the_next() {
     let second = queue(&mut arbiter, &owners[1], Mode::Exclusive, 0, 9);
     let (cancelled, effects) = arbiter.cancel(first, true, at(1));
     assert!(matches!(cancelled, Cancelled::Attempt) && effects.wake.is_empty());
-    assert!(arbiter.granted(first, Fake::new(1), at(1)).is_err(), "a late grant goes back");
+    assert!(arbiter.granted(first, Fake::new(1), at(1)).is_err(), "a late grant is returned");
     assert!(matches!(arbiter.turn(second, || 9), Turn::Wait));
     assert_eq!(arbiter.aborted(at(2)).wake, [9]);
     assert!(matches!(arbiter.turn(second, || 9), Turn::Claim));
@@ -241,17 +241,17 @@ fn trying_never_overtakes_and_waits_only_for_clean_up() {
 }
 
 #[test]
-fn long_holds_and_waits_are_told_of_once() {
+fn long_holds_and_waits_are_reported_once() {
     let (mut arbiter, owners) = (arbiter(), [Owner::new(), Owner::new()]);
     let minute = Duration::from_secs(60);
     let ticket = claim(&mut arbiter, &owners[0], Mode::Exclusive, 0);
     grant(&mut arbiter, ticket, 1, 0);
     queue(&mut arbiter, &owners[1], Mode::Exclusive, 5, 0);
-    let overdue = |held, waited| Overdue { held, waited, own: false };
-    assert_eq!(arbiter.overdue(minute, at(59_999)), overdue(false, false));
-    assert_eq!(arbiter.overdue(minute, at(60_000)), overdue(true, false));
-    assert_eq!(arbiter.overdue(minute, at(70_000)), overdue(false, true));
-    assert_eq!(arbiter.overdue(minute, at(80_000)), overdue(false, false));
+    let report = |held, waited| SlowReport { held, waited, own: false };
+    assert_eq!(arbiter.report_slow(minute, at(59_999)), report(false, false));
+    assert_eq!(arbiter.report_slow(minute, at(60_000)), report(true, false));
+    assert_eq!(arbiter.report_slow(minute, at(70_000)), report(false, true));
+    assert_eq!(arbiter.report_slow(minute, at(80_000)), report(false, false));
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_waiter_that_queues_again_enters_what_its_owner_holds_by_then() {
     let slow = queue(&mut arbiter, &owners[1], Mode::Exclusive, 0, 1);
     arbiter.leave(first.id, || at(1));
     lost.lost.set(true);
-    // Another branch of the same owner is quicker.
+    // Another branch of the same owner is faster.
     let ticket = claim(&mut arbiter, &owners[1], Mode::Exclusive, 2);
     let held = grant(&mut arbiter, ticket, 2, 2);
     let (given, _) = entered(arbiter.turn(slow, || 1));

@@ -1,4 +1,4 @@
-//! What the arbiter and its callers tell each other.
+//! The requests to the arbiter, and its answers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// Whether a hold on these terms needs a lease for itself.
+    /// Whether a hold on these terms needs a separate lease.
     pub(crate) fn wants_own_lease(&self) -> bool {
         self.isolated || !self.auto_renew || self.max_hold.is_some()
     }
@@ -35,13 +35,13 @@ pub(crate) struct Handover {
     pub(crate) times: u16,
 }
 
-/// A backend's grant, as far as the arbiter looks into it.
+/// A backend's grant, as the arbiter sees it.
 pub(crate) trait Granted {
     /// One owner's possession.
     type Hold: Clone;
     /// Makes the `handovers`-th hold of this grant at `now`.
     fn hold(&self, id: HoldId, owner: &Owner, handovers: u16, now: Timestamp) -> Self::Hold;
-    /// Tells a hold how many shares of it there are: under the caller's mutex, so that the last word is right.
+    /// Sets the number of shares of a hold: under the caller's mutex, so that the last value is the right one.
     fn set_depth(_hold: &Self::Hold, _depth: u32) {}
     /// Whether the grant is not lost.
     fn is_alive(&self, now: Timestamp) -> bool;
@@ -60,22 +60,22 @@ pub(crate) enum Decision<H> {
     Entered(H, u32),
     /// The owner would wait for itself.
     Refused(&'static str),
-    /// Not free now; only said to those who do not wait.
+    /// Not free now; only for requests that do not wait.
     Busy,
     /// Wait for a wake-up, then ask [`Arbiter::turn`].
     Queued(Ticket),
-    /// Go to the backend.
+    /// Claim at the backend.
     Claim(Ticket),
 }
 
-/// What a waiter is to do.
+/// What a waiter has to do.
 #[derive(Debug)]
 pub(crate) enum Turn<H> {
     Wait,
     Claim,
     Entered(H, u32),
     Refused(&'static str),
-    /// Not free; only for those that do not wait.
+    /// Not free; only for requests that do not wait.
     Busy,
 }
 
@@ -85,25 +85,25 @@ pub(crate) enum Cancelled<H> {
     Nothing,
     /// Its attempt may be at the backend: abort it, then call [`Arbiter::aborted`].
     Attempt,
-    /// It had been given a share that it did not fetch: leave that.
+    /// It had received a share that it did not fetch: leave that share.
     Hold(H),
 }
 
-/// What has lasted for long.
+/// Which holds and waits have lasted for long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Overdue {
+pub(crate) struct SlowReport {
     pub(crate) held: bool,
     pub(crate) waited: bool,
-    /// Whether one that waits may be waiting for itself.
+    /// Whether a waiter may be waiting for itself.
     pub(crate) own: bool,
 }
 
-/// What the caller does once it has let go of the mutex: first the releases, then the wake-ups.
+/// What the caller does once it has unlocked the mutex: first the release, then the wake-ups.
 #[derive(Debug)]
 pub(crate) struct Effects<G, W> {
     pub(crate) release: Option<G>,
     pub(crate) wake: Vec<W>,
-    /// Somebody waits for a handover that may never come: have a [`nudge`](Arbiter::nudge) ready.
+    /// A waiter depends on a handover that may never happen: have a [`nudge`](Arbiter::nudge) ready.
     pub(crate) watch: bool,
 }
 
@@ -113,5 +113,5 @@ impl<G, W> Default for Effects<G, W> {
     }
 }
 
-/// Owners come from within the process, their numbers from allocators and counters.
+/// A map by owner. The hasher is not hardened: an owner's number comes from this process's allocators and counters.
 pub(super) type ByOwner<T> = HashMap<Owner, T, foldhash::fast::RandomState>;

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-/// Delays that double from one try to the next, each give or take a quarter, so that callers that failed together do not come back
-/// together.
+/// Delays that double from one try to the next, each ± 25 %, so that callers that failed together do not retry together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -12,7 +11,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// From 0.1 s to 5 s, for what is not urgent, or cut short by other means.
+    /// From 0.1 s to 5 s, for work that is not urgent, or whose delay can be ended early.
     pub(crate) fn slow() -> Self {
         let shortest = Duration::from_millis(100);
         Self { next: shortest, shortest, longest: Duration::from_secs(5) }
@@ -44,7 +43,7 @@ impl Backoff {
     }
 }
 
-/// Returns `about` give or take a quarter.
+/// Returns `about` ± 25 %.
 pub(crate) fn jittered(about: Duration) -> Duration {
     about.mul_f64(rand::random_range(0.75..1.25))
 }

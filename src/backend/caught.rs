@@ -1,4 +1,4 @@
-//! A backend whose panics are errors.
+//! [`Caught`]: a backend whose panics become errors.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::info::{Eviction, LockInfo};
 use crate::process::foreign::Catching;
 use crate::process::report::{Foreign, catch};
 
-/// A backend that is not to be trusted to keep its contract about panics. Each one is an answer that is unknown.
+/// Wraps a backend that may panic, against its contract. A panic is reported as an unknown outcome.
 pub(crate) struct Caught(Arc<dyn Backend>);
 
 impl Caught {

@@ -1,4 +1,4 @@
-//! Whether a server serves, as far as its answers tell.
+//! [`Health`]: whether a server serves requests, derived from its answers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::BackendError;
 
-/// What failed this long ago, and was not tried again since, says nothing about now.
+/// The age from which a failure is ignored if the request was not tried again since.
 const STALE: Duration = Duration::from_secs(10);
 
 /// Why a server does not serve, for each of `N` sorts of requests: one may be refused while another is served.

@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio::runtime;
 
-/// What is shared, by the runtime that drives it and by the settings, which are compared by value.
+/// Shared values, found by the runtime that drives them and by their settings, which are compared by value.
 ///
-/// The runtime is a part of it because a keeper that has ended drives nothing any more, and one of a parent process nothing here.
+/// The runtime is part of the key because the runtime of a keeper that has ended, or of a parent process, drives nothing here.
 #[derive(Debug)]
 pub(super) struct Pool<K, V>(Mutex<Vec<(runtime::Id, K, Slot<V>)>>);
 
@@ -19,8 +19,8 @@ impl<K: Eq, V> Pool<K, V> {
         Self(Mutex::new(Vec::new()))
     }
 
-    /// Returns what somebody uses already; else what `open` makes, once for all who ask at the same time. If that fails, the next
-    /// one tries for himself. It ends with its last user.
+    /// Returns the value that is already in use; otherwise calls `open`, once for all concurrent callers. If that fails, the next
+    /// caller calls its own `open`. The value is dropped with its last user.
     pub(super) async fn get<E>(
         &self,
         runtime: runtime::Id,
@@ -39,7 +39,7 @@ impl<K: Eq, V> Pool<K, V> {
 
     fn slot(&self, runtime: runtime::Id, key: K) -> Slot<V> {
         let mut slots = self.0.lock();
-        // Nobody uses these, or is about to.
+        // Removes the slots that are neither in use nor about to be.
         slots.retain(|(.., slot)| {
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|known| known.strong_count() > 0)
         });
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_equal_is_opened_once_and_ends_with_its_last_user() {
+    async fn equal_settings_open_once_and_the_value_ends_with_its_last_user() {
         let pool = Pool::new();
         let opened = Mutex::new(0);
         let open = async || {
@@ -77,11 +77,11 @@ mod tests {
         assert_eq!(*opened.lock(), 2);
         drop(users);
         pool.get(id(), 0, open()).await.unwrap();
-        assert_eq!((*opened.lock(), pool.0.lock().len()), (3, 1), "the other is forgotten");
+        assert_eq!((*opened.lock(), pool.0.lock().len()), (3, 1), "the other value is removed");
     }
 
     #[tokio::test]
-    async fn who_comes_after_a_failure_tries_for_himself() {
+    async fn a_caller_after_a_failure_opens_again() {
         let pool = Pool::new();
         let failing = pool.get(id(), 0, async { Err("away") });
         let working = pool.get(id(), 0, async { Ok::<_, Infallible>(Arc::new(7)) });
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_runtime_drives_is_not_shared() {
+    fn values_of_another_runtime_are_not_shared() {
         let pool = Pool::new();
         let run = |value| {
             let runtime = runtime::Builder::new_current_thread().build().unwrap();

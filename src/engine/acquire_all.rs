@@ -1,4 +1,4 @@
-//! The way to several holds: one after another in the order of their keys, all or none.
+//! Acquiring several keys: one after another in the order of the keys, all or none.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,22 +50,22 @@ impl Future for AllAcquisition {
     }
 }
 
-/// What is asked for.
+/// The request.
 struct Keys {
     engine: Arc<EngineHandle>,
     /// Each once, in the order of their bytes.
     sorted: Vec<Arc<Entry>>,
-    /// In the order asked, each key's place among the sorted.
+    /// In the order of the request: the index of each key in `keys`.
     places: Vec<usize>,
     options: Options,
     wait: Wait,
 }
 
-/// The same, once it is known who asks.
+/// The request with its owner.
 struct Entered {
     keys: Keys,
     owners: Vec<Owner>,
-    /// Of the keys that the owner held already.
+    /// Shares of the keys that the owner held already.
     shares: Vec<Option<Share>>,
 }
 
@@ -79,7 +79,7 @@ impl Keys {
         Self { engine, sorted, places, options, wait }
     }
 
-    /// Finds the owner, and takes what it holds already: later it might not any more.
+    /// Derives the owner, and takes shares of its holds now: later it might not have them any more.
     fn enter(self, cx: &Context<'_>) -> Result<Entered> {
         let (now, caller) = (self.engine.base.now(), self.options.caller(&self.engine.base.defaults, cx));
         let (mut owners, mut shares) = (Vec::new(), Vec::new());
@@ -123,7 +123,7 @@ impl Entered {
                     shares => return shares.map(Some),
                 }
             }
-            // Waiting for one of the others has taken too long. To wait for this one while holding those would be out of order.
+            // Lost during the wait for another key. Waiting for this one while holding those would be out of order.
             self.shares.iter_mut().for_each(|share| *share = None);
         }
     }
@@ -135,7 +135,7 @@ impl Entered {
         Acquisition::new(engine.clone(), Ok(sorted[place].clone()), options, *wait)
     }
 
-    /// The shares in the order asked. A key that was named before has one share more.
+    /// The shares in the order of the request. A repeated key gets one more share.
     fn in_order(&mut self) -> Result<Vec<Share>> {
         let places = &self.keys.places;
         let mut given: Vec<Share> = Vec::with_capacity(places.len());
@@ -153,7 +153,7 @@ impl Entered {
     }
 }
 
-/// The timeout was for all keys together.
+/// Sets the time in a timeout error: the timeout was for all keys together.
 fn of_all(error: LockError, limit: Option<Duration>) -> LockError {
     match (error, limit) {
         (LockError::Timeout { key, holder, own, source, .. }, Some(after)) => {

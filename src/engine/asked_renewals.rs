@@ -1,4 +1,4 @@
-//! Renewals that callers have asked for: one under way for each lease, and all that ask meanwhile wait for the next one.
+//! Renewals requested by callers: one in flight for each lease; requests that arrive meanwhile share the next one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::backend::LeaseId;
 use crate::error::BackendError;
 
 type Reply = oneshot::Sender<Result<(), BackendError>>;
-/// By lease: what waits for its next renewal, where one is under way.
+/// The leases with a renewal in flight, each with the callers that wait for the next one.
 type Waiting = Arc<Mutex<HashMap<LeaseId, Vec<Reply>>>>;
 
-/// The renewals that callers have asked for.
+/// The renewals requested by callers.
 #[derive(Debug, Default)]
 pub(super) struct AskedRenewals(Waiting);
 
-/// The renewals of one lease, by the task that makes them. When it is dropped, the next caller begins anew.
+/// Held by the task that renews one lease. After its drop, the next caller starts another task.
 #[derive(Debug)]
 pub(super) struct Turn {
     waiting: Waiting,
@@ -26,7 +26,7 @@ pub(super) struct Turn {
 }
 
 impl AskedRenewals {
-    /// Waits for the next renewal of the lease. Returns the turn of a caller that has to make it.
+    /// Registers for the next renewal of the lease. Returns a `Turn` if the caller has to start it.
     pub(super) fn join(&self, lease: LeaseId, reply: Reply) -> Option<Turn> {
         let mut waiting = self.0.lock();
         let is_under_way = waiting.contains_key(&lease);

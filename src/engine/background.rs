@@ -1,4 +1,4 @@
-//! The background tasks of a manager, which run on the keeper until it ends: renewals, and what the server reports.
+//! The background tasks of a manager, which run on the keeper until the manager ends: renewals, and the backend's events.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -27,8 +27,8 @@ pub(super) fn start(engine: &Arc<Engine>) {
     keeper.watch(watched);
 }
 
-/// Runs a task of the manager until it returns. If it panics, the holds are lost, since it may have missed something, and it begins
-/// again.
+/// Runs a task of the manager until it returns. If it panics, all holds are lost, since it may have missed an event, and it is
+/// restarted.
 async fn supervise<F: Future<Output = ()>>(engine: Arc<Engine>, task: impl Fn(Arc<Engine>) -> F) {
     while AssertUnwindSafe(task(engine.clone())).catch_unwind().await.is_err() {
         let name = engine.base.name();
@@ -76,7 +76,7 @@ async fn keep(engine: Arc<Engine>) {
     }
 }
 
-/// Takes in what the server reports until the manager ends.
+/// Applies the backend's events until the manager ends.
 async fn listen(engine: Arc<Engine>) {
     let base = &engine.base;
     let mut ended = pin!(base.lifecycle.ended());

@@ -1,4 +1,4 @@
-//! What every part of a manager works with: its backend, clock, thread and defaults.
+//! [`Base`]: what all parts of a manager use: its backend, clock, thread and defaults.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::keeper::Keeper;
 use crate::process::foreign::CatchingWaker;
 use crate::settings::Settings;
 
-/// The settings that requests start from.
+/// The defaults of requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Defaults {
     pub(crate) name: Arc<str>,
@@ -58,14 +58,14 @@ fn program_name() -> String {
     name.map_or_else(|| "leasehold".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The surroundings of one manager's parts.
+/// The backend, clock, thread and defaults of one manager.
 #[derive(Debug)]
 pub(crate) struct Base {
     pub(crate) backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     pub(crate) keeper: Arc<Keeper>,
     pub(crate) defaults: Defaults,
-    /// How this manager is named in claims.
+    /// The name of this manager in its claims.
     pub(crate) holder: Arc<Holder>,
     pub(crate) counters: Counters,
     pub(crate) lifecycle: Lifecycle,
@@ -109,7 +109,7 @@ impl Base {
         self.keeper.is_forked()
     }
 
-    /// Fails in a manager that was closed and in a forked child. Takes no lock.
+    /// Fails if the manager was closed, and in a forked child. Locks no mutex.
     pub(crate) fn check_open(&self, key: Option<&str>, operation: &'static str) -> Result<()> {
         if self.is_forked() {
             return Err(LockError::forked(key, operation));
@@ -121,11 +121,11 @@ impl Base {
     }
 
     pub(crate) fn next_attempt(&self) -> AttemptId {
-        // Not to be guessed from another one: on Redis, a client that may publish could report its loss.
+        // Random, so that it cannot be guessed: on Redis, a client that may publish could otherwise report its loss.
         AttemptId(rand::random())
     }
 
-    /// The error of a call that was not answered in time: what the server, or the connection, said last, where that is known.
+    /// The error of a call that was not answered in time: the last known failure of the server or the connection, if any.
     pub(crate) fn no_answer(&self, limit: Duration) -> BackendError {
         self.backend.outage().unwrap_or_else(|| {
             BackendError::new(ErrorKind::Unreachable, format!("no answer from the server within {limit:?}"))
@@ -178,7 +178,7 @@ impl Base {
     }
 }
 
-/// The error of a call that the end of its manager has cut off.
+/// The error of a call that was interrupted by the end of its manager.
 pub(super) fn closed() -> BackendError {
     BackendError::new(ErrorKind::Closed, "the manager is closed")
 }
@@ -200,7 +200,7 @@ impl<F> WithinKeeper<F> {
 impl<F> Drop for WithinKeeper<F> {
     fn drop(&mut self) {
         if self.keeper.is_forked() {
-            // A mutex on the way may be locked for ever, by a thread that only the parent has.
+            // A mutex that the drop needs may stay locked for ever, by a thread that only the parent has.
             std::mem::forget(self.future.take());
         }
     }

@@ -1,4 +1,4 @@
-//! Clean-up: what has to be undone on the server, repeated until the server has confirmed it.
+//! Clean-up on the server, repeated until the server has confirmed it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::lease::LeaseCell;
 use crate::process::foreign::CatchingWaker;
 use crate::process::report::debug;
 
-/// What has to be undone.
+/// One clean-up.
 #[derive(Debug)]
 pub(crate) enum Job {
-    /// A grant whose release was refused or came too late.
+    /// Release a grant whose release was refused or not confirmed in time.
     Release(Grant),
-    /// An attempt of unknown outcome.
+    /// Abort an attempt of unknown outcome.
     Abort(Arc<Claim>),
-    /// A lease, with every claim on it.
+    /// Revoke a lease, with every claim on it.
     Revoke,
 }
 
@@ -46,7 +46,7 @@ impl Cleanup {
         self.unconfirmed.load(Ordering::Acquire) > 0
     }
 
-    /// Ends when everything so far has been confirmed or given up.
+    /// Completes when all releases and jobs so far have been confirmed or abandoned.
     pub(crate) async fn all_confirmed(&self) {
         loop {
             let confirmed = self.confirmed.notified();
@@ -57,32 +57,32 @@ impl Cleanup {
         }
     }
 
-    /// Counts something that the server has yet to confirm, for as long as the count lives.
+    /// Counts one unconfirmed operation, until the returned value is dropped.
     pub(super) fn count(self: &Arc<Self>) -> Unconfirmed {
         self.unconfirmed.fetch_add(1, Ordering::AcqRel);
         Unconfirmed(self.clone())
     }
 
-    /// Begins `work` here and goes on with it on the keeper, whether its caller stays or not.
+    /// Polls `work` once here and continues it on the keeper, whether the caller waits or not.
     pub(super) fn start(self: &Arc<Self>, work: impl Future<Output = Result<()>> + Send + 'static) -> InFlight {
         let unconfirmed = self.count();
         let mut work = Box::pin(work);
-        // Sends the request, and is all there is to do for a store in memory.
+        // Sends the request; a store in memory completes it.
         let first = self.base.keeper.enter().map(|_within| work.as_mut().poll(&mut Context::from_waker(Waker::noop())));
         if let Ok(Poll::Ready(outcome)) = first {
             return InFlight::Done(outcome);
         }
-        // The rest is the keeper's, so that no one depends on whether the caller polls again.
+        // The keeper does the rest, so that nothing depends on whether the caller polls again.
         let (report, outcome) = oneshot::channel();
         let (awaited, now) = DropWait::new(&self.base).split();
         let base = self.base.clone();
         self.base.keeper.spawn(async move {
             let outcome = work.await;
             drop(unconfirmed);
-            // The caller may have gone.
+            // The caller may not wait any more.
             let _ = report.send(outcome);
             if base.lifecycle.is_closed() && awaited.is_some() {
-                // It was the last of its manager: the sessions end too.
+                // This was the manager's last operation: its sessions end too.
                 base.lifecycle.ended().await;
             }
             drop(awaited);
@@ -93,12 +93,12 @@ impl Cleanup {
         InFlight::Going(outcome, CatchingWaker::default())
     }
 
-    /// Has a job done in the background.
+    /// Runs a job in the background.
     pub(crate) fn run(self: &Arc<Self>, cell: Arc<LeaseCell>, job: Job) {
         self.run_then(cell, job, || ());
     }
 
-    /// Has a job done in the background, and calls `then` once it is confirmed or given up.
+    /// Runs a job in the background, and calls `then` once it is confirmed or abandoned.
     pub(super) fn run_then(self: &Arc<Self>, cell: Arc<LeaseCell>, job: Job, then: impl FnOnce() + Send + 'static) {
         let cleanup = self.clone();
         drop(self.start(async move {
@@ -108,13 +108,13 @@ impl Cleanup {
         }));
     }
 
-    /// Repeats a job until it succeeds, however late: servers that are down end no lease. A closed manager gives it up once the
-    /// lease, which nothing renews any more, is over by any clock.
+    /// Repeats a job until it succeeds, however late: a server that is down ends no lease. A closed manager abandons the job once the
+    /// lease, which is not renewed any more, has ended by any clock.
     pub(super) async fn until_confirmed(&self, cell: &LeaseCell, job: &Job) {
         let base = &self.base;
         let mut backoff = Backoff::slow();
         loop {
-            // A backend may wait for an answer for ever.
+            // The backend may never answer.
             match base.answer(base.defaults.timeout, self.attempt(cell, job)).await {
                 Ok(()) => return,
                 Err(error) if matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Closed) => return,
@@ -144,7 +144,7 @@ impl Cleanup {
     }
 }
 
-/// Something that the server has yet to confirm.
+/// One unconfirmed operation.
 #[derive(Debug)]
 pub(super) struct Unconfirmed(Arc<Cleanup>);
 
@@ -156,7 +156,7 @@ impl Drop for Unconfirmed {
     }
 }
 
-/// Work that goes on whether this is polled or not.
+/// Work that continues whether this future is polled or not.
 pub(crate) enum InFlight {
     Going(oneshot::Receiver<Result<()>>, CatchingWaker),
     Done(Result<()>),

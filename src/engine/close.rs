@@ -29,7 +29,7 @@ pub(crate) async fn close(engine: Arc<Engine>, bound: Duration) -> bool {
         return confirmed;
     }
     if !confirmed {
-        // Releases go on until the server has confirmed or their leases are over, and need the backend for it.
+        // Releases need the backend until the server has confirmed them or their leases have ended.
         let engine = engine.clone();
         base.keeper.spawn(async move {
             engine.cleanup.all_confirmed().await;

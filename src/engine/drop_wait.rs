@@ -1,9 +1,9 @@
-//! Waiting, where a thread ends, for what its drops have sent.
+//! Waiting at the end of a thread for the releases that its drops have sent.
 //!
-//! The drop of the last manager waits for the releases so far. A guard that is dropped after its manager has nobody to wait for it:
-//! then the thread does that when it ends, in the destructor of a thread-local. The main thread does so for all that it has dropped,
-//! since the process ends with it, and a manager in a `static` is never dropped; and for what other threads have dropped after its
-//! manager, since a scoped thread counts as ended before its locals have.
+//! The drop of the last manager waits for the releases so far. For a guard that is dropped after its manager, the thread waits when
+//! it ends, in the destructor of a thread-local. The main thread waits for all releases of its drops, since the process ends with it,
+//! and a manager in a `static` is never dropped; and for the releases of other threads after the drop of their manager, since a scoped
+//! thread counts as ended before the destructors of its thread-locals have run.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use tokio::runtime::Handle;
 use super::base::Base;
 use crate::process::fork::ForkDetector;
 
-/// What any thread has dropped after its manager, for the main thread to wait for; with the process that it is about.
+/// The releases of any thread after the drop of its manager, for the main thread to wait for; with the process that they belong to.
 static OF_ALL: Mutex<Option<(ForkDetector, Arc<Unconfirmed>)>> = Mutex::new(None);
-/// Whether the main thread waits for something when it ends.
+/// Whether the main thread waits when it ends.
 static MAIN_WAITS: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static UNCONFIRMED: RefCell<AtThreadEnd> = RefCell::new(AtThreadEnd::new());
 }
 
-/// What a thread has dropped and the server has not confirmed yet. Nothing of a manager is kept alive by it.
+/// The unconfirmed releases of a thread. They keep nothing of a manager alive.
 #[derive(Debug, Default)]
 struct Unconfirmed {
     count: Mutex<usize>,
@@ -76,7 +76,7 @@ fn is_main() -> bool {
     std::thread::current().name() == Some("main")
 }
 
-/// `None` where another thread has it just now, which in a forked child may be for ever.
+/// `None` while another thread has the mutex, which in a forked child may be for ever.
 fn of_all() -> Option<Arc<Unconfirmed>> {
     let mut of_all = OF_ALL.try_lock_for(Duration::from_millis(100))?;
     let (_, unconfirmed) = match of_all.take().filter(|(fork, _)| !fork.is_forked()) {
@@ -86,14 +86,14 @@ fn of_all() -> Option<Arc<Unconfirmed>> {
     Some(unconfirmed.clone())
 }
 
-/// A manager begins. If this is the main thread, it waits when it ends.
+/// Called when a manager is created: if this is the main thread, it will wait when it ends.
 pub(super) fn prepare(limit: Duration) {
     if is_main() && !limit.is_zero() {
         let prepare = |local: &RefCell<AtThreadEnd>| {
             let mut local = local.borrow_mut();
             local.limit = local.limit.max(limit);
         };
-        // In a destructor it is too late.
+        // Too late in a destructor.
         let _ = UNCONFIRMED.try_with(prepare);
     }
 }
@@ -114,9 +114,9 @@ impl Drop for AtThreadEnd {
     }
 }
 
-/// Something that a thread waits for when it ends. Drop it once it is confirmed, or will never be.
+/// A release that a thread waits for when it ends. Drop it once the release is confirmed, or never will be.
 #[derive(Debug)]
-#[must_use = "nothing is waited for unless it is kept"]
+#[must_use = "the thread waits only while this value lives"]
 pub(super) struct Awaited {
     by: Arc<Unconfirmed>,
     /// The main thread waits as well.
@@ -132,12 +132,12 @@ impl Drop for Awaited {
     }
 }
 
-/// How a thread waits for something that it has begun.
+/// How a thread waits for a release that it has begun.
 pub(super) enum DropWait {
     /// Not at all: the manager's drop does.
     None,
     AtThreadEnd(Awaited),
-    /// At once: this thread's locals have ended already, or nothing is run when it ends.
+    /// At once: the thread-locals have been destroyed already, or no destructors run when the thread ends.
     Now(Awaited, Now),
 }
 
@@ -155,7 +155,7 @@ impl Now {
 }
 
 impl DropWait {
-    /// What to keep until it is confirmed, and what to wait for now.
+    /// Returns the value to keep until the release is confirmed, and the one to wait for now.
     pub(super) fn split(self) -> (Option<Awaited>, Option<Now>) {
         match self {
             Self::None => (None, None),
@@ -164,7 +164,7 @@ impl DropWait {
         }
     }
 
-    /// Chooses for something that this thread has begun and the server has yet to confirm.
+    /// Chooses for an unconfirmed release that this thread has begun.
     pub(super) fn new(base: &Base) -> Self {
         let limit = base.defaults.drop_wait;
         let (is_main, manager_is_dropped) = (is_main(), base.lifecycle.is_manager_dropped());
@@ -173,7 +173,7 @@ impl DropWait {
         }
         // musl runs no destructors of the main thread's locals.
         let main_waits = MAIN_WAITS.load(Ordering::Acquire) && !cfg!(target_env = "musl");
-        // A plain thread may be a scoped one, which counts as ended before its locals have. A runtime's is joined.
+        // A plain thread may be scoped: it counts as ended before its destructors have run. A runtime's thread is joined.
         let ends_in_time = main_waits || is_main || Handle::try_current().is_ok();
         let at_end = if (cfg!(target_env = "musl") && is_main) || !ends_in_time {
             None

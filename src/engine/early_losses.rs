@@ -1,4 +1,4 @@
-//! Losses that the server reported before the grant was here.
+//! Losses that the server reported before the grant arrived.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::backend::AttemptId;
 
-/// Attempts whose claims were lost of late: for some the grant was still on its way, so that nothing had it yet.
+/// Attempts whose claims were lost recently: the grants of some may not have arrived yet.
 #[derive(Debug, Default)]
 pub(crate) struct EarlyLosses {
     any: AtomicBool,
@@ -15,7 +15,7 @@ pub(crate) struct EarlyLosses {
 }
 
 impl EarlyLosses {
-    /// The grants of most are here by then, so only a burst could push one out whose grant is not.
+    /// Most grants have arrived before their entry is overwritten; only a burst of losses could overwrite one too early.
     pub(super) const MOST: usize = 4096;
 
     pub(super) fn add(&self, attempt: AttemptId) {

@@ -1,4 +1,4 @@
-//! What keeps a manager going.
+//! [`EngineHandle`]: keeps a manager running.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::clock::Clock;
 use crate::keeper::Keeper;
 
-/// Keeps a manager going: managers, handles, requests and guards have one. With the last, its sessions end.
+/// Keeps a manager running: managers, handles, requests and guards have one. Its sessions end with the last one.
 #[derive(Debug)]
 pub(crate) struct EngineHandle(Arc<Engine>);
 
@@ -27,7 +27,7 @@ impl EngineHandle {
         Arc::new(Self(engine))
     }
 
-    /// The engine alone, for work that does not keep the manager going.
+    /// The engine alone, for work that does not keep the manager running.
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.0
     }
@@ -44,7 +44,7 @@ impl Drop for EngineHandle {
     fn drop(&mut self) {
         let base = &self.0.base;
         if base.is_forked() {
-            // Never to be dropped here: a mutex of the backend may be locked for ever, by a thread that only the parent has.
+            // Leaked: a mutex of the backend may stay locked for ever, by a thread that only the parent has.
             std::mem::forget(self.0.clone());
         } else if !base.lifecycle.is_closed() {
             let (engine, bound) = (self.0.clone(), base.defaults.timeout);

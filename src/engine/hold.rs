@@ -1,4 +1,4 @@
-//! What this process has: grants, and the holds in them.
+//! [`HeldGrant`] and [`Hold`]: the grants of this process, and the holds in them.
 
 use std::any::Any;
 use std::fmt;
@@ -25,7 +25,7 @@ pub(crate) struct HeldGrant {
     pub(crate) cell: Arc<LeaseCell>,
     pub(crate) key: Arc<str>,
     pub(crate) sessions: Arc<Sessions>,
-    /// Keeps the manager going until the grant has been given back.
+    /// Keeps the manager running until the grant is released.
     _manager: Arc<dyn Any + Send + Sync>,
     /// The loss of the claim alone, while its lease lives.
     lost: LossFlag,
@@ -62,7 +62,7 @@ impl HeldGrant {
         self.sessions.base.is_forked()
     }
 
-    /// Why it is lost, if it is by `now`.
+    /// The cause of the loss, if the grant is lost by `now`.
     pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
         let of_lease = || if self.is_forked() { self.cell.loss_in_child(now) } else { self.cell.loss(now) };
         self.own_loss(now).or_else(of_lease)
@@ -73,12 +73,12 @@ impl HeldGrant {
         self.own_loss(now).or_else(|| self.cell.quiet_loss(now))
     }
 
-    /// The loss of the claim alone. Wakes nothing: the backend reports it as well.
+    /// The loss of the claim alone. Wakes no listeners: the backend reports the loss as well.
     fn own_loss(&self, now: Timestamp) -> Option<Loss> {
         if let Some(limit) = &self.grant.limit
             && now >= limit.until()
         {
-            // Once and for all: it may be lifted a moment later.
+            // Final from now on: the limit may be lifted a moment later.
             self.lost.set(Loss::Unreachable);
         }
         self.lost.get()
@@ -89,11 +89,11 @@ impl HeldGrant {
         if self.own_loss(now).is_none() {
             self.lost.set(cause);
         }
-        // Perhaps not for the first time: the one that found the loss may not have been free to wake anything.
+        // Perhaps not for the first time: the call that found the loss may not have been allowed to wake listeners.
         self.signal.fire();
     }
 
-    /// Counts and logs the loss. Closing the manager is no news.
+    /// Counts and logs the loss, unless the manager was closed.
     pub(super) fn report_loss(&self, cause: Loss) {
         if cause == Loss::Closed {
             return;
@@ -180,20 +180,20 @@ impl Granted for Arc<HeldGrant> {
 pub(crate) struct Hold {
     pub(crate) id: HoldId,
     pub(crate) held: Arc<HeldGrant>,
-    /// `None` once it has ended: what outlives it, a future for its loss, need not keep the owner's task alive.
+    /// `None` once the hold has ended: a future for its loss, which may outlive it, must not keep the owner's task alive.
     owner: Mutex<Option<Owner>>,
     pub(crate) token: FencingToken,
     since: Timestamp,
-    /// The arbiter's count, for reading; changed under the arbiter's lock only.
+    /// The arbiter's count, for reading; changed only under the arbiter's mutex.
     depth: AtomicU32,
-    /// Set with the last guard's end; the grant may go to others then, and their loss is none of this hold's.
+    /// Set at the drop of the last guard. Afterwards other owners may use the grant, and its loss does not concern this hold.
     ended: AtomicBool,
     /// Set if it had been lost before its end.
     lost: LossFlag,
 }
 
 impl Hold {
-    /// Why it is, or was, lost. `None` also after it was given up.
+    /// The cause of the loss, if the hold is, or ended, lost. `None` also if it ended otherwise.
     pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
         self.lost.get().or_else(|| if self.ended.load(Ordering::Acquire) { None } else { self.held.loss(now) })
     }
@@ -215,7 +215,7 @@ impl Hold {
         self.owner.lock().clone().unwrap_or_else(Owner::new)
     }
 
-    /// The last guard ends. Returns the owner, whose drop may run others' code.
+    /// Ends the hold with its last guard. Returns the owner, whose drop may run foreign code.
     pub(super) fn end(&self, now: Timestamp) -> Option<Owner> {
         if let Some(loss) = self.held.quiet_loss(now) {
             self.lost.set(loss);
@@ -228,7 +228,7 @@ impl Hold {
         self.depth.load(Ordering::Relaxed)
     }
 
-    /// A guard of a hold that the arbiter has forgotten, because it was lost, ends. Returns how many are left.
+    /// Counts the end of a guard whose hold was lost and removed from the arbiter. Returns the number of guards left.
     pub(super) fn leave_lost(&self) -> u32 {
         self.depth.fetch_sub(1, Ordering::Relaxed).saturating_sub(1)
     }

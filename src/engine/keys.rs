@@ -31,12 +31,12 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Locks the arbiter. [Apply](Self::apply) the effects that it returns after letting go of it.
+    /// Locks the arbiter. [Apply](Self::apply) the effects that its methods return once it is unlocked.
     pub(crate) fn arbiter(&self) -> ArbiterGuard<'_> {
         ArbiterGuard(Some(self.arbiter.lock()))
     }
 
-    /// Gives back what the arbiter does not need any more, and wakes the waiters that have news.
+    /// Applies the effects: releases the grant that is not needed any more, and wakes waiters.
     pub(crate) fn apply(self: &Arc<Self>, effects: KeyEffects) {
         if effects.watch {
             self.watch();
@@ -47,12 +47,12 @@ impl Entry {
         effects.wake.into_iter().for_each(foreign::wake);
     }
 
-    /// A waiter waits for a handover that may never come: have it [nudged](Keys::nudge_contended).
+    /// A waiter depends on a handover that may never happen: have it [nudged](Keys::nudge_contended).
     pub(super) fn watch(self: &Arc<Self>) {
         self.keys.contended.lock().push(Arc::downgrade(self));
     }
 
-    /// Forgets and reports the grants that are lost; their waiters go to the backend.
+    /// Removes and reports the grants that are lost; their waiters claim at the backend.
     pub(super) fn purge(self: &Arc<Self>, now: Timestamp) {
         let (lost, effects) = self.arbiter().purge(now);
         self.apply(effects);
@@ -61,7 +61,7 @@ impl Entry {
         }
     }
 
-    /// Forgets the grants, which are lost, and wakes every waiter.
+    /// Removes the grants, which are lost, and wakes every waiter.
     pub(super) fn close(self: &Arc<Self>, now: Timestamp) {
         let (lost, effects) = {
             let mut arbiter = self.arbiter();
@@ -79,7 +79,7 @@ impl Entry {
         self.arbiter().grants().filter(|held| attempts.contains(&held.grant.attempt)).cloned().collect()
     }
 
-    /// Finds out who holds the key: this process, or another that the backend knows of.
+    /// Looks up the holder of the key: in this process, then at the backend.
     pub(crate) fn look_up(&self) -> Lookup {
         let base = &self.keys.base;
         if self.arbiter().is_held(base.now()) {
@@ -95,7 +95,7 @@ impl Drop for Entry {
     }
 }
 
-/// An arbiter under its mutex. Drops what has become useless in there after letting go of it.
+/// An arbiter under its mutex. After unlocking it, drops the wakers that the arbiter does not need any more.
 #[derive(Debug)]
 pub(crate) struct ArbiterGuard<'a>(Option<MutexGuard<'a, KeyArbiter>>);
 
@@ -124,13 +124,13 @@ impl Drop for ArbiterGuard<'_> {
     }
 }
 
-/// Finds entries by key, and lets unused keys go.
+/// The entries by key. Unused entries are removed.
 #[derive(Debug)]
 pub(crate) struct Keys {
     base: Arc<Base>,
-    /// Keys come from users: a hasher with a secret, but a fast one.
+    /// Keys come from users, so the hasher has a secret.
     by_key: Mutex<HashMap<Arc<str>, Weak<Entry>, foldhash::fast::RandomState>>,
-    /// Entries whose waiters may wait for a handover that never comes.
+    /// Entries whose waiters may depend on a handover that never happens.
     contended: Mutex<Vec<Weak<Entry>>>,
 }
 
@@ -160,7 +160,7 @@ impl Keys {
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
-        // Collected first: an entry that is dropped here would want the lock.
+        // Collected first: dropping an entry here would lock the map again.
         self.by_key.lock().values().filter_map(Weak::upgrade).collect()
     }
 
@@ -168,7 +168,7 @@ impl Keys {
         !self.contended.lock().is_empty()
     }
 
-    /// Lets waiters claim that wait for a handover that will not come.
+    /// Lets waiters claim whose handover will not happen.
     pub(super) fn nudge_contended(&self) {
         let contended = std::mem::take(&mut *self.contended.lock());
         let now = self.base.now();
@@ -183,7 +183,7 @@ impl Keys {
             return;
         }
         let mut by_key = self.by_key.lock();
-        // A successor may have taken the place between the last use and this.
+        // Another entry may have been inserted between the last use and this drop.
         if by_key.get(&entry.key).is_some_and(|known| std::ptr::eq(known.as_ptr(), entry)) {
             by_key.remove(&entry.key);
             if by_key.len() * 8 < by_key.capacity() {

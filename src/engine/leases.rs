@@ -1,4 +1,4 @@
-//! The table of a manager's leases: when each is due, which are sessions, which key is held on which.
+//! [`Leases`]: the table of a manager's leases: when each is due, which are sessions, which key is held on which.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::clock::Timestamp;
 use crate::error::BackendError;
 use crate::lease::LeaseCell;
 
-/// A lease, or why there is none.
+/// An opened lease, or the error.
 pub(super) type Opened = Result<Arc<LeaseCell>, BackendError>;
-/// A lease that is being opened, for all that wait for it.
+/// A lease that is being opened, shared by all waiters for it.
 pub(super) type Opening = Shared<BoxFuture<'static, Opened>>;
 
 /// All leases, and which of them are sessions that any claim may use.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     cells: HashMap<LeaseId, Kept>,
-    /// When to check which of them next.
+    /// The schedule of the next checks.
     due: BTreeSet<(Timestamp, LeaseId)>,
     /// Few: one for each TTL in use.
     sessions: Vec<(Duration, Session)>,
@@ -30,9 +30,9 @@ pub(super) struct Leases {
 struct Kept {
     cell: Arc<LeaseCell>,
     due: Timestamp,
-    /// How many times it was scheduled.
+    /// The number of times it was scheduled.
     scheduled: u64,
-    /// The key that is held on it, where it is for one claim.
+    /// The key that is held on it, if it is for one claim.
     key: Option<Arc<str>>,
 }
 
@@ -81,7 +81,7 @@ impl Leases {
         }
     }
 
-    /// Removes a lease. Returns the key that is held on it, where it is for one claim and holds.
+    /// Removes a lease. Returns the key that is held on it, if it is for one claim.
     pub(super) fn forget(&mut self, cell: &Arc<LeaseCell>) -> Option<Arc<str>> {
         let kept = self.cells.remove(&cell.id());
         let key = kept.and_then(|kept| {
@@ -112,19 +112,19 @@ impl Leases {
         }
     }
 
-    /// When the first of them is due.
+    /// The time at which the first lease is due.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Those that are due by now, and over without their loss having been found.
+    /// The leases that have ended by now without a notified loss.
     pub(super) fn unnoticed(&self, now: Timestamp) -> Vec<Arc<LeaseCell>> {
         let due = self.due.iter().take_while(|(due, _)| *due <= now);
         let cells = due.filter_map(|(_, id)| self.cells.get(id)).map(|kept| &kept.cell);
         cells.filter(|cell| now >= cell.deadline() && !cell.is_known_lost()).cloned().collect()
     }
 
-    /// Those that are due by now. Each stays due until it is [scheduled](Self::schedule_checked) again, or forgotten.
+    /// The leases that are due by now. Each stays due until it is [scheduled](Self::schedule_checked) again, or removed.
     pub(super) fn due(&self, now: Timestamp) -> Vec<Due> {
         let due = self.due.iter().take_while(|(due, _)| *due <= now);
         let kept = due.filter_map(|(_, id)| self.cells.get(id));
@@ -150,7 +150,7 @@ mod tests {
         (leases, cell)
     }
 
-    /// A hold whose age is limited begins while the lease is checked: the check knows nothing of the limit.
+    /// A hold with a limited age begins while the lease is being checked without that limit.
     #[test]
     fn what_is_scheduled_during_a_check_stays() {
         let (mut leases, cell) = table();

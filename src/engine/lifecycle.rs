@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-/// How far the end of a manager has come.
+/// The state of a manager between creation and end.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     closed: AtomicBool,
@@ -24,7 +24,7 @@ impl Default for Lifecycle {
 }
 
 impl Lifecycle {
-    /// From now on every new call fails.
+    /// Makes every new call fail from now on.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
@@ -33,7 +33,7 @@ impl Lifecycle {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// The last manager is being dropped: from now on, threads wait for what they drop.
+    /// The last manager is being dropped: from now on, threads wait for the releases of their drops.
     pub(crate) fn drop_manager(&self) {
         self.manager_dropped.store(true, Ordering::Release);
     }
@@ -50,7 +50,7 @@ impl Lifecycle {
     /// Waits until the background tasks have to end.
     pub(super) async fn ended(&self) {
         let mut ended = self.ended.subscribe();
-        // The sender lives in self: no error to be had.
+        // Cannot fail: the sender is in `self`.
         let _ = ended.wait_for(|ended| *ended).await;
     }
 }

@@ -1,4 +1,4 @@
-//! The holder of a key, asked for once on behalf of all that want to know at the same time.
+//! Lookups of the holder of a key, one for all concurrent callers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,21 +12,21 @@ use crate::clock::Timestamp;
 use crate::error::BackendError;
 use crate::info::Holder;
 
-/// The holder of a key, if there is one. Every caller that wants to know has a clone; the server is asked by the keeper.
+/// The holder of a key, if there is one. Each caller has a clone; the keeper sends the request.
 pub(crate) type Lookup = Shared<BoxFuture<'static, Result<Option<Holder>, BackendError>>>;
 
-/// For how long an answer, or a question under way, is good for others as well.
+/// The time for which an answer, or a request in flight, is shared with later callers.
 pub(crate) const FRESH: Duration = Duration::from_millis(200);
 
-/// How long a caller waits for an answer at most.
+/// The longest wait for an answer.
 pub(super) const LONGEST: Duration = Duration::from_secs(1);
 
-/// The last time that the server was asked about a key.
+/// The last lookup for a key.
 #[derive(Debug, Default)]
 pub(super) struct LastLookup(Mutex<Option<(Timestamp, Lookup)>>);
 
 impl LastLookup {
-    /// Returns the last answer if it is fresh, else asks the server.
+    /// Returns the last lookup if it is fresh; otherwise starts one.
     pub(super) fn ask(&self, base: &Arc<Base>, key: &Arc<str>) -> Lookup {
         let now = base.now();
         let mut last = self.0.lock();
@@ -40,14 +40,14 @@ impl LastLookup {
         base.keeper.spawn(async move {
             let _turn = asker.lookups.turn().await;
             if asker.now().since(now) > LONGEST {
-                // Its callers have given up.
+                // Its callers do not wait any more.
                 return;
             }
             let found = asker.answer(asker.defaults.timeout, asker.backend.inspect(&key)).await;
             if found.is_ok() {
                 asker.lookups.answered(asker.now());
             }
-            // The callers may have gone.
+            // The callers may not wait any more.
             let _ = reply.send(found.map(|info| info.and_then(|info| info.holders.into_iter().next())));
         });
         let lookup = async move { answer.await.unwrap_or_else(|_| Err(closed())) }.boxed().shared();

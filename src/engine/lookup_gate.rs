@@ -1,4 +1,4 @@
-//! How many lookups of holders go on at a time, and when the last one was answered.
+//! Limits the number of concurrent lookups of holders, and records the last answer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,10 +6,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clock::Timestamp;
 
-/// How many: enough to find out a hundred holders in the time that there is, too few to hold up the server or the keeper.
+/// The number of concurrent lookups: enough for a hundred holders in the available time, too few to slow down the server or the
+/// keeper.
 const AT_A_TIME: usize = 8;
 
-/// The way to the server for lookups, which are for error texts only.
+/// Admits lookups, which are for error texts only, to the server.
 #[derive(Debug)]
 pub(super) struct LookupGate {
     turns: Semaphore,
@@ -24,17 +25,17 @@ impl Default for LookupGate {
 }
 
 impl LookupGate {
-    /// Waits for a turn. `None` never comes: the gate is not closed.
+    /// Waits for a permit. Never `None`: the semaphore is not closed.
     pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
     }
 
-    /// A lookup was answered.
+    /// Records that a lookup was answered.
     pub(super) fn answered(&self, now: Timestamp) {
         self.answered.fetch_max(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Whether one was answered since then, so that the server is not silent.
+    /// Whether a lookup was answered since then, so that the server is not silent.
     pub(super) fn was_answered_since(&self, then: Timestamp) -> bool {
         self.answered.load(Ordering::Relaxed) >= then.as_nanos()
     }

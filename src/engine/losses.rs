@@ -1,4 +1,4 @@
-//! Losses: of leases that are over, and of claims that the server removed. Notified first, cleaned up afterwards.
+//! Losses of leases and of single claims: notified first, cleaned up afterwards.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::info::Loss;
 use crate::lease::LeaseCell;
 use crate::process::report::warn;
 
-/// How many keys, or leases, are cleaned up before something else gets its turn.
+/// The number of keys, or leases, that are cleaned up before the task yields.
 const SLICE: usize = 32;
-/// How many leases of those that ended together are revoked at the same time.
+/// The number of concurrent revocations of leases that ended together.
 const CLEAN_UPS: usize = 64;
 
-/// A lease that is over, and why.
+/// A lost lease, and the cause.
 type Over = (Arc<LeaseCell>, Loss);
 
 /// Cleans up after leases whose losses have been notified.
@@ -45,7 +45,7 @@ pub(super) fn leases_are_over(engine: &Arc<Engine>, over: Vec<Over>) {
             false => keys.iter().filter_map(|key| engine.keys.find(key)).collect(),
         };
         purge_each(&engine.base, entries).await;
-        // Whatever is left of them on the server is removed as soon as the server can be reached.
+        // Their remains on the server are removed as soon as the server can be reached.
         let at_deadline = |(_, cause): &Over| matches!(cause, Loss::Expired | Loss::Unreachable);
         let (later, at_once): (Vec<_>, Vec<_>) = over.into_iter().partition(at_deadline);
         let later = async {
@@ -59,7 +59,7 @@ pub(super) fn leases_are_over(engine: &Arc<Engine>, over: Vec<Over>) {
     });
 }
 
-/// Ends leases that are over, many at a time.
+/// Revokes leases that are lost, many at a time.
 async fn revoke_each(cleanup: &Cleanup, over: Vec<Over>) {
     let mut revoking = FuturesUnordered::new();
     for (place, (cell, _)) in over.into_iter().enumerate() {
@@ -74,7 +74,7 @@ async fn revoke_each(cleanup: &Cleanup, over: Vec<Over>) {
     while revoking.next().await.is_some() {}
 }
 
-/// Lets the waiters of lost grants of these keys go to the backend, in slices.
+/// Removes the lost grants of these keys, so that their waiters claim at the backend, in slices.
 async fn purge_each(base: &Base, entries: Vec<Arc<Entry>>) {
     for (place, entry) in entries.into_iter().enumerate() {
         entry.purge(base.now());
@@ -84,7 +84,7 @@ async fn purge_each(base: &Base, entries: Vec<Arc<Entry>>) {
     }
 }
 
-/// Takes in what the server has reported.
+/// Applies events of the backend.
 pub(super) fn on_events(engine: &Arc<Engine>, events: &[Event]) {
     let now = engine.base.now();
     let (mut claims, mut over) = (HashSet::new(), Vec::new());
@@ -95,13 +95,13 @@ pub(super) fn on_events(engine: &Arc<Engine>, events: &[Event]) {
                 (cell, cause)
             })),
             Event::ClaimLost(attempt) => {
-                // Noted before the search: a task that is about to take the grant checks here after it has taken it.
+                // Recorded before the search: a task that is about to take the grant checks this record after it has taken it.
                 engine.early_losses.add(*attempt);
                 claims.insert(*attempt);
             }
         }
     }
-    // One search through all keys for all of them: a lease that ends may take ten thousand claims with it.
+    // One search through all keys for all events: a lease that ends may end ten thousand claims.
     let mut lost = Vec::new();
     if !claims.is_empty() {
         for entry in engine.keys.all() {
@@ -125,7 +125,7 @@ pub(super) fn lose_if_early(engine: &Engine, entry: &Arc<Entry>, held: &HeldGran
     }
 }
 
-/// Ends all leases, whose state is unknown.
+/// Ends all leases, because their state is unknown.
 pub(super) fn lose_all(engine: &Arc<Engine>) {
     let now = engine.base.now();
     let lose = |cell: Arc<LeaseCell>| {

@@ -66,10 +66,10 @@ impl Engine {
         })
     }
 
-    /// Returns what the manager has done and has.
+    /// Returns the manager's counters.
     pub(crate) fn stats(&self) -> Stats {
         let now = self.base.now();
-        // A forked child has no keys in use, and a mutex on the way may be locked for ever there.
+        // A forked child uses no keys, and the map's mutex may stay locked for ever there.
         let entries = if self.base.is_forked() { Vec::new() } else { self.keys.all() };
         Stats {
             held: entries.iter().filter(|entry| entry.arbiter().is_held(now)).count() as u64,

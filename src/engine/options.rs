@@ -1,4 +1,4 @@
-//! What a request asks for.
+//! [`Options`]: the options of one request.
 
 use std::task::Context;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Options {
         self
     }
 
-    /// How long to wait at most: for the lock, or for an answer.
+    /// The longest wait: for the lock, or for an answer.
     pub(super) fn limit(&self, defaults: &Defaults, wait: Wait) -> Option<Duration> {
         let retries = (self.max_retries > 0).then(|| self.retry_interval.saturating_mul(self.max_retries));
         let answer = (wait == Wait::Never).then_some(defaults.timeout);

@@ -1,4 +1,4 @@
-//! What stands in the way of a manager: logged once when it begins and once when it is over.
+//! The log of outages: one record when the server stops serving, and one when it serves again.
 
 use parking_lot::Mutex;
 
@@ -17,7 +17,7 @@ struct Logged {
 }
 
 impl OutageLog {
-    /// Logs when the server has ceased to serve, and when it serves again.
+    /// Logs when the server has stopped serving, and when it serves again.
     pub(super) fn report_outage(&self, base: &Base) {
         let outage = base.backend.outage();
         let was_logged = std::mem::replace(&mut self.0.lock().outage, outage.is_some());
@@ -36,7 +36,7 @@ impl OutageLog {
         self.0.lock().outage
     }
 
-    /// Logs the first of the renewals that fail in a row.
+    /// Logs the first of consecutive failed renewals.
     pub(super) fn report_renewals(&self, base: &Base, failure: Option<&BackendError>) {
         let was_logged = std::mem::replace(&mut self.0.lock().renewals, failure.is_some());
         if let Some(error) = failure

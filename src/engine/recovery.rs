@@ -1,4 +1,4 @@
-//! Pauses between tries, which the end of an outage cuts short.
+//! Pauses between tries, which end early at the end of an outage.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use tokio::time::{sleep, timeout};
 use crate::backend::Backend;
 use crate::backend::backoff::Backoff;
 
-/// How soon a server answers that is there.
+/// The time within which a server that is up answers.
 const QUICK: Duration = Duration::from_millis(250);
-/// How long one question to a server that was silent may hang.
+/// The timeout of one check of a server that was silent.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The check of a server that does not answer, which all that pause at the same time share.
+/// The check of a server that does not answer, shared by all concurrent pauses.
 #[derive(Debug)]
 pub(crate) struct Recovery {
     backend: Arc<dyn Backend>,
@@ -44,7 +44,8 @@ impl Recovery {
     }
 }
 
-/// Ends when the server answers after it did not. One that answers all along fails for another reason, and the pause spares it.
+/// Completes when the server answers after it did not. If it answers all along, the failure has another cause, and the pause is not
+/// ended.
 async fn answers_again(backend: Arc<dyn Backend>) {
     let mut silent = false;
     loop {

@@ -1,4 +1,4 @@
-//! Giving a grant back.
+//! Releasing a grant.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::error::{ErrorKind, LockError};
 use crate::info::Loss;
 use crate::process::report::{debug, warn};
 
-/// Gives a grant back, trying again until the server has confirmed or the hold's lease may be over.
+/// Releases a grant: retries until the server has confirmed or the hold's lease may have ended.
 ///
-/// The deadline is the one that the hold had: nothing vouches for it any more, whatever later renewals of its session prove. What
-/// may be left on the server then is released in the background, however late.
+/// The deadline is the hold's at this moment, whatever later renewals of its session prove. After it, the release continues in the
+/// background, however late.
 pub(crate) fn release(held: Arc<HeldGrant>, now: Timestamp) -> InFlight {
     held.sessions.forget_own(&held.cell);
     held.sessions.cleanup.clone().start(async move {
@@ -29,7 +29,7 @@ pub(crate) fn release(held: Arc<HeldGrant>, now: Timestamp) -> InFlight {
             let checked = now.take().unwrap_or_else(|| base.now());
             if let Some(cause) = held.loss(checked).or((checked >= deadline).then_some(late)) {
                 held.report_loss(cause);
-                // A session lives on, and the claim with it.
+                // The session continues, and the claim with it.
                 undo(&held, if held.cell.is_session() { Job::Release(held.grant.clone()) } else { Job::Revoke });
                 return Err(held.expired(cause));
             }
@@ -72,7 +72,7 @@ fn undo(held: &HeldGrant, job: Job) {
     held.sessions.cleanup.run(held.cell.clone(), job);
 }
 
-/// Waits for `work`, but not beyond the deadline, nor longer than for any call.
+/// Waits for `work`, at most until the deadline, and at most the manager's timeout.
 async fn within<T>(base: &Base, deadline: Timestamp, work: impl Future<Output = T>) -> Option<T> {
     // The usual release in memory is over at the first poll, and needs no timer.
     let timer = async {

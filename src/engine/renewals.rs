@@ -11,20 +11,20 @@ use crate::error::{BackendError, ErrorKind};
 use crate::lease::LeaseCell;
 use crate::process::report::debug;
 
-/// Renews one lease, by a request that is sent from now on. Fails if there was no proof of its life.
+/// Renews one lease, by a request that is sent after this call. Fails if the answer does not prove the lease.
 ///
-/// All that ask while another request is under way share the next one.
+/// Calls during another request share the next one.
 pub(crate) async fn renew(sessions: &Arc<Sessions>, cell: &Arc<LeaseCell>) -> Result<(), BackendError> {
     let (reply, answer) = oneshot::channel();
     if let Some(mut turn) = sessions.asked.join(cell.id(), reply) {
         let (sessions, cell) = (sessions.clone(), cell.clone());
         let keeper = sessions.base.keeper.clone();
-        // On the keeper: the others depend on it.
+        // On the keeper, because other callers depend on it.
         keeper.spawn(async move {
             while let Some(waiting) = turn.next() {
                 let outcome = renew_all(&sessions, vec![cell.clone()]).await.pop().unwrap_or(Ok(()));
                 for reply in waiting {
-                    // Some may have given up.
+                    // Some callers may not wait any more.
                     let _ = reply.send(outcome.clone());
                 }
             }
@@ -62,7 +62,7 @@ pub(super) async fn renew_all(sessions: &Sessions, cells: Vec<Arc<LeaseCell>>) -
         }
     };
     let outcomes: Vec<_> = cells.iter().zip(answers).map(outcome).collect();
-    // A lease that was lost is reported by its loss.
+    // The loss of a lease is reported elsewhere.
     let failures = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
     sessions.outage_log.report_renewals(base, failures.clone().find(|error| error.kind() != ErrorKind::LeaseLost));
     sessions.schedule(cells.iter().map(|cell| (cell.id(), now)));

@@ -1,4 +1,4 @@
-//! Which lease a claim goes on: the session for its TTL, or one for itself. Opens them and keeps them in their table.
+//! [`Sessions`]: chooses the lease of a claim (the session for its TTL, or a separate lease), and opens and checks leases.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,7 +35,7 @@ pub(crate) struct Sessions {
     pub(crate) base: Arc<Base>,
     pub(super) cleanup: Arc<Cleanup>,
     leases: Mutex<Leases>,
-    /// Grants that end sooner than their leases unless they are confirmed.
+    /// Grants that end before their leases unless they are confirmed.
     limited: Mutex<Vec<(Limit, Weak<dyn Limited>)>>,
     pub(super) asked: AskedRenewals,
     pub(super) outage_log: OutageLog,
@@ -53,18 +53,18 @@ pub(super) trait Limited: Send + Sync {
     fn check_limit(&self, now: Timestamp);
 }
 
-/// A lease to claim with: at once, or soon.
+/// A lease for a claim: open, or being opened.
 pub(crate) enum LeaseFor {
     Ready(Opened),
     Soon(Opening),
 }
 
-/// What a check of the leases has found.
+/// The result of a check of the leases.
 #[derive(Default)]
 pub(super) struct Round {
     pub(super) renew: Vec<Arc<LeaseCell>>,
     pub(super) over: Vec<(Arc<LeaseCell>, Loss)>,
-    /// When the next one is due.
+    /// The time of the next check.
     pub(super) next: Option<Timestamp>,
 }
 
@@ -108,7 +108,7 @@ impl Sessions {
         }
     }
 
-    /// Opens on the keeper, so that no caller that gives up waiting leaves a lease that nothing knows.
+    /// Opens a lease on the keeper, so that a cancelled caller does not leave an unknown lease.
     fn open_on_keeper(
         self: &Arc<Self>,
         call: BoxFuture<'static, Result<Lease, BackendError>>,
@@ -116,7 +116,7 @@ impl Sessions {
     ) -> Opening {
         let scope = scope_of(&terms);
         let mut leases = self.leases.lock();
-        // Another may have come first, and be done by now.
+        // Another caller may have opened it by now.
         match leases.session(terms.ttl).filter(|_| scope == LeaseScope::Session) {
             Some(Session::Opening(opening)) => return opening.clone(),
             Some(Session::Open(cell)) if cell.quiet_loss(self.base.now()).is_none() => {
@@ -131,7 +131,7 @@ impl Sessions {
         }
         drop(leases);
         let sessions = self.clone();
-        // A close waits for it: the lease may be there already.
+        // A close waits for it: the lease may exist already.
         let unconfirmed = self.cleanup.count();
         self.base.keeper.spawn(async move {
             let opened = match sessions.base.answer(sessions.base.defaults.timeout, call).await {
@@ -167,14 +167,14 @@ impl Sessions {
             if known.is_none() {
                 leases.keep(cell.clone(), now);
                 if scope_of(terms) == LeaseScope::Session {
-                    // What the backend does not share is for one of those that wait, and for no later one.
+                    // The backend's lease is for one claim only: for one of the waiters, and for no later claim.
                     leases.set_session(terms.ttl, lease.is_session().then(|| Session::Open(cell.clone())));
                 }
             }
             known
         };
         if let Some(known) = known {
-            // Two that began at the same time: one session is enough.
+            // Two openings at the same time: one session is enough.
             self.cleanup.run(cell, Job::Revoke);
             return known;
         }
@@ -192,7 +192,7 @@ impl Sessions {
         cell
     }
 
-    /// Renews a lease no more. Returns the key that is held on it, where it is for one claim and holds.
+    /// Stops renewing a lease. Returns the key that is held on it, if it is for one claim.
     pub(super) fn forget(&self, cell: &Arc<LeaseCell>) -> Option<Arc<str>> {
         self.leases.lock().forget(cell)
     }
@@ -203,20 +203,20 @@ impl Sessions {
         cells.filter_map(|cell| leases.forget(cell)).collect()
     }
 
-    /// Renews the lease of one claim no more; a session goes on.
+    /// Stops renewing the lease if it is for one claim; a session continues.
     pub(super) fn forget_own(&self, cell: &Arc<LeaseCell>) {
         if !cell.is_session() {
             self.forget(cell);
         }
     }
 
-    /// Ends a lease that nothing needs any more.
+    /// Ends a lease that is not needed any more.
     pub(crate) fn end(&self, cell: Arc<LeaseCell>) {
         self.forget(&cell);
         self.cleanup.run(cell, Job::Revoke);
     }
 
-    /// Why the last renewal of the session for this TTL failed, if it did.
+    /// The error of the last renewal of the session for this TTL, if it failed.
     pub(super) fn failure(&self, ttl: Duration) -> Option<BackendError> {
         match self.leases.lock().session(ttl)? {
             Session::Open(cell) => cell.failure(),
@@ -233,19 +233,19 @@ impl Sessions {
         self.leases.lock().get(id)
     }
 
-    /// A key is held on this lease. If the lease is for one claim, its end concerns no other key.
+    /// Notes the key that is held on this lease. If the lease is for one claim, its end concerns no other key.
     pub(super) fn set_key(&self, cell: &LeaseCell, key: &Arc<str>) {
         if !cell.is_session() {
             self.leases.lock().set_key(cell.id(), key.clone());
         }
     }
 
-    /// Has the loss of this grant notified in time where the keeper does not go round.
+    /// Has the loss of this grant notified in time even if the keeper is blocked.
     pub(super) fn watch_limit(&self, limit: Limit, grant: Weak<dyn Limited>) {
         self.limited.lock().push((limit, grant));
     }
 
-    /// A lease may be over sooner than it was due.
+    /// Makes a lease due now, because it may end sooner.
     pub(super) fn set_due_now(&self, cell: &LeaseCell) {
         self.schedule([(cell.id(), Timestamp::from_nanos(0))]);
         self.base.check_now();
@@ -276,7 +276,7 @@ impl Sessions {
             }
         }
         let mut leases = self.leases.lock();
-        // Waking listeners may have taken a while: what was scheduled meanwhile stays as it is.
+        // Waking listeners may take long: leases scheduled meanwhile keep their schedule.
         later.iter().for_each(|(due, until)| leases.schedule_checked(due, *until));
         round.next = leases.next_due();
         round
@@ -284,8 +284,8 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// Which leases and limited grants are over and not notified, and when the next one may be: for a thread that does not wait for
-    /// the keeper. No lease while the keeper goes on, however late it is, and nothing while the last ones are still being notified.
+    /// The leases and limited grants that have ended without a notified loss, and the time of the next possible one: for the watchdog
+    /// thread. No leases while the keeper makes progress, however late it is, and none at all while earlier ones are being notified.
     fn overdue(&self, now: Timestamp) -> (Overdue, Option<Timestamp>) {
         let late = now - GRACE;
         let mut overdue = Overdue::default();
@@ -312,7 +312,7 @@ impl Sessions {
     }
 }
 
-/// What is over and not notified.
+/// Leases and grants that have ended without a notified loss.
 #[derive(Default)]
 struct Overdue {
     leases: Vec<Arc<LeaseCell>>,
@@ -343,7 +343,7 @@ impl Watched for Sessions {
     }
 }
 
-/// Waits for a lease that is being opened. One that is for a single claim ends with the last of its waiters.
+/// Waits for a lease that is being opened. A lease for a single claim ends with the last of its waiters.
 struct PendingLease {
     sessions: Arc<Sessions>,
     answer: oneshot::Receiver<Opened>,

@@ -1,4 +1,4 @@
-//! A share of a hold: what one guard is to the engine.
+//! [`Share`]: the part of a guard in the engine.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use crate::clock::Timestamp;
 use crate::error::{LockError, Result};
 use crate::info::Loss;
 
-/// One share of a hold, given up when it is dropped. With the last one, the hold ends.
+/// One share of a hold. The hold ends at the drop of its last share.
 #[derive(Debug)]
 pub(crate) struct Share {
     hold: Arc<Hold>,
     entry: Arc<Entry>,
-    /// Whether it has been given up.
+    /// Whether it has been returned to the arbiter.
     left: bool,
 }
 
 impl Share {
-    /// Takes a share that the arbiter has counted.
+    /// Creates the value for a share that the arbiter has counted.
     pub(super) fn new(hold: Arc<Hold>, entry: Arc<Entry>) -> Self {
         Self { hold, entry, left: false }
     }
@@ -32,7 +32,7 @@ impl Share {
         &self.hold.held
     }
 
-    /// Why the hold is lost, if it is.
+    /// The cause of the loss, if the hold is lost.
     pub(crate) fn loss(&self) -> Option<Loss> {
         self.hold.loss(self.held().now())
     }
@@ -62,7 +62,7 @@ impl Share {
         }
     }
 
-    /// Gives the share up. Returns the release, if the grant is given back.
+    /// Ends the share. Returns the release, if the grant is released.
     ///
     /// # Errors
     ///
@@ -92,7 +92,7 @@ impl Share {
             base.counters.held_for(hold.age(now()));
         }
         if hold.was_lost() {
-            // Found under the mutex, where nothing could be woken.
+            // Found under the mutex, where listeners could not be woken.
             hold.held.cell.signal.fire();
         }
         let release = effects.release.take().map(|held| super::release::release(held, now()));
@@ -103,7 +103,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        // In a forked child the lock is the parent's, and so are the mutexes on the way.
+        // In a forked child the lock is the parent's, and mutexes may stay locked for ever.
         if !self.left && !self.held().is_forked() {
             drop(self.leave());
         }

@@ -1,4 +1,4 @@
-//! The log of holds and waits that last suspiciously long.
+//! The log of holds and waits that last for over a minute.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use tokio::time::timeout;
 
 use super::Engine;
 use super::lookup::LONGEST;
-use crate::arbiter::Overdue;
+use crate::arbiter::SlowReport;
 use crate::process::report::warn;
 
-/// From when on.
+/// The duration from which a hold or a wait is logged.
 const LONG: Duration = Duration::from_secs(60);
-/// How often to check.
+/// The interval of the checks.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
 
 /// Logs each hold and each wait that has lasted for a minute, once.
 pub(super) fn report_slow(engine: &Engine) {
     let now = engine.base.now();
     for entry in engine.keys.all() {
-        let Overdue { held, waited, own } = entry.arbiter().overdue(LONG, now);
+        let SlowReport { held, waited, own } = entry.arbiter().report_slow(LONG, now);
         let (name, key) = (engine.base.name(), entry.key.as_ref());
         if held {
             warn!(target: "leasehold", name = name, key = key; "{name}: lock {key:?} held for over {LONG:?}");

@@ -17,7 +17,7 @@ use crate::error::{LockError, Result};
 use crate::process::fork::ForkDetector;
 use crate::process::{report, wakers};
 
-/// One named thread with a tokio runtime of its own, shared by all managers of the process.
+/// One named thread with a separate tokio runtime, shared by all managers of the process.
 ///
 /// It drives connections, renewals, watches and releases, so that none of them depends on the user's runtime. It is started by
 /// the first manager and ends after the last.
@@ -31,7 +31,7 @@ pub(crate) struct Keeper {
     _stop: oneshot::Sender<()>,
 }
 
-/// Whether this thread has entered a runtime. It is younger than tokio's own local then, so it ends before that one.
+/// Whether this thread has entered a runtime. It is created after tokio's own thread-local, so it is destroyed before that one.
 struct Entered(Cell<bool>);
 
 impl Drop for Entered {
@@ -47,7 +47,7 @@ thread_local! {
 static KEEPER: Mutex<Weak<Keeper>> = Mutex::new(Weak::new());
 
 impl Keeper {
-    /// Returns this process's keeper, and starts it if need be.
+    /// Returns this process's keeper, and starts it if there is none.
     ///
     /// # Errors
     ///
@@ -55,7 +55,7 @@ impl Keeper {
     pub(crate) fn shared() -> io::Result<Arc<Self>> {
         let mut shared = KEEPER.lock();
         match shared.upgrade() {
-            // The thread of a parent process did not come along.
+            // A fork has no copy of the parent's thread.
             Some(keeper) if !keeper.is_forked() => Ok(keeper),
             _ => {
                 let keeper = Arc::new(Self::start()?);
@@ -100,24 +100,24 @@ impl Keeper {
             }),
             _ => {
                 let within = self.runtime.enter();
-                // Fails in a destructor, where the longer way is good enough.
+                // Fails in a destructor, where the slower path is good enough.
                 let _ = ENTERED.try_with(|entered| entered.0.set(true));
                 Ok(within)
             }
         }
     }
 
-    /// Has the second thread look after something as well.
+    /// Has the watchdog thread check `watched` as well.
     pub(crate) fn watch(&self, watched: Weak<dyn Watched>) {
         self.reporter.watch(watched);
     }
 
-    /// Tells the second thread that something is held from now on.
+    /// Notifies the watchdog thread that there are holds from now on.
     pub(crate) fn rouse(&self) {
         self.reporter.rouse();
     }
 
-    /// Whether this is the thread itself, which must not wait for what only it can do.
+    /// Whether this is the keeper's thread, which must not wait for its own work.
     pub(crate) fn is_current(&self) -> bool {
         thread::current().id() == self.thread
     }
@@ -127,8 +127,8 @@ impl Keeper {
         &self.runtime
     }
 
-    /// Runs a future on the thread, so that nobody waits for the caller's own runtime to go on with it. Ends with the caller's
-    /// interest; `None` if the thread ends first.
+    /// Runs a future on the thread, so that its progress does not depend on the caller's runtime. The future is dropped with the
+    /// returned one; `None` if the thread ends first.
     #[cfg(any(feature = "etcd", feature = "redis"))]
     pub(crate) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
         struct EndOnDrop<T>(tokio::task::JoinHandle<T>);

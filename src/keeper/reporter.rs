@@ -1,4 +1,4 @@
-//! The keeper's second thread: writes what the keeper reports, and sees to it that losses are notified in time.
+//! The watchdog thread: writes the keeper's log records and metrics, and notifies losses that the keeper is late with.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -10,18 +10,18 @@ use parking_lot::Mutex;
 
 use crate::process::report::{self, Job};
 
-/// How often to check the keeper at least while anything is held.
+/// The longest pause between two checks of the keeper while there are holds.
 const EVERY: Duration = Duration::from_millis(50);
-/// And at most.
+/// The shortest pause between two checks.
 const SHORTEST: Duration = Duration::from_millis(2);
 
-/// What the keeper looks after, as the second thread sees it.
+/// A set of leases that the watchdog checks.
 pub(crate) trait Watched: Send + Sync {
-    /// Notifies the losses that are overdue, because the keeper has not. Returns when there can be one again, if there can be any.
+    /// Notifies the losses that the keeper is late with. Returns the time until the next possible loss, if there can be any.
     fn check(self: Arc<Self>) -> Option<Duration>;
 }
 
-/// The second thread, as its keeper sees it. It ends after the keeper.
+/// The keeper's handle to the watchdog thread, which ends after the keeper.
 #[derive(Debug)]
 pub(super) struct Reporter {
     jobs: SyncSender<Job>,
@@ -31,7 +31,7 @@ pub(super) struct Reporter {
 #[derive(Default)]
 struct Shared {
     watched: Mutex<Vec<Weak<dyn Watched>>>,
-    /// Whether the thread waits for a job without end.
+    /// Whether the thread waits for a job without a timeout.
     asleep: AtomicBool,
 }
 
@@ -50,7 +50,7 @@ impl Reporter {
         Ok(Self { jobs, shared })
     }
 
-    /// Where the keeper's records go.
+    /// The queue for the keeper's records.
     pub(super) fn queue(&self) -> SyncSender<Job> {
         self.jobs.clone()
     }
@@ -61,7 +61,7 @@ impl Reporter {
         all.push(watched);
     }
 
-    /// Something is held from now on.
+    /// There are holds from now on.
     pub(super) fn rouse(&self) {
         if self.shared.asleep.swap(false, Ordering::AcqRel) {
             // A full queue wakes it as well.

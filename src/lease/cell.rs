@@ -1,4 +1,4 @@
-//! A lease as its guards see it.
+//! [`LeaseCell`]: a lease, as the keeper and the guards share it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -9,9 +9,9 @@ use crate::backend::{BackendError, Lease, LeaseId, LeaseScope};
 use crate::clock::Timestamp;
 use crate::info::Loss;
 
-/// One lease, shared by the keeper and all who hold something on it.
+/// One lease, shared by the keeper and all holds on it.
 ///
-/// Guards ask [`loss`](Self::loss), which takes no lock while the lease lives. Once it has said "lost" it says so for ever.
+/// Guards call [`loss`](Self::loss), which takes no mutex while the lease lives. A loss is final: it never returns `None` again.
 #[derive(Debug)]
 pub(crate) struct LeaseCell {
     id: LeaseId,
@@ -50,7 +50,7 @@ impl LeaseCell {
         self.scope == LeaseScope::Session
     }
 
-    /// Takes it for a claim. False if it is for one claim only, and has one.
+    /// Takes the lease for a claim. False if the lease is for one claim only, and is taken.
     pub(crate) fn take(&self) -> bool {
         self.is_session() || !self.taken.swap(true, Ordering::AcqRel)
     }
@@ -74,7 +74,7 @@ impl LeaseCell {
         self.failure.lock().clone()
     }
 
-    /// What to add to a loss for this cause: why it was not renewed.
+    /// The text to add to a loss with this cause: why the lease was not renewed.
     pub(crate) fn because(&self, cause: Loss) -> String {
         let failure = self.failure().filter(|_| matches!(cause, Loss::Expired | Loss::Unreachable));
         failure.map(|error| format!("; the last renewal failed: {error}")).unwrap_or_default()
@@ -89,7 +89,7 @@ impl LeaseCell {
         Timestamp::from_nanos(self.deadline.load(Ordering::Acquire))
     }
 
-    /// Why it is lost, if it is by `now`.
+    /// The cause of the loss, if the lease is lost by `now`.
     pub(crate) fn loss(&self, now: Timestamp) -> Option<Loss> {
         match self.lost.get() {
             None if now < self.deadline() => None,
@@ -103,12 +103,12 @@ impl LeaseCell {
         self.lost.get().is_some()
     }
 
-    /// The same in a forked child, where another thread of the parent may have the mutex for ever.
+    /// The same in a forked child, where the mutex may stay locked for ever by a thread of the parent.
     pub(crate) fn loss_in_child(&self, now: Timestamp) -> Option<Loss> {
         self.lost.get().or_else(|| (now >= self.deadline()).then_some(Loss::Expired))
     }
 
-    /// Ends it for a reason from outside; keeps an earlier reason.
+    /// Ends the lease with this cause; keeps an earlier cause.
     pub(crate) fn lose(&self, cause: Loss, now: Timestamp) -> Option<Loss> {
         self.update(now, |renewal| {
             renewal.lost_by(now);
@@ -116,14 +116,14 @@ impl LeaseCell {
         })
     }
 
-    /// What the keeper is to do about it.
+    /// What the keeper has to do for the lease.
     pub(crate) fn step(&self, now: Timestamp) -> Step {
         let mut step = Step::Sleep(now);
         self.update(now, |renewal| step = renewal.step(now));
         step
     }
 
-    /// As [`loss`](Self::loss), but wakes nobody, so that it may be asked under a mutex: the keeper does it soon.
+    /// Like [`loss`](Self::loss), but wakes no listeners, so that it may be called under a mutex: the keeper wakes them soon.
     pub(crate) fn quiet_loss(&self, now: Timestamp) -> Option<Loss> {
         match self.lost.get() {
             None if now < self.deadline() => None,
@@ -136,13 +136,13 @@ impl LeaseCell {
     pub(crate) fn update(&self, now: Timestamp, change: impl FnOnce(&mut Renewal)) -> Option<Loss> {
         let loss = self.change(now, change);
         if loss.is_some() {
-            // Perhaps not for the first time: who found the loss may not have been free to wake anybody.
+            // Perhaps not for the first time: the call that found the loss may not have been allowed to wake listeners.
             self.signal.fire();
         }
         loss
     }
 
-    /// Changes the state and wakes nobody.
+    /// Changes the state, and wakes no listeners.
     pub(crate) fn change(&self, now: Timestamp, change: impl FnOnce(&mut Renewal)) -> Option<Loss> {
         let mut renewal = self.renewal.lock();
         change(&mut renewal);

@@ -20,7 +20,7 @@ impl LossFlag {
         }
     }
 
-    /// Sets the cause; says whether it is the first.
+    /// Sets the cause. True if it is the first.
     pub(crate) fn set(&self, loss: Loss) -> bool {
         let code = match loss {
             Loss::Revoked => 1,

@@ -1,7 +1,7 @@
-//! Leases on this side: deadlines, renewal, loss.
+//! Leases in this process: deadlines, renewal, loss.
 //!
-//! [`Renewal`] is the pure state machine of one lease; [`LeaseCell`] shares its outcome with the guards, who read it without a
-//! lock. The keeper drives it.
+//! [`Renewal`] is the pure state machine of one lease; [`LeaseCell`] shares its outcome with the guards, which read it without a
+//! mutex. The keeper drives it.
 
 mod cell;
 mod flag;

@@ -6,7 +6,7 @@ use crate::backend::{ErrorKind, Lease};
 use crate::clock::{Timestamp, certain};
 use crate::info::Loss;
 
-/// Up to when a lease lives for certain, counted from when its last proven renewal was sent.
+/// The end of the time for which a lease is certain, counted from when its last proven renewal was sent.
 fn deadline(lease: &Lease) -> Timestamp {
     lease.proven + certain(lease.ttl)
 }
@@ -14,20 +14,20 @@ fn deadline(lease: &Lease) -> Timestamp {
 /// How a lease is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// Whether it is renewed by itself.
+    /// Whether it is renewed automatically.
     pub(crate) auto_renew: bool,
-    /// At what age a hold on it ends.
+    /// The age at which a hold on it ends.
     pub(crate) max_hold: Option<Duration>,
 }
 
-/// What is to be done about a lease now.
+/// What has to be done for a lease now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Nothing before this time.
     Sleep(Timestamp),
-    /// Ask the backend, then say [`Renewal::renewed`] or [`Renewal::failed`].
+    /// Renew it at the backend, then call [`Renewal::renewed`] or [`Renewal::failed`].
     Renew,
-    /// It is over.
+    /// It is lost.
     Lost(Loss),
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum Step {
 pub(crate) struct Renewal {
     lease: Lease,
     auto_renew: bool,
-    /// Whether it has been granted something. Until then it is renewed whatever its policy, for the claim that waits on it.
+    /// Whether there was a hold on it. Until then it is renewed whatever its policy, for the claim that waits on it.
     holding: bool,
     /// The end of the hold by `max_hold`.
     limit: Option<Timestamp>,
@@ -70,7 +70,7 @@ impl Renewal {
         self.limit.map_or(lease, |limit| limit.min(lease))
     }
 
-    /// Why it is lost if nothing comes before the deadline.
+    /// The cause of the loss if no renewal succeeds before the deadline.
     pub(crate) fn cause(&self) -> Loss {
         if self.limit.is_some_and(|limit| limit <= deadline(&self.lease)) {
             Loss::MaxHold
@@ -81,13 +81,13 @@ impl Renewal {
         }
     }
 
-    /// A hold begins, which may be limited in its age.
+    /// A hold begins, which ends at `limit`.
     pub(crate) fn hold(&mut self, limit: Option<Timestamp>) {
         self.holding = true;
         self.limit = limit;
     }
 
-    /// What to do now. Answering [`Step::Renew`], takes it that the caller does.
+    /// Returns what to do now. After [`Step::Renew`] the renewal counts as in flight.
     pub(crate) fn step(&mut self, now: Timestamp) -> Step {
         if let Some(cause) = self.lost_by(now) {
             return Step::Lost(cause);
@@ -102,7 +102,7 @@ impl Renewal {
         Step::Renew
     }
 
-    /// The backend proved the lease. Too late is too late: a lost lease stays lost.
+    /// The backend proved the lease. A lost lease stays lost.
     pub(crate) fn renewed(&mut self, proof: Lease, now: Timestamp) {
         self.in_flight = false;
         if self.lost_by(now).is_some() {
@@ -130,12 +130,12 @@ impl Renewal {
         self.next = now + (self.lease.ttl / 20).clamp(Duration::from_millis(10), Duration::from_secs(1));
     }
 
-    /// The lease is over for a reason from outside.
+    /// Ends the lease with this cause; returns the first cause.
     pub(crate) fn lose(&mut self, cause: Loss) -> Loss {
         *self.lost.get_or_insert(cause)
     }
 
-    /// Why it is lost, if it is by now.
+    /// The cause of the loss, if the lease is lost by `now`.
     pub(crate) fn lost_by(&mut self, now: Timestamp) -> Option<Loss> {
         if self.lost.is_none() && now >= self.deadline() {
             self.lost = Some(self.cause());
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(renewal.step(at(29_696)), Step::Lost(Loss::Expired));
     }
 
-    /// Whatever answers come and when: never alive at or after the deadline of the last proof, and lost for ever.
+    /// Whatever the answers and their times: never alive at or after the deadline of the last proof, and lost for ever.
     #[test]
     fn never_outlives_its_last_proof() {
         walk(256, |rng| {

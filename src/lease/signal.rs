@@ -1,4 +1,4 @@
-//! Wakes everyone who listens, once.
+//! [`Signal`]: wakes all its listeners, once.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::process::foreign;
 
-/// A list of wakers. What happened is kept elsewhere: fire after it can be seen.
+/// A list of wakers. The event itself is stored elsewhere: store it first, then fire.
 #[derive(Debug, Default)]
 pub(crate) struct Signal {
     listeners: Mutex<Listeners>,
@@ -19,7 +19,7 @@ pub(crate) struct Signal {
 #[derive(Debug, Default)]
 struct Listeners {
     last: u64,
-    /// In the order in which they came.
+    /// In the order of registration.
     wakers: BTreeMap<u64, Waker>,
 }
 
@@ -28,9 +28,9 @@ struct Listeners {
 pub(crate) struct Listener(Option<u64>);
 
 impl Signal {
-    /// Puts `waker` into the listener's place. Look at what happened afterwards, not before.
+    /// Puts `waker` into the listener's place. Check for the event afterwards, not before.
     pub(crate) fn listen(&self, listener: &mut Listener, waker: &Waker) {
-        // Clones and drops of a waker run others' code, a task's end for example, which may come back here.
+        // Clones and drops of a waker run foreign code, the end of a task for example, which may call this method.
         let mut waker = waker.clone();
         let mut listeners = self.listeners.lock();
         let known = listener.0.and_then(|id| listeners.wakers.get_mut(&id));
@@ -48,7 +48,7 @@ impl Signal {
         foreign::drop_all([waker]);
     }
 
-    /// Gives up the listener's place.
+    /// Removes the listener.
     pub(crate) fn forget(&self, listener: &mut Listener) {
         if let Some(id) = listener.0.take() {
             let forgotten = self.listeners.lock().wakers.remove(&id);
@@ -61,7 +61,7 @@ impl Signal {
         self.fired.load(Ordering::Acquire)
     }
 
-    /// Wakes all listeners; their places are gone.
+    /// Wakes and removes all listeners.
     pub(crate) fn fire(&self) {
         let wakers = {
             let mut listeners = self.listeners.lock();

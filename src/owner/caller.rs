@@ -4,7 +4,7 @@ use std::task::Context;
 
 use super::{Owner, Scope, scope};
 
-/// Where the owner of a request comes from.
+/// The source of a request's owner.
 #[derive(Clone, Debug)]
 pub(crate) enum OwnerSource {
     /// The context of its first poll.

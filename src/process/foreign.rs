@@ -1,4 +1,4 @@
-//! Wakers and futures of others, which may panic.
+//! Foreign wakers and futures, which may panic.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ pub(crate) fn drop_all(wakers: impl IntoIterator<Item = Waker>) {
     }
 }
 
-/// Polls futures of ours and of backends, parts of which run on the keeper, with wakers that do not panic there.
+/// Polls futures of this library and of backends, parts of which run on the keeper, with wakers that do not panic there.
 #[derive(Debug, Default)]
 pub(crate) struct CatchingWaker(Option<(Waker, Waker)>);
 
@@ -108,7 +108,7 @@ mod tests {
         let around = catching.poll(&mut Context::from_waker(&waker), |cx| cx.waker().clone());
         around.wake_by_ref();
         let again = catching.poll(&mut Context::from_waker(&waker), |cx| cx.waker().clone());
-        assert!(around.will_wake(&again), "a new one each time");
+        assert!(around.will_wake(&again), "the wrapper is not reused");
     }
 
     #[test]

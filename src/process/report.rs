@@ -1,9 +1,9 @@
-//! Log records, metrics, and the panics of code that is not ours: loggers, recorders, wakers, backends.
+//! Log records, metrics, and the panics of foreign code: loggers, recorders, wakers, backends.
 //!
-//! A panic is caught and logged once, so that it ends none of our tasks and is not taken for another caller's.
+//! A panic is caught and logged once, so that it ends no task of the library and does not reach an unrelated caller.
 //!
-//! Records of a caller are written by the caller. Those of the keeper go through a bounded queue to a second thread, since a logger or
-//! a recorder may block, and nothing may keep the keeper from renewing.
+//! Records of a caller are written by the caller. Those of the keeper pass through a bounded queue to the watchdog thread, since a
+//! logger or a recorder may block, and the keeper must renew in time.
 
 use std::cell::OnceCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +27,7 @@ macro_rules! error {
 }
 pub(crate) use {debug, error, info, warning as warn};
 
-/// Code that is not ours.
+/// A kind of foreign code.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Foreign {
     Waker,
@@ -49,12 +49,12 @@ impl Foreign {
     }
 }
 
-/// Calls code that is not ours; `None` if it panics, which is logged once.
+/// Calls foreign code; `None` if it panics, which is logged once.
 pub(crate) fn catch<T>(what: Foreign, call: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Some(result),
         Err(panic) => {
-            // What a panic carries may panic again when it is dropped.
+            // The payload of a panic may panic again when it is dropped.
             std::mem::forget(panic);
             log_once(what);
             None
@@ -70,26 +70,26 @@ fn log_once(what: Foreign) {
     }
 }
 
-/// How many records wait at most; more are dropped, and counted.
+/// The capacity of the queue; further records are dropped, and counted.
 pub(crate) const QUEUE: usize = 4096;
 
-/// What the second thread does.
+/// A job for the watchdog thread.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Where this thread's records go; empty on threads that write their own.
+    /// The queue for this thread's records; empty on threads that write their own.
     static QUEUED: OnceCell<SyncSender<Job>> = const { OnceCell::new() };
 }
 
-/// From now on the records of this thread go through `queue`.
+/// Sends the records of this thread through `queue` from now on.
 pub(crate) fn defer(queue: SyncSender<Job>) {
     // The first queue stays, but a thread has only one.
     let _ = QUEUED.try_with(|queued| queued.set(queue));
 }
 
-/// Runs it here, or on the second thread where this one must not block.
+/// Runs the job here, or on the watchdog thread if this one must not block.
 pub(crate) fn run(what: Foreign, job: impl FnOnce() + Send + 'static) {
     let queue = QUEUED.try_with(|queued| queued.get().cloned()).ok().flatten();
     let Some(queue) = queue else {
@@ -104,7 +104,7 @@ pub(crate) fn run(what: Foreign, job: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Logs how many records were dropped since it was last called, if any.
+/// Logs the number of records dropped since the last call, if any.
 pub(crate) fn report_dropped() {
     let dropped = DROPPED.swap(0, Ordering::Relaxed);
     if dropped > 0 {
@@ -112,7 +112,7 @@ pub(crate) fn report_dropped() {
     }
 }
 
-/// The process's logger, seen from here.
+/// The process's logger, called through [`run`].
 pub(crate) struct Logger;
 
 impl Log for Logger {
@@ -133,7 +133,7 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// A record that owns what it says.
+/// An owned log record.
 struct Kept {
     level: Level,
     target: String,

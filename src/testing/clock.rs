@@ -1,4 +1,4 @@
-//! A clock that tests can move.
+//! [`ManualClock`]: a clock that tests can move.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use crate::backend::{Clock, SystemClock, Timestamp};
 
 type Watcher = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// The machine's clock plus an offset that can be moved forward: a machine that was suspended, seen from within.
+/// The system's clock plus an offset that can be increased, which simulates a suspended machine.
 ///
-/// It keeps running between moves. Clones are the same clock.
+/// The clock continues to run between moves. Clones are the same clock.
 ///
 /// ```
 /// use leasehold::backend::Clock;
@@ -31,17 +31,17 @@ pub struct ManualClock(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     offset: AtomicU64,
-    /// Told of each move; false says that there is nobody to tell any more.
+    /// Called after each move. A watcher that returns false is removed.
     watchers: Mutex<Vec<Watcher>>,
 }
 
 impl ManualClock {
-    /// Creates a clock that shows the machine's time.
+    /// Creates a clock without an offset.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Moves the clock forward. The leases of the stores that use it and are not paused end at once if their time is over.
+    /// Moves the clock forward. In stores that use it and are not paused, leases whose TTL has passed end at once.
     pub fn advance(&self, by: Duration) {
         let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         self.0.offset.fetch_add(nanos, Ordering::SeqCst);

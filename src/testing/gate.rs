@@ -1,4 +1,4 @@
-//! What stops calls on their way.
+//! [`Gate`]: stops calls between a link and its store.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, Either, select};
 use tokio::sync::watch;
 
-/// A gate on the way between a link and its store: shut, nothing passes, in either direction.
+/// A gate between a link and its store. While it is closed, neither requests nor answers pass.
 #[derive(Clone, Debug)]
 pub(super) struct Gate(Arc<watch::Sender<bool>>);
 
@@ -28,7 +28,7 @@ impl Gate {
         let _ = self.0.subscribe().wait_for(|now| *now == open).await;
     }
 
-    /// Lets `call` go on for as long as the gate is open.
+    /// Polls `call` while the gate is open.
     pub(super) async fn pass<T>(&self, mut call: BoxFuture<'_, T>) -> T {
         loop {
             self.until(true).await;

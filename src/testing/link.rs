@@ -1,4 +1,4 @@
-//! A link to a memory store that can be cut.
+//! [`MemoryLink`]: a connection to a memory store that can be cut.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::info::{Eviction, LockInfo};
 
 /// The connection of one manager to a [`MemoryStore`](super::MemoryStore).
 ///
-/// A [`Backend`] for [`LockManagerBuilder::backend`](crate::LockManagerBuilder::backend). Clones are the same link: give one to
-/// the manager and keep the other. Two managers need two links, as two processes have two connections.
+/// A [`Backend`] for [`LockManagerBuilder::backend`](crate::LockManagerBuilder::backend). Clones are the same link: pass one to the
+/// manager and keep the other. Two managers need two links, as two processes have two connections.
 #[derive(Clone, Debug)]
 pub struct MemoryLink(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     memory: Memory,
-    /// The store's, shared by all its links.
+    /// The store's gate, shared by all its links.
     running: Gate,
     connected: Gate,
     faults: Mutex<Faults>,
@@ -30,13 +30,13 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Faults {
-    /// What to lose the next answer of; `Some(None)` is any call.
+    /// The call whose next answer is lost; `Some(None)` is any call.
     lose_answer_of: Option<Option<Call>>,
     hold_back: bool,
     held_back: Option<(Claim, Wait)>,
 }
 
-/// A method of [`Backend`], to say which call a fault is for.
+/// A method of [`Backend`], for [`MemoryLink::drop_next_answer_to`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Call {
@@ -68,39 +68,39 @@ impl MemoryLink {
         Self(Arc::new(Inner { memory, running, connected, faults }))
     }
 
-    /// Cuts the link: calls hang until [`heal`](Self::heal) or until their caller gives up, and no event arrives.
+    /// Cuts the link: calls are not answered until [`heal`](Self::heal), and no event arrives.
     ///
-    /// A call that is already waiting at the store, an acquire in the queue for example, goes on there.
+    /// A call that is already waiting at the store, an acquire in the queue for example, continues there.
     pub fn partition(&self) {
         self.0.connected.set_open(false);
     }
 
-    /// Mends the link: calls that still hang go through, and events arrive.
+    /// Restores the link: pending calls continue, and events arrive.
     pub fn heal(&self) {
         self.0.connected.set_open(true);
     }
 
-    /// Loses the answer of the next call: it takes effect, and the caller is told
-    /// [`Unreachable`](ErrorKind::Unreachable).
+    /// Loses the answer of the next call: the call takes effect, and its caller gets an
+    /// [`Unreachable`](ErrorKind::Unreachable) error.
     pub fn drop_next_answer(&self) {
         self.0.faults.lock().lose_answer_of = Some(None);
     }
 
-    /// Loses the answer of the next call of this kind.
+    /// Loses the answer of the next call of this method, see [`drop_next_answer`](Self::drop_next_answer).
     pub fn drop_next_answer_to(&self, call: Call) {
         self.0.faults.lock().lose_answer_of = Some(Some(call));
     }
 
-    /// Holds the next acquire's request back, somewhere on the network: its caller is told
-    /// [`Unreachable`](ErrorKind::Unreachable). See [`deliver`](Self::deliver).
+    /// Delays the request of the next acquire in the network until [`deliver`](Self::deliver): its caller gets an
+    /// [`Unreachable`](ErrorKind::Unreachable) error.
     pub fn hold_back_next_acquire(&self) {
         self.0.faults.lock().hold_back = true;
     }
 
-    /// Delivers the request that was [held back](Self::hold_back_next_acquire), long after its caller has given it up.
+    /// Delivers the request that was [held back](Self::hold_back_next_acquire), after its caller has received the error.
     ///
-    /// True if it came to hold the key or to wait for it: a ghost, which must not be once the attempt has been
-    /// [aborted](Backend::abort). Without a request held back, false.
+    /// Returns true if the request now holds the key or waits for it. This must not happen once the attempt has been
+    /// [aborted](Backend::abort). Returns false if no request was held back.
     pub fn deliver(&self) -> bool {
         let held_back = self.0.faults.lock().held_back.take();
         held_back.is_some_and(|(claim, wait)| self.0.memory.deliver(&claim, wait))
@@ -113,13 +113,13 @@ impl MemoryLink {
         match faults.lose_answer_of {
             Some(lost) if lost.is_none_or(|lost| lost == call) => {
                 faults.lose_answer_of = None;
-                Err(BackendError::new(ErrorKind::Unreachable, "the answer was lost, as ordered"))
+                Err(BackendError::new(ErrorKind::Unreachable, "the test dropped the answer"))
             }
             _ => Ok(answer),
         }
     }
 
-    /// Takes the request off the wire, if that was ordered.
+    /// Keeps the request, if the test has requested so.
     fn hold_back(&self, claim: &Claim, wait: Wait) -> bool {
         let mut faults = self.0.faults.lock();
         let ordered = std::mem::take(&mut faults.hold_back);
@@ -141,7 +141,7 @@ impl Backend for MemoryLink {
 
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
         Box::pin(async move {
-            // The trait wants an answer within a third of the TTL.
+            // The trait requires an answer within a third of the TTL.
             let limit = leases.iter().map(|lease| lease.ttl / 4).min().unwrap_or_default();
             let sent = self.send(Call::Renew, self.0.memory.renew(leases));
             let error = match tokio::time::timeout(limit, sent).await {
@@ -160,7 +160,7 @@ impl Backend for MemoryLink {
     fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         Box::pin(async move {
             if self.hold_back(claim, wait) {
-                return Err(BackendError::new(ErrorKind::Unreachable, "the request was held back, as ordered"));
+                return Err(BackendError::new(ErrorKind::Unreachable, "the test held the request back"));
             }
             self.send(Call::Acquire, self.0.memory.acquire(claim, wait)).await?
         })
@@ -196,7 +196,7 @@ impl Backend for MemoryLink {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
-        // Must not hang behind a cut link: it is this side that is closed.
+        // Not through the gates: closing is local to this side.
         self.0.memory.close()
     }
 }

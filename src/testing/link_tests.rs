@@ -29,7 +29,7 @@ async fn lives(link: &MemoryLink, lease: Lease) -> bool {
 }
 
 #[tokio::test]
-async fn a_cut_link_hangs_until_it_is_mended() {
+async fn calls_over_a_cut_link_wait_until_it_is_healed() {
     let store = MemoryStore::new();
     let (cut, whole) = (store.link(), store.link());
     let held = claim(&cut, 1, "k").await;
@@ -50,7 +50,7 @@ async fn a_cut_link_hangs_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn a_waiter_behind_a_cut_link_is_granted_all_the_same() {
+async fn a_waiter_behind_a_cut_link_is_granted() {
     let store = MemoryStore::new();
     let (cut, whole) = (store.link(), store.link());
     let first = take(&whole, &claim(&whole, 1, "k").await).await;
@@ -76,7 +76,7 @@ async fn a_renewal_over_a_cut_link_gives_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_of_a_call_that_took_effect() {
+async fn a_call_with_a_lost_answer_takes_effect() {
     let store = MemoryStore::new();
     let link = store.link();
     let first = claim(&link, 1, "k").await;
@@ -91,7 +91,7 @@ async fn a_lost_answer_is_of_a_call_that_took_effect() {
 }
 
 #[tokio::test]
-async fn a_request_that_comes_after_its_abort_is_no_ghost() {
+async fn a_request_that_arrives_after_its_abort_has_no_effect() {
     let store = MemoryStore::new();
     let link = store.link();
     for aborted in [false, true] {
@@ -108,7 +108,7 @@ async fn a_request_that_comes_after_its_abort_is_no_ghost() {
 }
 
 #[tokio::test]
-async fn a_stopped_store_lets_no_lease_end() {
+async fn a_paused_store_ends_no_lease() {
     let clock = ManualClock::new();
     let store = MemoryStore::with_clock(&clock);
     let (a, b) = (store.link(), store.link());
@@ -128,7 +128,7 @@ async fn a_stopped_store_lets_no_lease_end() {
     hangs(a.ping()).await;
     store.resume();
     assert!(!lives(&a, held.lease).await);
-    assert_eq!(acquire.await.unwrap_err().kind(), ErrorKind::LeaseLost, "its own lease was over as well");
+    assert_eq!(acquire.await.unwrap_err().kind(), ErrorKind::LeaseLost, "the waiter's lease had ended as well");
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn a_moved_clock_ends_leases_at_once() {
 }
 
 #[tokio::test]
-async fn expiry_is_silent_and_revocation_is_told() {
+async fn an_expiry_is_silent_and_a_revocation_is_notified() {
     let store = MemoryStore::new();
     let link = store.link();
     let held = claim(&link, 1, "k").await;
@@ -162,7 +162,7 @@ async fn expiry_is_silent_and_revocation_is_told() {
 }
 
 #[tokio::test]
-async fn a_thief_comes_before_all_who_wait() {
+async fn a_thief_overtakes_all_waiters() {
     let store = MemoryStore::new();
     let link = store.link();
     let (held, waiting) = (claim(&link, 1, "k").await, claim(&link, 2, "k").await);

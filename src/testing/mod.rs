@@ -1,13 +1,13 @@
-//! For tests: of your own code against lost locks, and of backends of your own against the contract.
+//! Tools for tests: how your code reacts to lost locks, and whether your backend keeps the contract.
 //!
-//! - [`MemoryStore`] is a lock server in this process that can be made to fail: stopped, cut off, made to expire, revoke or
-//!   give away a lock. [`MemoryLink`] is the connection to it that one manager gets.
+//! - [`MemoryStore`] is a lock server in this process that can be made to fail: paused, disconnected, or with locks expired, revoked
+//!   or stolen. [`MemoryLink`] is the connection of one manager to it.
 //! - [`ManualClock`] is a clock that can be moved forward.
-//! - [`conformance`] is the suite that every backend has to pass.
+//! - [`conformance`] is the test suite for backends.
 //!
 //! # Examples
 //!
-//! How does a worker of yours take it when its lock is revoked in the middle of the work?
+//! A lock that is revoked during the work:
 //!
 //! ```
 //! use leasehold::testing::MemoryStore;

@@ -2,7 +2,7 @@
 
 use crate::backend::etcd::names::Names;
 
-/// How keys are written on etcd.
+/// The encoding of lock keys on etcd.
 #[derive(Debug)]
 pub struct EtcdNames(Names);
 
@@ -12,13 +12,13 @@ impl EtcdNames {
         Self(Names::new(prefix.into()))
     }
 
-    /// Returns the first name of a lock's directory, and the end of it.
+    /// Returns the first name of a lock's directory, and the end of the directory.
     pub fn directory(&self, key: &str) -> (Vec<u8>, Vec<u8>) {
         let directory = self.0.directory(key);
         (directory.start(), directory.end())
     }
 
-    /// Returns the first name of all locks whose keys begin with `prefix`, and the end of them.
+    /// Returns the first name of all locks whose keys begin with `prefix`, and the end of the range.
     pub fn range(&self, prefix: &str) -> (Vec<u8>, Vec<u8>) {
         self.0.range(prefix)
     }

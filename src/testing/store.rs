@@ -1,4 +1,4 @@
-//! A lock server that fails on demand.
+//! [`MemoryStore`]: a lock server that fails on demand.
 
 use std::sync::Arc;
 
@@ -9,9 +9,10 @@ use crate::backend::memory::{Memory, Store};
 use crate::backend::{Clock, Evict, LeaseId, SystemClock};
 use crate::info::Eviction;
 
-/// A lock server within this process, the one behind `memory://`, with faults to order.
+/// A lock server in this process, the same as behind `memory://`, that fails on demand.
 ///
-/// Clones are the same store. What happens to a key happens at once, whether or not the store is paused or its links are cut.
+/// Clones are the same store. [`expire`](Self::expire), [`revoke`](Self::revoke) and [`steal`](Self::steal) take effect at once, even
+/// while the store is paused or its links are cut.
 #[derive(Clone, Debug)]
 pub struct MemoryStore {
     store: Arc<Store>,
@@ -21,14 +22,15 @@ pub struct MemoryStore {
 
 impl MemoryStore {
     /// Creates a private store.
-    #[allow(clippy::new_without_default, reason = "each is another store")]
+    #[allow(clippy::new_without_default, reason = "each call creates a separate store")]
     pub fn new() -> Self {
         Self::of(Store::private(), Arc::new(SystemClock))
     }
 
-    /// Creates a private store whose leases end by `clock`.
+    /// Creates a private store that measures TTLs by `clock`.
     ///
-    /// Give the same clock to the managers: a lease is dated by theirs.
+    /// Pass the same clock to [`LockManagerBuilder::clock`](crate::LockManagerBuilder::clock): a manager computes its deadlines by its
+    /// own clock.
     pub fn with_clock(clock: &ManualClock) -> Self {
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let store = Self::of(Store::with_clock(shared.clone()), shared);
@@ -43,9 +45,9 @@ impl MemoryStore {
         store
     }
 
-    /// Returns the store that `memory://name` leads to.
+    /// Returns the store of the URL `memory://name`.
     ///
-    /// [`pause`](Self::pause) stops the links of this `MemoryStore` and its clones, not the managers that are connected by URL.
+    /// [`pause`](Self::pause) stops the links of this `MemoryStore` and its clones, but not managers that are connected by URL.
     pub fn named(name: &str) -> Self {
         Self::of(Store::named(name), Arc::new(SystemClock))
     }
@@ -54,15 +56,15 @@ impl MemoryStore {
         Self { store, clock, running: Gate::open() }
     }
 
-    /// Creates a link, for one manager: give it a clone, and cut the link with the other.
+    /// Creates a link for one manager: pass a clone to the manager, and keep the link to cut it.
     pub fn link(&self) -> MemoryLink {
         let memory = Memory::new(self.store.clone(), self.clock.clone());
         MemoryLink::new(memory, self.running.clone())
     }
 
-    /// Stops the server: no call of any link is answered until [`resume`](Self::resume), but time goes on.
+    /// Stops the server: calls of all links are not answered until [`resume`](Self::resume). Time continues.
     ///
-    /// Leases whose time is over end when the server has resumed.
+    /// Leases whose TTL has passed meanwhile end when the server resumes.
     pub fn pause(&self) {
         self.running.set_open(false);
     }
@@ -73,30 +75,30 @@ impl MemoryStore {
         self.store.purge();
     }
 
-    /// Ends the leases of those who hold `key` as if nobody had renewed them. False if it is free.
+    /// Ends the leases of the holders of `key` as if they had not been renewed. Returns false if the key is free.
     ///
-    /// Nobody is told: the holders learn of it when they renew.
+    /// No event is sent: a holder finds the loss at its next renewal.
     pub fn expire(&self, key: &str) -> bool {
         self.store.expire(key)
     }
 
-    /// Ends the leases of those who hold `key`, as an administrator would. The holders are told.
+    /// Revokes the leases of the holders of `key`, as an administrator would. The holders are notified.
     ///
-    /// Says who they were, and what else they held on the same leases.
+    /// Returns the holders, and the keys that they held on the same leases.
     pub fn revoke(&self, key: &str) -> Eviction {
         self.store.evict(key, &Evict::default())
     }
 
-    /// Takes `key` away from its holders, who are told, and gives it to a client that is not of leasehold, at once and before
-    /// all who wait. It has the key until the [`Thief`] is dropped.
+    /// Revokes `key` from its holders, which are notified, and grants it to a foreign client, at once and ahead of all waiters. The
+    /// foreign client holds the key until the [`Thief`] is dropped.
     pub fn steal(&self, key: &str) -> Thief {
         Thief { lease: self.store.steal(key), store: self.store.clone() }
     }
 }
 
-/// Holds a key that was [stolen](MemoryStore::steal), until it is dropped.
+/// A [stolen](MemoryStore::steal) key. Dropping it releases the key.
 #[derive(Debug)]
-#[must_use = "if unused the key is given back at once"]
+#[must_use = "if unused the key is released at once"]
 pub struct Thief {
     store: Arc<Store>,
     lease: LeaseId,

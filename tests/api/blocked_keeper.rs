@@ -1,4 +1,4 @@
-//! A waker that blocks, against its contract, holds up the background thread of the process.
+//! A waker that blocks, against its contract, blocks the background thread of the process.
 
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use leasehold::Loss;
 use leasehold::testing::MemoryStore;
 use support::{blocks, in_a_separate_process, lost};
 
-/// The keeper itself is held up by a waker that blocks, which is against a waker's contract.
+/// The keeper is blocked by a waker.
 #[test]
 fn a_waker_that_blocks_delays_no_loss_at_a_deadline() {
     in_a_separate_process!();
@@ -19,7 +19,7 @@ fn a_waker_that_blocks_delays_no_loss_at_a_deadline() {
     let (waker, end) = blocks();
     let mut loss = stuck.lost();
     assert!(loss.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
-    // The keeper hears of it, wakes, and is stuck.
+    // The keeper receives the event, wakes the listener, and blocks.
     drop(store.steal("stuck"));
     let deadline = Instant::now() + held.remaining() + TTL;
     let (cause, at) = lost(&held);

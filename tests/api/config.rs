@@ -1,4 +1,4 @@
-//! Managers from files and the environment, as a program of one's own would make them.
+//! Managers from files and the environment, as programs create them.
 
 use std::process::Command;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use leasehold::{Config, LockManager};
 use serde::Deserialize;
 use support::folder::Folder;
 
-/// Run by the test below, with an environment of its own.
+/// Run by the test below in a process with its own environment.
 #[test]
 fn a_program_with_an_environment() {
     let Ok(path) = std::env::var("CONFIG_TEST_FILE") else { return };
@@ -39,7 +39,7 @@ fn the_environment_is_that_of_the_process() {
 }
 
 #[test]
-fn a_config_is_a_part_of_ones_own() {
+fn a_config_is_part_of_a_programs_own() {
     #[derive(Deserialize)]
     struct Service {
         locks: Option<Config>,
@@ -52,7 +52,7 @@ fn a_config_is_a_part_of_ones_own() {
 }
 
 #[test]
-fn the_builder_goes_before_the_config_and_checks_it() {
+fn the_builder_overrides_the_config_and_checks_it() {
     let config = Config { ttl: Duration::from_secs(7), ..Config::default() };
     let manager = LockManager::builder().config(config.clone()).ttl(Duration::from_secs(5)).build().wait().unwrap();
     assert!(manager.lock("k").wait().unwrap().remaining() <= Duration::from_secs(5));

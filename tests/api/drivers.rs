@@ -1,4 +1,4 @@
-//! The fuzz targets' drivers on random input, in every test run.
+//! The drivers of the fuzz targets on random input, in every test run.
 
 use support::drivers;
 use support::walk::{any_bytes, any_of, text, walk};
@@ -11,7 +11,7 @@ fn urls() {
 }
 
 #[test]
-fn urls_that_are_nearly_right() {
+fn nearly_valid_urls() {
     walk(CASES, |rng| {
         let scheme = any_of(rng, &["memory", "etcd", "etcds", "redis", "rediss", "redis+unix"]);
         let rest = text(rng, "abcdefghijklmnopqrstuvwxyz0123456789:/?#@%&=,.", 0..31);
@@ -40,7 +40,7 @@ fn replies() {
 
 #[test]
 #[cfg(feature = "redis")]
-fn replies_that_are_nearly_right() {
+fn nearly_valid_replies() {
     const DIGITS: &str = "0123456789";
     const HEX: &str = "0123456789abcdef";
     walk(CASES, |rng| {
@@ -69,14 +69,14 @@ fn replies_that_are_nearly_right() {
 #[cfg(feature = "etcd")]
 fn names() {
     walk(CASES, |rng| {
-        // Half of the bytes mean something in a name.
+        // Half of the bytes have a meaning in a name.
         let bytes = any_bytes(rng, 0..40);
         let name: Vec<u8> = bytes.into_iter().map(|byte| any_of(rng, &[byte, any_of_name(byte)])).collect();
         drivers::names::key_codec(&name);
     });
 }
 
-/// A byte that means something in a name.
+/// A byte that has a meaning in a name.
 #[cfg(feature = "etcd")]
 fn any_of_name(byte: u8) -> u8 {
     const BYTES: &[u8] = b"a%/2F\n";

@@ -1,4 +1,4 @@
-//! How managers take the faults of a memory store, and how tests of users' own code can cause them.
+//! Managers under the faults of a memory store, which users' tests can cause too.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ fn cause(error: LockError) -> Loss {
 }
 
 #[tokio::test]
-async fn a_holder_that_is_cut_off_is_lost_before_another_gets_the_lock() {
+async fn a_disconnected_holder_loses_before_the_next_one_acquires() {
     let (_store, link, a, b) = fixture().await;
     let guard = a.lock("k").await.unwrap();
     link.partition();
@@ -43,7 +43,7 @@ async fn a_holder_that_is_cut_off_is_lost_before_another_gets_the_lock() {
     let lost = tokio::select! {
         biased;
         cause = guard.lost() => cause,
-        () = async { while !waiting.is_finished() { tokio::task::yield_now().await } } => panic!("two believe in the lock"),
+        () = async { while !waiting.is_finished() { tokio::task::yield_now().await } } => panic!("two holders at the same time"),
     };
     assert_eq!(lost, Loss::Unreachable);
     drop(timeout(SOON, waiting).await.unwrap().unwrap().unwrap());
@@ -54,7 +54,7 @@ async fn a_holder_that_is_cut_off_is_lost_before_another_gets_the_lock() {
     drop(timeout(SOON, a.lock("k")).await.unwrap().unwrap());
 }
 
-/// Nobody vouches for a hold any more once it is given up, so its deadline stays where it was.
+/// A hold is not renewed any more once its release has begun, so its deadline stays.
 #[tokio::test]
 async fn an_unlock_without_a_server_ends_at_the_deadline_of_its_hold() {
     let (_store, link, a, b) = fixture().await;
@@ -73,7 +73,7 @@ async fn an_unlock_without_a_server_ends_at_the_deadline_of_its_hold() {
     drop(timeout(SOON, a.lock("k")).await.unwrap().unwrap());
 }
 
-/// The first poll sends it; whether there is a second one is nobody's business.
+/// The first poll sends the release; a second poll is not needed.
 #[tokio::test]
 async fn an_unlock_that_is_polled_once_is_repeated() {
     let (_store, link, a, b) = fixture().await;
@@ -132,7 +132,7 @@ async fn a_silent_expiry_is_found_at_the_next_renewal() {
 }
 
 #[tokio::test]
-async fn revocation_and_theft_are_told_within_200_ms() {
+async fn revocation_and_theft_are_notified_within_200_ms() {
     let (store, _link, a, b) = fixture().await;
     for steal in [false, true] {
         let guard = a.lock("k").await.unwrap();
@@ -166,7 +166,7 @@ async fn a_machine_that_was_suspended_finds_its_holds_lost() {
     let manager = LockManager::builder().backend(store.link()).clock(clock.clone()).build().await.unwrap();
     let (first, second) = (manager.lock("k").await.unwrap(), manager.lock("l").await.unwrap());
     clock.advance(Duration::from_secs(60));
-    // The first look after it is right, and so is an unlock before anybody has looked.
+    // The first check afterwards finds the loss, and so does an unlock before any check.
     assert_eq!(cause(first.unlock().await.unwrap_err()), Loss::Expired);
     assert!(second.is_lost());
     drop(timeout(SOON, manager.lock("l")).await.unwrap().unwrap());
@@ -200,9 +200,9 @@ async fn a_request_that_arrives_after_its_clean_up_has_no_effect() {
     drop(a.lock("k").await.unwrap());
     link.hold_back_next_acquire();
     assert_eq!(a.try_lock("k").await.unwrap_err().code(), "BACKEND");
-    // The clean-up has been answered before the error was told, or soon after.
+    // The clean-up was answered before the error was returned, or soon after.
     sleep(Duration::from_millis(50)).await;
-    assert!(!link.deliver(), "a ghost");
+    assert!(!link.deliver(), "the delayed request has taken effect");
     drop(b.try_lock("k").await.unwrap().expect("free"));
 }
 
@@ -217,7 +217,7 @@ async fn an_acquire_over_a_cut_link_keeps_its_timeout_and_leaves_nothing() {
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     link.heal();
 
-    // One that was granted where nobody could hear it.
+    // A grant whose answer cannot arrive.
     let waiting = tokio::spawn(a.lock("k").owner(&Owner::new()).into_future());
     while b.info("k").await.unwrap().unwrap().waiters == 0 {
         sleep(Duration::from_millis(2)).await;
@@ -232,7 +232,7 @@ async fn an_acquire_over_a_cut_link_keeps_its_timeout_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn all_come_back_as_soon_as_the_server_does() {
+async fn all_calls_continue_as_soon_as_the_server_answers() {
     let store = MemoryStore::new();
     let link = store.link();
     let limit = Duration::from_millis(100);
@@ -240,7 +240,7 @@ async fn all_come_back_as_soon_as_the_server_does() {
     let b = manager(&store.link()).await;
     let kept = a.lock("kept").ttl(Duration::from_secs(60)).await.unwrap();
     link.partition();
-    // A release, and waiters that began at different times, each of which has failed often enough to pause for seconds.
+    // A release, and waiters that began at different times and have failed often enough to pause for seconds.
     drop(kept);
     let mut waiting = Vec::new();
     for key in ["k", "l", "m", "n"] {
@@ -251,7 +251,7 @@ async fn all_come_back_as_soon_as_the_server_does() {
     link.heal();
     let start = Instant::now();
     for guard in waiting {
-        drop(timeout(SOON, guard).await.expect("comes back").unwrap().unwrap());
+        drop(timeout(SOON, guard).await.expect("granted after the outage").unwrap().unwrap());
     }
     is_free(&b, "kept").await;
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());

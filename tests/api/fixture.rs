@@ -1,4 +1,4 @@
-//! Managers on a memory store, and the check that nothing has stopped one of them.
+//! Managers on a memory store, and a check that a manager still works.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) fn works(manager: &LockManager, store: &MemoryStore, key: &str) {
     std::thread::sleep(TTL * 4 / 3);
     assert!(!guard.is_lost(), "it is not renewed");
     drop(store.steal(key));
-    assert_eq!(lost(&guard).0, Loss::Revoked, "no event is heard");
+    assert_eq!(lost(&guard).0, Loss::Revoked, "no event was received");
     let again = manager.lock(key).timeout(PATIENCE).wait().unwrap();
     again.unlock().wait().unwrap();
 }

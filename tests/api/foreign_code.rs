@@ -1,4 +1,4 @@
-//! Code that is not ours may panic or block: wakers, the logger, backends. It stops nothing but what it is a part of.
+//! Foreign code may panic or block: wakers, the logger, backends. This must affect nothing else.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -32,9 +32,9 @@ impl Log for Logger {
         }
         LINES.fetch_add(1, Ordering::SeqCst);
         if PANICS.load(Ordering::SeqCst) {
-            resume_unwind(Box::new("as loggers should not"));
+            resume_unwind(Box::new("a logger panics"));
         }
-        // Only where it would be the library's fault: a caller's lines are written by the caller.
+        // Only on the library's threads: a caller's lines are written by the caller.
         let is_ours = std::thread::current().name().is_some_and(|name| name.starts_with("leasehold"));
         while is_ours && BLOCKS.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));
@@ -47,7 +47,7 @@ struct Panics;
 
 impl Wake for Panics {
     fn wake(self: Arc<Self>) {
-        resume_unwind(Box::new("as wakers should not"));
+        resume_unwind(Box::new("a waker panics"));
     }
 }
 
@@ -62,7 +62,7 @@ fn a_waker_that_panics_panics_nowhere_else() {
     let manager = futures::executor::block_on(on(&store));
     let other = futures::executor::block_on(on(&store));
     for round in 0..2 {
-        // One that waits here, one that waits at the store, one for a loss.
+        // One waits locally, one at the store, one for a loss.
         let guard = manager.lock("k").wait().unwrap();
         let (mut here, mut there) = (manager.lock("k").into_future(), other.lock("k").into_future());
         let mut loss = guard.lost();
@@ -76,8 +76,8 @@ fn a_waker_that_panics_panics_nowhere_else() {
         if round == 0 {
             drop((here, there));
         } else {
-            // What they were given is theirs to fetch.
-            let first = eventually("one of them gets in", || {
+            // They have to fetch the outcome.
+            let first = eventually("one of them is granted", || {
                 let mut cx = Context::from_waker(Waker::noop());
                 let polled = [here.poll_unpin(&mut cx), there.poll_unpin(&mut cx)];
                 polled.into_iter().find_map(|polled| match polled {
@@ -109,7 +109,7 @@ impl Wake for PanicsAtItsEnd {
 
 impl Drop for PanicsAtItsEnd {
     fn drop(&mut self) {
-        resume_unwind(Box::new("as tasks should not"));
+        resume_unwind(Box::new("a task panics"));
     }
 }
 
@@ -120,7 +120,7 @@ fn a_waker_that_panics_at_its_end_panics_in_no_guard() {
     let mut request = manager.lock("k").into_future();
     let Poll::Ready(Ok(guard)) = request.poll_unpin(&mut Context::from_waker(&waker)) else { panic!("it is free") };
     drop(request);
-    // Another clone keeps it alive until the guard goes.
+    // Another clone keeps the waker alive until the guard is dropped.
     drop(waker);
     drop(guard);
     assert!(manager.try_lock("k").wait().unwrap().is_some());
@@ -136,7 +136,7 @@ fn a_logger_that_panics_or_blocks_stops_nothing() {
     for fault in [&PANICS, &BLOCKS] {
         fault.store(true, Ordering::SeqCst);
         for n in 0..3 {
-            // More lines of the keeper than wait anywhere.
+            // More lines than the keeper's queue can hold.
             works(&manager, &store, &format!("k{n}"));
         }
         fault.store(false, Ordering::SeqCst);
@@ -150,9 +150,9 @@ fn a_logger_that_panics_or_blocks_stops_nothing() {
 #[derive(Debug)]
 struct Faulty<B> {
     inner: B,
-    /// How many calls of each kind are still to panic.
+    /// The number of calls of each kind that will still panic.
     panics: AtomicUsize,
-    /// Only these.
+    /// The calls that panic.
     of: &'static str,
 }
 

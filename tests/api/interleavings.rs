@@ -1,4 +1,4 @@
-//! Corner cases of the core: what happens between a grant and its fetch, at refusals, at the end of a manager.
+//! Corner cases of the engine: between a grant and its fetch, at refusals, at the end of a manager.
 
 use std::future::{Future, IntoFuture};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -20,7 +20,7 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A link that can be told to be slow, or to refuse.
+/// A link that is slow or refuses on demand.
 #[derive(Debug)]
 struct FlakyBackend {
     link: MemoryLink,
@@ -145,8 +145,8 @@ fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Runs what it is given when it is woken, or when it is dropped: as an executor that runs tasks inline, or whose task dies
-/// with its last waker.
+/// A waker that runs a closure when it is woken or dropped: like an executor that runs tasks inline, or whose task ends with its last
+/// waker.
 struct Trap(Mutex<Option<Box<dyn FnOnce() + Send>>>);
 
 impl Trap {
@@ -187,7 +187,7 @@ fn listen(lost: &mut Lost, waker: &Waker) {
 }
 
 #[tokio::test]
-async fn close_wakes_who_waits_for_a_hand_over() {
+async fn close_wakes_a_waiter_for_a_handover() {
     let manager = LockManager::builder().hand_over(Duration::from_secs(60), 1000).build().await.unwrap();
     let _guard = manager.lock("k").await.unwrap();
     let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(manager.lock("k").into_future())).collect();
@@ -226,7 +226,7 @@ fn first_locks_at_the_same_time_share_one_session() {
 }
 
 #[tokio::test]
-async fn a_thousand_who_time_out_together_ask_once_who_holds_the_key() {
+async fn a_thousand_timeouts_at_once_look_up_the_holder_once() {
     let store = MemoryStore::new();
     let (flaky, manager) = flaky(&store).await;
     let holder = LockManager::builder().backend(store.link()).name("the holder").build().await.unwrap();
@@ -240,7 +240,7 @@ async fn a_thousand_who_time_out_together_ask_once_who_holds_the_key() {
 }
 
 #[tokio::test]
-async fn who_came_second_is_second() {
+async fn local_waiters_keep_their_order() {
     let store = MemoryStore::new();
     let (a, b) = (plain(&store).await, plain(&store).await);
     let held = b.lock("k").await.unwrap();
@@ -329,7 +329,7 @@ async fn a_session_that_ended_in_silence_is_replaced_by_the_next_lock() {
 }
 
 #[tokio::test]
-async fn a_lease_opened_for_who_has_gone_is_ended() {
+async fn a_lease_opened_for_a_cancelled_request_is_ended() {
     let store = MemoryStore::new();
     let (flaky, manager) = flaky(&store).await;
     flaky.slow_open.store(true, SeqCst);
@@ -343,7 +343,7 @@ async fn a_lease_opened_for_who_has_gone_is_ended() {
     drop(waiting);
     sleep(ms(200)).await;
     let (opened, revoked) = (flaky.opened.load(SeqCst), flaky.revoked.lock().unwrap().len());
-    assert_eq!(opened, revoked, "a lease without a user is kept");
+    assert_eq!(opened, revoked, "a lease without a claim is kept");
 }
 
 #[tokio::test]
@@ -436,7 +436,7 @@ fn a_waker_that_runs_inline_may_drop_the_guard_that_was_lost() {
             listen(&mut lost, &trap);
             drop(trap);
             let handle = manager.handle("k").unwrap();
-            // Whoever finds the loss first wakes the listeners.
+            // The first check that finds the loss wakes the listeners.
             while handle.is_held() {}
             drop(lost);
         }
@@ -501,7 +501,7 @@ async fn unlock_ends_at_the_deadline_though_the_server_is_silent() {
 }
 
 #[tokio::test]
-async fn a_close_that_was_given_up_goes_on() {
+async fn a_dropped_close_continues() {
     let store = MemoryStore::new();
     let (flaky, manager) = flaky(&store).await;
     let guard = manager.lock("k").await.unwrap();
@@ -530,8 +530,8 @@ async fn a_manager_may_be_dropped_on_the_keeper() {
     listen(&mut lost, &trap);
     drop(trap);
     sleep(ms(1800)).await;
-    let took = took.lock().unwrap().expect("the loss is told of");
-    assert!(took < ms(300), "the keeper stood still for {took:?}");
+    let took = took.lock().unwrap().expect("the loss is notified");
+    assert!(took < ms(300), "the keeper was blocked for {took:?}");
 }
 
 #[tokio::test]

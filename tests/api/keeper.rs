@@ -1,4 +1,4 @@
-//! The background thread: guards live without the user's runtime, and nothing stays that nobody needs.
+//! The background thread: guards live without the user's runtime, and unused data is removed.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn becomes_free(manager: &LockManager, key: &str) {
 }
 
 #[test]
-fn guards_can_be_dropped_after_the_runtime_is_gone() {
+fn guards_can_be_dropped_after_the_end_of_the_runtime() {
     let store = MemoryStore::new();
     let build = || LockManager::builder().backend(store.link()).ttl(TTL).build();
     let observer = build().wait().unwrap();
@@ -24,7 +24,7 @@ fn guards_can_be_dropped_after_the_runtime_is_gone() {
         tokio::runtime::Builder::new_current_thread().build().unwrap(),
     ];
     for runtime in runtimes {
-        // The manager is made in the runtime, too.
+        // The manager is created in the runtime, too.
         let (manager, one, two, stuck) = runtime.block_on(async {
             let manager = build().await.unwrap();
             let (one, two) = (manager.lock("one").await.unwrap(), manager.lock("two").await.unwrap());
@@ -42,7 +42,7 @@ fn guards_can_be_dropped_after_the_runtime_is_gone() {
         drop(runtime);
         drop(stuck);
         becomes_free(&observer, "three");
-        // A time to pass: the holds are renewed without any runtime of ours.
+        // A pause, not an event: the holds are renewed without a runtime of the test.
         std::thread::sleep(2 * TTL);
         assert!(!one.is_lost() && observer.is_locked("one").wait().unwrap());
         let start = Instant::now();
@@ -56,7 +56,7 @@ fn guards_can_be_dropped_after_the_runtime_is_gone() {
 }
 
 #[test]
-fn a_guard_goes_with_its_unwinding_thread_or_task() {
+fn a_guard_is_dropped_with_its_unwinding_thread_or_task() {
     let manager = LockManager::memory();
     let thread = manager.clone();
     let panicked = std::thread::spawn(move || {
@@ -95,7 +95,7 @@ fn waiters_are_woken_under_any_executor() {
     assert!(start.elapsed() < PATIENCE);
     tokens.sort();
     assert!(tokens[0] < tokens[1] && tokens[1] < tokens[2]);
-    // Timeouts need a timer, which none of these executors has for us.
+    // Timeouts need a timer, which none of these executors provides.
     let _held = manager.lock("k").wait().unwrap();
     let request = || manager.lock("k").owner(&leasehold::Owner::new()).timeout(Duration::from_millis(30)).into_future();
     for error in [smol::block_on(request()), futures::executor::block_on(request())] {
@@ -104,7 +104,7 @@ fn waiters_are_woken_under_any_executor() {
 }
 
 #[test]
-fn keys_that_were_used_once_leave_nothing() {
+fn keys_used_once_leave_nothing() {
     in_a_separate_process!();
     let manager = LockManager::memory();
     let start = Instant::now();

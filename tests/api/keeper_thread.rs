@@ -8,7 +8,7 @@ use support::{eventually, in_a_separate_process};
 
 const TTL: Duration = Duration::from_secs(1);
 
-/// How many threads of this process are the library's own.
+/// The number of the library's threads in this process.
 fn keepers() -> usize {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let name =
@@ -30,11 +30,11 @@ fn there_is_one_thread_for_all_managers_and_none_after_the_last() {
             .collect();
         let guards: Vec<LockGuard> =
             managers.iter().enumerate().map(|(n, manager)| manager.lock(format!("k{n}")).wait().unwrap()).collect();
-        // A thread gives itself its name, a moment after it has started.
+        // A thread sets its name shortly after it has started.
         eventually("one thread", || (keepers() == 1).then_some(()));
         let handle = managers[0].handle("kept").unwrap();
         drop(managers);
-        // Guards outlive their manager, and their leases are renewed on: this is a time to pass, not an event.
+        // Guards outlive their manager, and their leases are still renewed: a pause, not an event.
         std::thread::sleep(2 * TTL);
         assert_eq!(keepers(), 1);
         assert!(guards.iter().all(|guard| !guard.is_lost()));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The parts of the library from the bottom up, with what each may use. All may use those of `VOCABULARY`.
+/// The parts of the library from the bottom up, with the parts that each may use. All may use those of `VOCABULARY`.
 const PARTS: &[(&str, &[&str])] = &[
     ("process", &[]),
     ("settings", &["process"]),
@@ -19,7 +19,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("testing", &["backend"]),
 ];
 
-/// Plain data, which imports only each other. An owner is found by wakers and threads.
+/// Plain data, which import only each other. An owner is derived from wakers and threads.
 const VOCABULARY: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("display", &[]),
@@ -74,7 +74,7 @@ fn code(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Every path that is imported or named in full, as segments from the crate's root, with whether the file only hands it on.
+/// Every path that is imported or named in full, as segments from the crate's root, and whether the file only re-exports it.
 fn paths(source: &Source, is_mod: bool) -> Vec<(Vec<String>, bool)> {
     let mut found = Vec::new();
     let (mut uses, mut rest) = (Vec::new(), String::new());
@@ -170,7 +170,7 @@ fn file_of(path: &[String], sources: &BTreeMap<String, Source>) -> Option<String
     (depth(best.1) > 0).then(|| best.0.clone())
 }
 
-/// Which file imports which, names that a `mod.rs` hands on traced to where they are defined.
+/// The imports between files; names that a `mod.rs` re-exports are traced to their definition.
 fn imports() -> BTreeMap<String, BTreeSet<String>> {
     let sources = sources();
     let mut handed_on: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
@@ -217,13 +217,13 @@ fn no_part_imports_what_is_above_it() {
     let mut forbidden = Vec::new();
     for (file, targets) in imports() {
         let from = part(&file).to_owned();
-        // Its cases use the public API alone, by the crate's root.
+        // Its cases use only the public API, from the crate's root.
         let uses = known.get(from.as_str()).unwrap_or_else(|| panic!("{file}: a part without a rule"));
         let is_word = VOCABULARY.iter().any(|(word, _)| *word == from);
         for target in targets {
             let to = part(&target);
             let is_vocabulary = VOCABULARY.iter().any(|(word, _)| *word == to);
-            // Errors of the process's own: a wait that is refused.
+            // The process's own error: a wait that is refused.
             let is_error = from == "process" && to == "error";
             let is_allowed =
                 to == from || uses.contains(&to) || (is_vocabulary && !is_word && from != "process") || is_error;
@@ -241,7 +241,7 @@ fn no_files_import_each_other_in_a_circle() {
     for (one, other) in PAIRS {
         graph.entry((*one).to_owned()).or_default().remove(*other);
     }
-    // Takes away the files that import none of the rest, until only circles are left, and what leads to them.
+    // Removes the files that import none of the rest, until only circles are left, and the files that lead to them.
     loop {
         let done: Vec<String> = graph.iter().filter(|(_, to)| to.is_empty()).map(|(file, _)| file.clone()).collect();
         if done.is_empty() {
@@ -254,7 +254,7 @@ fn no_files_import_each_other_in_a_circle() {
             targets.retain(|target| !done.contains(target));
         }
     }
-    // And what nothing of the rest imports.
+    // Then the files that none of the rest imports.
     loop {
         let imported: BTreeSet<String> = graph.values().flatten().cloned().collect();
         let before = graph.len();

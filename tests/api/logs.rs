@@ -1,11 +1,11 @@
-//! What is logged, with its fields.
+//! Log records and their fields.
 
 use leasehold::LockManager;
 use log::Level;
 use support::logs::Line;
 use support::{eventually, in_a_separate_process, logs};
 
-/// Waits for a line of this manager that has these words in its text, and takes the first of them away.
+/// Waits for a line of this manager that contains this text, removes the first one and returns it.
 fn next(manager: &str, text: &str) -> Line {
     eventually(&format!("{text:?} of {manager}"), || {
         let mut lines = logs::lines();
@@ -25,7 +25,7 @@ fn next(manager: &str, text: &str) -> Line {
 }
 
 #[test]
-fn what_happens_to_a_lock_is_logged() {
+fn the_events_of_a_lock_are_logged() {
     in_a_separate_process!();
     logs::collect();
     const NAME: &str = "user-service.dlock";
@@ -50,7 +50,7 @@ fn what_happens_to_a_lock_is_logged() {
     futures::executor::block_on(guard.lost());
     let forced = next("admin", "force-unlocked");
     assert_eq!((forced.level, forced.field("key")), (Level::Warn, "k"));
-    assert!(forced.text.contains(NAME), "who held it: {forced:?}");
+    assert!(forced.text.contains(NAME), "without the holder: {forced:?}");
     let lost = next(NAME, "session ");
     assert_eq!((lost.level, lost.field("lease")), (Level::Warn, session));
     let lost = next(NAME, " lost (token ");

@@ -1,4 +1,4 @@
-//! What a program sees of the library that needs no server: the public API, owners, logs, configuration, faults in memory.
+//! The library without a server: the public API, owners, logs, configuration, faults in memory.
 
 mod blocked_keeper;
 mod config;

@@ -1,4 +1,4 @@
-//! What happens is reported to the `metrics` facade.
+//! Events are reported to the `metrics` facade.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use metrics::{
 };
 use support::{eventually, in_a_separate_process};
 
-/// Keeps what it is told: names with labels, and the sums.
+/// A recorder that keeps the sum for each name with its labels.
 #[derive(Clone, Default)]
 struct Sums(Arc<Mutex<BTreeMap<String, f64>>>);
 
@@ -64,7 +64,7 @@ impl Recorder for Sums {
 }
 
 #[test]
-fn what_happens_is_told() {
+fn events_are_reported() {
     in_a_separate_process!();
     let sums = Sums::default();
     metrics::set_global_recorder(sums.clone()).unwrap();
@@ -87,7 +87,7 @@ fn what_happens_is_told() {
         ("leasehold_released_total name=shop", 1.0),
         ("leasehold_lost_total name=shop cause=revoked", 1.0),
     ] {
-        // What the library's own thread counts arrives by another one.
+        // Events of the keeper are reported by the watchdog thread.
         eventually(name, || (sums.get(name) == sum).then_some(()));
     }
     assert!(sums.get("leasehold_hold_seconds name=shop") >= 0.03);

@@ -1,4 +1,4 @@
-//! Who the owner of a lock is, under every way to poll a request.
+//! The owner of a lock, under every way to poll a request.
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,7 +15,7 @@ use tokio::task::{LocalSet, block_in_place, yield_now};
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// How many are inside at the same time, and how many have been.
+/// The number of visitors at the same time, and in all.
 #[derive(Debug, Default)]
 struct Room {
     inside: AtomicUsize,
@@ -40,7 +40,7 @@ impl Room {
     }
 }
 
-/// Enters the room under the lock, and lets others run meanwhile.
+/// Enters the room under the lock, and yields to other tasks meanwhile.
 async fn visit(manager: &LockManager, room: &Room) {
     let guard = manager.lock("k").await.unwrap();
     room.enter();
@@ -49,7 +49,7 @@ async fn visit(manager: &LockManager, room: &Room) {
     drop(guard);
 }
 
-/// Lets others run, under any executor.
+/// Yields to other tasks, under any executor.
 async fn pause() {
     for _ in 0..3 {
         smol::future::yield_now().await;
@@ -118,7 +118,7 @@ fn a_guard_kept_by_a_thread_excludes_other_threads_of_its_runtime() {
     let guard = runtime.block_on(manager.lock("k").into_future()).unwrap();
     let (there, other) = (runtime.clone(), manager.clone());
     let tried = std::thread::spawn(move || there.block_on(other.try_lock("k")).unwrap().is_some());
-    assert!(!tried.join().unwrap(), "another thread got in");
+    assert!(!tried.join().unwrap(), "another thread entered");
     assert_eq!(runtime.block_on(manager.lock("k").into_future()).unwrap().depth(), 2);
     assert_eq!(manager.lock("k").wait().unwrap().depth(), 2);
     drop(guard);
@@ -142,7 +142,7 @@ fn a_block_on_that_gets_the_core_later_is_the_same_owner() {
     let second = std::thread::spawn(move || {
         second.block_on(async move {
             let guard = manager.lock("k").await.unwrap();
-            // Polled by the parker so far. The core comes to this thread when the other one ends.
+            // Polled with the parker so far. This thread gets the core when the other one ends.
             drop(end);
             for _ in 0..20 {
                 tokio::time::timeout(Duration::from_millis(5), std::future::pending::<()>()).await.unwrap_err();
@@ -157,7 +157,7 @@ fn a_block_on_that_gets_the_core_later_is_the_same_owner() {
 }
 
 #[test]
-fn branches_with_wakers_of_their_own_exclude_each_other() {
+fn branches_with_separate_wakers_exclude_each_other() {
     const BRANCHES: usize = 31;
     everywhere("FuturesUnordered", || async {
         let (manager, room) = (LockManager::memory(), Room::default());
@@ -298,7 +298,7 @@ fn lock_all_enters_what_a_closure_holds() {
     });
 }
 
-/// A key that no scope holds is locked for the context, and outlives the closure as its own.
+/// A key that no scope holds is locked for the context; its guard can outlive the closure.
 #[test]
 fn a_guard_taken_inside_a_closure_is_the_tasks() {
     everywhere("a guard that leaves a closure", || async {
@@ -332,7 +332,7 @@ fn branches_and_tasks_inside_a_closure_are_outside_of_its_scope() {
     });
 }
 
-/// Another executor polls with another waker, even where it is run by the closure itself.
+/// Another executor polls with another waker, even if the closure runs it.
 #[test]
 fn an_executor_run_inside_a_closure_is_outside() {
     everywhere("executors inside with", || async {
@@ -350,7 +350,7 @@ fn an_executor_run_inside_a_closure_is_outside() {
     });
 }
 
-/// One waker of an executor may serve task after task; they are different all the same.
+/// An executor may use one waker for several tasks; they are different owners.
 #[test]
 fn tasks_that_run_the_same_executor_inside_exclude_each_other() {
     current_thread().block_on(async {
@@ -360,7 +360,7 @@ fn tasks_that_run_the_same_executor_inside_exclude_each_other() {
         assert!(guard.is_some());
         let there = manager.clone();
         let second = tokio::spawn(async move { smol::block_on(there.try_lock("k")).unwrap().is_some() });
-        assert!(!second.await.unwrap(), "another task got in");
+        assert!(!second.await.unwrap(), "another task entered");
     });
 }
 
@@ -370,7 +370,7 @@ fn a_panic_leaves_no_scope_behind() {
         let manager = LockManager::memory();
         let work = manager.with_lock("k", async |_| {
             pause().await;
-            let inner = manager.with_lock("k", async |_| std::panic::resume_unwind(Box::new("as the work does")));
+            let inner = manager.with_lock("k", async |_| std::panic::resume_unwind(Box::new("the work panics")));
             let _: () = inner.await.unwrap();
         });
         assert!(AssertUnwindSafe(work).catch_unwind().await.is_err());
@@ -439,7 +439,7 @@ fn wait_with_is_the_threads() {
 }
 
 #[test]
-fn without_reentrancy_every_acquire_is_somebody_else() {
+fn without_reentrancy_every_acquire_has_a_new_owner() {
     everywhere("reentrant(false)", || async {
         let manager = LockManager::builder().reentrant(false).build().await.unwrap();
         let guard = manager.lock("k").await.unwrap();
@@ -453,7 +453,7 @@ fn without_reentrancy_every_acquire_is_somebody_else() {
         let inside = manager.with_lock("k", async |_| manager.try_lock("k").await.unwrap().is_some());
         assert!(!inside.await.unwrap());
         let twice = manager.lock_all(["a", "a"]).await.unwrap();
-        assert_eq!(twice[0].depth(), 2, "a key that is named twice is locked once");
+        assert_eq!(twice[0].depth(), 2, "a repeated key is locked once");
     });
     let manager = LockManager::connect("memory://?reentrant=false").wait().unwrap();
     let guard = manager.lock("k").wait().unwrap();
@@ -462,7 +462,7 @@ fn without_reentrancy_every_acquire_is_somebody_else() {
     assert_eq!(LockManager::connect("memory://?reentrant=no").wait().unwrap_err().code(), "INVALID_CONFIG");
 }
 
-/// A pool that runs another job on a thread that waits.
+/// A pool that runs another job on a waiting thread.
 #[test]
 fn jobs_of_a_pool_exclude_each_other_without_reentrancy() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
@@ -470,7 +470,7 @@ fn jobs_of_a_pool_exclude_each_other_without_reentrancy() {
     pool.scope(|scope| {
         for _ in 0..64 {
             scope.spawn(|_| {
-                // Tries, since a job that waits here may wait for one below it on the same thread.
+                // A try, since a waiting job may wait for one below it on the same thread.
                 if let Some(guard) = manager.try_lock("k").wait().unwrap() {
                     room.enter();
                     rayon::join(std::thread::yield_now, std::thread::yield_now);
@@ -484,7 +484,7 @@ fn jobs_of_a_pool_exclude_each_other_without_reentrancy() {
 }
 
 #[test]
-fn a_wait_that_its_own_task_causes_says_so() {
+fn a_timeout_caused_by_the_same_task_says_so() {
     current_thread().block_on(async {
         let manager = LockManager::memory();
         let _guard = manager.lock("k").await.unwrap();
@@ -500,7 +500,7 @@ fn a_wait_that_its_own_task_causes_says_so() {
     });
 }
 
-/// The last reference to a task may be a hold's. What its end drops may come back to the same key.
+/// A hold may have the last reference to a task, and the drop of the task may use the same key.
 #[test]
 fn a_task_that_ends_with_its_hold_may_use_the_key() {
     struct OnDrop(Option<LockGuard>, LockManager);
@@ -526,7 +526,7 @@ fn a_task_that_ends_with_its_hold_may_use_the_key() {
     assert!(manager.try_lock("k2").wait().unwrap().is_some());
 }
 
-/// An executor's waker may own its task, and what waits for a loss may be a part of the task.
+/// An executor's waker may own its task, and a `Lost` future may be a part of the task.
 #[test]
 fn a_hold_keeps_no_waker_when_it_has_ended() {
     struct Task;
@@ -543,12 +543,12 @@ fn a_hold_keeps_no_waker_when_it_has_ended() {
     drop((request, waker, owner));
     assert_eq!(Arc::strong_count(&task), 2);
     drop(guard);
-    assert_eq!(Arc::strong_count(&task), 1, "kept by what waits for a loss");
+    assert_eq!(Arc::strong_count(&task), 1, "kept by the `Lost` future");
     drop(lost);
 }
 
 #[test]
-fn a_poll_is_enough_for_what_is_free() {
+fn one_poll_acquires_a_free_lock() {
     current_thread().block_on(poll_fn(|cx| {
         let manager = LockManager::memory();
         assert!(matches!(manager.lock("k").into_future().poll_unpin(cx), Poll::Ready(Ok(_))));
@@ -576,7 +576,7 @@ fn a_loop_that_never_waits_lets_other_tasks_run() {
     }
 }
 
-/// The same for a loop of any call that is answered at once.
+/// The same for a loop of any call that completes at once.
 #[test]
 fn a_loop_of_any_call_lets_other_tasks_run() {
     type Call = fn(LockManager, LockGuard) -> futures::future::LocalBoxFuture<'static, ()>;

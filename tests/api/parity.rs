@@ -1,4 +1,4 @@
-//! The table of what others have: each row is shown by tests, and they are there.
+//! The table of the features of other libraries: each row names tests, and they exist.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ fn named(row: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 #[test]
-fn each_row_names_tests_that_are_there() {
+fn each_row_names_existing_tests() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     // Below the heading.
     let rows: Vec<_> = TABLE.lines().filter(|line| line.starts_with("| ")).skip(2).collect();
     assert!(rows.len() > 20, "{} rows", rows.len());
     for row in rows {
-        assert_ne!(named(row).count(), 0, "nothing shows this: {row}");
+        assert_ne!(named(row).count(), 0, "no test for this: {row}");
         for (file, name) in named(row) {
             let text = std::fs::read_to_string(root.join(format!("{file}.rs")));
             let text = text.unwrap_or_else(|error| panic!("{file}.rs: {error}"));

@@ -1,14 +1,14 @@
-//! What the first program of a newcomer is built with.
+//! The dependencies of the quickstart.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 #[test]
-fn the_quickstart_is_built_without_servers_and_without_what_tests_need() {
+fn the_quickstart_is_built_without_servers_and_test_dependencies() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    // As `cargo run --example quickstart` builds it: the features that nobody has asked for are off, and examples have what tests have.
+    // As `cargo run --example quickstart` builds it: with default features, and with the dependencies of examples and tests.
     let arguments = ["tree", "--edges=normal,build,dev", "--prefix=none", "--format={p}"];
     let output = Command::new(cargo).args(arguments).current_dir(root).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -11,7 +11,7 @@ fn two() -> Registry {
 }
 
 #[test]
-fn every_verb_goes_to_the_manager_of_that_name() {
+fn every_call_reaches_the_named_manager() {
     let registry = two();
     let guard = registry.lock("jobs", "k").unwrap().wait().unwrap();
     assert!(registry.is_locked("jobs", "k").unwrap().wait().unwrap());
@@ -36,7 +36,7 @@ fn every_verb_goes_to_the_manager_of_that_name() {
 }
 
 #[test]
-fn a_name_that_is_not_there_is_answered_with_those_that_are() {
+fn an_unknown_name_is_answered_with_the_known_ones() {
     let registry = two();
     let error = registry.get("user").unwrap_err();
     assert_eq!(error.code(), "INVALID_CONFIG");

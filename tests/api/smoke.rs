@@ -1,4 +1,4 @@
-//! The first program of the README, and its sister on a plain thread.
+//! The first program of the README, and the same on a plain thread.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn a_thread_locks_nests_and_waits() {
 }
 
 #[tokio::test]
-async fn loss_is_told_and_the_manager_recovers() {
+async fn a_loss_is_notified_and_the_manager_recovers() {
     let (holder, admin) =
         (LockManager::connect("memory://smoke").await.unwrap(), LockManager::connect("memory://smoke").await.unwrap());
     let guard = holder.lock("k").await.unwrap();

@@ -1,4 +1,4 @@
-//! The public API has the shapes that it promises, and works from every place that it says: tasks, threads, other executors.
+//! The public API has the documented signatures, and works in every documented context: tasks, threads, other executors.
 
 use std::borrow::Cow;
 use std::fmt::{Debug, Display};
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// The promised signatures. That it compiles is the test.
+/// The documented signatures. It only has to compile.
 #[allow(dead_code, clippy::type_complexity)]
 mod shapes {
     use super::*;
@@ -152,7 +152,7 @@ mod shapes {
         LockRequest::into_future,
     );
 
-    /// What these return outlives the manager's borrow, and can be spawned.
+    /// The returned futures outlive the manager's borrow, and can be spawned.
     fn closures<G: Guards>(manager: &LockManager, key: String, request: LockRequest<G>) -> Result<usize> {
         tokio::spawn(manager.with_lock(key.clone(), async |guard| guard.depth()));
         tokio::spawn(manager.try_with_lock(key.clone(), async move |_guard| key));
@@ -258,19 +258,19 @@ fn types_can_be_sent_shared_and_kept() {
 }
 
 #[tokio::test]
-async fn keys_are_anything_that_is_text() {
+async fn keys_are_any_text() {
     let manager = LockManager::memory();
     let owned = String::from("k");
     let (borrowed, shared): (&str, Arc<str>) = (&owned, "k".into());
     drop(manager.lock("k").await.unwrap());
     drop(manager.lock(&owned).await.unwrap());
     drop(manager.lock(owned.clone()).await.unwrap());
-    #[allow(clippy::needless_borrows_for_generic_args, reason = "that this compiles is the test")]
+    #[allow(clippy::needless_borrows_for_generic_args, reason = "it only has to compile")]
     drop(manager.lock(&borrowed).await.unwrap());
     drop(manager.lock(shared.clone()).await.unwrap());
     drop(manager.lock(Cow::Borrowed(borrowed)).await.unwrap());
     drop(manager.lock(Box::<str>::from("k")).await.unwrap());
-    // The key is copied: what is asked for outlives it.
+    // The key is copied: the request outlives it.
     let request = manager.lock(&owned);
     let looked_up = (manager.info(&owned), manager.is_locked(shared), manager.try_lock(&owned));
     drop(owned);
@@ -283,7 +283,7 @@ async fn keys_are_anything_that_is_text() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_go_into_what_tokio_has() {
+async fn requests_work_with_tokios_combinators() {
     let manager = LockManager::memory();
     let guard = tokio::select! {
         guard = manager.lock("k") => guard.unwrap(),
@@ -318,7 +318,7 @@ async fn requests_go_into_what_tokio_has() {
 }
 
 #[tokio::test]
-async fn requests_go_into_what_futures_has() {
+async fn requests_work_with_the_combinators_of_futures() {
     let manager = LockManager::memory();
     let many = futures::future::join_all((0..8).map(|n| manager.lock(format!("k{n}")).into_future())).await;
     let guards: Vec<LockGuard> = many.into_iter().map(|guard| guard.unwrap()).collect();
@@ -328,7 +328,7 @@ async fn requests_go_into_what_futures_has() {
     assert!(one.unwrap().key() == "a" && !two.unwrap());
     let all = futures::future::try_join_all(["x", "y"].map(|key| manager.lock(key).into_future())).await.unwrap();
     assert_eq!(all.iter().map(|guard| guard.key()).collect::<Vec<_>>(), ["x", "y"]);
-    // Futures that can be polled where they are.
+    // Futures that can be polled in place.
     let mut acquire = manager.lock("z").into_future();
     let guard = (&mut acquire).await.unwrap();
     let (mut lost, mut ping) = (guard.lost(), manager.ping());
@@ -337,7 +337,7 @@ async fn requests_go_into_what_futures_has() {
     guard.unlock().await.unwrap();
 }
 
-/// Every call that has a `wait()`, at a place where that would stop a runtime.
+/// Every call that has a `wait()`, in a context where that would block a runtime.
 fn is_refused(manager: &LockManager) {
     fn unsupported<T: Debug>(result: Result<T>) {
         let error = result.unwrap_err();
@@ -367,7 +367,7 @@ fn waiting_inside_a_runtime_is_refused_and_does_not_hang() {
         let inside = manager.clone();
         let blocking = runtime.spawn_blocking(move || inside.lock("other").wait().map(|guard| guard.token()));
         assert!(runtime.block_on(blocking).unwrap().unwrap().get() > 0);
-        // Only being able to spawn is no reason.
+        // A thread that can only spawn may block.
         let _entered = runtime.enter();
         drop(manager.lock("other").wait().unwrap());
     }
@@ -383,7 +383,7 @@ fn waiting_inside_a_runtime_is_refused_and_does_not_hang() {
 }
 
 #[test]
-fn other_executors_do_as_well() {
+fn other_executors_work_as_well() {
     let manager = LockManager::memory();
     smol::block_on(async {
         let guard = manager.lock("k").await.unwrap();
@@ -407,7 +407,7 @@ fn other_executors_do_as_well() {
 }
 
 #[test]
-fn a_plain_thread_has_it_all() {
+fn a_plain_thread_can_call_everything() {
     let manager = LockManager::builder().url("memory://api-threads?ttl=10s").name("first").build().wait().unwrap();
     let admin = LockManager::connect("memory://api-threads").wait().unwrap();
     let handle: Lock = manager.handle("a/b").unwrap();
@@ -445,7 +445,7 @@ fn a_plain_thread_has_it_all() {
     assert_eq!(manager.lock("k").wait().unwrap_err().code(), "CLOSED");
 }
 
-/// A backend that a third party has written, around another one.
+/// A third-party backend, which wraps another one.
 #[derive(Debug)]
 struct Counting<B> {
     inner: B,
@@ -500,7 +500,7 @@ impl<B: Backend> Backend for Counting<B> {
 }
 
 #[test]
-fn a_third_partys_backend_is_as_good_as_ours() {
+fn a_third_party_backend_works_like_a_built_in_one() {
     let (store, acquires) = (MemoryStore::new(), Arc::new(AtomicU32::new(0)));
     let backend = || Counting { inner: store.link(), acquires: acquires.clone() };
     let shared: Arc<dyn Backend> = Arc::new(backend());
@@ -519,7 +519,7 @@ fn a_third_partys_backend_is_as_good_as_ours() {
         }
         let mut token = guard.token();
         guard.unlock().await.unwrap();
-        // Either may have come first.
+        // The order is not determined.
         let mut waiting =
             futures::future::join_all(waiting.map(|waiting| async { waiting.await.unwrap().token() })).await;
         waiting.sort();

@@ -1,4 +1,4 @@
-//! The conformance suite, on a real etcd: two managers, each with a connection of its own.
+//! The conformance suite, on a real etcd: two managers with separate connections.
 
 use leasehold::LockManager;
 use support::etcd::Etcd;

@@ -1,4 +1,4 @@
-//! The conformance suite, on a real Redis: two managers, each with connections of its own.
+//! The conformance suite, on a real Redis: two managers with separate connections.
 
 use leasehold::LockManager;
 use support::redis::Redis;

@@ -1,6 +1,6 @@
-//! Ways in which a program ends, each in a process with a `main` of its own: whatever the way, its lock is free afterwards.
+//! Ways in which a program ends, each in a separate process: in every case, its lock is free afterwards.
 //!
-//! This is its own test harness, since that runs tests on threads, and a program's end is about its main thread.
+//! With its own test harness: the usual one runs tests on threads, but the end of a program concerns its main thread.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use support::eventually;
 
 const WAY: &str = "LEASEHOLD_WAY";
-/// Long enough that no lock is free because of it.
+/// Long enough that no lock becomes free by its expiry.
 const TTL: Duration = Duration::from_secs(60);
 
 type Way = fn(&str);
@@ -46,7 +46,7 @@ const WAYS: [(&str, Way, i32); 29] = [
     ("an_acquire_dropped_at_the_end", an_acquire_dropped_at_the_end, 0),
     ("scoped_threads", scoped_threads, 0),
     ("scoped_threads_of_a_main_that_locks", scoped_threads_of_a_main_that_locks, 0),
-    ("a_thread_that_goes_on", a_thread_that_goes_on, 0),
+    ("a_thread_that_continues", a_thread_that_continues, 0),
     ("a_task_of_a_runtime_that_is_not_waited_for", a_task_of_a_runtime_that_is_not_waited_for, 0),
     ("a_fork", a_fork, 0),
     ("forks_among_busy_threads", forks_among_busy_threads, 0),
@@ -58,7 +58,7 @@ fn main() {
         let (_, play, _) = WAYS.iter().find(|(name, ..)| *name == way).unwrap();
         return play(url);
     }
-    // For `cargo nextest`, which asks for a list of tests, and runs them by name.
+    // For `cargo nextest`, which lists the tests, and runs them by name.
     let arguments: Vec<_> = std::env::args().collect();
     let is_there = |wanted: &str| arguments.iter().any(|argument| argument == wanted);
     match (is_there("--list"), is_there("--ignored")) {
@@ -190,7 +190,7 @@ fn kept_in_a_thread_local_with_its_manager(url: &str) {
     keep((manager, guard));
 }
 
-/// The local is older than whatever the library and tokio have, so it is the last to end.
+/// The thread-local is older than those of the library and tokio, so it is destroyed last.
 fn kept_in_a_thread_local_that_ends_last(url: &str) {
     KEPT.with(|kept| kept.borrow_mut().clear());
     keep(made(url));
@@ -207,14 +207,14 @@ fn a_static_manager(url: &str) {
 fn a_panic_that_is_caught(url: &str) {
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let _guard = made(url);
-        panic!("as programs do");
+        panic!("a test");
     }));
     assert!(caught.is_err());
 }
 
 fn a_panic_in_main(url: &str) {
     let _guard = made(url);
-    panic!("as programs do");
+    panic!("a test");
 }
 
 fn lock_all_after_its_manager(url: &str) {
@@ -294,7 +294,7 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
-/// What a destructor may do: it works, or says that it cannot, and never aborts.
+/// Calls in a destructor: they work or return an error, and never abort.
 fn in_a_destructor(manager: LockManager, guard: LockGuard) -> impl FnMut() {
     let mut guard = Some(guard);
     move || {
@@ -318,7 +318,7 @@ fn wait_in_a_destructor(url: &str) {
 }
 
 fn wait_in_a_late_destructor(url: &str) {
-    // Before tokio's locals, and so after them at the end.
+    // Created before tokio's thread-locals, so destroyed after them.
     KEPT.with(|kept| kept.borrow_mut().clear());
     let runtime = runtime();
     runtime.block_on(async { tokio::task::yield_now().await });
@@ -338,19 +338,19 @@ fn hook(url: &str) {
 
 fn wait_in_a_panic_hook(url: &str) {
     hook(url);
-    assert!(catch_unwind(|| panic!("as programs do")).is_err());
+    assert!(catch_unwind(|| panic!("a test")).is_err());
 }
 
 fn wait_in_a_panic_hook_within_a_runtime(url: &str) {
     hook(url);
     let runtime = runtime();
     let _within = runtime.enter();
-    assert!(catch_unwind(|| panic!("as programs do")).is_err());
-    let task = runtime.spawn(async { panic!("as programs do") });
+    assert!(catch_unwind(|| panic!("a test")).is_err());
+    let task = runtime.spawn(async { panic!("a test") });
     assert!(futures::executor::block_on(task).is_err());
 }
 
-/// The scope ends when their closures have, not when their thread-locals have.
+/// A scope ends with its closures, before the thread-locals are destroyed.
 fn scoped_threads(url: &str) {
     std::thread::scope(|scope| {
         for key in KEYS {
@@ -374,8 +374,8 @@ fn scoped_threads_of_a_main_that_locks(url: &str) {
     });
 }
 
-/// What it has dropped is on its way, though its own end never comes.
-fn a_thread_that_goes_on(url: &str) {
+/// Its drop is confirmed although the thread never ends.
+fn a_thread_that_continues(url: &str) {
     let guard = made(url);
     let (dropped, drops) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -397,7 +397,7 @@ fn a_task_of_a_runtime_that_is_not_waited_for(url: &str) {
     runtime.shutdown_background();
 }
 
-/// A claim in the queue, and its owner gone with its manager.
+/// A claim in the queue, whose owner and manager are dropped.
 fn an_acquire_dropped_at_the_end(url: &str) {
     use futures::FutureExt;
     let (holder, waiter) = (manager(url), manager(url));
@@ -415,7 +415,7 @@ fn a_fork(url: &str) {
     let lost = guard.lost();
     match fork::fork().unwrap() {
         fork::Fork::Child => {
-            // Ends like any program; its parent's lock is none of its business.
+            // Ends like any program, without an effect on its parent's lock.
             assert!(!manager.handle(KEYS[0]).is_ok_and(|lock| lock.is_held()));
             drop(lost);
             drop((guard, manager));
@@ -429,7 +429,7 @@ fn a_fork(url: &str) {
     }
 }
 
-/// A thread of the parent may have any mutex at the fork, and none of them is ever unlocked in the child.
+/// A thread of the parent may hold any mutex at the fork; the child's copy is never unlocked.
 fn forks_among_busy_threads(url: &str) {
     use futures::FutureExt;
     let manager = manager(url);

@@ -314,7 +314,7 @@ fn force_unlock_takes_only_what_it_has_shown(url: &str) {
         let answered = asked.answer("y\n");
         assert_eq!((code(&answered), text(&answered.stdout)), (1, String::new()), "{answered:?}");
         let said = text(&answered.stderr);
-        assert!(said.contains("second-one") && said.contains("left alone"), "{said}");
+        assert!(said.contains("second-one") && said.contains("not revoked"), "{said}");
         assert!(next.lost().now_or_never().is_none() && other.lost().now_or_never().is_none());
         next.renew().wait().unwrap();
         other.renew().wait().unwrap();
@@ -328,7 +328,7 @@ fn force_unlock_takes_only_what_it_has_shown(url: &str) {
     let shown = hold(&first, "cli/shown");
     let answered = Asked::start(url, "cli/shown", &["--key-only"]).answer("y\n");
     assert_eq!(code(&answered), 0, "{answered:?}");
-    assert!(text(&answered.stdout).contains("taken from first-one"), "{answered:?}");
+    assert!(text(&answered.stdout).contains("revoked from first-one"), "{answered:?}");
     assert_eq!(futures::executor::block_on(shown.lost()), leasehold::Loss::Revoked);
 }
 
@@ -398,7 +398,7 @@ fn an_outage_does_not_end_a_watch(url: &str, server: &Process) {
     for mode in ["exclusive", "shared"] {
         server.stop();
         let outage = said();
-        assert!(outage.contains("watched") && outage.contains("trying on"), "{outage}");
+        assert!(outage.contains("watched") && outage.contains("retrying"), "{outage}");
         // There is time for many more tries.
         std::thread::sleep(Duration::from_millis(1500));
         server.resume();

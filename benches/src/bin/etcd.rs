@@ -1,4 +1,4 @@
-//! Locks on a real etcd next to what a program would do with the bare client, in one run: only the ratios mean something.
+//! Locks on a real etcd, compared with the same work done with the bare client in the same run: only the ratios matter.
 //!
 //! `cargo run --release --bin etcd [-- seconds [part…]]` with the parts `one`, `many`, `key`; the server is started here, on a free
 //! port.
@@ -37,7 +37,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// The bare client's lock of one who is alone: put if absent, on a lease, and delete.
+/// An uncontended lock with the bare client: put if absent, on a lease, and delete.
 struct Raw {
     client: Client,
     lease: i64,
@@ -55,14 +55,14 @@ impl Raw {
         let put = TxnOp::put(key, "me", Some(PutOptions::new().with_lease(self.lease)));
         let answer = self.client.txn(Txn::new().when([absent]).and_then([put])).await?;
         if !answer.succeeded() {
-            return Err("somebody else is at it".into());
+            return Err("the key is not free".into());
         }
         self.client.delete(key, None).await?;
         Ok(())
     }
 }
 
-/// One task: the three ways take turns, so that the machine's mood is the same for all.
+/// One task: the three ways alternate, so that the load of the machine is the same for all.
 async fn one_by_one(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
     let mut raw = Raw::connect(etcd).await?;
     let manager = LockManager::connect(etcd.url()).await?;
@@ -95,7 +95,7 @@ async fn one_by_one(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// 64 tasks of one process, each on a key of its own.
+/// 64 tasks of one process, each on a separate key.
 async fn many_keys(etcd: &support::etcd::Etcd, time: Duration) -> Result<()> {
     const TASKS: usize = 64;
     let raw = Raw::connect(etcd).await?;
@@ -148,16 +148,16 @@ async fn lock_rpc(etcd: &support::etcd::Etcd, time: Duration) -> Result<f64> {
         }
     });
     let theirs = rate(time, clients).await?;
-    println!("One key, hand-overs a second:");
+    println!("One key, handovers a second:");
     println!("  {CLIENTS:>2} clients, etcd's Lock RPC  {theirs:>8.0}");
     Ok(theirs)
 }
 
-/// Managers, each with a connection and a lease of its own, on one key.
+/// Managers with separate connections and leases, on one key.
 async fn one_key(etcd: &support::etcd::Etcd, time: Duration, members: usize, theirs: f64) -> Result<()> {
     let mut managers = Vec::new();
     for member in 0..members {
-        // With a timeout of its own, each has a connection of its own.
+        // A different timeout for each, so that they do not share a connection.
         managers.push(LockManager::connect(format!("{}?timeout={}ms", etcd.url(), 5000 + member)).await?);
     }
     let managers = managers.into_iter().map(|manager| {

@@ -1,8 +1,8 @@
-//! Locks on a real Redis next to what a program would do with the bare client, and to other clients' locks, in one run: only the
-//! ratios mean something.
+//! Locks on a real Redis, compared with the same work done with the bare client, and with other clients' locks, in the same run: only
+//! the ratios matter.
 //!
 //! `cargo run --release --bin redis [-- seconds [part…]]` with the parts `one`, `many`, `key`, `renewal`; the server is started here,
-//! on a free port. redis-py is there too if `tests/run.sh --install-only` has put it into the same target directory.
+//! on a free port. redis-py takes part if `tests/run.sh --install-only` has installed it into the same target directory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// The lock that everybody writes: set if absent, and delete if it is still ours.
+/// The usual lock of programs: set if absent, and delete if the value is still the holder's.
 #[derive(Clone)]
 struct Raw {
     connection: MultiplexedConnection,
@@ -62,14 +62,14 @@ impl Raw {
         let mut set = redis::cmd("SET");
         set.arg(key).arg("me").arg("NX").arg("PX").arg(30_000);
         if set.query_async::<Option<String>>(&mut self.connection).await?.is_none() {
-            return Err("somebody else is at it".into());
+            return Err("the key is not free".into());
         }
         self.release.key(key).arg("me").invoke_async::<i64>(&mut self.connection).await?;
         Ok(())
     }
 }
 
-/// One task: the ways take turns, so that the machine's mood is the same for all but redis-py.
+/// One task: the ways alternate, so that the load of the machine is the same for all but redis-py.
 async fn one_by_one(server: &Redis, time: Duration) -> Result<()> {
     let mut raw = Raw::connect(server).await?;
     let manager = LockManager::connect(server.url()).await?;
@@ -111,7 +111,7 @@ async fn one_by_one(server: &Redis, time: Duration) -> Result<()> {
     Ok(())
 }
 
-/// 64 tasks of one process, each on a key of its own.
+/// 64 tasks of one process, each on a separate key.
 async fn many_keys(server: &Redis, time: Duration) -> Result<()> {
     const TASKS: usize = 64;
     let raw = Raw::connect(server).await?;
@@ -169,7 +169,7 @@ fn show(rates: Vec<(&str, f64)>, raw: f64) {
     println!();
 }
 
-/// 8 managers, each with connections of its own, on one key; and one bare client that has it for itself.
+/// 8 managers with separate connections on one key, and one bare client without contention.
 async fn one_key(server: &Redis, time: Duration) -> Result<()> {
     const MEMBERS: usize = 8;
     let mut raw = Raw::connect(server).await?;
@@ -181,11 +181,11 @@ async fn one_key(server: &Redis, time: Duration) -> Result<()> {
         Ok(())
     };
     let bare = rate(time, std::iter::once(alone)).await?;
-    // Who had it last: where there is no queue, mostly the one who has just released it.
+    // The last holder: without a queue, mostly the one that has just released the lock.
     let last = Arc::new(AtomicUsize::new(MEMBERS));
     let mut managers = Vec::new();
     for _ in 0..MEMBERS {
-        // By a client of its own, each has connections of its own.
+        // A separate client for each, so that they do not share connections.
         managers.push(LockManager::builder().redis_client(redis::Client::open(server.url())?).build().await?);
     }
     let managers = managers.into_iter().enumerate().map(|(member, manager)| {
@@ -228,14 +228,14 @@ async fn one_key(server: &Redis, time: Duration) -> Result<()> {
     let python = RedisPy::run(&server.url(), MEMBERS, 1, false, time).await?;
     rates.extend(python.map(|python| ("redis-py", python.changes_a_second)));
     println!(
-        "{MEMBERS} processes' worth on one key, hand-overs to another one a second (without a queue, most go back to the same):"
+        "{MEMBERS} processes' worth on one key, handovers to another one a second (without a queue, most return to the same one):"
     );
     println!("  bare client, alone, in turn    {bare:>8.0}");
     show(rates, bare);
     Ok(())
 }
 
-/// 10,000 held locks: what one renewal of them costs the server.
+/// 10,000 held locks: the cost of one renewal of all of them at the server.
 async fn renewal(server: &Redis) -> Result<()> {
     const HOLDS: usize = 10_000;
     let manager = LockManager::connect(server.url()).await?;

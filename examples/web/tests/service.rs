@@ -62,7 +62,7 @@ async fn take(address: SocketAddr) -> (u16, String) {
     ask(address, "POST", "/stock/apples/take").await
 }
 
-/// Waits until so many wait for the apples.
+/// Waits until `count` requests wait for the apples.
 async fn waiters(manager: &LockManager, count: usize) {
     let looking = async {
         while manager.info("stock/apples").await.unwrap().map_or(0, |info| info.waiters) != count {
@@ -124,7 +124,7 @@ async fn a_customer_who_goes_away_leaves_no_lock_behind() {
     let start = Instant::now();
     waiting.abort();
     waiters(&other, 0).await;
-    assert!(start.elapsed() < PATIENCE, "before anybody's patience has ended");
+    assert!(start.elapsed() < PATIENCE, "before a customer's patience has ended");
     drop(guard);
     instance.stop().await;
 }
@@ -134,7 +134,7 @@ async fn the_end_of_the_service_is_the_end_of_its_manager() {
     let shop = Shop::open(store("end"), stock(1)).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // A second copy goes on serving: its manager is the same, and closed with the first.
+    // A second copy continues to serve: its manager is the same, and is closed with the first.
     let (copy, beside) = (shop.clone(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let copy_address = beside.local_addr().unwrap();
     tokio::spawn(async move { copy.serve(beside, std::future::pending()).await });

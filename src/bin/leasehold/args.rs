@@ -109,8 +109,8 @@ pub(crate) struct Run {
     #[arg(long = "try", conflicts_with = "timeout")]
     pub(crate) attempt: bool,
 
-    /// The maximum wait, after which to exit with 122, or with 123 if the server does not answer. Connecting has a limit of its
-    /// own, the `timeout` of the URL.
+    /// The maximum wait, after which to exit with 122, or with 123 if the server does not answer. Connecting has a separate limit,
+    /// the `timeout` of the URL.
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
@@ -136,7 +136,7 @@ pub(crate) struct ForceUnlock {
     /// The key.
     pub(crate) key: String,
 
-    /// Revoke only this key, and leave the holder's other locks alone.
+    /// Revoke only this key, and none of the holder's other locks.
     #[arg(long)]
     pub(crate) key_only: bool,
 

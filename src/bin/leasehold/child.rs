@@ -18,10 +18,10 @@ use super::exit::say_aside;
 use super::processes::{self, Process};
 use super::signals::Received;
 
-/// How often the processes are listed while they are being stopped: the end of one is not always signalled.
+/// The interval at which the processes are listed while they are being stopped: the end of one is not always signalled.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Which of the processes get a signal.
+/// The processes that receive a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scope {
     /// The command, and what is in its process group.
@@ -60,9 +60,9 @@ impl Child {
         Ok(Self { pid, group, separate, others, status: None, changes })
     }
 
-    /// Waits until the command has ended. What it has started may go on.
+    /// Waits until the command has ended. Processes that it has started may continue.
     ///
-    /// Dropping the future loses nothing.
+    /// Cancel safe.
     pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
         loop {
             self.reap()?;
@@ -90,9 +90,9 @@ impl Child {
         if let Ok(over) = timeout(grace, self.over()).await {
             return over;
         }
-        // Again and again: a process may be started while the others are listed.
+        // Repeated: a process may be started while the others are listed.
         let mut reached = self.send(Signal::KILL, Scope::All);
-        let report = say_aside("the command goes on, killing it".to_owned());
+        let report = say_aside("the command has not ended within the grace period, killing it".to_owned());
         loop {
             if let Ok(over) = timeout(TICK, self.over()).await {
                 over?;
@@ -100,7 +100,7 @@ impl Child {
             }
             if !reached {
                 return Err(io::Error::other(
-                    "processes that the command has started cannot be killed: they are another user's",
+                    "processes started by the command cannot be killed: they belong to another user",
                 ));
             }
             reached = self.send(Signal::KILL, Scope::All);
@@ -125,7 +125,7 @@ impl Child {
         processes::descendants(&self.others)
     }
 
-    /// Sends a signal. Returns whether it has reached a process.
+    /// Sends a signal. Returns whether a process has received it.
     fn send(&self, signal: Signal, scope: Scope) -> bool {
         // Processes may have ended just now.
         let mut reached = if self.separate {

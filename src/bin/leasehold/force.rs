@@ -1,4 +1,4 @@
-//! `leasehold force-unlock`: taking a lock away.
+//! `leasehold force-unlock`: revokes a lock from its holder.
 
 use std::io::Write;
 
@@ -21,29 +21,29 @@ pub(crate) async fn unlock(manager: &LockManager, args: ForceUnlock, json: bool)
         };
         force = force.expecting(&info);
         if !confirmed(&question(manager, &info, args.key_only).await?)? {
-            say("left alone");
+            say("not revoked");
             return Ok(1);
         }
     }
     let eviction = force.await?;
     let taken = !eviction.released.is_empty();
-    // Those who were shown do not hold it any more: somebody else may.
+    // The holders that were shown do not hold it any more; another client may.
     let now = if taken || args.yes { None } else { manager.info(&args.key).await? };
     if json {
         print(serde_json::to_string_pretty(&eviction)?)?;
     } else if taken {
         let released: Vec<_> = eviction.released.iter().map(|key| Printable(key).to_string()).collect();
-        print(format_args!("taken from {}: {}", names(&eviction.holders), released.join(", ")))?;
+        print(format_args!("revoked from {}: {}", names(&eviction.holders), released.join(", ")))?;
     } else if now.is_none() {
         print(format_args!("{key} was free"))?;
     }
     if let Some(now) = &now {
-        say(format_args!("{key} is held by {} by now: left alone", names(&now.holders)));
+        say(format_args!("{key} is now held by {}: not revoked", names(&now.holders)));
     }
     Ok(u8::from(now.is_some()))
 }
 
-/// Who holds the lock, and what would go along with it.
+/// The question, which names the holder and the locks that would be released too.
 async fn question(manager: &LockManager, info: &LockInfo, key_only: bool) -> leasehold::Result<String> {
     let mut question = format!("{} is held by {}\n", Printable(&info.key), names(&info.holders));
     if !key_only && !info.holders.is_empty() {
@@ -51,13 +51,13 @@ async fn question(manager: &LockManager, info: &LockInfo, key_only: bool) -> lea
         let of_theirs = |holders: &[_]| holders.iter().any(|holder| info.holders.contains(holder));
         for other in locks.iter().filter(|lock| lock.key != info.key && of_theirs(&lock.holders)) {
             let other = Printable(&other.key);
-            question += &format!("  which holds {other} as well: on etcd that goes along if it has the same TTL\n");
+            question += &format!("  which also holds {other}: on etcd this is released too if it has the same TTL\n");
         }
     }
-    Ok(question + "Take it away? [y/N] ")
+    Ok(question + "Revoke it? [y/N] ")
 }
 
-/// Asks. What cannot be asked is not confirmed.
+/// Asks for confirmation. Without an answer, it is not confirmed.
 fn confirmed(question: &str) -> std::io::Result<bool> {
     write!(std::io::stderr(), "{question}")?;
     let mut answer = String::new();

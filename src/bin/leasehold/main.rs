@@ -1,4 +1,4 @@
-//! `leasehold`: locks for shell scripts and cron jobs, and a look at who holds what.
+//! `leasehold`: locks for shell scripts and cron jobs, and lists of held locks and their holders.
 
 mod args;
 mod child;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            // Help and the version are printed by the same way.
+            // Also prints the help and the version.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
@@ -44,7 +44,7 @@ async fn command(args: Args) -> Ended {
         print(String::from_utf8(script)?.trim_end())?;
         return Ok(0);
     }
-    let url = args.url.ok_or("where are the locks? Say so by --url or LEASEHOLD_URL")?;
+    let url = args.url.ok_or("no server: set --url or LEASEHOLD_URL")?;
     let manager = LockManager::connect(&url).await?;
     let ended = match args.command {
         Command::Run(run) => run::run(&manager, run).await,
@@ -54,7 +54,7 @@ async fn command(args: Args) -> Ended {
         Command::ForceUnlock(force) => force::unlock(&manager, force, args.json).await,
         Command::Completions { .. } => Ok(0),
     };
-    // What could not be released now expires by itself.
+    // A lock that could not be released now expires after its TTL.
     let _ = manager.close().await;
     ended
 }

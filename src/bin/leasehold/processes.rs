@@ -13,7 +13,7 @@ pub(crate) struct Process {
 
 /// Makes this process the parent of descendants whose own parent has ended, so that they stay descendants.
 pub(crate) fn adopt_orphans() {
-    // Without it, a process in a session of its own that outlives its parent is not found.
+    // Otherwise a process in a separate session that outlives its parent would not be found.
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_child_subreaper(Some(getpid()));
 }

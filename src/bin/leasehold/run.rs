@@ -20,7 +20,7 @@ pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
         acquired = acquire(manager, &args) => match acquired {
             Ok(Some(guard)) => guard,
             Ok(None) => {
-                say(format_args!("{}: somebody else holds the lock", Printable(&args.key)));
+                say(format_args!("{}: another client holds the lock", Printable(&args.key)));
                 return Ok(exit::BUSY);
             }
             // With a source, it was the server that did not answer.
@@ -69,7 +69,7 @@ fn start(args: &Run, guard: &LockGuard) -> std::io::Result<Child> {
     let mut command = Command::new(program);
     command.args(arguments);
     command.env("LEASEHOLD_KEY", guard.key()).env("LEASEHOLD_TOKEN", guard.token().to_string());
-    // It may have a password.
+    // The URL may contain a password.
     command.env_remove(URL);
     Child::start(&mut command)
 }

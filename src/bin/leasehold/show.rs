@@ -1,4 +1,4 @@
-//! `leasehold ls`, `who` and `watch`: who holds what.
+//! `leasehold ls`, `who` and `watch`: the held locks and their holders.
 
 use std::time::{Duration, SystemTime};
 
@@ -32,7 +32,7 @@ pub(crate) async fn watch(manager: &LockManager, key: &str, interval: Duration, 
             Ok(info) => info.map(Row::from),
             Err(error @ LockError::Backend { kind: ErrorKind::Unreachable, .. }) => {
                 if !std::mem::replace(&mut is_away, true) {
-                    say(format_args!("{error}; trying on"));
+                    say(format_args!("{error}; retrying"));
                 }
                 tokio::time::sleep(interval).await;
                 continue;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 /// The signals that are passed on to a command.
 const FORWARDED: [Signal; 6] = [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2];
 
-/// A signal, and where it comes from.
+/// A received signal, and its source.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Received {
     pub(crate) signal: Signal,
@@ -19,7 +19,7 @@ pub(crate) struct Received {
     pub(crate) typed: bool,
 }
 
-/// A queue of signals, filled from its creation on. Before that they end the program.
+/// A queue of the signals received since its creation. Before that, a signal ends the program.
 #[derive(Debug)]
 pub(crate) struct Signals(UnboundedReceiver<Received>);
 

@@ -1,4 +1,4 @@
-//! Locks as they are printed, for people and for programs.
+//! The printed form of locks, as a table and as JSON.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -40,7 +40,7 @@ impl Row {
         &self.holders
     }
 
-    /// Whether somebody else holds it than in another row.
+    /// Whether the holders differ from those in another row.
     pub(super) fn has_changed(&self, other: &Self) -> bool {
         (&self.holders, self.mode, &self.since, self.foreign)
             != (&other.holders, other.mode, &other.since, other.foreign)
@@ -68,7 +68,7 @@ impl Row {
 
 const COLUMNS: [&str; 6] = ["KEY", "MODE", "HOLDER", "SINCE", "REMAINING", "WAITING"];
 
-/// A table with a heading. Its cells are bounded, as what they show is.
+/// A table with a heading. The length of its cells is bounded.
 pub(super) fn table(rows: &[Row]) -> String {
     let lines: Vec<_> = std::iter::once(COLUMNS.map(str::to_owned)).chain(rows.iter().map(Row::cells)).collect();
     let width = |column: usize| lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or_default();
@@ -80,14 +80,14 @@ pub(super) fn table(rows: &[Row]) -> String {
     lines.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// The holders in a word or two. A foreign client does not say who it is.
+/// The names of the holders. A foreign client has none.
 pub(super) fn names(holders: &[Holder]) -> String {
     let name = |holder: &Holder| (*holder != Holder::default()).then(|| holder.to_string());
     let known: Vec<_> = holders.iter().filter_map(name).collect();
     if known.is_empty() { "(not leasehold)".to_owned() } else { Printable(&known.join(", ")).to_string() }
 }
 
-/// A time as RFC 3339 has it: between 1970 and the year 9999. What a server shows may be any other.
+/// A time in RFC 3339, between the years 1970 and 9999. A server may report any other time.
 pub(super) fn time(at: SystemTime) -> Option<String> {
     const YEAR_10_000: u64 = 253_402_300_800;
     let since = at.duration_since(UNIX_EPOCH).ok()?;

@@ -1,31 +1,31 @@
-//! What follows an attempt that failed.
+//! The next step after a failed attempt.
 
 use crate::backend::Wait;
 use crate::error::ErrorKind;
 
-/// Where it failed.
+/// Where the attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// While its lease was being opened: nothing of it can be in the queue.
+    /// While its lease was being opened: it has no claim in the queue.
     Lease,
-    /// While it claimed: it may be in the queue.
+    /// While it claimed: its claim may be in the queue.
     Claim,
 }
 
-/// What to do about it.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterError {
-    /// The reason may pass: pause, then try again from the same place.
+    /// The failure may be temporary: pause, then try again from the same place.
     Retry,
     /// The claim or its lease was lost: find out which, then try again with a lease that lives.
     RetryLease,
-    /// The caller does not wait for the server: the error is its answer.
+    /// The caller does not wait for the server: return the error.
     Fail,
-    /// Refused for good. The clean-up may be refused as well, so the next attempt does not wait for it.
+    /// A final refusal. The clean-up may be refused as well, so the next attempt does not wait for it.
     Refuse,
 }
 
-/// Decides it. `wait` is whether the caller waits for the lock.
+/// Decides the next step. `wait`: whether the caller waits for the lock.
 pub(super) fn after_error(kind: ErrorKind, stage: Stage, wait: Wait) -> AfterError {
     match (kind, stage) {
         (ErrorKind::LeaseLost, Stage::Claim) => AfterError::RetryLease,
@@ -43,7 +43,7 @@ mod tests {
     fn what_follows_an_error() {
         use AfterError::{Fail, Refuse, Retry, RetryLease};
         use ErrorKind::{Closed, Denied, Incompatible, LeaseLost, Misconfigured, Refused, Unreachable, Unsupported};
-        // Waiting for a lease, not waiting for it, waiting with a claim, not waiting with it.
+        // Opening with wait, opening without, claiming with wait, claiming without.
         let table = [
             (Unreachable, [Retry, Fail, Retry, Fail]),
             (LeaseLost, [Retry, Fail, RetryLease, RetryLease]),

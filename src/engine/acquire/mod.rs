@@ -1,4 +1,4 @@
-//! The way to a hold: local queue, lease, backend. Cancellable at every point.
+//! Acquiring one key: local queue, lease, backend. Cancellable at every point.
 
 mod after_error;
 mod waiter;
@@ -18,7 +18,7 @@ use crate::error::{LockError, Result};
 use crate::process::foreign::{self, CatchingWaker};
 use crate::process::wakers;
 
-/// One acquire. The fast path (entered, busy, or granted at the first poll) needs no box; all else is [`Waiter::run`].
+/// One acquire. The fast path (entered, busy, or granted at the first poll) needs no allocation; the rest is [`Waiter::run`].
 pub(crate) struct Acquisition {
     engine: Arc<EngineHandle>,
     state: State,
@@ -78,7 +78,7 @@ impl Future for Acquisition {
 impl Drop for Acquisition {
     fn drop(&mut self) {
         if self.engine.base.is_forked() {
-            // What the parent waits for is not ended here: a mutex on the way may be locked for ever.
+            // The parent's wait is not ended here: in a forked child a mutex that it needs may stay locked for ever.
             std::mem::forget(std::mem::replace(&mut self.state, State::Done));
         }
     }
@@ -90,7 +90,7 @@ enum Started {
 }
 
 impl Start {
-    /// Finds the owner, asks the arbiter, and claims if it is this request's turn.
+    /// Derives the owner, asks the arbiter, and claims if the arbiter says so.
     fn poll(self, engine: &Arc<EngineHandle>, cx: &mut Context<'_>, catching: &mut CatchingWaker) -> Result<Started> {
         let Self { entry, options, wait } = self;
         let entry = entry?;

@@ -1,4 +1,4 @@
-//! A place in the local queue, from the first wait to the hold.
+//! [`Waiter`]: a place in the local queue, from the first wait to the hold.
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -24,19 +24,19 @@ use crate::owner::Owner;
 use crate::process::foreign;
 use crate::process::report::debug;
 
-/// A share of a hold; `None` if the key was not free for one that does not wait.
+/// A share of a hold; `None` if the key was not free for a request that does not wait.
 pub(super) type Acquired = Result<Option<Share>>;
 
 /// What a waiter does next.
 enum Next {
     Claim,
-    /// It was given a share of a hold, at this depth.
+    /// It received a share of a hold, at this depth.
     Entered(Share, u32),
     /// The key is not free, and it does not wait.
     Busy,
 }
 
-/// A claim on its way to the backend and back.
+/// A claim in flight.
 pub(super) struct Attempt {
     pub(super) cell: Arc<LeaseCell>,
     pub(super) answer: BoxFuture<'static, Result<Option<Grant>, BackendError>>,
@@ -50,11 +50,11 @@ pub(super) struct Waiter {
     options: Options,
     wait: Wait,
     asked: Timestamp,
-    /// The place; `None` once it has been left.
+    /// The place; `None` once the waiter has left the queue.
     ticket: Option<Ticket>,
     /// The attempt that may be at the backend.
     sent: Option<(Arc<Claim>, Arc<LeaseCell>)>,
-    /// Why the last attempt failed that is tried again.
+    /// The error of the last attempt, if it is being tried again.
     trouble: Option<BackendError>,
 }
 
@@ -79,7 +79,7 @@ impl Waiter {
         &self.engine.base
     }
 
-    /// Waits within the caller's limit. Goes on with a lease that is being opened, or with an attempt, where there is one.
+    /// Waits within the caller's limit. Continues with a lease that is being opened, or with an attempt, if there is one.
     pub(super) async fn run(mut self, opening: Option<LeaseFor>, attempt: Option<Attempt>) -> Acquired {
         match self.options.limit(&self.base().defaults, self.wait) {
             Some(limit) => self.run_within(limit, opening, attempt).await,
@@ -87,11 +87,11 @@ impl Waiter {
         }
     }
 
-    /// Waits for at most `limit`, and finds out who holds the key meanwhile.
+    /// Waits for at most `limit`, and looks up the holder of the key meanwhile.
     async fn run_within(mut self, limit: Duration, opening: Option<LeaseFor>, attempt: Option<Attempt>) -> Acquired {
         let entry = self.entry.clone();
         let found = OnceLock::new();
-        // The holder is asked for shortly before it is wanted: the error should not come late because of it.
+        // The lookup begins shortly before the timeout, so that it does not delay the error.
         let lead = (limit / 2).min(FRESH);
         {
             let mut acquire = pin!(self.acquire(opening, attempt));
@@ -112,10 +112,10 @@ impl Waiter {
         Err(self.timed_out(limit, lead, found.into_inner()))
     }
 
-    /// The error of a wait that was too long. `found` is who holds the key, if the server said so within `lead`.
+    /// The timeout error. `found` is the holder of the key, if the server answered within `lead`.
     fn timed_out(&mut self, limit: Duration, lead: Duration, found: Option<<Lookup as Future>::Output>) -> LockError {
         let base = self.base().clone();
-        // A wrong password, for example, may show in the renewals alone.
+        // A wrong password, for example, may appear in the renewals only.
         let trouble = self.engine.sessions.failure(self.options.terms.ttl).or(self.trouble.take());
         let outage = || base.backend.outage();
         if self.wait == Wait::Never {
@@ -128,7 +128,7 @@ impl Waiter {
             Some(Ok(None)) => (None, trouble),
             Some(Err(error)) => (None, outage().or(trouble).or(Some(error))),
             None => {
-                // A short time is no proof that the server is silent, nor is a lookup that has not had its turn.
+                // Neither a short time nor a lookup that had to queue proves that the server is silent.
                 let silent = lead == FRESH && !base.lookups.was_answered_since(base.now() - lead);
                 (None, outage().or(trouble).or(silent.then(|| base.no_answer(lead))))
             }
@@ -184,7 +184,7 @@ impl Waiter {
             base.check_now();
             if let Some(cell) = cell {
                 if after == AfterError::RetryLease && cell.is_session() && cell.loss(base.now()).is_none() {
-                    // The claim alone, or the whole session? The server may not have said, and the next renewal may be far off.
+                    // The claim alone, or the whole session? The answer may not say so, and the next renewal may be far off.
                     let _ = renew(&sessions, &cell).await;
                 }
                 if cell.lease().proven > paused {
@@ -221,7 +221,7 @@ impl Waiter {
         .await
     }
 
-    /// It was given a share. Back to its place if the hold is lost already.
+    /// The waiter received a share. If the hold is lost already, it returns to its place.
     fn entered(&mut self, share: Share, depth: u32) -> Option<Share> {
         self.ticket = None;
         let now = self.base().now();
@@ -267,7 +267,7 @@ impl Waiter {
         Attempt { cell, answer: Box::pin(async move { backend.acquire(&claim, wait).await }) }
     }
 
-    /// Takes the grant. Of a lease that is not renewed afterwards, the TTL counts from now.
+    /// Takes the grant. If the lease is not renewed afterwards, its TTL counts from now.
     async fn granted_afresh(&mut self, grant: Grant, cell: Arc<LeaseCell>) -> Option<Share> {
         let mut pauses = Backoff::slow();
         let is_old = |now: Timestamp| {
@@ -300,7 +300,7 @@ impl Waiter {
         engine.sessions.set_key(&cell, &entry.key);
         let held = HeldGrant::new(grant, cell, entry.key.clone(), engine.sessions.clone(), engine.clone());
         let granted = entry.arbiter().granted(ticket, held, now);
-        // Refused only if another waiter were the claimant, and the ticket says that it is this one.
+        // Refused only if another waiter were the claimant; by the ticket, it is this one.
         let (hold, effects) = granted.ok()?;
         let share = Share::new(hold, entry.clone());
         self.ticket = None;
@@ -311,7 +311,7 @@ impl Waiter {
         Some(share)
     }
 
-    /// The attempt holds nothing, for certain: the key was not free.
+    /// The attempt is certain to hold nothing: the key was not free.
     pub(super) fn was_busy(&mut self) {
         let sent = self.sent.take();
         if let Some(ticket) = self.ticket.take() {
@@ -343,7 +343,7 @@ impl Waiter {
         });
     }
 
-    /// The attempt was refused for good.
+    /// The attempt met a final refusal.
     fn refused(&mut self) {
         let Some((claim, cell)) = self.sent.take() else { return };
         if let Some(ticket) = self.ticket.take() {

@@ -1,4 +1,4 @@
-//! How long things took.
+//! [`Histogram`]: a distribution of durations.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 const BUCKETS: usize = 32;
 
-/// How often something took how long, in buckets whose bounds double: below 1 µs, 2 µs, 4 µs and so on, the last for all that
-/// took 18 minutes or more.
+/// A distribution of durations, in buckets whose upper bounds double: 1 µs, 2 µs, 4 µs and so on. The last bucket counts durations
+/// of 18 minutes or more.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Histogram {
@@ -16,24 +16,24 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Returns how many there are.
+    /// Returns the number of durations.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Returns how long all took together.
+    /// Returns the sum of the durations.
     pub fn total(&self) -> Duration {
         self.total
     }
 
-    /// Returns how long they took on average; zero if there is none.
+    /// Returns the average duration; zero if the histogram is empty.
     pub fn mean(&self) -> Duration {
         let nanos = self.total.as_nanos().checked_div(u128::from(self.count())).unwrap_or_default();
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Returns what this share of them took less than, 0.99 for the 99th percentile: at most twice as much as it was. Zero if
-    /// there is none, [`Duration::MAX`] where it was 18 minutes or more.
+    /// Returns an upper bound of a quantile, 0.99 for the 99th percentile: at most twice the exact value. Zero if the histogram is
+    /// empty, [`Duration::MAX`] if the exact value is 18 minutes or more.
     pub fn quantile(&self, share: f64) -> Duration {
         let wanted = (self.count() as f64 * share.clamp(0.0, 1.0)).ceil().max(1.0);
         let mut counted = 0;
@@ -44,7 +44,7 @@ impl Histogram {
         self.buckets().find_map(below).unwrap_or_default()
     }
 
-    /// Returns, for each bucket, its bound and how many took less than that, but no less than the bound before.
+    /// Returns the upper bound of each bucket, and the number of durations below it that are not below the previous bound.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
         let bound = |bucket| if bucket + 1 < BUCKETS { Duration::from_micros(1_u64 << bucket) } else { Duration::MAX };
         self.counts.into_iter().enumerate().map(move |(bucket, count)| (bound(bucket), count))
@@ -62,7 +62,7 @@ impl fmt::Debug for Histogram {
     }
 }
 
-/// One that is being filled.
+/// A histogram that is being filled.
 #[derive(Debug, Default)]
 pub(super) struct Recorder {
     counts: [AtomicU64; BUCKETS],

@@ -1,4 +1,4 @@
-//! Counts and times.
+//! [`Stats`]: the counters of a manager.
 
 mod histogram;
 
@@ -12,53 +12,54 @@ use crate::info::Loss;
 #[cfg(feature = "metrics")]
 use crate::process::report::{self, Foreign};
 
-/// What a manager has done and has, see [`LockManager::stats`](crate::LockManager::stats). Counts are since its start.
+/// The counters of a manager, see [`LockManager::stats`](crate::LockManager::stats). `held`, `waiting` and `keys` are current
+/// values; the others count since the manager was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keys that are held now.
+    /// The number of keys held now.
     pub held: u64,
-    /// Acquires that wait now.
+    /// The number of acquires that wait now.
     pub waiting: u64,
-    /// Keys in use now: held, waited for, or with a [`Lock`](crate::Lock) handle.
+    /// The number of keys in use now: held, waited for, or with a [`Lock`](crate::Lock) handle.
     pub keys: u64,
-    /// Holds acquired, reentrant ones not counted.
+    /// Holds acquired, without reentrant ones.
     pub acquired: u64,
-    /// Grants given back, as the server has confirmed.
+    /// Releases that the server has confirmed.
     pub released: u64,
-    /// Acquires that ran into their timeout.
+    /// Acquires that reached their timeout.
     pub timeouts: u64,
-    /// Grants lost, for whatever cause.
+    /// Grants lost, for any cause.
     pub lost: u64,
-    /// The same by cause.
+    /// Grants lost, by cause.
     pub losses: Losses,
-    /// Leases renewed.
+    /// Renewals of leases that succeeded.
     pub renewals: u64,
-    /// Renewals that failed; each is tried again until the deadline.
+    /// Renewals of leases that failed. A failed renewal is retried until the lease's deadline.
     pub failed_renewals: u64,
-    /// From the first poll of each acquire that succeeded to its hold.
+    /// The times from the first poll of an acquire to its hold, of acquires that succeeded.
     pub wait_times: Histogram,
-    /// From each hold's beginning to the end of its last guard, lost or not.
+    /// The times from the beginning of a hold to the drop of its last guard, whether it was lost or not.
     pub hold_times: Histogram,
 }
 
-/// Grants lost, by [`Loss`]. [`Closed`](Loss::Closed) is not among them: it is asked for.
+/// The number of grants lost, by [`Loss`]. [`Closed`](Loss::Closed) is not counted: closing a manager is intended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Losses {
     /// The server removed the lease or the claim.
     pub revoked: u64,
-    /// The lease may have ended, not renewed in time.
+    /// The lease was not renewed in time and may have ended.
     pub expired: u64,
-    /// The server could not be reached until the lease may have ended.
+    /// The server could not be reached in time, and the lease may have ended.
     pub unreachable: u64,
     /// The hold reached its `max_hold`.
     pub max_hold: u64,
 }
 
-/// Counts what happens, and tells the `metrics` facade where that is built in.
+/// The live counters. With the feature `metrics`, each event is also reported to the facade.
 #[derive(Debug)]
 pub(crate) struct Counters {
     #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "the label of each metric"))]
@@ -81,7 +82,7 @@ fn count(counter: &AtomicU64) {
 }
 
 /// Adds one to a counter of the facade.
-macro_rules! tell_count {
+macro_rules! emit_count {
     ($self:ident, $metric:literal $(, $label:literal => $value:expr)*) => {
         #[cfg(feature = "metrics")]
         {
@@ -92,7 +93,7 @@ macro_rules! tell_count {
 }
 
 /// Adds a time to a histogram of the facade.
-macro_rules! tell_time {
+macro_rules! emit_time {
     ($self:ident, $metric:literal, $time:expr) => {
         #[cfg(feature = "metrics")]
         {
@@ -123,33 +124,33 @@ impl Counters {
     pub(crate) fn acquired_after(&self, wait: Duration) {
         count(&self.acquired);
         self.wait_times.record(wait);
-        tell_count!(self, "leasehold_acquired_total");
-        tell_time!(self, "leasehold_wait_seconds", wait);
+        emit_count!(self, "leasehold_acquired_total");
+        emit_time!(self, "leasehold_wait_seconds", wait);
     }
 
     pub(crate) fn held_for(&self, time: Duration) {
         self.hold_times.record(time);
-        tell_time!(self, "leasehold_hold_seconds", time);
+        emit_time!(self, "leasehold_hold_seconds", time);
     }
 
     pub(super) fn released(&self) {
         count(&self.released);
-        tell_count!(self, "leasehold_released_total");
+        emit_count!(self, "leasehold_released_total");
     }
 
     pub(crate) fn timed_out(&self) {
         count(&self.timeouts);
-        tell_count!(self, "leasehold_timeouts_total");
+        emit_count!(self, "leasehold_timeouts_total");
     }
 
     pub(super) fn renewed(&self) {
         count(&self.renewals);
-        tell_count!(self, "leasehold_renewals_total");
+        emit_count!(self, "leasehold_renewals_total");
     }
 
     pub(super) fn renewal_failed(&self) {
         count(&self.failed_renewals);
-        tell_count!(self, "leasehold_failed_renewals_total");
+        emit_count!(self, "leasehold_failed_renewals_total");
     }
 
     pub(super) fn lost(&self, cause: Loss) {
@@ -161,10 +162,10 @@ impl Counters {
             Loss::Closed => return,
         };
         count(counter);
-        tell_count!(self, "leasehold_lost_total", "cause" => _cause);
+        emit_count!(self, "leasehold_lost_total", "cause" => _cause);
     }
 
-    /// Returns the counts; the keys in use are not known here.
+    /// Returns the counts, without the number of keys in use.
     pub(super) fn read(&self) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let losses = Losses {

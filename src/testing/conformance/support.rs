@@ -1,4 +1,4 @@
-//! What the cases have in common.
+//! Helpers of the cases.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,16 +14,16 @@ use tokio::time::{sleep, timeout};
 
 use crate::{Acquire, LockGuard, LockManager, LockRequest, Owner, Result};
 
-/// For what happens at once on an idle machine: these run on busy ones.
+/// The limit for an effect that is immediate on an idle machine; the cases also run on busy ones.
 pub(super) const SOON: Duration = Duration::from_secs(5);
 
-/// For what must not happen: it would have in this time.
+/// The time within which an effect that must not happen would happen.
 pub(super) const A_WHILE: Duration = Duration::from_millis(100);
 
-/// Longer than a grant stays within a process, however many wait there.
+/// Longer than a grant stays within a process, whatever the number of its waiters.
 pub(super) const HAND_OVER: Duration = Duration::from_millis(50);
 
-/// A key that nobody else has, not even an earlier run on the same server.
+/// A random key, so that earlier runs on the same server do not matter.
 pub(super) fn key(case: &str) -> String {
     format!("conformance/{case}/{:016x}", rand::random::<u64>())
 }
@@ -32,7 +32,7 @@ pub(super) fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
 }
 
-/// What a task that failed said.
+/// The message of a failed task.
 pub(super) fn reason(failed: JoinError) -> String {
     match failed.try_into_panic() {
         Ok(panic) => {
@@ -43,7 +43,7 @@ pub(super) fn reason(failed: JoinError) -> String {
     }
 }
 
-/// The result of a task, whose panic is the case's.
+/// The result of a task. Its panic fails the case.
 pub(super) async fn done<T>(task: JoinHandle<T>) -> T {
     within(4 * SOON, "a task's end", task).await.unwrap_or_else(|failed| panic!("a task failed: {}", reason(failed)))
 }
@@ -52,13 +52,13 @@ pub(super) async fn done<T>(task: JoinHandle<T>) -> T {
 pub(super) async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = oneshot::channel::<Result<T, Box<dyn Any + Send>>>();
     std::thread::spawn(move || {
-        // Nobody listens any more only if the case has failed already.
+        // The receiver is dropped only if the case has failed already.
         let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
     });
     result.await.expect("the thread answers").unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Runs a future as the root of a runtime of each kind, one after another, each on a thread of its own.
+/// Runs a future as the root of a runtime of each kind, one after another, each on a separate thread.
 pub(super) async fn at_tokio_roots<F: Future<Output = ()>>(work: impl Fn() -> F + Send + Clone + 'static) {
     for workers in [0, 2] {
         let work = work.clone();
@@ -77,7 +77,7 @@ pub(super) async fn at_other_roots<F: Future<Output = ()>>(work: impl Fn() -> F 
     on_thread(move || LocalPool::new().run_until(other())).await;
 }
 
-/// Lets others be polled, under any executor.
+/// Yields to other tasks, under any executor.
 pub(super) async fn yield_now() {
     let mut is_second = false;
     std::future::poll_fn(|cx| {
@@ -94,18 +94,18 @@ pub(super) async fn within<T>(limit: Duration, what: &str, work: impl IntoFuture
     timeout(limit, work).await.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
 }
 
-/// The lock, which is to be had soon.
+/// Acquires a lock, which must be granted soon.
 pub(super) async fn soon(request: LockRequest) -> LockGuard {
     let key = format!("{request:?}");
     within(SOON, &key, request).await.unwrap_or_else(|error| panic!("{key}: {error}"))
 }
 
-/// The lock for somebody who is nobody else here.
+/// The request with a new owner.
 pub(super) fn stranger(request: LockRequest) -> LockRequest {
     request.owner(&Owner::new())
 }
 
-/// Waits until the check says yes.
+/// Waits until the check returns true.
 pub(super) async fn eventually<F: Future<Output = bool>>(limit: Duration, what: &str, mut check: impl FnMut() -> F) {
     let start = Instant::now();
     while !check().await {
@@ -114,16 +114,16 @@ pub(super) async fn eventually<F: Future<Output = bool>>(limit: Duration, what: 
     }
 }
 
-/// Nobody holds the key, and nobody waits for it, in a second at the latest.
+/// Waits until the key has neither holders nor waiters, at most a few seconds.
 pub(super) async fn is_free(manager: &LockManager, key: &str) {
-    // On a busy machine a second is not what it is on an idle one.
+    // Longer than on an idle machine, because the cases also run on busy ones.
     eventually(SOON / 2, &format!("{key} is free"), || async {
         manager.info(key).await.expect("the server answers").is_none()
     })
     .await;
 }
 
-/// This many claims wait for the key at the server.
+/// Waits until this many claims are queued for the key at the server.
 pub(super) async fn has_waiters(manager: &LockManager, key: &str, count: usize) {
     eventually(SOON, &format!("{count} wait for {key}"), || async {
         manager.info(key).await.expect("the server answers").is_some_and(|info| info.waiters == count)
@@ -131,7 +131,7 @@ pub(super) async fn has_waiters(manager: &LockManager, key: &str, count: usize) 
     .await;
 }
 
-/// Whether somebody else could have it now.
+/// Whether another owner cannot acquire the key now.
 pub(super) async fn is_busy(manager: &LockManager, key: &str) -> bool {
     try_as_stranger(manager, key).await.is_none()
 }
@@ -140,7 +140,7 @@ pub(super) async fn try_as_stranger(manager: &LockManager, key: &str) -> Option<
     stranger(manager.lock(key)).try_once().await.expect("the server answers")
 }
 
-/// A future of an acquire that has taken its place in the queue and is not granted.
+/// Polls the request once, and asserts that it waits in the queue.
 pub(super) fn queue_up(request: LockRequest) -> Acquire {
     let mut acquire = request.into_future();
     let polled = futures::FutureExt::now_or_never(&mut acquire);
@@ -148,7 +148,7 @@ pub(super) fn queue_up(request: LockRequest) -> Acquire {
     acquire
 }
 
-/// Notices when two are where only one may be.
+/// Detects two visitors at the same time.
 #[derive(Debug, Default)]
 pub(super) struct Alone {
     inside: AtomicBool,

@@ -1,11 +1,11 @@
-//! env_logger prints no fields unless it is told to.
+//! env_logger prints no fields by default.
 
 use support::in_a_separate_process;
 
 use super::{Printed, a_life};
 
 #[test]
-fn a_line_of_env_logger_says_which_lock_it_is_about() {
+fn a_line_of_env_logger_names_the_lock() {
     in_a_separate_process!();
     let printed = Printed::default();
     let target = env_logger::Target::Pipe(Box::new(printed.clone()));

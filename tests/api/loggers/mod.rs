@@ -1,4 +1,4 @@
-//! What two loggers print of the life of a lock, as they are by default.
+//! The output of two loggers for a lock, with their default settings.
 
 mod env_logger;
 mod tracing;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use leasehold::LockManager;
 
-/// What a logger has printed.
+/// The output of a logger.
 #[derive(Clone, Default)]
 struct Printed(Arc<Mutex<Vec<u8>>>);
 
@@ -24,7 +24,7 @@ impl Write for Printed {
 }
 
 impl Printed {
-    /// Waits for a line that has all of these words.
+    /// Waits for a line of this level that contains all of these words.
     fn expect(&self, level: &str, words: &str) {
         let start = Instant::now();
         loop {
@@ -38,7 +38,7 @@ impl Printed {
     }
 }
 
-/// Locks, unlocks and loses a lock; key, manager and token are to be in the text.
+/// Locks, unlocks and loses a lock; the text must contain key, manager and token.
 fn a_life(printed: &Printed) {
     let connect = |name: &str| LockManager::builder().url("memory://loggers").name(name).build().wait().unwrap();
     let (manager, admin) = (connect("user-service.dlock"), connect("admin"));

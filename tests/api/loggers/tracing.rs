@@ -1,11 +1,11 @@
-//! tracing-subscriber prints no fields of records that come from `log`.
+//! tracing-subscriber prints no fields of records from `log`.
 
 use support::in_a_separate_process;
 
 use super::{Printed, a_life};
 
 #[test]
-fn a_line_of_tracing_says_which_lock_it_is_about() {
+fn a_line_of_tracing_names_the_lock() {
     in_a_separate_process!();
     let printed = Printed::default();
     let writer = printed.clone();

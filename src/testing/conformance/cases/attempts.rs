@@ -1,4 +1,4 @@
-//! Those who do not wait, or not for ever.
+//! `try_lock`, timeouts and retry limits.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use crate::{LockError, LockManager, LockRequest};
 
 const LIMIT: Duration = Duration::from_millis(300);
 
-/// `None` if it is held, by whichever manager, and the lock if not.
-pub async fn try_lock_says_whether_the_lock_is_free(a: LockManager, b: LockManager) {
+/// `None` if any manager holds the key, and a guard otherwise.
+pub async fn try_lock_reports_whether_the_lock_is_free(a: LockManager, b: LockManager) {
     let key = key("try");
     let guard = a.try_lock(&key).await.expect("the server answers").expect("free");
     assert!(try_as_stranger(&a, &key).await.is_none());
@@ -20,17 +20,17 @@ pub async fn try_lock_says_whether_the_lock_is_free(a: LockManager, b: LockManag
     is_free(&a, &key).await;
 }
 
-/// A drop returns before the server knows, but in the same process that does not show.
+/// A drop returns before the server has released the lock, but the same process can acquire it at once.
 pub async fn try_lock_works_right_after_a_drop(a: LockManager, _: LockManager) {
     let key = key("after-a-drop");
     for round in 0..50 {
         let guard = try_as_stranger(&a, &key).await;
-        assert!(guard.is_some(), "free, but not to be had in round {round}");
+        assert!(guard.is_some(), "free, but not granted in round {round}");
         drop(guard);
     }
 }
 
-/// All of it without a runtime.
+/// Blocking calls, without a runtime.
 pub async fn try_lock_works_on_a_thread(a: LockManager, b: LockManager) {
     let key = key("try-on-a-thread");
     on_thread(move || {
@@ -44,14 +44,14 @@ pub async fn try_lock_works_on_a_thread(a: LockManager, b: LockManager) {
 
 async fn times_out(request: LockRequest, limit: Duration) -> LockError {
     let start = Instant::now();
-    let error = request.await.expect_err("somebody else holds it");
+    let error = request.await.expect_err("another owner holds it");
     let waited = start.elapsed();
     assert_eq!(error.code(), "LOCK_TIMEOUT", "{error}");
     assert!(waited >= limit && waited < limit + SOON, "{limit:?} asked, {waited:?} waited");
     error
 }
 
-/// The error says who of the other manager is in the way, and after how long.
+/// The error names the holder in the other manager, and the time waited.
 pub async fn a_timeout_names_the_holder(a: LockManager, b: LockManager) {
     let key = key("timeout");
     let _guard = soon(a.lock(&key)).await;
@@ -64,7 +64,7 @@ pub async fn a_timeout_names_the_holder(a: LockManager, b: LockManager) {
     assert!(error.to_string().contains(&expected.name), "{error}");
 }
 
-/// The same if it is another task of this process.
+/// The same if the holder is another task of this process.
 pub async fn a_timeout_within_a_process_names_the_holder(a: LockManager, _: LockManager) {
     let key = key("timeout-here");
     let _guard = soon(a.lock(&key)).await;
@@ -74,8 +74,8 @@ pub async fn a_timeout_within_a_process_names_the_holder(a: LockManager, _: Lock
     assert_eq!(holder.as_ref(), Some(&expected));
 }
 
-/// Who has given up is in nobody's way.
-pub async fn a_timeout_leaves_nothing(a: LockManager, b: LockManager) {
+/// A waiter that has timed out blocks no other one.
+pub async fn a_timeout_leaves_no_claim(a: LockManager, b: LockManager) {
     let key = key("timeout-leaves");
     let guard = soon(a.lock(&key)).await;
     times_out(b.lock(&key).timeout(A_WHILE), A_WHILE).await;
@@ -102,14 +102,14 @@ pub async fn retries_bound_the_wait(a: LockManager, b: LockManager) {
     assert!(tokio::time::timeout(A_WHILE, none).await.is_err(), "zero is no limit");
 }
 
-/// A thread waits as long, and gets in if there is room.
+/// A blocking wait has the same timeout, and succeeds if the lock becomes free.
 pub async fn a_timeout_on_a_thread(a: LockManager, b: LockManager) {
     let key = key("timeout-on-a-thread");
     let guard = soon(a.lock(&key)).await;
     let blocked = (b.clone(), key.clone());
     let (waited, error) = on_thread(move || {
         let start = Instant::now();
-        let error = blocked.0.lock(&blocked.1).timeout(LIMIT).wait().expect_err("somebody else holds it");
+        let error = blocked.0.lock(&blocked.1).timeout(LIMIT).wait().expect_err("another owner holds it");
         (start.elapsed(), error)
     })
     .await;

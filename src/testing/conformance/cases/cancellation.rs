@@ -1,4 +1,4 @@
-//! A future that is dropped, at whichever point, leaves nothing behind.
+//! A future that is dropped at any point leaves nothing behind.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -12,7 +12,7 @@ use super::support::{
 };
 use crate::LockManager;
 
-/// Polls as often as said, each time after a wake-up, or until nothing has woken it for a while. True if it got ready.
+/// Polls at most `times` times, each after a wake-up, or until there was no wake-up for a while. True if the future was ready.
 async fn poll_times<F: Future + Unpin>(mut future: F, times: usize) -> bool {
     let mut polls = 0;
     let polling = std::future::poll_fn(|cx| {
@@ -29,7 +29,7 @@ async fn poll_times<F: Future + Unpin>(mut future: F, times: usize) -> bool {
     timeout(A_WHILE / 4, polling).await.unwrap_or(false)
 }
 
-/// Nobody of either manager waits for anything or holds the key.
+/// Asserts that the key is free, and that neither manager has waiters or keys.
 async fn nothing_is_left(a: &LockManager, b: &LockManager, key: &str) {
     is_free(b, key).await;
     eventually(SOON, "no waiters", || std::future::ready(a.stats().waiting == 0 && b.stats().waiting == 0)).await;
@@ -52,7 +52,7 @@ pub async fn an_acquire_may_be_dropped_at_any_poll(a: LockManager, b: LockManage
     drop(soon(a.lock(&key)).await);
 }
 
-/// The same of one that only tries.
+/// The same for a try.
 pub async fn a_try_lock_may_be_dropped_at_any_poll(a: LockManager, b: LockManager) {
     let key = key("dropped-try");
     for times in 0..20 {
@@ -69,7 +69,7 @@ pub async fn a_try_lock_may_be_dropped_at_any_poll(a: LockManager, b: LockManage
     has_waiters(&b, &key, 0).await;
 }
 
-/// A waiter in the queue of its own process.
+/// A waiter in the local queue.
 pub async fn a_local_waiter_may_be_dropped_at_any_poll(a: LockManager, b: LockManager) {
     let key = key("dropped-here");
     let guard = soon(a.lock(&key)).await;
@@ -79,7 +79,7 @@ pub async fn a_local_waiter_may_be_dropped_at_any_poll(a: LockManager, b: LockMa
     }
     drop(guard);
     nothing_is_left(&a, &b, &key).await;
-    // One that has been given the lock and does not know yet.
+    // A waiter that was handed the lock and was not polled yet.
     let guard = soon(a.lock(&key)).await;
     let waiting = queue_up(stranger(a.lock(&key)));
     drop(guard);
@@ -87,7 +87,7 @@ pub async fn a_local_waiter_may_be_dropped_at_any_poll(a: LockManager, b: LockMa
     nothing_is_left(&a, &b, &key).await;
 }
 
-/// A waiter in the queue of the server.
+/// A waiter in the server's queue.
 pub async fn a_waiter_at_the_server_may_be_dropped_at_any_poll(a: LockManager, b: LockManager) {
     let key = key("dropped-there");
     let guard = soon(b.lock(&key)).await;
@@ -98,7 +98,7 @@ pub async fn a_waiter_at_the_server_may_be_dropped_at_any_poll(a: LockManager, b
     has_waiters(&b, &key, 0).await;
     drop(guard);
     nothing_is_left(&a, &b, &key).await;
-    // One that the server has given the lock in the meantime.
+    // A waiter that the server has granted the lock meanwhile.
     let guard = soon(b.lock(&key)).await;
     let waiting = queue_up(a.lock(&key));
     guard.unlock().await.expect("unlocked");
@@ -106,7 +106,7 @@ pub async fn a_waiter_at_the_server_may_be_dropped_at_any_poll(a: LockManager, b
     nothing_is_left(&a, &b, &key).await;
 }
 
-/// The waiter's time is over at about the moment when it gets the lock.
+/// The timeout and the grant happen at about the same time.
 pub async fn a_timeout_that_races_the_grant_leaves_nothing(a: LockManager, b: LockManager) {
     const ROUNDS: u32 = 200;
     let key = key("race");
@@ -174,10 +174,10 @@ pub async fn aborted_tasks_leave_nothing(a: LockManager, b: LockManager) {
     drop(soon(b.lock(&key)).await);
 }
 
-/// Who stands behind a cancelled waiter moves up, here and at the server.
+/// The waiter behind a cancelled one moves up, locally and at the server.
 pub async fn a_cancelled_waiter_lets_the_next_one_in(a: LockManager, b: LockManager) {
     let key = key("moves-up");
-    // With a session there already, the first poll of an acquire sends its claim.
+    // With an existing session, the first poll of an acquire sends its claim.
     drop(soon(a.lock(&key)).await);
     let reader = soon(b.lock(&key).shared()).await;
     let writer = tokio::spawn(a.lock(&key).into_future());

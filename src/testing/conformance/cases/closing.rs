@@ -5,8 +5,8 @@ use tokio::time::sleep;
 use super::support::{A_WHILE, SOON, done, has_waiters, is_busy, is_free, key, soon, stranger, within};
 use crate::{LockError, LockManager, Loss};
 
-/// All holds end, their owners are told, and others have the locks at once.
-pub async fn close_releases_and_tells(a: LockManager, b: LockManager) {
+/// All holds end, their owners are notified, and the locks are free at once.
+pub async fn close_releases_and_notifies(a: LockManager, b: LockManager) {
     let keys = [key("close"), key("close-shared"), key("close-isolated")];
     let guards =
         [soon(a.lock(&keys[0])).await, soon(a.lock(&keys[1]).shared()).await, soon(a.lock(&keys[2]).isolated()).await];
@@ -17,13 +17,13 @@ pub async fn close_releases_and_tells(a: LockManager, b: LockManager) {
     }
     for (guard, lost) in guards.into_iter().zip(losses) {
         assert!(guard.is_lost());
-        assert_eq!(within(SOON, "told of the loss", lost).await, Loss::Closed);
+        assert_eq!(within(SOON, "the loss", lost).await, Loss::Closed);
         let error = guard.unlock().await.expect_err("lost");
         assert!(matches!(error, LockError::Expired { cause: Loss::Closed, .. }), "{error:?}");
     }
 }
 
-/// Whoever waits in the closed manager is told so, here and at the server, and so is whoever comes later.
+/// The closed manager's waiters fail, local ones and those at the server, and so do later calls.
 pub async fn close_fails_waiters_and_later_calls(a: LockManager, b: LockManager) {
     let (here, there) = (key("close-waiters"), key("close-waiters-there"));
     let guard = soon(a.lock(&here)).await;
@@ -57,7 +57,7 @@ pub async fn close_fails_waiters_and_later_calls(a: LockManager, b: LockManager)
     is_free(&b, &here).await;
 }
 
-/// Again, at the same time, by another clone, from a thread.
+/// Repeated, concurrent, on another clone, and blocking.
 pub async fn close_may_be_called_again(a: LockManager, b: LockManager) {
     let _guard = soon(a.lock(key("close-again"))).await;
     let other = a.clone();
@@ -67,7 +67,7 @@ pub async fn close_may_be_called_again(a: LockManager, b: LockManager) {
     super::support::on_thread(move || b.close().wait().and(b.close().wait()).expect("the server confirms")).await;
 }
 
-/// What another manager on the same store has is not touched.
+/// The holds of another manager on the same store stay.
 pub async fn a_closed_manager_leaves_others_alone(a: LockManager, b: LockManager) {
     let (own, common) = (key("close-own"), key("close-common"));
     let guard = soon(b.lock(&own)).await;

@@ -1,4 +1,4 @@
-//! Work under a lock, as a closure.
+//! `with_lock` and other closures under a lock.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ impl Drop for Dropped {
     }
 }
 
-/// And the lock is free once it has.
+/// The result is returned, and the lock is free afterwards.
 pub async fn with_lock_returns_what_the_work_returns(a: LockManager, b: LockManager) {
     let key = key("with");
     let (mut seen, other) = (Vec::new(), b.clone());
@@ -32,7 +32,7 @@ pub async fn with_lock_returns_what_the_work_returns(a: LockManager, b: LockMana
     assert!(!is_busy(&b, &key).await);
 }
 
-/// In a task of its own, with what is borrowed there, nested, and for several keys.
+/// In a spawned task, with borrowed captures, nested, and for several keys.
 pub async fn closures_work_inside_of_tasks(a: LockManager, b: LockManager) {
     let (key, manager) = (key("in-a-task"), a.clone());
     let name = key.clone();
@@ -51,8 +51,8 @@ pub async fn closures_work_inside_of_tasks(a: LockManager, b: LockManager) {
     is_free(&b, &key).await;
 }
 
-/// Busy is an answer.
-pub async fn try_with_lock_says_whether_the_lock_is_free(a: LockManager, b: LockManager) {
+/// Busy is `None`, not an error.
+pub async fn try_with_lock_reports_whether_the_lock_is_free(a: LockManager, b: LockManager) {
     let key = key("try-with");
     let busy = soon(b.lock(&key)).await;
     let tried = a.try_with_lock(&key, async |_| panic!("it is held")).await;
@@ -63,12 +63,12 @@ pub async fn try_with_lock_says_whether_the_lock_is_free(a: LockManager, b: Lock
     assert!(!is_busy(&b, &key).await);
 }
 
-/// Not only in the end.
+/// A panic releases the lock as a return does.
 pub async fn a_panic_in_the_work_releases(a: LockManager, b: LockManager) {
     let key = key("panic");
     let work = a.with_lock(&key, async |_| {
         tokio::task::yield_now().await;
-        std::panic::resume_unwind(Box::new("as the work does"));
+        std::panic::resume_unwind(Box::new("the work panics"));
     });
     let panicked = AssertUnwindSafe(work).catch_unwind().await;
     assert!(panicked.is_err());
@@ -82,7 +82,7 @@ pub async fn a_panic_in_the_work_releases(a: LockManager, b: LockManager) {
     is_free(&b, &key).await;
 }
 
-/// At an await, and says which lock and why.
+/// The work is dropped at an await, and the error names the lock and the cause.
 pub async fn a_loss_drops_the_work(a: LockManager, b: LockManager) {
     let key = key("lost");
     let dropped = Arc::new(AtomicBool::new(false));
@@ -97,20 +97,20 @@ pub async fn a_loss_drops_the_work(a: LockManager, b: LockManager) {
     assert!(matches!(error, crate::LockError::Expired { cause: Loss::Revoked, .. }), "{error}");
 }
 
-/// Even if the work is done in the same poll that finds it.
+/// Even if the work completes in the poll that finds the loss.
 pub async fn a_loss_wins_over_the_result(a: LockManager, b: LockManager) {
     let key = key("loss-first");
     let work = a.with_lock(&key, async |guard: &LockGuard| {
         b.force_unlock(&key).key_only().await.expect("evicted");
         while !guard.is_lost() {
-            // No await: nothing else gets to look.
+            // No await, so the loss cannot be found earlier.
             std::thread::yield_now();
         }
     });
     assert_eq!(within(SOON, "the loss", work).await.expect_err("lost").code(), "LOCK_EXPIRED");
 }
 
-/// Where nothing can be dropped, it is told in the end.
+/// Blocking work cannot be dropped, so the loss is reported at its end.
 pub async fn wait_with_reports_a_loss(a: LockManager, b: LockManager) {
     let key = key("wait-with");
     on_thread(move || {
@@ -127,7 +127,7 @@ pub async fn wait_with_reports_a_loss(a: LockManager, b: LockManager) {
     .await;
 }
 
-/// Without an answer from the work.
+/// The lock is released although the work did not complete.
 pub async fn a_closure_may_be_dropped_halfway(a: LockManager, b: LockManager) {
     let key = key("dropped");
     let dropped = Arc::new(AtomicBool::new(false));

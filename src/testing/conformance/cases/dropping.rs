@@ -7,7 +7,7 @@ use futures::FutureExt;
 use super::support::{SOON, eventually, is_busy, is_free, key, on_thread, runtime, soon};
 use crate::LockManager;
 
-/// On a plain thread, when the runtime in which it was locked does not exist any more.
+/// On a plain thread, after the end of the runtime in which the lock was acquired.
 pub async fn a_guard_may_be_dropped_after_the_runtime(a: LockManager, b: LockManager) {
     let key = key("after-the-runtime");
     let (inside, its_key) = (a.clone(), key.clone());
@@ -30,7 +30,7 @@ pub async fn a_guard_may_be_dropped_in_a_panic(a: LockManager, b: LockManager) {
     let guard = soon(a.lock(&key)).await;
     let failed = tokio::spawn(async move {
         let _guard = guard;
-        // As a panic, but without its message on the terminal.
+        // A panic without its message on the terminal.
         resume_unwind(Box::new("on purpose"));
     });
     assert!(failed.await.is_err_and(|error| error.is_panic()));
@@ -48,7 +48,7 @@ pub async fn a_guard_may_be_dropped_in_a_panic(a: LockManager, b: LockManager) {
     is_free(&b, &key).await;
 }
 
-/// Calling `unlock()` gives the guard away, polled or not.
+/// `unlock()` consumes the guard, and releases whether it is polled or not.
 pub async fn an_unlock_that_is_not_polled_releases(a: LockManager, b: LockManager) {
     let key = key("unpolled");
     let guard = soon(a.lock(&key)).await;
@@ -56,13 +56,13 @@ pub async fn an_unlock_that_is_not_polled_releases(a: LockManager, b: LockManage
     is_free(&b, &key).await;
 }
 
-/// An `unlock()` that nobody waits for any more goes on in the background.
+/// An `unlock()` that is dropped continues in the background.
 pub async fn an_unlock_that_is_dropped_halfway_releases(a: LockManager, b: LockManager) {
     let key = key("halfway");
     for _ in 0..5 {
         let guard = soon(a.lock(&key)).await;
         let mut unlock = guard.unlock();
-        // May be done already, where there is no network in between.
+        // May be complete already, if there is no network.
         let _ = (&mut unlock).now_or_never();
         drop(unlock);
         is_free(&b, &key).await;
@@ -77,10 +77,10 @@ pub async fn a_request_that_is_not_polled_does_nothing(a: LockManager, b: LockMa
     let kept = a.lock(&key).into_future();
     assert!(b.info(&key).await.expect("the server answers").is_none());
     drop(kept);
-    eventually(SOON, "the key is forgotten", || std::future::ready(a.stats().keys == 0)).await;
+    eventually(SOON, "the key is removed", || std::future::ready(a.stats().keys == 0)).await;
 }
 
-/// A guard needs no manager around.
+/// A guard keeps its hold after the manager was dropped.
 pub async fn a_guard_outlives_its_manager(a: LockManager, b: LockManager) {
     let key = key("outlives");
     let guard = soon(a.lock(&key)).await;
@@ -92,7 +92,7 @@ pub async fn a_guard_outlives_its_manager(a: LockManager, b: LockManager) {
     is_free(&b, &key).await;
 }
 
-/// After a confirmed unlock nobody has to wait for the server to notice.
+/// After `unlock()` has returned, the lock is free at the server.
 pub async fn unlock_returns_when_the_lock_is_free(a: LockManager, b: LockManager) {
     let key = key("confirmed");
     for _ in 0..10 {

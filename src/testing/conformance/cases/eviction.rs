@@ -1,4 +1,4 @@
-//! `force_unlock`, and what becomes of those who held the lock.
+//! `force_unlock`, and the evicted holders.
 
 use tokio::time::sleep;
 
@@ -6,12 +6,12 @@ use super::support::{A_WHILE, SOON, done, has_waiters, is_busy, is_free, key, so
 use crate::{Eviction, LockError, LockGuard, LockInfo, LockManager, Loss, Mode};
 
 async fn is_revoked(guard: &LockGuard) {
-    assert_eq!(within(SOON, "told of the loss", guard.lost()).await, Loss::Revoked);
+    assert_eq!(within(SOON, "the loss", guard.lost()).await, Loss::Revoked);
     assert!(guard.is_lost());
     assert!(guard.remaining().is_zero());
 }
 
-/// The lock is free, the holder is told, and so is whoever did it.
+/// The lock is free, the holder is notified, and the caller gets the holder's name.
 pub async fn force_unlock_names_the_holder(a: LockManager, b: LockManager) {
     let key = key("force");
     let guard = soon(a.lock(&key)).await;
@@ -24,8 +24,8 @@ pub async fn force_unlock_names_the_holder(a: LockManager, b: LockManager) {
     drop(b.try_lock(&key).await.expect("the server answers").expect("free"));
 }
 
-/// What was on the same lease is gone too, and no more than what the eviction says.
-pub async fn force_unlock_says_what_else_was_lost(a: LockManager, b: LockManager) {
+/// Locks on the same lease are lost too, exactly those that the eviction lists.
+pub async fn force_unlock_reports_what_else_was_lost(a: LockManager, b: LockManager) {
     let keys: Vec<_> = (0..4).map(|_| key("force-also")).collect();
     let victim = soon(a.lock(&keys[0])).await;
     let also = soon(a.lock(&keys[1])).await;
@@ -38,7 +38,7 @@ pub async fn force_unlock_says_what_else_was_lost(a: LockManager, b: LockManager
             is_revoked(guard).await;
             is_free(&b, guard.key()).await;
         } else {
-            assert!(guard.renew().await.is_ok(), "{} is not said to be lost", guard.key());
+            assert!(guard.renew().await.is_ok(), "{} is not listed as released", guard.key());
         }
     }
     assert!(!eviction.released.contains(&keys[3]));
@@ -46,7 +46,7 @@ pub async fn force_unlock_says_what_else_was_lost(a: LockManager, b: LockManager
     assert!(eviction.released.is_sorted());
 }
 
-/// `key_only` leaves the lease, and with it all else.
+/// `key_only` does not end the lease, so other keys stay held.
 pub async fn key_only_takes_no_other_key(a: LockManager, b: LockManager) {
     let (taken, kept) = (key("key-only"), key("key-only-kept"));
     let victim = soon(a.lock(&taken)).await;
@@ -60,8 +60,8 @@ pub async fn key_only_takes_no_other_key(a: LockManager, b: LockManager) {
     assert!(is_busy(&b, &kept).await);
 }
 
-/// Neither takes an isolated hold others along, nor do others take it along.
-pub async fn an_isolated_hold_has_a_lease_of_its_own(a: LockManager, b: LockManager) {
+/// Evicting an isolated hold ends no other hold, and evicting other holds does not end it.
+pub async fn an_isolated_hold_has_a_separate_lease(a: LockManager, b: LockManager) {
     let (alone, common) = (key("isolated"), key("isolated-common"));
     let isolated = soon(a.lock(&alone).isolated()).await;
     let session = soon(a.lock(&common)).await;
@@ -76,7 +76,7 @@ pub async fn an_isolated_hold_has_a_lease_of_its_own(a: LockManager, b: LockMana
     assert!(session.renew().await.is_ok());
 }
 
-/// There is nobody to throw out, and that is said.
+/// The eviction is empty.
 pub async fn force_unlock_of_a_free_key_is_no_error(a: LockManager, _: LockManager) {
     let key = key("force-free");
     for eviction in [a.force_unlock(&key).await, a.handle(&key).expect("a good key").force_unlock().key_only().await] {
@@ -84,7 +84,7 @@ pub async fn force_unlock_of_a_free_key_is_no_error(a: LockManager, _: LockManag
     }
 }
 
-/// The lost guard's unlock says what happened; the manager and the handle go on.
+/// The lost guard's unlock fails with the loss; the manager and the handle still work.
 pub async fn an_evicted_holder_recovers(a: LockManager, b: LockManager) {
     let key = key("recovers");
     let handle = a.handle(&key).expect("a good key");
@@ -109,7 +109,7 @@ pub async fn an_evicted_holder_recovers(a: LockManager, b: LockManager) {
     }
 }
 
-/// What a lost guard gives back is not its successor's.
+/// The release of a lost guard does not release its successor's hold.
 pub async fn a_lost_guard_leaves_its_successor_alone(a: LockManager, b: LockManager) {
     let key = key("successor");
     for (holder, next) in [(&a, &b), (&b, &a), (&a, &a)] {
@@ -124,7 +124,7 @@ pub async fn a_lost_guard_leaves_its_successor_alone(a: LockManager, b: LockMana
     }
 }
 
-/// Who shares a key is thrown out with the others.
+/// All shared holders are evicted.
 pub async fn all_readers_are_evicted(a: LockManager, b: LockManager) {
     let key = key("force-readers");
     let readers = [soon(a.lock(&key).shared()).await, soon(b.lock(&key).shared()).await];
@@ -136,7 +136,7 @@ pub async fn all_readers_are_evicted(a: LockManager, b: LockManager) {
     drop(soon(a.lock(&key)).await);
 }
 
-/// A manager may throw itself out.
+/// A manager can evict its own hold.
 pub async fn force_unlock_of_ones_own_lock(a: LockManager, b: LockManager) {
     let key = key("force-own");
     let guard = soon(a.lock(&key)).await;
@@ -146,7 +146,7 @@ pub async fn force_unlock_of_ones_own_lock(a: LockManager, b: LockManager) {
     drop(soon(b.lock(&key)).await);
 }
 
-/// Those who wait for the lock get it.
+/// The next waiter gets the lock.
 pub async fn force_unlock_lets_the_next_waiter_in(a: LockManager, b: LockManager) {
     let key = key("force-next");
     let guard = soon(a.lock(&key)).await;
@@ -163,8 +163,8 @@ async fn seen(manager: &LockManager, key: &str) -> LockInfo {
     manager.info(key).await.expect("the server answers").expect("held")
 }
 
-/// One who has come to hold the lock since is left alone, and so is what else the first one holds; who was seen is not.
-pub async fn force_unlock_takes_only_what_was_seen(a: LockManager, b: LockManager) {
+/// A later holder keeps the lock, and the first holder keeps its other locks; the claim that was seen is revoked.
+pub async fn force_unlock_revokes_only_the_claim_that_was_seen(a: LockManager, b: LockManager) {
     let (key, other) = (key("expecting"), key("expecting-other"));
     let kept = soon(a.lock(&other)).await;
     for next in [&a, &b] {
@@ -184,7 +184,7 @@ pub async fn force_unlock_takes_only_what_was_seen(a: LockManager, b: LockManage
             guard.renew().await.expect("not lost");
             kept.renew().await.expect("not lost");
             let info = seen(&a, &key).await;
-            assert_eq!(seen(&b, &key).await.claims, info.claims, "the same seen from everywhere");
+            assert_eq!(seen(&b, &key).await.claims, info.claims, "both managers see the same claims");
             let evict = b.force_unlock(&key).expecting(&info).key_only();
             let eviction = evict.await.expect("the server answers");
             assert_eq!((&eviction.holders, &eviction.released), (&info.holders, &vec![key.clone()]));
@@ -198,8 +198,8 @@ pub async fn force_unlock_takes_only_what_was_seen(a: LockManager, b: LockManage
     is_free(&b, &key).await;
 }
 
-/// Of those who share a lock, the ones that were seen: a writer waits for the others.
-pub async fn force_unlock_takes_only_the_readers_that_were_seen(a: LockManager, b: LockManager) {
+/// The shared holders that were seen are revoked; a writer still waits for the others.
+pub async fn force_unlock_revokes_only_the_readers_that_were_seen(a: LockManager, b: LockManager) {
     let key = key("expecting-readers");
     let first = soon(a.lock(&key).shared()).await;
     let info = seen(&b, &key).await;
@@ -221,8 +221,8 @@ pub async fn force_unlock_takes_only_the_readers_that_were_seen(a: LockManager, 
     assert!(!writer.is_lost());
 }
 
-/// Information on another key, or without claims, is refused before any I/O.
-pub async fn force_unlock_expects_what_it_can_compare(a: LockManager, b: LockManager) {
+/// An info of another key, or without claims, is refused before any I/O.
+pub async fn expecting_refuses_an_info_that_cannot_be_compared(a: LockManager, b: LockManager) {
     let (key, other) = (key("expecting-key"), key("expecting-another"));
     let (guard, another) = (soon(a.lock(&key)).await, soon(a.lock(&other)).await);
     let error = b.force_unlock(&key).expecting(&seen(&b, &other).await).await.expect_err("another key");

@@ -1,4 +1,4 @@
-//! At most one holds a key exclusively, over managers, tasks and threads.
+//! At most one owner holds a key exclusively, across managers, tasks and threads.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub async fn exclusive_holds_exclude_each_other(a: LockManager, b: LockManager) 
     is_free(&a, &key).await;
 }
 
-/// Many tasks and threads of two managers want the same key, again and again.
+/// Many tasks and threads of two managers acquire the same key repeatedly.
 pub async fn threads_and_tasks_exclude_each_other(a: LockManager, b: LockManager) {
     const EACH: u64 = 10;
     let key = key("crowd");
@@ -65,7 +65,7 @@ pub async fn a_waiter_gets_the_lock_when_it_is_released(a: LockManager, b: LockM
     is_free(&a, &key).await;
 }
 
-/// Keys are independent: those who wait for one are not in the way of others.
+/// Keys are independent: waiters of one key do not delay another.
 pub async fn waiters_of_one_key_do_not_hold_up_another(a: LockManager, b: LockManager) {
     let (busy, other) = (key("busy"), key("other"));
     let guard = soon(a.lock(&busy)).await;

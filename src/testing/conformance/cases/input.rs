@@ -1,4 +1,4 @@
-//! What is refused, and what is not.
+//! Validation of keys and options.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use futures::FutureExt;
 use super::support::{SOON, eventually, is_free, key, on_thread, soon};
 use crate::{Lock, LockManager, Result};
 
-/// The error of a call that has to fail at its first poll, before anything is sent.
+/// The error of a call that must fail at its first poll, before any request is sent.
 fn refused<T: Debug>(call: impl IntoFuture<Output = Result<T>>) -> (&'static str, String) {
     let result = call.into_future().now_or_never().expect("refused at once");
     let error = result.expect_err("refused");
     (error.code(), error.to_string())
 }
 
-/// Empty keys, keys with control characters, those of bidirectional text included, keys that are too long.
+/// Empty keys, keys with control or bidirectional control characters, and keys that are too long.
 pub async fn bad_keys_are_refused_at_once(a: LockManager, _: LockManager) {
     for bad in
         ["", "\0", "a\nb", "a\tb", "\u{7f}", "a\u{85}", "a\u{202e}b", "\u{2069}", &"k".repeat(1025), &"é".repeat(513)]
@@ -38,7 +38,7 @@ pub async fn bad_keys_are_refused_at_once(a: LockManager, _: LockManager) {
     assert_eq!(a.stats().keys, 0);
 }
 
-/// TTLs of nothing, of less than any server has, of more than a day, and the like; the error names the option.
+/// TTLs of zero, below every server's minimum, above one day, and so on; the error names the option.
 pub async fn bad_durations_are_refused_at_once(a: LockManager, _: LockManager) {
     let key = key("durations");
     let a_day = Duration::from_secs(24 * 60 * 60);
@@ -89,15 +89,15 @@ pub async fn handles_are_one_object_for_each_key(a: LockManager, b: LockManager)
     for other in [a.handle(&two), b.handle(&one)] {
         assert!(!Lock::ptr_eq(&handle, &other.expect("a good key")));
     }
-    // Also while it is locked without it.
+    // Also while the key is locked without the handle.
     let guard = soon(a.lock(&one)).await;
     assert!(handle.is_held() && Lock::ptr_eq(&handle, &a.handle(&one).expect("a good key")));
     drop(guard);
     assert!(!handle.is_held());
 }
 
-/// Keys come and go without leaving anything in the manager.
-pub async fn unused_keys_are_forgotten(a: LockManager, _: LockManager) {
+/// A manager keeps no data of keys that are not in use.
+pub async fn unused_keys_are_removed(a: LockManager, _: LockManager) {
     let base = key("forgotten");
     for n in 0..100 {
         let key = format!("{base}/{n}");

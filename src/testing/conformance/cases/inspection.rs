@@ -1,4 +1,4 @@
-//! Looking at locks, one's own and others'.
+//! `info`, `list`, `stats` and `ping`.
 
 use std::future::IntoFuture;
 use std::time::{Duration, SystemTime};
@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use super::support::{A_WHILE, SOON, done, eventually, has_waiters, is_free, key, queue_up, soon, stranger, within};
 use crate::{LockManager, Mode};
 
-/// Who, how, since when, for how long still, and how many wait.
-pub async fn info_tells_who_holds_and_who_waits(a: LockManager, b: LockManager) {
+/// The holders, the mode, the start, the remaining time, and the number of waiters.
+pub async fn info_names_holders_and_counts_waiters(a: LockManager, b: LockManager) {
     let key = key("info");
     assert!(a.info(&key).await.expect("the server answers").is_none());
     let asked_at = SystemTime::now();
@@ -20,12 +20,12 @@ pub async fn info_tells_who_holds_and_who_waits(a: LockManager, b: LockManager) 
         let [holder] = &*info.holders else { panic!("{info:?}") };
         assert!(holder.pid == std::process::id() && !holder.host.is_empty() && !holder.name.is_empty(), "{info:?}");
         assert!(info.token.is_none_or(|token| token <= guard.token()), "{info:?}");
-        let since = info.since.expect("ours say so");
+        let since = info.since.expect("leasehold's claims have it");
         let skew = Duration::from_secs(1);
         assert!(since + skew >= asked_at && since <= SystemTime::now() + skew, "{info:?}");
         assert!(info.remaining.is_none_or(|remaining| !remaining.is_zero()), "{info:?}");
     }
-    // However many wait in a process, it is one to the server.
+    // All waiters of a process are one claim at the server.
     let waiting: Vec<_> = (0..3)
         .map(|_| {
             let request = b.lock(&key);
@@ -33,7 +33,7 @@ pub async fn info_tells_who_holds_and_who_waits(a: LockManager, b: LockManager) 
         })
         .collect();
     has_waiters(&a, &key, 1).await;
-    eventually(SOON, "three wait here", || std::future::ready(b.stats().waiting == 3)).await;
+    eventually(SOON, "three local waiters", || std::future::ready(b.stats().waiting == 3)).await;
     drop(guard);
     for waiter in waiting {
         done(waiter).await;
@@ -41,8 +41,8 @@ pub async fn info_tells_who_holds_and_who_waits(a: LockManager, b: LockManager) 
     is_free(&a, &key).await;
 }
 
-/// The time of the wait is none of the hold.
-pub async fn info_tells_since_when_it_is_held(a: LockManager, b: LockManager) {
+/// The wait is not part of the hold.
+pub async fn info_has_the_start_of_the_hold(a: LockManager, b: LockManager) {
     const WAITED: Duration = Duration::from_millis(600);
     let key = key("since");
     let guard = soon(a.lock(&key)).await;
@@ -54,19 +54,19 @@ pub async fn info_tells_since_when_it_is_held(a: LockManager, b: LockManager) {
     let _guard = done(waiting).await.expect("granted");
     let info = a.info(&key).await.expect("the server answers").expect("held");
     let since = info.since.unwrap_or(released);
-    // The server's clock may be another one, but not by that much here.
+    // The server's clock may differ, but less than this.
     assert!(since + WAITED / 2 >= released, "{:?} before it was free", released.duration_since(since));
 }
 
-/// Each process that shares a key is there.
-pub async fn info_tells_of_all_readers(a: LockManager, b: LockManager) {
+/// All processes that share a key are listed.
+pub async fn info_lists_all_readers(a: LockManager, b: LockManager) {
     let key = key("info-shared");
     let _readers = [soon(a.lock(&key).shared()).await, soon(b.lock(&key).shared()).await];
     let info = a.info(&key).await.expect("the server answers").expect("held");
     assert_eq!((info.mode, info.holders.len(), info.waiters), (Mode::Shared, 2, 0), "{info:?}");
 }
 
-/// Those that begin with the prefix, as they were written, in order; and nothing else.
+/// Exactly the keys that begin with the prefix, unchanged and in order.
 pub async fn list_has_exactly_the_keys_of_a_prefix(a: LockManager, b: LockManager) {
     let base = key("list");
     let keys: Vec<_> = ["", "/a", "/a/b", "/ab", "/a_info", "/ä", "/z %2F{}"].map(|end| format!("{base}{end}")).into();
@@ -93,8 +93,8 @@ pub async fn list_has_exactly_the_keys_of_a_prefix(a: LockManager, b: LockManage
     assert!(a.list(&base).await.expect("the server answers").iter().all(|info| !keys.contains(&info.key)));
 }
 
-/// No key is part of another, or of what a backend keeps beside it.
-pub async fn keys_that_look_alike_are_different_locks(a: LockManager, b: LockManager) {
+/// A lock affects neither a similar key nor the key of a backend's own records.
+pub async fn similar_keys_are_different_locks(a: LockManager, b: LockManager) {
     let base = key("alike");
     let ends = [
         "",
@@ -143,7 +143,7 @@ pub async fn keys_that_look_alike_are_different_locks(a: LockManager, b: LockMan
         assert_eq!(other.info(&key).await.expect("the server answers").expect("held").key, key);
         assert_eq!(guards[n].key(), key);
     }
-    // Released one by one, the others stay.
+    // Released one by one; the others stay held.
     while let Some(guard) = guards.pop() {
         let key = guard.key().to_owned();
         guard.unlock().await.expect("unlocked");
@@ -155,7 +155,7 @@ pub async fn keys_that_look_alike_are_different_locks(a: LockManager, b: LockMan
     }
 }
 
-/// `is_held` is about this manager, `is_locked` about anybody.
+/// `is_held` is about this manager, `is_locked` about all clients.
 pub async fn is_held_and_is_locked(a: LockManager, b: LockManager) {
     let key = key("held");
     let (here, there) = (a.handle(&key).expect("a good key"), b.handle(&key).expect("a good key"));
@@ -173,7 +173,7 @@ pub async fn is_held_and_is_locked(a: LockManager, b: LockManager) {
     assert!(there.is_held() && here.is_locked().await.expect("the server answers"));
 }
 
-/// What a manager has, and what it has done.
+/// The counters of a manager.
 pub async fn stats_count(a: LockManager, b: LockManager) {
     let (one, two) = (key("stats-one"), key("stats-two"));
     let before = a.stats();
@@ -188,7 +188,7 @@ pub async fn stats_count(a: LockManager, b: LockManager) {
     let _taken = soon(b.lock(&one)).await;
     let error = a.lock(&one).timeout(Duration::from_millis(10)).await.expect_err("held by another");
     assert_eq!(error.code(), "LOCK_TIMEOUT");
-    eventually(SOON, "all is given back", || {
+    eventually(SOON, "all locks are released", || {
         let stats = a.stats();
         let gone = (stats.held, stats.waiting, stats.keys) == (0, 0, 0);
         std::future::ready(gone && stats.released - before.released >= 2 && stats.timeouts - before.timeouts == 1)
@@ -217,8 +217,8 @@ pub async fn stats_time_waits_and_holds(a: LockManager, b: LockManager) {
     }
 }
 
-/// Whether or not its guards were there when it was found.
-pub async fn stats_tell_why_locks_were_lost(a: LockManager, b: LockManager) {
+/// Also losses that are found after the guards were dropped.
+pub async fn stats_count_losses_by_cause(a: LockManager, b: LockManager) {
     let (one, two) = (key("stats-revoked"), key("stats-max-hold"));
     let revoked = soon(a.lock(&one)).await;
     b.force_unlock(&one).key_only().await.expect("evicted");

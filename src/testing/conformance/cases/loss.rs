@@ -10,10 +10,10 @@ use tokio::time::sleep;
 use super::support::{A_WHILE, SOON, has_waiters, is_busy, is_free, key, soon, within};
 use crate::{LockError, LockManager, Loss, Owner};
 
-/// The shortest TTL that all backends have.
+/// The shortest TTL that all backends support.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// `lost()` stays silent when the lock is released as it should be.
+/// `lost()` does not complete when the lock is released normally.
 pub async fn a_normal_unlock_is_no_loss(a: LockManager, b: LockManager) {
     let key = key("no-loss");
     let guard = soon(a.lock(&key)).await;
@@ -28,7 +28,7 @@ pub async fn a_normal_unlock_is_no_loss(a: LockManager, b: LockManager) {
     assert!(other.now_or_never().is_none());
 }
 
-/// Work that is done before anything happens.
+/// Work that completes while the lock is held.
 pub async fn run_returns_what_the_work_returns(a: LockManager, _: LockManager) {
     let key = key("run");
     let guard = soon(a.lock(&key)).await;
@@ -40,7 +40,7 @@ pub async fn run_returns_what_the_work_returns(a: LockManager, _: LockManager) {
     assert!(!guard.is_lost());
 }
 
-/// Work that is under way when the lock is lost, and work that is begun after.
+/// Work that is running when the lock is lost, and work that begins afterwards.
 pub async fn run_drops_the_work_at_the_loss(a: LockManager, b: LockManager) {
     let key = key("run-lost");
     let guard = soon(a.lock(&key)).await;
@@ -52,7 +52,7 @@ pub async fn run_drops_the_work_at_the_loss(a: LockManager, b: LockManager) {
             drop(alive);
         }
     };
-    let (error, _) = tokio::join!(within(SOON, "told of the loss", guard.run(work)), async {
+    let (error, _) = tokio::join!(within(SOON, "the loss", guard.run(work)), async {
         b.force_unlock(&key).await.expect("the server answers")
     });
     let error = error.expect_err("lost");
@@ -62,13 +62,13 @@ pub async fn run_drops_the_work_at_the_loss(a: LockManager, b: LockManager) {
     assert_eq!(late.await.expect_err("lost").code(), "LOCK_EXPIRED");
 }
 
-/// The owner of a lost hold has to queue like anybody else.
+/// The owner of a lost hold has to queue like any other owner.
 pub async fn a_lost_hold_is_not_entered_again(a: LockManager, b: LockManager) {
     let key = key("not-again");
     let guard = soon(a.lock(&key)).await;
     b.force_unlock(&key).await.expect("the server answers");
     let taken = soon(b.lock(&key)).await;
-    within(SOON, "told of the loss", guard.lost()).await;
+    within(SOON, "the loss", guard.lost()).await;
     assert!(a.try_lock(&key).await.expect("the server answers").is_none());
     let error = a.lock(&key).timeout(A_WHILE).await.expect_err("held by another");
     assert_eq!(error.code(), "LOCK_TIMEOUT");
@@ -76,7 +76,7 @@ pub async fn a_lost_hold_is_not_entered_again(a: LockManager, b: LockManager) {
     assert_eq!(soon(a.lock(&key)).await.depth(), 1);
 }
 
-/// A hold has an age that it cannot pass, however well it is renewed, and the lock is free then.
+/// A hold ends at `max_hold` although it is renewed, and the lock is free then.
 pub async fn max_hold_ends_a_hold(a: LockManager, b: LockManager) {
     let (key, also) = (key("max-hold"), key("max-hold-also"));
     let age = Duration::from_millis(400);
@@ -87,14 +87,14 @@ pub async fn max_hold_ends_a_hold(a: LockManager, b: LockManager) {
     assert_eq!(within(age + SOON, "the loss", guard.lost()).await, Loss::MaxHold);
     let held = start.elapsed();
     assert!(held >= age - Duration::from_millis(50), "{held:?}");
-    // Though the guard still lives.
+    // Although the guard still exists.
     drop(soon(b.lock(&key)).await);
     assert!(!other.is_lost());
     let error = guard.unlock().await.expect_err("lost");
     assert!(matches!(error, LockError::Expired { cause: Loss::MaxHold, .. }), "{error:?}");
 }
 
-/// Without renewal a hold ends after its TTL, for its owner first.
+/// Without renewal a hold ends after its TTL; its owner is notified first.
 pub async fn a_hold_without_renewal_expires(a: LockManager, b: LockManager) {
     let (key, also) = (key("expires"), key("expires-also"));
     let other = soon(a.lock(&also)).await;
@@ -108,13 +108,13 @@ pub async fn a_hold_without_renewal_expires(a: LockManager, b: LockManager) {
         }
         () = async { while !waiting.is_finished() { sleep(Duration::from_millis(1)).await } } => true,
     };
-    assert!(!granted_first, "another got the lock before the loss was told");
+    assert!(!granted_first, "another client got the lock before the loss was notified");
     drop(within(2 * SOON, "the lock after its expiry", waiting).await.expect("no panic").expect("granted"));
     assert!(!other.is_lost());
     assert_eq!(guard.unlock().await.expect_err("lost").code(), "LOCK_EXPIRED");
 }
 
-/// The TTL of a hold that is not renewed counts from its grant, and a wait for longer than it loses no place.
+/// The TTL of a hold without renewal counts from its grant, and a longer wait does not lose its place.
 pub async fn a_hold_without_renewal_counts_from_its_grant(a: LockManager, b: LockManager) {
     let key = key("counts-from-its-grant");
     let ttl = 2 * SHORT;
@@ -134,11 +134,11 @@ pub async fn a_hold_without_renewal_counts_from_its_grant(a: LockManager, b: Loc
         assert!(guard.is_lost() || !behind.is_finished(), "it lost its place");
         assert!(certain > ttl * 3 / 4, "{certain:?} after {pause:?}");
         assert_eq!(within(ttl + 2 * SOON, "the loss", guard.lost()).await, Loss::Expired);
-        drop(within(2 * SOON, "the next one", behind).await.expect("no panic").expect("granted"));
+        drop(within(2 * SOON, "the next holder", behind).await.expect("no panic").expect("granted"));
     }
 }
 
-/// Renewing by hand gives the full TTL again.
+/// A manual renewal restores the full TTL.
 pub async fn a_renewal_by_hand_prolongs_the_hold(a: LockManager, b: LockManager) {
     let key = key("by-hand");
     let guard = soon(a.lock(&key).ttl(2 * SHORT).auto_renew(false)).await;
@@ -156,7 +156,7 @@ pub async fn a_hold_outlives_its_ttl(a: LockManager, b: LockManager) {
     let (session, alone) = (key("outlives-ttl"), key("outlives-ttl-alone"));
     let guards = [soon(a.lock(&session).ttl(SHORT)).await, soon(a.lock(&alone).ttl(SHORT).isolated()).await];
     let start = Instant::now();
-    // Some grant a second where one was asked for, some two.
+    // A backend may round the TTL up to two seconds.
     while start.elapsed() < 4 * SHORT {
         for guard in &guards {
             assert!(!guard.is_lost() && !guard.remaining().is_zero());
@@ -169,7 +169,7 @@ pub async fn a_hold_outlives_its_ttl(a: LockManager, b: LockManager) {
     }
 }
 
-/// What remains of a fresh hold is somewhat less than its TTL.
+/// The remaining time of a new hold is slightly less than its TTL.
 pub async fn remaining_is_within_the_ttl(a: LockManager, _: LockManager) {
     let ttl = Duration::from_secs(10);
     let guard = soon(a.lock(key("remaining")).ttl(ttl)).await;
@@ -179,8 +179,8 @@ pub async fn remaining_is_within_the_ttl(a: LockManager, _: LockManager) {
     assert!(renewed > ttl / 2 && renewed <= ttl, "{renewed:?}");
 }
 
-/// A handle renews what its manager holds, and says so if that is nothing.
-pub async fn only_what_is_held_can_be_renewed(a: LockManager, b: LockManager) {
+/// A handle renews its manager's hold, and fails if there is none.
+pub async fn only_held_keys_can_be_renewed(a: LockManager, b: LockManager) {
     let key = key("renew");
     let handle = a.handle(&key).expect("a good key");
     let not_held = async || {

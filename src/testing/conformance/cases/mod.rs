@@ -1,4 +1,4 @@
-//! The cases themselves. The modules are private, so the compiler notices one that is missing in the list of them.
+//! The cases. The modules are private, so the compiler reports a case that is missing in the list.
 
 pub(super) mod attempts;
 pub(super) mod cancellation;

@@ -1,4 +1,4 @@
-//! First come, first served.
+//! Waiters are served in order: first come, first served.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use super::support::{
 };
 use crate::LockManager;
 
-/// Within a process the order is exact.
+/// Within a process, the order is exact.
 pub async fn waiters_of_a_process_are_served_in_order(a: LockManager, _: LockManager) {
     const WAITERS: usize = 30;
     let key = key("fifo");
@@ -30,8 +30,8 @@ pub async fn waiters_of_a_process_are_served_in_order(a: LockManager, _: LockMan
     is_free(&a, &key).await;
 }
 
-/// A process that waits at the server comes before those who began to wait later in the process that holds the key.
-pub async fn waiters_of_two_managers_are_served_as_they_came(a: LockManager, b: LockManager) {
+/// A process that waits at the server is served before later waiters of the process that holds the key.
+pub async fn waiters_of_two_managers_are_served_in_order(a: LockManager, b: LockManager) {
     let key = key("fifo-two");
     let guard = soon(a.lock(&key)).await;
     let first = tokio::spawn(b.lock(&key).into_future());
@@ -46,15 +46,15 @@ pub async fn waiters_of_two_managers_are_served_as_they_came(a: LockManager, b: 
     drop(done(second).await.expect("granted"));
 }
 
-/// Who only tries does not get in before one who waits, not even in the moment between two holds.
+/// A try does not overtake a waiter, not even between two holds.
 pub async fn try_lock_does_not_overtake_a_local_waiter(a: LockManager, _: LockManager) {
     let key = key("no-overtaking");
     for _ in 0..20 {
         let guard = soon(a.lock(&key)).await;
         let waiting = queue_up(stranger(a.lock(&key)));
         drop(guard);
-        assert!(try_as_stranger(&a, &key).await.is_none(), "it was somebody else's turn");
-        drop(within(SOON, "the waiter's turn", waiting).await.expect("granted"));
+        assert!(try_as_stranger(&a, &key).await.is_none(), "a waiter was overtaken");
+        drop(within(SOON, "the waiter", waiting).await.expect("granted"));
     }
 }
 
@@ -66,12 +66,12 @@ pub async fn try_lock_does_not_overtake_a_waiter_elsewhere(a: LockManager, b: Lo
         let waiting = tokio::spawn(b.lock(&key).into_future());
         has_waiters(&a, &key, 1).await;
         drop(guard);
-        assert!(try_as_stranger(&a, &key).await.is_none(), "it was somebody else's turn");
+        assert!(try_as_stranger(&a, &key).await.is_none(), "a waiter was overtaken");
         drop(done(waiting).await.expect("granted"));
     }
 }
 
-/// However many tasks of one process want the key, another process gets its turn.
+/// However many tasks of one process want the key, another process gets it in time.
 pub async fn a_busy_process_lets_another_in(a: LockManager, b: LockManager) {
     let key = key("turns");
     let stop = Arc::new(AtomicBool::new(false));

@@ -11,7 +11,7 @@ use tokio::runtime::Builder;
 use super::support::{Alone, SOON, at_other_roots, at_tokio_roots, done, is_free, key, on_thread, soon, yield_now};
 use crate::{LockManager, Owner};
 
-/// Two tasks, with everything else the same.
+/// Two tasks on the same manager and handle.
 pub async fn two_tasks_exclude_each_other(a: LockManager, _: LockManager) {
     let key = key("two-tasks");
     let (alone, handle) = (Arc::new(Alone::default()), a.handle(&key).expect("a good key"));
@@ -34,7 +34,7 @@ pub async fn two_tasks_exclude_each_other(a: LockManager, _: LockManager) {
 }
 
 /// A task that the holder has spawned is not the holder.
-pub async fn a_spawned_child_is_someone_else(a: LockManager, _: LockManager) {
+pub async fn a_spawned_child_is_another_owner(a: LockManager, _: LockManager) {
     let key = key("child");
     let guard = soon(a.lock(&key)).await;
     let (there, its_key) = (a.clone(), key.clone());
@@ -45,7 +45,7 @@ pub async fn a_spawned_child_is_someone_else(a: LockManager, _: LockManager) {
     drop(done(waiting).await.expect("granted"));
 }
 
-/// The futures of a `FuturesUnordered` are polled by one task or root, but each has a waker of its own, and is an owner.
+/// The futures of a `FuturesUnordered` are polled by one task or root, but each with a separate waker, so each is an owner.
 pub async fn futures_of_a_set_exclude_each_other(a: LockManager, _: LockManager) {
     const FUTURES: usize = 20;
     let crowd = move || {
@@ -54,7 +54,7 @@ pub async fn futures_of_a_set_exclude_each_other(a: LockManager, _: LockManager)
             let alone = Alone::default();
             let one = || async {
                 let guard = a.lock(&key).await.expect("granted");
-                assert_eq!(guard.depth(), 1, "nobody else is in");
+                assert_eq!(guard.depth(), 1, "no other owner has entered");
                 let visit = alone.enter();
                 // Lets the others be polled.
                 for _ in 0..3 {
@@ -72,7 +72,7 @@ pub async fn futures_of_a_set_exclude_each_other(a: LockManager, _: LockManager)
     done(tokio::spawn(crowd())).await;
 }
 
-/// Threads that block on one runtime are polled by one waker, the runtime's.
+/// Threads that block on one runtime are polled with the same waker, the runtime's.
 pub async fn threads_on_one_runtime_exclude_each_other(a: LockManager, _: LockManager) {
     let key = key("one-runtime");
     let work = move || {
@@ -96,7 +96,7 @@ pub async fn threads_on_one_runtime_exclude_each_other(a: LockManager, _: LockMa
     on_thread(work).await;
 }
 
-/// The closures of two calls are two owners, though one task runs both; what a closure calls is inside.
+/// The closures of two calls are two owners although one task runs both; code that a closure calls has the closure's owner.
 pub async fn closures_of_one_key_exclude_each_other(a: LockManager, _: LockManager) {
     let (key, alone) = (key("closures"), Alone::default());
     let nested = || {
@@ -113,7 +113,7 @@ pub async fn closures_of_one_key_exclude_each_other(a: LockManager, _: LockManag
     assert_eq!(alone.visits(), 2);
 }
 
-/// The next task may lie where the last one was; while that one's guard lives they are different all the same.
+/// A task may be allocated at the address of an earlier one; while that one's guard lives, they are different owners.
 pub async fn tasks_at_the_same_address_exclude_each_other(a: LockManager, _: LockManager) {
     let key = key("same-address");
     let free = key.clone();
@@ -132,7 +132,7 @@ pub async fn tasks_at_the_same_address_exclude_each_other(a: LockManager, _: Loc
         for _ in 0..50 {
             let guard = run(None).expect("free");
             for _ in 0..3 {
-                assert!(run(None).is_none(), "another task got in");
+                assert!(run(None).is_none(), "another task entered");
             }
             assert!(run(Some(guard.owner())).is_some());
             drop(guard);
@@ -142,7 +142,7 @@ pub async fn tasks_at_the_same_address_exclude_each_other(a: LockManager, _: Loc
     is_free(&a, &free).await;
 }
 
-/// Threads that block, with a guard that stays when its thread has gone.
+/// Threads that block, and a guard that outlives its thread.
 pub async fn threads_exclude_each_other(a: LockManager, _: LockManager) {
     let key = key("threads");
     for _ in 0..10 {

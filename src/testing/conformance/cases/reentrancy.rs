@@ -1,4 +1,4 @@
-//! The same owner enters again, without waiting; others do not.
+//! Reentrancy: the owner of a hold enters it again without waiting; other owners wait.
 
 use std::future::poll_fn;
 use std::sync::mpsc::channel;
@@ -13,7 +13,7 @@ use super::support::{
 };
 use crate::{LockManager, Mode, Owner};
 
-/// Locks twice in the present context, then checks that the second guard is of the same hold.
+/// Locks twice in the current context, and checks that both guards are of the same hold.
 async fn nest(manager: LockManager, key: String) {
     let outer = soon(manager.lock(&key)).await;
     let inner = soon(manager.handle(&key).expect("a good key").lock()).await;
@@ -29,19 +29,19 @@ async fn nest(manager: LockManager, key: String) {
     drop(manager.try_lock(&key).await.expect("the server answers").expect("free"));
 }
 
-/// In a task of tokio's.
+/// In a tokio task.
 pub async fn a_task_enters_again(a: LockManager, _: LockManager) {
     let key = key("task");
     done(tokio::spawn(nest(a, key))).await;
 }
 
-/// In what `#[tokio::main]` makes of `main`, in either kind of runtime.
+/// In the root future of `#[tokio::main]`, in both kinds of runtime.
 pub async fn a_tokio_root_enters_again(a: LockManager, _: LockManager) {
     let key = key("root");
     at_tokio_roots(move || nest(a.clone(), key.clone())).await;
 }
 
-/// In a `block_on` that is not tokio's; there is no runtime at all.
+/// In the `block_on` of another executor, without a tokio runtime.
 pub async fn a_root_of_another_executor_enters_again(a: LockManager, _: LockManager) {
     let key = key("other-root");
     let inside = a.clone();
@@ -61,7 +61,7 @@ pub async fn a_root_of_another_executor_enters_again(a: LockManager, _: LockMana
     .await;
 }
 
-/// On a thread that blocks.
+/// On a blocking thread.
 pub async fn a_thread_enters_again(a: LockManager, _: LockManager) {
     let key = key("thread");
     on_thread(move || {
@@ -76,12 +76,12 @@ pub async fn a_thread_enters_again(a: LockManager, _: LockManager) {
     .await;
 }
 
-/// In a task of an executor with several threads, whichever of them happens to run it.
+/// In a task that moves between the threads of an executor.
 pub async fn a_task_that_changes_threads_enters_again(a: LockManager, _: LockManager) {
     const TASKS: usize = 6;
     let key = key("migrating");
     let executor = ThreadPool::builder().pool_size(3).create().expect("threads");
-    // A task that is woken once it has been polled goes to any of the threads.
+    // A task that is woken after its poll may run on any of the threads.
     let (sleepers, asleep) = channel::<Waker>();
     std::thread::spawn(move || {
         for waker in asleep {
@@ -99,7 +99,7 @@ pub async fn a_task_that_changes_threads_enters_again(a: LockManager, _: LockMan
                         let mut sleeper = Some(&sleepers);
                         poll_fn(|cx| match sleeper.take() {
                             Some(sleepers) => {
-                                sleepers.send(cx.waker().clone()).expect("somebody wakes it");
+                                sleepers.send(cx.waker().clone()).expect("the waker thread runs");
                                 Poll::Pending
                             }
                             None => Poll::Ready(()),
@@ -119,7 +119,7 @@ pub async fn a_task_that_changes_threads_enters_again(a: LockManager, _: LockMan
     is_free(&a, &key).await;
 }
 
-/// An owner that is passed on enters wherever it is used.
+/// An explicit owner enters wherever it is passed.
 pub async fn an_owner_enters_from_another_task(a: LockManager, _: LockManager) {
     let key = key("owner");
     for owner in [None, Some(Owner::new())] {
@@ -142,7 +142,7 @@ pub async fn an_owner_enters_from_another_task(a: LockManager, _: LockManager) {
     }
 }
 
-/// A guard made on purpose for another task keeps the lock there.
+/// A guard made by `reenter` keeps the lock in another task.
 pub async fn a_second_guard_goes_to_another_task(a: LockManager, b: LockManager) {
     let key = key("second-guard");
     let guard = soon(a.lock(&key)).await;
@@ -161,7 +161,7 @@ pub async fn a_second_guard_goes_to_another_task(a: LockManager, b: LockManager)
     is_free(&b, &key).await;
 }
 
-/// What is joined in one task is one owner: both get in.
+/// The branches of a `join!` are one owner: both enter.
 pub async fn branches_of_a_join_are_one_owner(a: LockManager, _: LockManager) {
     let key = key("join");
     done(tokio::spawn(async move {
@@ -176,8 +176,8 @@ pub async fn branches_of_a_join_are_one_owner(a: LockManager, _: LockManager) {
     .await;
 }
 
-/// Reentrancy goes through a manager and its clones, not through another manager in the same task.
-pub async fn another_manager_is_someone_else(a: LockManager, b: LockManager) {
+/// Reentrancy works through a manager and its clones, not through another manager in the same task.
+pub async fn another_manager_is_another_owner(a: LockManager, b: LockManager) {
     let key = key("managers");
     let guard = soon(a.lock(&key)).await;
     let again = soon(a.clone().lock(&key)).await;
@@ -187,7 +187,7 @@ pub async fn another_manager_is_someone_else(a: LockManager, b: LockManager) {
     assert_eq!(error.code(), "LOCK_TIMEOUT");
 }
 
-/// Who holds a key alone may ask to share it, and stays alone.
+/// An exclusive holder that requests the key in shared mode keeps its exclusive hold.
 pub async fn an_exclusive_holder_shares_with_itself(a: LockManager, b: LockManager) {
     let key = key("exclusive-shares");
     let guard = soon(a.lock(&key)).await;
@@ -195,10 +195,10 @@ pub async fn an_exclusive_holder_shares_with_itself(a: LockManager, b: LockManag
     assert_eq!((shared.mode(), shared.depth(), shared.token()), (Mode::Exclusive, 2, guard.token()));
     drop(guard);
     assert_eq!(shared.mode(), Mode::Exclusive);
-    assert!(b.lock(&key).shared().try_once().await.expect("the server answers").is_none(), "still alone");
+    assert!(b.lock(&key).shared().try_once().await.expect("the server answers").is_none(), "still exclusive");
 }
 
-/// Who shares a key and asks to have it alone would wait for itself.
+/// A shared holder that requests the key exclusively would wait for itself.
 pub async fn a_shared_holder_cannot_become_exclusive(a: LockManager, b: LockManager) {
     let key = key("upgrade");
     let mine = soon(a.lock(&key).shared()).await;
@@ -214,7 +214,7 @@ pub async fn a_shared_holder_cannot_become_exclusive(a: LockManager, b: LockMana
     assert!(!mine.is_lost());
 }
 
-/// Only the last guard's unlock gives the lock back.
+/// Only the last guard's unlock releases the lock.
 pub async fn unlock_counts_down_to_the_last_guard(a: LockManager, b: LockManager) {
     const DEPTH: u32 = 5;
     let key = key("depth");
@@ -224,7 +224,7 @@ pub async fn unlock_counts_down_to_the_last_guard(a: LockManager, b: LockManager
         assert!(guards.iter().all(|guard| guard.depth() == depth));
     }
     for left in (1..DEPTH).rev() {
-        // The first ones first: guards need not be nested.
+        // In the order of creation: guards need not be nested.
         guards.remove(0).unlock().await.expect("counted down");
         assert!(guards.iter().all(|guard| guard.depth() == left && !guard.is_lost()));
         assert!(is_busy(&b, &key).await);
@@ -233,7 +233,7 @@ pub async fn unlock_counts_down_to_the_last_guard(a: LockManager, b: LockManager
     drop(b.try_lock(&key).await.expect("the server answers").expect("free"));
 }
 
-/// A guard that was moved to another task does not make that task the owner, nor the first one a stranger.
+/// Moving a guard to another task does not change the owner.
 pub async fn a_moved_guard_keeps_its_owner(a: LockManager, _: LockManager) {
     let key = key("moved");
     let guard = soon(a.lock(&key)).await;

@@ -1,4 +1,4 @@
-//! Several keys at once: all or none.
+//! `lock_all`: all keys or none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,8 @@ fn keys<const N: usize>(case: &str) -> [String; N] {
     std::array::from_fn(|n| format!("{base}/{n}"))
 }
 
-/// In the order asked, each key once, and free again at the end.
-pub async fn guards_come_in_the_order_asked(a: LockManager, b: LockManager) {
+/// In the order of the request, each key once, and free after `unlock()`.
+pub async fn guards_are_in_the_order_of_the_request(a: LockManager, b: LockManager) {
     let [x, y, z] = keys("several");
     let asked = [&z, &x, &y];
     let guards = within(SOON, "all", a.lock_all(asked)).await.expect("free");
@@ -28,8 +28,8 @@ pub async fn guards_come_in_the_order_asked(a: LockManager, b: LockManager) {
     }
 }
 
-/// The last guard of it releases it.
-pub async fn a_key_that_is_named_twice_has_depth(a: LockManager, b: LockManager) {
+/// Its last guard releases it.
+pub async fn a_repeated_key_has_depth_two(a: LockManager, b: LockManager) {
     let [x, y] = keys("twice");
     let guards = within(SOON, "all", a.lock_all([&y, &x, &y])).await.expect("free");
     assert_eq!(guards.iter().map(LockGuard::depth).collect::<Vec<_>>(), [2, 1, 2]);
@@ -41,8 +41,8 @@ pub async fn a_key_that_is_named_twice_has_depth(a: LockManager, b: LockManager)
     is_free(&b, &x).await;
 }
 
-/// At once, even while another key has to be waited for.
-pub async fn what_the_owner_holds_is_taken_at_once(a: LockManager, b: LockManager) {
+/// At once, even if another key has to be waited for.
+pub async fn keys_that_the_owner_holds_are_entered_at_once(a: LockManager, b: LockManager) {
     let [x, y] = keys("held");
     let (owner, busy) = (Owner::new(), soon(b.lock(&x)).await);
     let held = soon(a.lock(&y).owner(&owner)).await;
@@ -56,7 +56,7 @@ pub async fn what_the_owner_holds_is_taken_at_once(a: LockManager, b: LockManage
     assert_eq!(guards[1].depth(), 1);
 }
 
-/// A timeout is for all together, names the key in the way and leaves nothing.
+/// A timeout is for all keys together, names the key that was not free, and leaves nothing behind.
 pub async fn all_or_none_within_the_timeout(a: LockManager, b: LockManager) {
     let [x, y, z] = keys("timeout");
     let limit = Duration::from_millis(400);
@@ -83,12 +83,12 @@ pub async fn trying_several_takes_all_or_none(a: LockManager, b: LockManager) {
     drop(guards);
 }
 
-/// Wherever it is dropped.
+/// At any point.
 pub async fn several_may_be_dropped_while_they_wait(a: LockManager, b: LockManager) {
     let [x, y] = keys("dropped");
     let busy = soon(b.lock(&y)).await;
     let mut all = a.lock_all([&x, &y]).into_future();
-    // Polled by this task alone, it holds x and waits for y some time.
+    // Polled by this task: it holds x and waits for y.
     tokio::select! {
         _ = &mut all => panic!("y is held"),
         () = has_waiters(&b, &y, 1) => {}
@@ -100,7 +100,7 @@ pub async fn several_may_be_dropped_while_they_wait(a: LockManager, b: LockManag
     is_free(&b, &y).await;
 }
 
-/// Each in an order of its own, on the same keys, over and over.
+/// Each task in a different order, on the same keys, repeatedly.
 pub async fn any_order_is_free_of_deadlock(a: LockManager, b: LockManager) {
     let (keys, alone) = (Arc::new(keys::<3>("deadlock")), Arc::new(Alone::default()));
     let orders = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]];
@@ -126,7 +126,7 @@ pub async fn any_order_is_free_of_deadlock(a: LockManager, b: LockManager) {
     assert_eq!(alone.visits(), 40);
 }
 
-/// The first loss is that of all, and unlock() reports it.
+/// The first loss counts for all keys, and `unlock()` reports it.
 pub async fn the_loss_of_one_is_the_loss_of_all(a: LockManager, b: LockManager) {
     let [x, y] = keys("loss");
     let guards = within(SOON, "all", a.lock_all([&x, &y])).await.expect("free");
@@ -143,23 +143,23 @@ pub async fn the_loss_of_one_is_the_loss_of_all(a: LockManager, b: LockManager) 
     is_free(&b, &x).await;
 }
 
-/// One that is lost while another is waited for is asked for again.
-pub async fn what_is_lost_while_waiting_is_locked_again(a: LockManager, b: LockManager) {
+/// A key that is lost while another one is waited for is acquired again.
+pub async fn a_key_lost_while_waiting_is_locked_again(a: LockManager, b: LockManager) {
     let [x, y] = keys("again");
     let busy = soon(b.lock(&y)).await;
     let all = tokio::spawn(a.lock_all([&x, &y]).into_future());
     has_waiters(&b, &y, 1).await;
     b.force_unlock(&x).key_only().await.expect("evicted");
     let between = soon(b.lock(&x)).await.token();
-    // The loss is told within 200 ms, and there is nobody yet to be asked whether it was.
+    // The loss is notified within 200 ms, but there is no guard yet to observe it.
     tokio::time::sleep(Duration::from_secs(1)).await;
     drop(busy);
     let guards = done(all).await.expect("free by now");
     assert!(!guards.is_lost() && guards[0].token() > between);
 }
 
-/// Options are for each of them; an empty list and bad keys are refused.
-pub async fn several_take_options_and_refuse_nothing(a: LockManager, b: LockManager) {
+/// Options apply to each key; an empty list and invalid keys are refused.
+pub async fn options_apply_to_each_key_and_an_empty_list_is_refused(a: LockManager, b: LockManager) {
     let [x, y] = keys("options");
     let guards = within(SOON, "all", a.lock_all([&x, &y]).shared()).await.expect("free");
     let others = within(SOON, "all", b.lock_all([&y, &x]).shared()).await.expect("shared");

@@ -1,4 +1,4 @@
-//! Readers together, writers alone.
+//! Shared holds exclude exclusive ones only.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ async fn is_granted(request: LockRequest) -> bool {
     stranger(request).try_once().await.expect("the server answers").is_some()
 }
 
-/// Those that only try do not refuse each other while the first one's answer is on its way.
+/// Shared tries do not refuse each other while the first one is in flight.
 pub async fn tries_to_share_get_in_together(a: LockManager, b: LockManager) {
     let key = key("tries");
     let tries = |manager: &LockManager| -> Vec<_> {
@@ -21,7 +21,7 @@ pub async fn tries_to_share_get_in_together(a: LockManager, b: LockManager) {
     };
     let mut guards = Vec::new();
     for tried in tries(&a) {
-        guards.push(done(tried).await.expect("the server answers").expect("nobody else is there"));
+        guards.push(done(tried).await.expect("the server answers").expect("no writer"));
     }
     drop(guards);
     let writer = soon(b.lock(&key)).await;
@@ -31,7 +31,7 @@ pub async fn tries_to_share_get_in_together(a: LockManager, b: LockManager) {
     drop(writer);
 }
 
-/// Any number share a key, of either manager, but not with an exclusive holder.
+/// Any number of holders of both managers share a key, but not with an exclusive holder.
 pub async fn readers_hold_together_and_writers_alone(a: LockManager, b: LockManager) {
     let key = key("readers");
     let mut readers = Vec::new();
@@ -51,7 +51,7 @@ pub async fn readers_hold_together_and_writers_alone(a: LockManager, b: LockMana
     is_free(&a, &key).await;
 }
 
-/// Or a writer would wait for ever; within a process.
+/// Otherwise the writer might wait for ever; within a process.
 pub async fn a_reader_waits_behind_a_waiting_writer(a: LockManager, _: LockManager) {
     let key = key("behind-a-writer");
     let reader = soon(a.lock(&key).shared()).await;
@@ -59,20 +59,20 @@ pub async fn a_reader_waits_behind_a_waiting_writer(a: LockManager, _: LockManag
     assert!(!is_granted(a.lock(&key).shared()).await);
     let next = queue_up(stranger(a.lock(&key).shared()));
     drop(reader);
-    let writer = within(SOON, "the writer's turn", writer).await.expect("granted");
+    let writer = within(SOON, "the writer", writer).await.expect("granted");
     assert!(!is_granted(a.lock(&key).shared()).await);
     drop(writer);
-    drop(within(SOON, "the reader's turn", next).await.expect("granted"));
+    drop(within(SOON, "the reader", next).await.expect("granted"));
 }
 
-/// The same between managers: reader, waiting writer and new readers are of either.
+/// The same between managers: reader, waiting writer and new readers are of both.
 pub async fn a_reader_elsewhere_waits_behind_a_waiting_writer(a: LockManager, b: LockManager) {
     let key = key("behind-a-writer-elsewhere");
     let reader = soon(a.lock(&key).shared()).await;
     let writer = tokio::spawn(b.lock(&key).into_future());
     has_waiters(&a, &key, 1).await;
     assert!(!is_granted(b.lock(&key).shared()).await, "the writer of the same manager waits");
-    // This process may let its own readers share its grant for a moment more.
+    // This process may still let its own readers share its grant for a moment.
     sleep(A_WHILE).await;
     assert!(!is_granted(a.lock(&key).shared()).await, "the writer of another manager waits");
     let next = tokio::spawn(stranger(a.lock(&key).shared()).into_future());
@@ -86,7 +86,7 @@ pub async fn a_reader_elsewhere_waits_behind_a_waiting_writer(a: LockManager, b:
     drop(done(next).await.expect("granted"));
 }
 
-/// All readers who wait behind a writer get in together.
+/// All readers behind a writer are admitted together.
 pub async fn readers_wake_together(a: LockManager, b: LockManager) {
     let key = key("wake-together");
     let writer = soon(a.lock(&key)).await;
@@ -108,7 +108,7 @@ pub async fn readers_wake_together(a: LockManager, b: LockManager) {
     is_free(&a, &key).await;
 }
 
-/// Readers of both managers come and go without a gap, and a writer of either gets in.
+/// Readers of both managers overlap without a gap, and a writer of each is admitted.
 pub async fn a_writer_is_not_starved(a: LockManager, b: LockManager) {
     let key = key("starving");
     let stop = Arc::new(AtomicBool::new(false));

@@ -3,7 +3,7 @@
 use super::support::{SOON, key, queue_up, soon, stranger, within};
 use crate::LockManager;
 
-/// From one manager's hold to the other's, however the lock was released.
+/// Between the holds of two managers, however the lock was released.
 pub async fn tokens_grow_from_manager_to_manager(a: LockManager, b: LockManager) {
     let key = key("tokens");
     let mut last = None;
@@ -12,15 +12,15 @@ pub async fn tokens_grow_from_manager_to_manager(a: LockManager, b: LockManager)
         let guard = soon(manager.lock(&key)).await;
         assert!(Some(guard.token()) > last, "{} after {last:?}", guard.token());
         last = Some(guard.token());
-        let told = b.info(&key).await.expect("the server answers").expect("held").token;
-        assert!(told.is_none_or(|told| told <= guard.token()), "{told:?} of {}", guard.token());
+        let shown = b.info(&key).await.expect("the server answers").expect("held").token;
+        assert!(shown.is_none_or(|shown| shown <= guard.token()), "{shown:?} of {}", guard.token());
         if round % 2 == 0 {
             guard.unlock().await.expect("unlocked");
         }
     }
 }
 
-/// When the lock goes from hand to hand without asking the server.
+/// When the lock is handed over within the process.
 pub async fn tokens_grow_within_a_process(a: LockManager, _: LockManager) {
     const WAITERS: usize = 50;
     let key = key("tokens-here");
@@ -29,13 +29,13 @@ pub async fn tokens_grow_within_a_process(a: LockManager, _: LockManager) {
     let waiting: Vec<_> = (0..WAITERS).map(|_| queue_up(stranger(a.lock(&key)))).collect();
     drop(guard);
     for next in waiting {
-        let guard = within(SOON, "the next one's turn", next).await.expect("granted");
+        let guard = within(SOON, "the next holder", next).await.expect("granted");
         assert!(guard.token() > last, "{} after {last}", guard.token());
         last = guard.token();
     }
 }
 
-/// When the holder was thrown out, and believes in its own token still.
+/// When the holder was evicted, and still has its token.
 pub async fn tokens_grow_over_a_force_unlock(a: LockManager, b: LockManager) {
     let key = key("tokens-forced");
     let mut last = soon(a.lock(&key)).await;
@@ -48,8 +48,7 @@ pub async fn tokens_grow_over_a_force_unlock(a: LockManager, b: LockManager) {
     }
 }
 
-/// A reader's token is at least that of the writer before, and below that of the writer after; however the lock came to
-/// that writer.
+/// A reader's token is at least that of the writer before, and below that of the writer after; however that writer got the lock.
 pub async fn tokens_of_readers_lie_between_those_of_writers(a: LockManager, b: LockManager) {
     let key = key("tokens-shared");
     let mut last = None;
@@ -62,17 +61,17 @@ pub async fn tokens_of_readers_lie_between_those_of_writers(a: LockManager, b: L
             let mut writer = soon(manager.lock(&key)).await;
             assert!(tokens.iter().all(|token| *token < writer.token()), "{tokens:?} before {}", writer.token());
             for _ in 0..3 {
-                // From hand to hand.
+                // By a handover within the process.
                 let next = queue_up(stranger(manager.lock(&key)));
                 drop(writer);
-                writer = within(SOON, "the next one's turn", next).await.expect("granted");
+                writer = within(SOON, "the next holder", next).await.expect("granted");
             }
             last = Some(writer.token());
         }
     }
 }
 
-/// Entering again is no new hold.
+/// A reentrant guard is not a new hold.
 pub async fn guards_of_a_hold_have_its_token(a: LockManager, _: LockManager) {
     let key = key("tokens-depth");
     let guard = soon(a.lock(&key)).await;
