@@ -214,7 +214,7 @@ impl Settings {
             check_max_hold(max_hold)?;
         }
         if self.handover.max_count > MAX_HANDOVERS {
-            return Err(LockError::config(format!("handover: at most {MAX_HANDOVERS} in a row")));
+            return Err(LockError::config(format!("hand_over_times: at most {MAX_HANDOVERS}")));
         }
         if let Some(prefix) = &self.prefix {
             check_text("prefix", prefix)?;
