@@ -28,8 +28,7 @@ pub struct FencingToken(u64);
 
 impl FencingToken {
     /// Returns the token of a grant with this epoch, without local handovers: for [`LockInfo::token`](crate::LockInfo::token) of a
-    /// [`Backend`](crate::backend::Backend). `epoch` must be below 2^54: higher bits are cut off, so that the token of a greater
-    /// epoch is wrong.
+    /// [`Backend`](crate::backend::Backend). `epoch` must be below 2^54: the higher bits of a greater one are cut off.
     ///
     /// ```
     /// assert_eq!(leasehold::FencingToken::of_epoch(7).get(), 7 << 10);
