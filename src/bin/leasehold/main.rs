@@ -1,5 +1,10 @@
 //! `leasehold`: locks for shell scripts and cron jobs, and a look at who holds what.
 
+#[cfg(not(unix))]
+compile_error!(
+    "the program `leasehold` is for Unix: it passes signals on and manages process groups; build without the feature `cli`"
+);
+
 mod args;
 mod child;
 mod exit;
