@@ -1,5 +1,8 @@
 //! [`LockManagerBuilder`]: the options of a manager.
 
+#[cfg(all(test, feature = "config", feature = "redis"))]
+mod tests;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,9 +12,10 @@ use super::connect;
 use super::manager::LockManager;
 use super::pending::Pending;
 use crate::backend::{Backend, Clock, SystemClock};
+use crate::credentials::Secret;
 use crate::error::{LockError, Result};
 use crate::keeper::Keeper;
-use crate::settings::{Handover, Secret, Settings};
+use crate::settings::{BackendKind, Handover, Settings, check_ttl};
 
 /// A builder for a [`LockManager`].
 ///
@@ -43,7 +47,7 @@ enum Base {
     #[default]
     Defaults,
     Url(String),
-    #[cfg(feature = "config")]
+    #[cfg(feature = "serde")]
     Config(Box<crate::config::Config>),
 }
 
@@ -52,7 +56,7 @@ impl Base {
         match self {
             Self::Defaults => Ok(Settings::default()),
             Self::Url(url) => Settings::parse(url),
-            #[cfg(feature = "config")]
+            #[cfg(feature = "serde")]
             Self::Config(config) => config.settings(),
         }
     }
@@ -72,6 +76,17 @@ enum Source {
 }
 
 impl Source {
+    /// The backend in use, with settings that name this one.
+    fn backend(&self, named: BackendKind) -> BackendKind {
+        match self {
+            Self::Settings | Self::Backend(_) => named,
+            #[cfg(feature = "etcd")]
+            Self::EtcdClient(_) => BackendKind::Etcd,
+            #[cfg(feature = "redis")]
+            Self::RedisClient(_) => BackendKind::Redis,
+        }
+    }
+
     /// Whether the user's runtime may drive its connections.
     fn is_injected(&self) -> bool {
         match self {
@@ -94,8 +109,8 @@ impl LockManagerBuilder {
     }
 
     /// Sets the address and options from a [`Config`](crate::Config), instead of a URL.
-    #[cfg(feature = "config")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+    #[cfg(feature = "serde")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
     pub fn config(mut self, config: crate::config::Config) -> Self {
         self.base = Base::Config(Box::new(config));
         self
@@ -146,7 +161,7 @@ impl LockManagerBuilder {
 
     /// Sets the user name and the password.
     pub fn credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
-        let (username, password) = (username.into(), Secret::new(password));
+        let (username, password) = (username.into(), Secret::from(password.into()));
         self.set(|settings| {
             settings.username = Some(username);
             settings.password = Some(password);
@@ -223,7 +238,8 @@ impl LockManagerBuilder {
     /// Limits local handovers, in which a released lock passes to the next waiter of this manager without a round trip.
     ///
     /// They end `time` after the server's grant or after `times` in a row, whichever is first; then the key goes back through the
-    /// server's queue. The default is 10 ms and 1,023 times, which is the maximum; zero for either turns local handovers off.
+    /// server's queue. The default is 10 ms and 1,023 times, which is the maximum; zero for either turns local handovers off. In a
+    /// URL and in a `Config` these are `hand_over_time` and `hand_over_times`.
     pub fn hand_over(self, time: Duration, times: u16) -> Self {
         self.set(move |settings| settings.handover = Handover { max_time: time, max_count: times })
     }
@@ -274,9 +290,7 @@ impl LockManagerBuilder {
     /// Dropping the future aborts the connection attempt.
     pub fn build(self) -> Pending<LockManager> {
         Pending::new(async move {
-            let mut settings = self.base.settings()?;
-            self.changes.into_iter().for_each(|change| change(&mut settings));
-            settings.validate(Duration::ZERO)?;
+            let settings = settings(self.base, self.changes, &self.source)?;
             let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
             let keeper = Keeper::shared().map_err(|error| LockError::Unsupported {
                 what: format!("the system cannot start the background thread: {error}"),
@@ -293,10 +307,18 @@ impl LockManagerBuilder {
                     connect::redis(target, &settings, &clock, &keeper).await?
                 }
             };
-            settings.validate(backend.min_ttl())?;
+            check_ttl(settings.ttl, backend.min_ttl())?;
             Ok(LockManager::start(backend, clock, keeper, &settings, injected))
         })
     }
+}
+
+/// The valid settings of a builder.
+fn settings(base: Base, changes: Vec<Change>, source: &Source) -> Result<Settings> {
+    let mut settings = base.settings()?;
+    changes.into_iter().for_each(|change| change(&mut settings));
+    settings.validate(source.backend(settings.backend))?;
+    Ok(settings)
 }
 
 impl fmt::Debug for LockManagerBuilder {

@@ -13,6 +13,8 @@ use crate::backend::{Backend, Clock};
 use crate::error::{BackendError, ErrorKind};
 use crate::error::{LockError, Result};
 use crate::keeper::Keeper;
+#[cfg(feature = "etcd")]
+use crate::settings::check_ttl;
 use crate::settings::{BackendKind, Settings};
 
 /// A store in this process, shared by name where there is one.
@@ -34,7 +36,7 @@ pub(super) fn etcd_client(
     clock: &Arc<dyn Clock>,
     keeper: &Arc<Keeper>,
 ) -> Arc<dyn Backend> {
-    let prefix = settings.prefix.clone().unwrap_or_else(|| "leasehold/".into());
+    let prefix = settings.prefix(BackendKind::Etcd).to_owned();
     let (timeout, retry) = (settings.timeout, settings.retry_interval);
     caught(Arc::new(etcd::Etcd::with_client(client, prefix, timeout, retry, clock.clone(), keeper.runtime().clone())))
 }
@@ -45,11 +47,11 @@ pub(super) async fn connect(
     clock: &Arc<dyn Clock>,
     keeper: &Arc<Keeper>,
 ) -> Result<Arc<dyn Backend>> {
-    match &settings.backend {
-        BackendKind::Memory { name } => Ok(memory(name.as_deref(), clock)),
+    match settings.backend {
+        BackendKind::Memory => Ok(memory(settings.store.as_deref(), clock)),
         #[cfg(feature = "etcd")]
         BackendKind::Etcd => {
-            settings.validate(etcd::MIN_TTL)?;
+            check_ttl(settings.ttl, etcd::MIN_TTL)?;
             if settings.tls && cfg!(not(feature = "etcd-tls")) {
                 return Err(LockError::Unsupported {
                     what: "etcds: TLS support is not compiled in; enable the feature `etcd-tls`".into(),
@@ -59,7 +61,7 @@ pub(super) async fn connect(
                 endpoints: settings.endpoints.clone(),
                 username: settings.username.clone(),
                 password: settings.password.as_ref().map(|password| password.expose().to_owned()),
-                prefix: settings.prefix().to_owned(),
+                prefix: settings.prefix(BackendKind::Etcd).to_owned(),
                 timeout: settings.timeout,
                 retry_interval: settings.retry_interval,
                 #[cfg(feature = "etcd-tls")]
@@ -130,7 +132,7 @@ pub(super) async fn redis(
 ) -> Result<Arc<dyn Backend>> {
     let options = redis::Options {
         target,
-        prefix: settings.prefix_for(&BackendKind::Redis)?.to_owned(),
+        prefix: settings.prefix(BackendKind::Redis).to_owned(),
         timeout: settings.timeout,
         min_replicas: settings.min_replicas,
         signal_lists: settings.signal_lists,

@@ -22,6 +22,7 @@ const PARTS: &[(&str, &[&str])] = &[
 /// Plain data, which imports only each other. An owner is found by wakers and threads.
 const VOCABULARY: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    ("credentials", &[]),
     ("display", &[]),
     ("token", &[]),
     ("info", &["display", "token"]),
