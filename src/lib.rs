@@ -88,7 +88,7 @@ pub use api::request::{Acquire, LockRequest};
 #[cfg(feature = "serde")]
 #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
 pub use config::Config;
-pub use credentials::Secret;
+pub use credentials::{Credentials, CredentialsSource, Secret};
 pub use display::Printable;
 pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};

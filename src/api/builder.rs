@@ -1,6 +1,7 @@
 //! [`LockManagerBuilder`]: the options of a manager.
 
-#[cfg(all(test, feature = "config", feature = "redis"))]
+#[cfg(test)]
+#[cfg(all(feature = "config", feature = "redis"))]
 mod tests;
 
 use std::fmt;
@@ -12,10 +13,10 @@ use super::connect;
 use super::manager::LockManager;
 use super::pending::Pending;
 use crate::backend::{Backend, Clock, SystemClock};
-use crate::credentials::Secret;
+use crate::credentials::{CredentialsSource, Secret};
 use crate::error::{LockError, Result};
 use crate::keeper::Keeper;
-use crate::settings::{BackendKind, Handover, Settings, check_ttl};
+use crate::settings::{BackendKind, Handover, Settings, check_ttl, validate};
 
 /// A builder for a [`LockManager`].
 ///
@@ -168,6 +169,36 @@ impl LockManagerBuilder {
         })
     }
 
+    /// Sets the file with the password, which is read at each connection, so that a changed file takes effect at the next
+    /// reconnect. A line break at its end is removed. The user name is that of the URL or the `Config`.
+    ///
+    /// If the file cannot be read, the manager is not built; at a reconnect it is tried again. The path is neither displayed nor
+    /// logged. It cannot be combined with a password.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// use leasehold::LockManager;
+    ///
+    /// let builder = LockManager::builder().url("etcds://joe@10.0.0.1").password_file("/run/secrets/etcd");
+    /// // The same in the URL:
+    /// let builder = LockManager::builder().url("etcds://joe@10.0.0.1?password_file=/run/secrets/etcd");
+    /// # drop(builder);
+    /// # Ok(()) });
+    /// ```
+    pub fn password_file(self, file: impl Into<PathBuf>) -> Self {
+        let file = file.into();
+        self.set(|settings| settings.password_file = Some(file))
+    }
+
+    /// Sets a callback that is asked for the user name and the password at each connection, for passwords and tokens that rotate;
+    /// see [`CredentialsSource::new`]. It cannot be combined with other credentials.
+    ///
+    /// On etcd it is also asked when the server refuses the credentials of the connection in use.
+    pub fn credentials_from(self, source: &CredentialsSource) -> Self {
+        let source = source.clone();
+        self.set(|settings| settings.credentials = Some(source))
+    }
+
     /// Sets the PEM file with the certificates of the trusted authorities. Requires TLS.
     pub fn ca(self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();
@@ -317,7 +348,7 @@ impl LockManagerBuilder {
 fn settings(base: Base, changes: Vec<Change>, source: &Source) -> Result<Settings> {
     let mut settings = base.settings()?;
     changes.into_iter().for_each(|change| change(&mut settings));
-    settings.validate(source.backend(settings.backend))?;
+    validate(&settings, source.backend(settings.backend))?;
     Ok(settings)
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
+use crate::backend::Account;
 use crate::backend::Caught;
 #[cfg(feature = "etcd")]
 use crate::backend::etcd;
@@ -9,6 +11,8 @@ use crate::backend::memory::{Memory, Store};
 #[cfg(feature = "redis")]
 use crate::backend::redis::{self, Address, Server, Target, Tls};
 use crate::backend::{Backend, Clock};
+#[cfg(any(feature = "etcd", feature = "redis"))]
+use crate::credentials::Credentials;
 #[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::error::{BackendError, ErrorKind};
 use crate::error::{LockError, Result};
@@ -59,8 +63,7 @@ pub(super) async fn connect(
             }
             let options = etcd::Options {
                 endpoints: settings.endpoints.clone(),
-                username: settings.username.clone(),
-                password: settings.password.as_ref().map(|password| password.expose().to_owned()),
+                account: account(settings),
                 prefix: settings.prefix(BackendKind::Etcd).to_owned(),
                 timeout: settings.timeout,
                 retry_interval: settings.retry_interval,
@@ -96,6 +99,17 @@ pub(super) async fn connect(
 }
 
 #[cfg(any(feature = "etcd", feature = "redis"))]
+fn account(settings: &Settings) -> Account {
+    let username = settings.username.clone().unwrap_or_default();
+    match (&settings.password, &settings.password_file, &settings.credentials) {
+        (Some(password), ..) => Account::Fixed(Credentials::new(username, password.clone())),
+        (_, Some(file), _) => Account::File { username, file: file.clone() },
+        (.., Some(source)) => Account::Source(source.clone()),
+        _ => Account::Anonymous,
+    }
+}
+
+#[cfg(any(feature = "etcd", feature = "redis"))]
 fn connected<B>(outcome: Option<Result<B, BackendError>>) -> Result<B> {
     let ended = || Err(BackendError::new(ErrorKind::Closed, "the background thread has ended"));
     outcome.unwrap_or_else(ended).map_err(|error| LockError::backend(None, "connect", error))
@@ -114,12 +128,7 @@ fn redis_target(settings: &Settings) -> Result<Target> {
             Address::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port, tls }
         }
     };
-    Ok(Target::Server(Server {
-        address,
-        username: settings.username.clone(),
-        password: settings.password.as_ref().map(|password| password.expose().to_owned()),
-        database: settings.database.unwrap_or_default(),
-    }))
+    Ok(Target::Server(Server { address, account: account(settings), database: settings.database.unwrap_or_default() }))
 }
 
 /// Connects to Redis.

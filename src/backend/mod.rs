@@ -8,6 +8,8 @@
 //! To support another store, implement [`Backend`], run the test suite [`testing::conformance`](crate::testing) (feature
 //! `testing`) against it, and pass it to [`LockManagerBuilder::backend`](crate::LockManagerBuilder::backend).
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod account;
 pub(crate) mod backoff;
 mod caught;
 #[cfg(feature = "etcd")]
@@ -26,6 +28,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub(crate) use self::account::Account;
 pub(crate) use self::caught::Caught;
 pub use self::limit::Limit;
 pub use self::types::{AttemptId, Claim, Event, Evict, Grant, Lease, LeaseId};

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use super::Config;
 use crate::error::{LockError, Result};
 use crate::process::report::warn;
+use crate::settings::validate;
 
 impl Config {
     /// Loads the options from a file and the environment, and validates them.
@@ -62,7 +63,7 @@ impl Config {
         let whole = config::Value::new(None, config::ValueKind::from(fields));
         let loaded = Self::deserialize(whole).map_err(|error| LockError::config(error.to_string()))?;
         let settings = loaded.settings()?;
-        settings.validate(settings.backend)?;
+        validate(&settings, settings.backend)?;
         Ok(loaded)
     }
 }

@@ -2,7 +2,8 @@
 
 #[cfg(feature = "config")]
 mod load;
-#[cfg(all(test, feature = "config"))]
+#[cfg(test)]
+#[cfg(feature = "config")]
 mod tests;
 
 use std::path::PathBuf;
@@ -47,6 +48,9 @@ pub struct Config {
     pub username: Option<String>,
     /// The password. In YAML, quote a password that is a number.
     pub password: Option<Secret>,
+    /// The file that has the password instead; see
+    /// [`LockManagerBuilder::password_file`](crate::LockManagerBuilder::password_file).
+    pub password_file: Option<PathBuf>,
     /// Whether to use TLS.
     pub tls: bool,
     /// With TLS: the PEM file with the certificates of the trusted authorities.
@@ -103,6 +107,7 @@ impl Default for Config {
             database: None,
             username: None,
             password: None,
+            password_file: None,
             tls: false,
             ca: None,
             cert: None,
@@ -128,7 +133,8 @@ impl Default for Config {
 impl Config {
     /// The settings, the same as from a URL with these options.
     pub(crate) fn settings(&self) -> Result<Settings> {
-        let Self { backend, store, endpoints, socket, database, username, password, tls, ca, cert, key, .. } = self;
+        let Self { backend, store, endpoints, socket, database, username, password, .. } = self;
+        let Self { password_file, tls, ca, cert, key, .. } = self;
         let Self { prefix, name, ttl, timeout, retry_interval, max_retries, auto_renew, max_hold, .. } = self;
         let Self { reentrant, hand_over_time, hand_over_times, drop_wait, min_replicas, signal_lists, .. } = self;
         let (backend, port) = match &**backend {
@@ -149,7 +155,11 @@ impl Config {
             unix_path: socket.clone(),
             database: *database,
             // As in a URL, a template without values means no password.
-            password: password.clone().filter(|password| !password.expose().is_empty() || username.is_some()),
+            password: password
+                .clone()
+                .filter(|password| !password.expose().is_empty() || (username.is_some() && password_file.is_none())),
+            password_file: password_file.clone(),
+            credentials: None,
             username,
             tls: *tls,
             ca: ca.clone(),

@@ -5,24 +5,24 @@ mod options;
 #[cfg(test)]
 mod tests;
 mod url;
+mod validation;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[cfg(any(feature = "serde", feature = "cli"))]
 pub(crate) use self::duration::{EXPECTED as EXPECTED_DURATION, parse as parse_duration};
-pub(crate) use self::options::{Bound, OPTIONS, Opt, Place};
+pub(crate) use self::options::Bound;
+#[cfg(test)]
+pub(crate) use self::options::{OPTIONS, Place};
 #[cfg(feature = "serde")]
 pub(crate) use self::url::endpoint;
-use crate::credentials::Secret;
-use crate::error::{LockError, Result};
+pub(crate) use self::validation::{check_ttl, validate};
+use crate::credentials::{CredentialsSource, Secret};
+use crate::error::Result;
 
-/// The maximum TTL.
-const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// The maximum that the low bits of a token can count.
 const MAX_HANDOVERS: u16 = (1 << crate::token::HANDOVER_BITS) - 1;
-/// The maximum length of prefixes and names, in bytes.
-const MAX_TEXT_BYTES: usize = 1024;
 
 /// The kind of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +49,6 @@ impl BackendKind {
             Self::Etcd => "leasehold/",
             Self::Redis => "lock:",
         }
-    }
-
-    fn check_prefix(self, prefix: &str, signal_lists: bool) -> Result<()> {
-        if self != Self::Redis {
-            return Ok(());
-        }
-        // Side keys begin with a hash tag; keys with such a prefix could not be distinguished from them.
-        if prefix.starts_with('{') {
-            return Err(LockError::config("prefix: cannot begin with \"{\" on redis"));
-        }
-        // No other lock has such a list.
-        if signal_lists && !prefix.starts_with("lock:") {
-            return Err(LockError::config("signal_lists: requires a prefix that begins with \"lock:\""));
-        }
-        Ok(())
     }
 }
 
@@ -96,6 +81,10 @@ pub(crate) struct Settings {
     pub(crate) database: Option<u32>,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
+    /// The file that has the password instead, read at each connection.
+    pub(crate) password_file: Option<PathBuf>,
+    /// The callback that returns the account instead, asked at each connection.
+    pub(crate) credentials: Option<CredentialsSource>,
     pub(crate) tls: bool,
     pub(crate) ca: Option<PathBuf>,
     pub(crate) cert: Option<PathBuf>,
@@ -132,6 +121,8 @@ impl Default for Settings {
             database: None,
             username: None,
             password: None,
+            password_file: None,
+            credentials: None,
             tls: false,
             ca: None,
             cert: None,
@@ -168,69 +159,4 @@ impl Settings {
     pub(crate) fn prefix(&self, backend: BackendKind) -> &str {
         self.prefix.as_deref().unwrap_or_else(|| backend.default_prefix())
     }
-
-    /// Checks all options, from whichever source, except the minimum of the TTL, which the backend determines: see [`check_ttl`].
-    ///
-    /// `backend` is the one in use, which may be that of a client that was passed to the builder.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidConfig` that names the option.
-    pub(crate) fn validate(&self, backend: BackendKind) -> Result<()> {
-        for option in OPTIONS {
-            if option.is_set(self) {
-                option.check_backend(if option.place == Place::Address { self.backend } else { backend })?;
-            }
-            option.check(self)?;
-        }
-        self.check_address()?;
-        backend.check_prefix(self.prefix(backend), self.signal_lists)?;
-        self.check_credentials()?;
-        self.check_tls()
-    }
-
-    fn check_address(&self) -> Result<()> {
-        let (endpoints, unix) = (self.endpoints.len(), self.unix_path.is_some());
-        let (fits, expected) = match self.backend {
-            BackendKind::Memory => (endpoints == 0, "no host"),
-            BackendKind::Etcd => (endpoints > 0, "at least one host"),
-            BackendKind::Redis => (endpoints + usize::from(unix) == 1, "exactly one host or socket"),
-        };
-        if fits { Ok(()) } else { Err(LockError::config(format!("{}: expects {expected}", self.backend.word()))) }
-    }
-
-    fn check_credentials(&self) -> Result<()> {
-        match (self.backend, &self.username, &self.password) {
-            (_, Some(_), None) => Err(LockError::config("password: required with a username")),
-            (BackendKind::Etcd, None, Some(_)) => Err(LockError::config("username: required with a password")),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_tls(&self) -> Result<()> {
-        if self.tls && (self.unix_path.is_some() || self.backend == BackendKind::Memory) {
-            return Err(LockError::config("tls: requires a network connection"));
-        }
-        for (option, file) in [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)] {
-            if file.is_some() && !self.tls {
-                return Err(LockError::config(format!(
-                    "{option}: requires TLS (etcds://, rediss://, or tls in a Config)"
-                )));
-            }
-        }
-        match (&self.cert, &self.key) {
-            (Some(_), None) => Err(LockError::config("key: required with cert")),
-            (None, Some(_)) => Err(LockError::config("cert: required with key")),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Checks a TTL, also against the backend's minimum.
-pub(crate) fn check_ttl(ttl: Duration, min: Duration) -> Result<()> {
-    Bound::Ttl.check("ttl", ttl)?;
-    if ttl < min {
-        return Err(LockError::config(format!("ttl: {ttl:?} is shorter than the backend's minimum, {min:?}")));
-    }
-    Ok(())
 }

@@ -7,13 +7,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BackendKind, MAX_HANDOVERS, MAX_TEXT_BYTES, MAX_TTL, Settings, duration};
+use super::{BackendKind, MAX_HANDOVERS, Settings, duration};
 use crate::credentials::Secret;
 use crate::display::has_control;
 use crate::error::{LockError, Result};
 
 use BackendKind::{Etcd, Memory, Redis};
 use Place::{Address, Query};
+
+/// The maximum TTL.
+pub(super) const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// The maximum length of prefixes and names, in bytes.
+const MAX_TEXT_BYTES: usize = 1024;
 
 /// An option.
 pub(crate) struct Opt {
@@ -100,6 +105,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     Opt { name: "database", place: Address, backends: &[Redis], value: Value::Database(field!(database)) },
     Opt { name: "username", place: Address, backends: SERVERS, value: Value::Word(field!(username)) },
     Opt { name: "password", place: Address, backends: SERVERS, value: Value::Secret(field!(password)) },
+    Opt { name: "password_file", place: Query, backends: SERVERS, value: Value::File(field!(password_file)) },
     Opt { name: "ca", place: Query, backends: SERVERS, value: Value::File(field!(ca)) },
     Opt { name: "cert", place: Query, backends: SERVERS, value: Value::File(field!(cert)) },
     Opt { name: "key", place: Query, backends: SERVERS, value: Value::File(field!(key)) },

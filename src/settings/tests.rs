@@ -9,7 +9,7 @@ use crate::support::walk::{any_of, any_text, text, walk};
 /// Parses and checks, as a builder does.
 fn parse(url: &str) -> Result<Settings> {
     let settings = Settings::parse(url)?;
-    settings.validate(settings.backend)?;
+    validate(&settings, settings.backend)?;
     Ok(settings)
 }
 
@@ -257,8 +257,8 @@ fn a_malformed_url_does_not_give_its_password_away() {
 fn a_builder_is_checked_like_a_url() {
     let second = Duration::from_secs(1);
     let good = parsed("etcd://h");
-    assert!(good.validate(good.backend).is_ok());
-    let check = |settings: &Settings| settings.validate(settings.backend).and(check_ttl(settings.ttl, second));
+    assert!(validate(&good, good.backend).is_ok());
+    let check = |settings: &Settings| validate(settings, settings.backend).and(check_ttl(settings.ttl, second));
     type Change = fn(&mut Settings);
     let changes: &[(Change, &str)] = &[
         (|s| s.ttl = Duration::from_millis(999), "ttl"),
@@ -282,8 +282,8 @@ fn a_builder_is_checked_like_a_url() {
         assert!(error.code() == "INVALID_CONFIG" && error.to_string().contains(word), "{error}");
     }
     let off = Settings { handover: Handover { max_time: Duration::ZERO, max_count: 0 }, ..good };
-    assert!(off.validate(off.backend).is_ok());
-    assert!(check_ttl(second, second).is_ok() && check_ttl(MAX_TTL, second).is_ok());
+    assert!(validate(&off, off.backend).is_ok());
+    assert!(check_ttl(second, second).is_ok() && check_ttl(options::MAX_TTL, second).is_ok());
 }
 
 /// Percent-encodes all but letters and digits.

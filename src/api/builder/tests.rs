@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::Config;
-use crate::settings::{OPTIONS, Opt, Place};
+use crate::settings::{OPTIONS, Place};
 
 type Set = fn(LockManagerBuilder) -> LockManagerBuilder;
 
@@ -48,6 +48,21 @@ const CASES: &[Case] = &[
         value: "secret",
         set: Some(|builder| builder.credentials("joe", "secret")),
         with: &[("username", "joe")],
+        ..NONE
+    },
+    Case {
+        option: "password_file",
+        backend: "etcd",
+        value: "/run/secrets/etcd",
+        with: &[("username", "joe")],
+        wrong: Some(("", |builder| builder.password_file(""), "password_file: must not be empty")),
+        ..NONE
+    },
+    Case {
+        option: "password_file",
+        backend: "redis",
+        value: "/run/secrets/redis",
+        set: Some(|builder| builder.password_file("/run/secrets/redis")),
         ..NONE
     },
     Case {
@@ -114,7 +129,11 @@ const CASES: &[Case] = &[
         option: "retry_interval",
         value: "50ms",
         set: Some(|builder| builder.retry_interval(50 * MS)),
-        wrong: Some(("0ms", |builder| builder.retry_interval(0 * MS), "retry_interval: must be longer than zero")),
+        wrong: Some((
+            "0ms",
+            |builder| builder.retry_interval(Duration::ZERO),
+            "retry_interval: must be longer than zero",
+        )),
         ..NONE
     },
     Case { option: "max_retries", value: "7", set: Some(|builder| builder.max_retries(7)), ..NONE },
@@ -189,7 +208,8 @@ fn url(backend: &str, options: &Pairs) -> String {
     };
     let account = match (get("username"), get("password")) {
         (None, None) => String::new(),
-        (user, password) => format!("{}:{}@", user.unwrap_or_default(), password.unwrap_or_default()),
+        (Some(user), None) => format!("{user}@"),
+        (user, Some(password)) => format!("{}:{password}@", user.unwrap_or_default()),
     };
     let address = match get("socket") {
         Some(path) => format!("redis+unix://{account}/{path}"),
@@ -229,8 +249,7 @@ fn refused(outcome: Result<Settings>) -> String {
     error.to_string()
 }
 
-fn cases(option: &Opt) -> impl Iterator<Item = &'static Case> {
-    let name = option.name;
+fn cases(name: &'static str) -> impl Iterator<Item = &'static Case> {
     assert!(CASES.iter().any(|case| case.option == name), "no case for {name}");
     CASES.iter().filter(move |case| case.option == name)
 }
@@ -238,7 +257,7 @@ fn cases(option: &Opt) -> impl Iterator<Item = &'static Case> {
 #[test]
 fn every_option_can_be_set_in_each_way_with_the_same_result() {
     for option in OPTIONS {
-        for Case { backend, value, set, with, .. } in cases(option) {
+        for Case { backend, value, set, with, .. } in cases(option.name) {
             let options: Pairs = with.iter().copied().chain([(option.name, *value)]).collect();
             let settings = by_url(backend, &options).unwrap_or_else(|error| panic!("{}: {error}", option.name));
             assert!(option.is_set(&settings), "{}", option.name);
@@ -254,7 +273,7 @@ fn every_option_can_be_set_in_each_way_with_the_same_result() {
 #[test]
 fn a_value_out_of_bounds_is_the_same_error_in_each_way() {
     for option in OPTIONS {
-        for Case { backend, with, wrong, .. } in cases(option) {
+        for Case { backend, with, wrong, .. } in cases(option.name) {
             let Some((value, set, text)) = wrong else { continue };
             let mut options: Pairs = with.iter().copied().filter(|(name, _)| *name != "prefix").collect();
             match value.split_once("&prefix=") {
@@ -278,7 +297,7 @@ fn an_option_of_another_backend_is_refused_and_the_backend_named() {
                 continue;
             }
             let word = backend.word();
-            for Case { value, set, .. } in cases(option) {
+            for Case { value, set, .. } in cases(option.name) {
                 let options = vec![(option.name, *value)];
                 let wanted = format!("invalid configuration: {}: not supported by {word}", option.name);
                 assert_eq!(refused(by_environment(word, &options)), wanted);
@@ -310,6 +329,30 @@ fn an_injected_client_has_the_options_of_its_backend() {
 }
 
 #[test]
+fn an_account_is_given_in_one_way() {
+    let source = CredentialsSource::new(|| async { Err::<crate::credentials::Credentials, ()>(()) });
+    let both = [("username", "joe"), ("password", "secret"), ("password_file", "/f")];
+    for backend in ["etcd", "redis"] {
+        let wanted = "invalid configuration: password_file: cannot be combined with password";
+        assert_eq!(refused(by_url(backend, &both.to_vec())), wanted);
+        assert_eq!(refused(by_environment(backend, &both.to_vec())), wanted);
+        let builder = || LockManagerBuilder::default().url(url(backend, &Pairs::new()));
+        assert_eq!(refused(by_builder(builder().credentials("joe", "secret").password_file("/f"))), wanted);
+
+        assert_eq!(by_builder(builder().credentials_from(&source)).unwrap().credentials.as_ref(), Some(&source));
+        for more in [builder().credentials("joe", "secret"), builder().password_file("/f")] {
+            let error = refused(by_builder(more.credentials_from(&source)));
+            assert!(error.contains("credentials_from: cannot be combined with"), "{error}");
+        }
+    }
+    let error = refused(by_builder(LockManagerBuilder::default().credentials_from(&source)));
+    assert!(error.ends_with("credentials_from: not supported by memory"), "{error}");
+    assert!(refused(by_url("etcd", &vec![("password_file", "/f")])).contains("username: required"));
+    let template = vec![("username", "joe"), ("password", ""), ("password_file", "/f")];
+    assert!(by_environment("etcd", &template).unwrap().password.is_none(), "an empty variable is no password");
+}
+
+#[test]
 fn what_the_builder_overrides_is_not_checked() {
     let builder = LockManagerBuilder::default().url("memory://?ttl=2days").ttl(MS);
     assert_eq!(by_builder(builder).unwrap().ttl, MS);
@@ -332,7 +375,7 @@ fn the_table_of_the_documentation_is_that_of_the_options() {
         let named: Vec<_> = backends.split(", ").map(str::to_ascii_lowercase).collect();
         let wanted: Vec<_> = option.backends.iter().map(|backend| backend.word()).collect();
         assert!(named == wanted || (backends == "all" && wanted.len() == 3), "{}: {backends}", option.name);
-        assert_eq!(cases(option).any(|case| case.set.is_some()), method != "–", "{}: {method}", option.name);
+        assert_eq!(cases(option.name).any(|case| case.set.is_some()), method != "–", "{}: {method}", option.name);
         // What has no default value is not set by default.
         let mut settings = Settings::default();
         assert!(!option.is_set(&settings), "{}", option.name);
