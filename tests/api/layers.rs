@@ -22,6 +22,7 @@ const PARTS: &[(&str, &[&str])] = &[
 /// Plain data, which imports only each other and what the process is asked for: the time, the host, the wakers of an owner.
 const VOCABULARY: &[(&str, &[&str])] = &[
     ("clock", &["process"]),
+    ("credentials", &[]),
     ("display", &[]),
     ("token", &[]),
     ("info", &["display", "token", "process"]),

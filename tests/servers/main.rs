@@ -1,5 +1,7 @@
-//! What is the same on etcd and on Redis: a network that fails, connections that are shared, outages in errors and logs, TLS.
+//! What is the same on etcd and on Redis: a network that fails, connections that are shared, credentials that change, outages in errors
+//! and logs, TLS.
 
+mod credentials;
 mod injected;
 mod network;
 mod outage_errors;
