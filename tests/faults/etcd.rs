@@ -1,4 +1,4 @@
-//! An etcd whose members are killed, stopped or cut off, that takes leases and claims away, or that has no space left.
+//! An etcd whose members are killed, stopped or cut off, that removes leases and claims, or that has no space left.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use support::eventually;
 use support::grpc::Grpc;
 use support::proxy::Proxy;
 
-/// etcd's default.
+/// etcd's default election timeout.
 const ELECTION: Duration = Duration::from_secs(1);
-/// The promise where the server reports what it took away.
+/// The bound for losses that the server reports.
 const REPORTED: Duration = Duration::from_millis(200);
 
 const fn on_etcd(number: u32, name: &'static str, play: Play, redis: Cell) -> Fault {
@@ -81,7 +81,7 @@ fn use_cluster(fixture: &mut Fixture) {
     fixture.use_server(Server::Cluster(Box::new(Cluster::start())));
 }
 
-/// Eight clients, each of which uses another member first.
+/// Eight clients; consecutive ones prefer different members.
 fn crowd(fixture: &Fixture) -> Crowd {
     let ttl = Duration::from_secs(5);
     let manager = |number: usize| {
@@ -118,7 +118,7 @@ fn leader_stopped(fixture: &mut Fixture) {
         let took = crowd.progress();
         assert!(took < Duration::from_secs(10), "{took:?}");
         fixture.next(took);
-        // A time to pass: what the fault says.
+        // A fixed pause: what the fault says.
         std::thread::sleep((3 * ELECTION).saturating_sub(stopped.elapsed()));
         fixture.cluster().members[leader].process().resume();
         crowd.progress();
@@ -126,7 +126,7 @@ fn leader_stopped(fixture: &mut Fixture) {
     crowd.finish();
 }
 
-/// A manager with these members, of which it uses the first as long as it can.
+/// A manager with these members; it uses the first one while that answers.
 fn manager_at(fixture: &Fixture, url: String, ttl: Duration) -> LockManager {
     fixture.at(LockManager::builder().url(url), ttl).build().wait().unwrap()
 }
@@ -208,7 +208,7 @@ fn minority(fixture: &mut Fixture) {
         fixture.cluster().peers.heal();
         fixture.loss(lost - start);
         fixture.next(at - start);
-        eventually("the minority is back", || holder.ping().wait().ok());
+        eventually("the minority has rejoined", || holder.ping().wait().ok());
         next.unlock();
     }
 }
@@ -249,7 +249,7 @@ fn revoked(fixture: &mut Fixture) {
             let admin = Admin::new(fixture.etcd());
             taken(fixture, REPORTED, "", |_, key| admin.revoke(&admin.claims(key)[0]));
         }
-        // There is no lease of several holds there: an administrator removes one.
+        // Redis has no leases of several holds: an administrator removes one hold.
         Backend::Redis => {
             let admin = fixture.manager(LONG);
             taken(fixture, REPORTED, "", |_, key| drop(admin.force_unlock(key).wait().unwrap()));
@@ -270,7 +270,7 @@ fn deleted(fixture: &mut Fixture) {
     }
 }
 
-/// A hold is taken away while another manager waits.
+/// A hold is removed while another manager waits.
 fn taken(fixture: &mut Fixture, bound: Duration, words: &'static str, take: impl Fn(&Fixture, &str)) {
     fixture.allow(bound, words);
     for round in fixture.rounds(20) {
@@ -310,7 +310,7 @@ fn waiter_removed(fixture: &mut Fixture) {
     });
 }
 
-/// What a waiter has on the server is removed. Afterwards the holder unlocks.
+/// The waiter's claim on the server is removed. Afterwards the holder unlocks.
 fn waiter_taken(fixture: &mut Fixture, take: impl Fn(&Fixture, &str)) {
     let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
     for round in fixture.rounds(10) {
@@ -327,7 +327,7 @@ fn waiter_taken(fixture: &mut Fixture, take: impl Fn(&Fixture, &str)) {
     }
 }
 
-/// Makes etcd forget all that was before now.
+/// Compacts etcd's history up to now.
 fn compact(etcd: &Etcd) {
     let status = etcd.etcdctl(&["endpoint", "status", "-w", "fields"]);
     let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
@@ -351,7 +351,7 @@ fn compacted(fixture: &mut Fixture) {
         compact(fixture.etcd());
         fixture.etcd().etcdctl(&["del", "something"]);
         wire.heal();
-        // The release is noticed once there is a connection again.
+        // The waiter finds the release once it is connected again.
         eventually("the connection is up", || waiter.ping().wait().ok());
         let released = Instant::now();
         if let Some(held) = held {
@@ -370,7 +370,7 @@ fn silent_watch(fixture: &mut Fixture) {
     let ttl = Duration::from_secs(60);
     let holder = fixture.manager(ttl);
     let waiter = manager_at(fixture, format!("etcd://{}", proxy.address()), ttl);
-    // Each waiter looks at times of its own, and the latest of them is in time as well.
+    // Each waiter checks at different times, and the latest check is in time as well.
     let keys: Vec<_> = (0..fixture.many(24, 4)).map(|number| format!("k{number}")).collect();
     let held: Vec<_> = keys.iter().map(|key| fixture.hold(&holder, key)).collect();
     let waiting: Vec<Waiting> = keys.iter().map(|key| fixture.wait_for(&waiter, key)).collect();
@@ -383,7 +383,7 @@ fn silent_watch(fixture: &mut Fixture) {
         fixture.next(at - released);
         next.unlock();
     }
-    // Where its watch is silent, so is the rest of its stream: it ends while its proxy is there.
+    // Its whole watch stream is silent: it ends while its proxy exists.
     waiter.close().wait().unwrap();
 }
 
@@ -392,7 +392,7 @@ fn granted(fixture: &mut Fixture) {
     let held = fixture.hold(&manager, "k");
     let remaining = held.guard.remaining();
     assert!(remaining > Duration::from_millis(1200) && remaining < Duration::from_secs(2), "{remaining:?}");
-    // A time to pass: longer than what was asked for.
+    // A fixed pause: longer than the requested TTL.
     std::thread::sleep(Duration::from_millis(1300));
     assert!(!held.guard.is_lost());
     held.unlock();
@@ -400,7 +400,7 @@ fn granted(fixture: &mut Fixture) {
 
 fn token_expired(fixture: &mut Fixture) {
     const TTL: Duration = Duration::from_secs(6);
-    // The server forgets a token that was not used for a second.
+    // The server invalidates a token that was not used for a second.
     let etcd = Etcd::start_with(&["--auth-token-ttl=1", "--bcrypt-cost=4"]);
     etcd.etcdctl(&["user", "add", "root:secret"]);
     etcd.etcdctl(&["auth", "enable"]);
@@ -470,7 +470,7 @@ fn no_space(fixture: &mut Fixture) {
     let start = Instant::now();
     let errors = [manager.lock("k").wait(), manager.lock("k").isolated().wait()].map(Result::unwrap_err);
     assert!(errors.iter().all(|error| error.code() == "BACKEND" && error.to_string().contains("space exceeded")));
-    assert!(start.elapsed() < SLACK, "no endless retry: {:?}", start.elapsed());
+    assert!(start.elapsed() < SLACK, "retried for too long: {:?}", start.elapsed());
     eventually("the first deadline has passed", || (start.elapsed() > 2 * SHORT).then_some(()));
     assert!(held.iter().all(|held| !held.guard.is_lost()));
     let [first, second] = held;

@@ -1,4 +1,4 @@
-//! A Redis that is away for a while, forgets, has no memory left, becomes a replica, turns users out, or whose clock jumps.
+//! A Redis that is away for a while, loses its data, has no memory left, becomes a replica, deletes users, or whose clock jumps.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use support::eventually;
 use support::proxy::Proxy;
 use support::redis::Redis;
 
-/// What a bound of T/3 leaves out.
+/// The tolerance beyond a bound of T/3.
 pub(crate) const A_RENEWAL: &str = " (T/3) and the time of a renewal";
 
 const A_RECONNECT: &str = " (T/3) and the time to reconnect";
@@ -79,7 +79,7 @@ fn stopped_for_long(fixture: &mut Fixture) {
         let lost = held.lost();
         assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
         fixture.loss(lost - start);
-        // A time to pass: the stop is longer than the TTL.
+        // A fixed pause: the stop is longer than the TTL.
         std::thread::sleep((SHORT + SHORT / 3).saturating_sub(start.elapsed()));
         assert!(waiting.is_waiting());
         fixture.resume_server();
@@ -99,7 +99,7 @@ fn stopped_briefly(fixture: &mut Fixture) {
         let waiting = fixture.wait_for(&waiter, "k");
         let start = Instant::now();
         fixture.stop_server();
-        // A time to pass: this is how long the server is stopped.
+        // A fixed pause: this is how long the server is stopped.
         std::thread::sleep(LONG / 4);
         fixture.resume_server();
         lives_on(&held, start, LONG);
@@ -111,13 +111,13 @@ fn stopped_briefly(fixture: &mut Fixture) {
     }
 }
 
-/// The deadline of the time before the fault passes, and the hold is not lost.
+/// Waits for the deadline from before the fault, and asserts that the hold is not lost.
 fn lives_on(held: &Held, since: Instant, ttl: Duration) {
     eventually("the old deadline has passed", || (since.elapsed() > ttl + SLACK).then_some(()));
     assert!(!held.guard.is_lost());
 }
 
-/// The server forgets the hold, and another manager locks at once. The loss follows.
+/// The server loses the hold, and another manager locks at once. The loss follows.
 fn forgotten(fixture: &mut Fixture, bound: Duration, words: &'static str, forget: impl Fn(&mut Fixture)) {
     fixture.allow(bound, words);
     for round in fixture.rounds(4) {
@@ -134,7 +134,7 @@ fn forgotten(fixture: &mut Fixture, bound: Duration, words: &'static str, forget
     }
 }
 
-/// The loss is reported in time.
+/// Asserts that the loss is reported in time.
 fn ends_after(fixture: &mut Fixture, held: Held, start: Instant, bound: Duration) {
     let lost = held.lost();
     fixture.loss(lost - start);
@@ -151,10 +151,10 @@ fn failed_over(fixture: &mut Fixture) {
     for round in fixture.rounds(4) {
         let (key, mut master) = (format!("k{round}"), Redis::start());
         fixture.redis().cli(&["REPLICAOF", "127.0.0.1", &master.address().port().to_string()]);
-        eventually("it is up to date", || {
+        eventually("the replica is up to date", || {
             fixture.redis().cli(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
         });
-        // What is written from here on does not get there.
+        // Later writes do not reach the replica.
         fixture.redis().cli(&["REPLICAOF", "NO", "ONE"]);
         let proxy = Proxy::start(master.address());
         let url = format!("redis://{}", proxy.address());
@@ -224,7 +224,7 @@ fn no_memory(fixture: &mut Fixture) {
     let start = Instant::now();
     let error = manager.lock("k").wait().unwrap_err();
     assert!(error.code() == "BACKEND" && error.to_string().contains("memory"), "{error}");
-    assert!(start.elapsed() < SLACK, "no endless retry: {:?}", start.elapsed());
+    assert!(start.elapsed() < SLACK, "retried for too long: {:?}", start.elapsed());
     lives_on(&first, start, SHORT);
     second.drop();
     first.unlock();
@@ -251,7 +251,7 @@ fn read_only(fixture: &mut Fixture) {
     }
 }
 
-/// The user of a holder is turned out, while another user waits.
+/// The user of a holder is deleted, while another user waits.
 fn turned_out(
     fixture: &mut Fixture,
     holder: &LockManager,

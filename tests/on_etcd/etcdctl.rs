@@ -1,4 +1,4 @@
-//! We and `etcdctl lock` exclude each other, queue with each other, and take what an administrator does with etcdctl.
+//! Leasehold and `etcdctl lock` exclude each other and share one queue, and an administrator can use etcdctl on leasehold's locks.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use support::child::Child;
 use support::etcd::Etcd;
 use support::{PATIENCE, eventually};
 
-/// What is expected to be told at once is told within this, on a busy machine.
+/// The limit for an immediate notification, on a busy machine.
 const TOLD: Duration = Duration::from_secs(2);
 
-/// A manager whose keys are etcd's, without a prefix.
+/// A manager without a prefix, so that its keys are etcdctl's.
 fn manager(etcd: &Etcd, name: &str) -> LockManager {
     LockManager::builder().url(format!("{}?prefix=", etcd.url())).name(name).build().wait().unwrap()
 }
 
-/// An `etcdctl lock` that has the lock, or waits for it.
+/// An `etcdctl lock` that holds the lock, or waits for it.
 struct Etcdctl(Child);
 
 impl Etcdctl {
@@ -28,7 +28,7 @@ impl Etcdctl {
         }))
     }
 
-    /// Waits until it has the lock: it prints its key then.
+    /// Waits until it holds the lock: it prints its key then.
     fn has_it(&mut self, key: &str) {
         assert!(self.0.line_with(&format!("{key}/")).len() >= 8);
     }
@@ -44,7 +44,7 @@ impl Etcdctl {
     }
 }
 
-/// Locks on a thread of its own.
+/// Locks on a separate thread.
 fn in_the_background(manager: &LockManager, key: &str) -> Receiver<LockGuard> {
     let (request, (got, guards)) = (manager.lock(key), channel());
     std::thread::spawn(move || got.send(request.wait().unwrap()));
@@ -55,11 +55,11 @@ fn has_claims(etcd: &Etcd, key: &str, count: usize) {
     eventually(&format!("{count} claims of {key}"), || (etcd.keys(&format!("{key}/")).len() == count).then_some(()));
 }
 
-/// The lease of our only claim of the key, by its name.
+/// The lease of leasehold's only claim of the key, from the claim's name.
 fn lease_of(etcd: &Etcd, key: &str) -> String {
     let [claim] = &etcd.keys(&format!("{key}/"))[..] else { panic!("not one claim") };
     let lease = claim.rsplit('/').next().and_then(|name| name.split('-').next()).unwrap().to_owned();
-    assert!(etcd.leases().iter().any(|known| known.trim_start_matches('0') == lease), "{lease} is no lease");
+    assert!(etcd.leases().iter().any(|known| known.trim_start_matches('0') == lease), "{lease} is not a lease");
     lease
 }
 
@@ -72,7 +72,7 @@ fn lost(guard: &LockGuard, start: Instant) -> (Loss, Duration) {
 }
 
 #[test]
-fn etcdctl_waits_for_our_hold_and_gets_it_after_us() {
+fn etcdctl_waits_for_leasehold_and_gets_the_lock_after_it() {
     let etcd = Etcd::start();
     let ours = manager(&etcd, "ours");
     let guard = ours.lock("job").wait().unwrap();
@@ -88,7 +88,7 @@ fn etcdctl_waits_for_our_hold_and_gets_it_after_us() {
 }
 
 #[test]
-fn we_wait_for_etcdctl_and_get_it_after_it() {
+fn leasehold_waits_for_etcdctl_and_gets_the_lock_after_it() {
     let etcd = Etcd::start();
     let (one, two) = (manager(&etcd, "one"), manager(&etcd, "two"));
     let mut theirs = Etcdctl::lock(&etcd, "job");
@@ -118,7 +118,7 @@ fn a_mixed_queue_is_served_first_come_first_served() {
     let etcd = Etcd::start();
     let managers = ["one", "two", "three"].map(|name| manager(&etcd, name));
     let first = managers[0].lock("job").wait().unwrap();
-    // Theirs, ours, theirs, ours.
+    // etcdctl, leasehold, etcdctl, leasehold.
     let mut second = Etcdctl::lock(&etcd, "job");
     has_claims(&etcd, "job", 2);
     let third = in_the_background(&managers[1], "job");
@@ -162,7 +162,7 @@ fn an_etcdctl_holder_is_shown_as_foreign() {
 }
 
 #[test]
-fn what_etcdctl_revokes_is_lost_at_once() {
+fn a_lease_revoked_by_etcdctl_is_lost_at_once() {
     let etcd = Etcd::start();
     let ours = manager(&etcd, "ours");
     for _ in 0..3 {
@@ -200,7 +200,7 @@ fn a_claim_that_etcdctl_deletes_is_lost_at_once_and_alone() {
         assert!(!also.is_lost());
         let successor = waiting.recv_timeout(PATIENCE).unwrap();
         assert!(successor.token() > token);
-        // What comes late of the one who lost it does not touch the one who has it.
+        // Late requests of the previous holder have no effect on the present one.
         drop(guard);
         assert_eq!(also.unlock().wait().map_err(|error| error.code()), Ok(()));
         assert!(!successor.is_lost());
@@ -217,11 +217,11 @@ fn an_etcdctl_holder_can_be_forced_out() {
     let eviction = ours.force_unlock("job").wait().unwrap();
     assert_eq!(eviction.released, ["job"]);
     assert_eq!(eviction.holders.len(), 1);
-    // Its session is over: it ends, and not well.
+    // Its session has ended: it exits with an error.
     assert!(!theirs.0.finish());
     drop(ours.try_lock("job").wait().unwrap().expect("free"));
 
-    // Only the key: its session lives on.
+    // Only the key: its session continues.
     let mut theirs = Etcdctl::lock(&etcd, "job");
     theirs.has_it("job");
     let eviction = ours.force_unlock("job").key_only().wait().unwrap();

@@ -1,4 +1,4 @@
-//! Requests that a stopped member finds in its socket when it goes on, long after their attempts have been settled elsewhere.
+//! Requests that a stopped member finds in its socket when it resumes, long after their attempts were aborted elsewhere.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use support::etcd::{Cluster, Etcd};
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually};
 
-/// Longer than anything here takes: nothing is renewed, and nothing expires.
+/// Longer than any test here: nothing is renewed, and nothing expires.
 const TTL: Duration = Duration::from_secs(120);
 const PREFIX: &str = "ghosts/";
 
@@ -30,7 +30,7 @@ impl Fixture {
         let url = format!("etcd://{},{},{}", proxy.address(), second.endpoint(), third.endpoint());
         let build = |url: &str| LockManager::builder().url(url).prefix(PREFIX).ttl(TTL).build().wait().unwrap();
         let (manager, rival) = (build(&url), build(&second.url()));
-        // The sessions are there.
+        // The sessions exist from here on.
         manager.lock("else").wait().unwrap().unlock().wait().unwrap();
         rival.lock("else").wait().unwrap().unlock().wait().unwrap();
         Self { cluster, stopped, proxy, manager, rival }
@@ -49,13 +49,13 @@ impl Fixture {
         let (request, (tell, told)) = (self.manager.lock("k").timeout(limit), channel());
         std::thread::spawn(move || tell.send(request.wait()));
         eventually("the request is sent", || (self.proxy.requested() > requested).then_some(()));
-        // A time to pass: all of it has come through.
+        // A fixed pause: the whole request has passed the proxy.
         std::thread::sleep(Duration::from_millis(200));
         self.proxy.cut();
         (told, handled)
     }
 
-    /// Lets the member go on, and waits until it has done what it found in its socket.
+    /// Resumes the member, and waits until it has handled the requests in its socket.
     fn resume(&self, handled: u64) {
         self.stopped().process().resume();
         eventually("the late request is handled", || (self.stopped().handled("Txn") > handled).then_some(()));
@@ -65,7 +65,7 @@ impl Fixture {
         self.cluster.members[(self.stopped + 1) % 3].keys(&format!("{PREFIX}k/")).len()
     }
 
-    /// Nothing of the key is left, and the managers can lock it, each in turn.
+    /// Asserts that no claim of the key is left, and that each manager can lock it.
     fn is_free(&self) {
         assert_eq!(self.claims(), 0);
         for manager in [&self.rival, &self.manager] {
@@ -101,7 +101,7 @@ fn a_request_that_was_cancelled_has_no_effect() {
     // Before it would be repeated elsewhere.
     let (told, handled) = fixture.send_into_the_stop(Duration::from_millis(500));
     assert_eq!(told.recv_timeout(PATIENCE).unwrap().unwrap_err().code(), "LOCK_TIMEOUT");
-    // The next attempt begins when that one is settled.
+    // The next attempt begins after the abort of that one.
     fixture.manager.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
     fixture.resume(handled);
     fixture.is_free();

@@ -1,4 +1,4 @@
-//! What etcd does, and what is done to it: outages, clusters, users, other clients, limits and sizes.
+//! etcd: outages, clusters, users, other clients, limits and sizes.
 
 mod auth;
 mod cluster;

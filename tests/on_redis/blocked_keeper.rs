@@ -1,4 +1,4 @@
-//! A waker that blocks, against its contract, holds up the background thread of the process.
+//! A waker that blocks, against its contract, blocks the background thread of the process.
 
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -30,11 +30,11 @@ fn a_waker_that_blocks_delays_no_loss_of_a_handover_by_message() {
     eventually("it waits", || (a.info("k").wait().unwrap()?.waiters == 1).then_some(()));
     drop(first);
     let guard = waiting.join().unwrap();
-    // It cannot be confirmed from here on, and the keeper cannot fire its loss.
+    // It cannot be confirmed from now on, and the keeper cannot notify its loss.
     server.process().stop();
     drop(store.steal("stuck"));
     let stopped = Instant::now();
-    // Unless it was confirmed before the stop: then it is as good as its TTL.
+    // Unless it was confirmed before the stop: then it lasts for its TTL.
     if guard.remaining() < Duration::from_secs(3) {
         let (cause, _) = lost(&guard);
         assert_eq!(cause, Loss::Unreachable);

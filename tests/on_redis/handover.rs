@@ -21,12 +21,12 @@ fn handed_over(server: &Redis) -> (LockManager, LockGuard) {
 }
 
 #[test]
-fn a_guard_is_lost_in_time_if_the_hand_over_cannot_be_confirmed() {
+fn a_guard_is_lost_in_time_if_the_handover_cannot_be_confirmed() {
     let server = Redis::start();
     let (_manager, guard) = handed_over(&server);
     server.process().stop();
     let stopped = Instant::now();
-    // Unless it was confirmed before the stop: then it is as good as its TTL.
+    // Unless it was confirmed before the stop: then it lasts for its TTL.
     if guard.remaining() < Duration::from_secs(3) {
         let cause = futures::executor::block_on(guard.lost());
         assert_eq!(cause, Loss::Unreachable);
@@ -37,7 +37,7 @@ fn a_guard_is_lost_in_time_if_the_hand_over_cannot_be_confirmed() {
 }
 
 #[test]
-fn a_guard_outlives_the_hand_over_when_that_is_confirmed() {
+fn a_guard_outlives_a_confirmed_handover() {
     let server = Redis::start();
     let (_manager, guard) = handed_over(&server);
     eventually("it is confirmed", || (guard.remaining() > Duration::from_secs(20)).then_some(()));

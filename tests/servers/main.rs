@@ -1,4 +1,4 @@
-//! What is the same on etcd and on Redis: a network that fails, connections that are shared, outages in errors and logs, TLS.
+//! Tests for etcd and Redis alike: network faults, shared connections, outages in errors and logs, TLS.
 
 mod injected;
 mod network;

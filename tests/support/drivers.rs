@@ -1,4 +1,4 @@
-//! What the fuzz targets do with their bytes. Plain tests call them as well, so that they cannot rot.
+//! The functions of the fuzz targets. Plain tests call them as well, so that they stay correct.
 
 #[cfg(feature = "etcd")]
 #[path = "drivers/answers.rs"]
@@ -16,7 +16,7 @@ use leasehold::LockManager;
 
 use super::broken::{Broken, Defect};
 
-/// Any text is refused as a URL or accepted, without a panic, and without giving a password away.
+/// Any text is refused or accepted as a URL, without a panic, and without showing a password.
 pub fn url(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     check(&text, None);

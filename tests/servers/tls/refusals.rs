@@ -1,4 +1,4 @@
-//! What does not fit is refused at once and clearly: certificates, files, the wrong scheme.
+//! Invalid certificates, unusable files and the wrong scheme are refused at once, with a clear error.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use leasehold::{LockError, LockManager};
 use support::etcd::Etcd;
 use support::folder::Folder;
 
-/// The timeout of who connects here.
+/// The managers' timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is refused is refused within this, on a busy machine.
+/// The limit for an immediate refusal, on a busy machine.
 const FAST: Duration = Duration::from_secs(5);
 
-/// The error of a manager that cannot connect, and how long that took.
+/// The error of a manager that cannot connect, and the time until it.
 fn refused(url: &str) -> (LockError, Duration) {
     let start = Instant::now();
     let error = LockManager::builder().url(url).timeout(TIMEOUT).build().wait().unwrap_err();
@@ -30,7 +30,7 @@ fn kind(error: &LockError) -> ErrorKind {
     *kind
 }
 
-/// Everything that a log could show of it.
+/// All texts of an error that a log can show.
 fn text(error: &LockError) -> String {
     let sources = std::iter::successors(error.source(), |&error| error.source());
     sources.fold(format!("{error} {error:?}"), |text, error| format!("{text} {error} {error:?}"))
@@ -77,7 +77,7 @@ fn the_wrong_scheme_is_a_clear_error() {
     for (url, hint) in
         [(format!("etcd://{}", secure.address()), "etcds://"), (url(plain.address(), &files), "no TLS (etcd://)")]
     {
-        // The server says nothing, as one does behind a balancer that is about to come up: it is tried until the timeout.
+        // The server does not answer, like one behind a balancer that is starting: retried until the timeout.
         let start = Instant::now();
         let limit = Duration::from_secs(4);
         let error = LockManager::builder().url(url).timeout(limit).build().wait().unwrap_err();
@@ -112,7 +112,7 @@ fn files_that_cannot_be_used_are_named() {
         (with(&|files| files.key = missing.clone()), "key:", "missing.pem"),
         (with(&|files| files.ca = garbage.clone()), "ca:", "garbage.pem"),
         (with(&|files| files.ca = folder.path().into()), "ca:", ""),
-        // Each in the other's place, and a key that is another certificate's.
+        // Certificate and key swapped, and the key of another certificate.
         (with(&|files| files.cert = good.key.clone()), "cert:", "good-key.pem"),
         (with(&|files| files.key = good.cert.clone()), "key:", "good-cert.pem"),
         (with(&|files| files.key = cut.clone()), "key:", "cut.pem"),
@@ -124,7 +124,7 @@ fn files_that_cannot_be_used_are_named() {
         assert!(took < FAST, "{took:?}");
         assert!(!text(&error).contains(&secret[..20]), "a secret in {error:?}");
     }
-    // An option without TLS, or half an identity, is refused before any file is looked at.
+    // An option without TLS, or half an identity, is refused before any file is read.
     for url in [
         format!("etcd://{}?ca={}", server.address(), good.ca.display()),
         format!("etcds://{}?cert={}", server.address(), good.cert.display()),
