@@ -150,11 +150,7 @@ fn blocked(fixture: &mut Fixture) {
             }
         });
         assert!(!held.guard.is_lost() && waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (held, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        held.unlock();
+        fixture.hand_over(held, &waiting);
     }
 }
 

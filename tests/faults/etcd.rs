@@ -178,11 +178,7 @@ fn member_stopped(fixture: &mut Fixture) {
         let start = Instant::now();
         eventually("the old deadline has passed", || (start.elapsed() > TTL + ELECTION).then_some(()));
         assert!(!held.guard.is_lost() && waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        next.unlock();
-        fixture.next(at.saturating_duration_since(released));
+        fixture.hand_over(held, &waiting);
         fixture.cluster().members[stopped].process().resume();
     }
 }
@@ -319,19 +315,8 @@ fn waiter_taken(fixture: &mut Fixture, take: impl Fn(&Fixture, &str)) {
         let waiting = fixture.wait_for(&waiter, &key);
         take(fixture, &key);
         assert!(waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
-}
-
-/// Compacts etcd's history up to now.
-fn compact(etcd: &Etcd) {
-    let status = etcd.etcdctl(&["endpoint", "status", "-w", "fields"]);
-    let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
-    etcd.etcdctl(&["compaction", revision]);
 }
 
 fn compacted(fixture: &mut Fixture) {
@@ -348,7 +333,7 @@ fn compacted(fixture: &mut Fixture) {
         if let Some(held) = held.take_if(|_| !late) {
             held.unlock();
         }
-        compact(fixture.etcd());
+        fixture.etcd().compact();
         fixture.etcd().etcdctl(&["del", "something"]);
         wire.heal();
         // The waiter finds the release once it is connected again.
@@ -413,11 +398,7 @@ fn token_expired(fixture: &mut Fixture) {
         let renewed = holder.stats().renewals;
         eventually("two renewals, each with a new token", || (holder.stats().renewals >= renewed + 2).then_some(()));
         assert!(!held.guard.is_lost());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
     assert_eq!(holder.stats().failed_renewals, 0);
     drop((holder, waiter));
@@ -433,11 +414,7 @@ fn restarted(fixture: &mut Fixture) {
         fixture.restart_server();
         eventually("the old deadline has passed", || (start.elapsed() > LONG + SLACK).then_some(()));
         assert!(!held.guard.is_lost() && waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
 }
 
@@ -477,7 +454,7 @@ fn no_space(fixture: &mut Fixture) {
     second.drop();
     first.unlock();
     fixture.etcd().etcdctl(&["del", "filler"]);
-    compact(fixture.etcd());
+    fixture.etcd().compact();
     fixture.etcd().etcdctl(&["defrag"]);
     fixture.etcd().etcdctl(&["alarm", "disarm"]);
     fixture.hold(&manager, "k").unlock();

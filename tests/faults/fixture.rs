@@ -292,7 +292,18 @@ impl Fixture {
         self.nexts.push(after);
     }
 
-    /// Allows overlaps up to this long, because the server itself ends a live hold; `why` explains the bound.
+    /// Unlocks, waits for the next holder, and records the time between them. Unlocks again, and returns the time.
+    pub(crate) fn hand_over(&mut self, held: Held, waiting: &Waiting) -> Duration {
+        let released = Instant::now();
+        held.unlock();
+        let (next, at) = waiting.got();
+        let took = at.saturating_duration_since(released);
+        self.next(took);
+        next.unlock();
+        took
+    }
+
+    /// Allows overlaps up to this long, because the server itself ends a live hold; `words` are added to the figures.
     pub(crate) fn allow(&mut self, bound: Duration, words: &'static str) {
         self.bound = Some((bound, words));
     }

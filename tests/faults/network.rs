@@ -163,11 +163,7 @@ fn renewal_unanswered(fixture: &mut Fixture) {
         });
         eventually("renewals continue", || (behind.stats().renewals > before.renewals).then_some(()));
         assert!(!held.guard.is_lost() && waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
 }
 

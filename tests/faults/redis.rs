@@ -103,11 +103,7 @@ fn stopped_briefly(fixture: &mut Fixture) {
         std::thread::sleep(LONG / 4);
         fixture.resume_server();
         lives_on(&held, start, LONG);
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
 }
 
@@ -183,11 +179,7 @@ fn restarted_with_its_data(fixture: &mut Fixture) {
         fixture.restart_server();
         lives_on(&held, start, LONG);
         assert!(waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
 }
 
@@ -208,11 +200,7 @@ fn scripts_flushed(fixture: &mut Fixture) {
         fixture.redis().cli(&["SCRIPT", "FLUSH"]);
         held.guard.renew().wait().unwrap();
         fixture.redis().cli(&["SCRIPT", "FLUSH"]);
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
     assert_eq!(holder.stats().failed_renewals, 0);
 }
@@ -355,12 +343,7 @@ fn subscription_killed(fixture: &mut Fixture) {
         let held = fixture.hold(&holder, "k");
         let waiting = fixture.wait_for(&waiter, "k");
         fixture.redis().cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        let took = at.saturating_duration_since(released);
+        let took = fixture.hand_over(held, &waiting);
         assert!(took < Duration::from_secs(1), "{took:?}");
-        fixture.next(took);
-        next.unlock();
     }
 }

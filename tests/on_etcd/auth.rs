@@ -1,16 +1,14 @@
 //! Users and passwords on etcd: wrong ones are refused at once, and an expired token is renewed without an effect on
 //! callers.
 
-use std::error::Error;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use leasehold::backend::ErrorKind;
-use leasehold::{LockError, LockGuard, LockManager, LockManagerBuilder, Loss};
+use leasehold::{LockError, LockManager, LockManagerBuilder, Loss};
 use support::etcd::{Etcd, metric};
 use support::folder::Folder;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually, in_a_separate_process, logs};
+use support::{PATIENCE, all_texts, eventually, in_a_separate_process, in_the_background, logs, lost_since};
 
 /// Needs escapes in a URL.
 const PASSWORD: &str = "joe's p@ss/w:rd%?";
@@ -114,23 +112,7 @@ fn assert_denied(what: &str, error: &LockError, took: Duration) {
     assert!(matches!(error, LockError::Backend { kind: ErrorKind::Denied, .. }), "{what}: {error:?}");
     assert_eq!(error.code(), "BACKEND");
     assert!(took < SOON, "{what}: {took:?}");
-    let sources = std::iter::successors(error.source(), |&error| error.source());
-    tells_no_secret(&sources.fold(format!("{error} {error:?}"), |text, error| format!("{text} {error} {error:?}")));
-}
-
-/// Locks on a separate thread.
-fn in_the_background(manager: &LockManager, key: &str) -> Receiver<(LockGuard, Instant)> {
-    let (request, (got, guards)) = (manager.lock(key), channel());
-    std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
-    guards
-}
-
-/// The cause of the loss, and how long it took from `start` on.
-fn lost(guard: &LockGuard, start: Instant) -> (Loss, Duration) {
-    let (loss, at) = support::lost(guard);
-    let took = at.saturating_duration_since(start);
-    println!("{loss:?} after {took:?}");
-    (loss, took)
+    tells_no_secret(&all_texts(error));
 }
 
 #[test]
@@ -176,7 +158,7 @@ fn expires_during_the_hold(fixture: &Fixture) {
     let (holder, waiter) = (fixture.joe().ttl(Duration::from_secs(6)), fixture.joe().ttl(Duration::from_secs(60)));
     let (holder, waiter) = (holder.build().wait().unwrap(), waiter.build().wait().unwrap());
     let guard = holder.lock("k").wait().unwrap();
-    let waiting = in_the_background(&waiter, "k");
+    let waiting = in_the_background(waiter.lock("k"));
     eventually("the other one waits", || (fixture.claims("k").len() == 2).then_some(()));
     // Renewed every 2 s, so its token has expired before each renewal. The waiter has sent nothing for even longer.
     eventually("two renewals, each with a new token", || (holder.stats().renewals >= 2).then_some(()));
@@ -198,7 +180,7 @@ fn a_change_to_another_users_role_is_no_loss() {
     let (holder, waiter) = (holder.build().wait().unwrap(), waiter.build().wait().unwrap());
     for round in 0..3 {
         let guard = holder.lock("k").wait().unwrap();
-        let waiting = in_the_background(&waiter, "k");
+        let waiting = in_the_background(waiter.lock("k"));
         eventually("the other one waits", || (fixture.claims("k").len() == 2).then_some(()));
         fixture.change_another_role();
         if round == 1 {
@@ -238,7 +220,7 @@ fn notified_with_an_old_token(fixture: &Fixture) {
     let [claim] = &fixture.claims("k")[..] else { panic!("not one claim") };
     let start = Instant::now();
     fixture.root(&["del", claim]);
-    let (loss, took) = lost(&guard, start);
+    let (loss, took) = lost_since(&guard, start);
     assert!(loss == Loss::Revoked && took < SOON, "{loss:?} after {took:?}");
 }
 
@@ -278,7 +260,7 @@ fn a_revoked_permission_is_a_loss_in_time() {
         let asked = Instant::now();
         let error = manager.lock("m").wait().unwrap_err();
         assert_denied("a lock that is not allowed any more", &error, asked.elapsed());
-        let (_, took) = lost(&guard, start);
+        let (_, took) = lost_since(&guard, start);
         assert!(took < ttl + SOON, "{took:?}");
         assert_eq!(guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
         if revoke.contains(&"revoke-role") {

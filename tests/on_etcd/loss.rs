@@ -1,17 +1,17 @@
 //! Losses are notified in time, and only real ones: suspended machines, cut connections, lost answers, blocked runtimes.
 
 use std::net::TcpListener;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use leasehold::testing::{ManualClock, MemoryStore};
-use leasehold::{LockError, LockGuard, LockManager, LockManagerBuilder, Loss, Owner};
+use leasehold::{LockError, LockManager, LockManagerBuilder, Loss, Owner};
 use support::etcd::Etcd;
 use support::folder::Folder;
 use support::history::History;
 use support::ports::free_port;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually, lost};
+use support::{PATIENCE, eventually, in_the_background, lost};
 
 /// The shortest TTL that etcd grants.
 const TTL: Duration = Duration::from_secs(2);
@@ -47,13 +47,6 @@ impl Fixture {
     fn claims(&self, key: &str) -> usize {
         Etcd::shared().keys(&format!("{}{key}/", self.prefix)).len()
     }
-}
-
-/// Locks on a separate thread.
-fn in_the_background(manager: &LockManager, key: &str) -> Receiver<(LockGuard, Instant)> {
-    let (request, (got, guards)) = (manager.lock(key), channel());
-    std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
-    guards
 }
 
 fn cause(error: LockError) -> Loss {
@@ -215,12 +208,12 @@ fn a_blocked_runtime_loses_nothing() {
     let on_memory = LockManager::builder().url("memory://blocked").ttl(TTL / 2).build().wait().unwrap();
     let beside = LockManager::connect("memory://blocked").wait().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let waiting = in_the_background(&fixture.direct, "k");
+    let waiting = in_the_background(fixture.direct.lock("k"));
     let (first, _) = waiting.recv_timeout(PATIENCE).unwrap();
     drop(first);
     runtime.block_on(async {
         let (guard, memory) = (fixture.behind.lock("k").await.unwrap(), on_memory.lock("k").await.unwrap());
-        let waiting = (in_the_background(&fixture.direct, "k"), in_the_background(&beside, "k"));
+        let waiting = (in_the_background(fixture.direct.lock("k")), in_the_background(beside.lock("k")));
         // Blocks the only thread of the runtime.
         let start = Instant::now();
         while start.elapsed() < 2 * TTL {
@@ -265,7 +258,7 @@ fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
     // Not cancelled: it gets the lock, once.
     settled();
     fixture.drop_answers();
-    let waiting = in_the_background(&fixture.behind, "k");
+    let waiting = in_the_background(fixture.behind.lock("k"));
     eventually("the claim is granted where nobody hears it", || (fixture.claims("k") == 1).then_some(()));
     fixture.proxy.drop_answers(false);
     let start = Instant::now();
@@ -282,7 +275,7 @@ fn a_release_whose_answer_was_lost_is_a_release() {
     let fixture = Fixture::with("release-lost", |builder| builder.ttl(Duration::from_secs(20)));
     for _ in 0..3 {
         let guard = fixture.behind.lock("k").wait().unwrap();
-        let waiting = in_the_background(&fixture.direct, "k");
+        let waiting = in_the_background(fixture.direct.lock("k"));
         eventually("the other one waits", || (fixture.claims("k") == 2).then_some(()));
         fixture.drop_answers();
         let start = Instant::now();
@@ -323,7 +316,7 @@ fn a_manager_recovers_from_cuts_of_any_length() {
         let guard = fixture.behind.lock("k").ttl(Duration::from_secs(60)).timeout(PATIENCE).wait().unwrap();
         fixture.proxy.cut();
         drop(guard);
-        let waiting = in_the_background(&fixture.behind, "l");
+        let waiting = in_the_background(fixture.behind.lock("l"));
         // A fixed pause: up to longer than the timeout of the connection's own pings.
         std::thread::sleep(Duration::from_secs(seconds));
         fixture.proxy.heal();

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, WatchOptions};
-use leasehold::{LockManager, Owner};
+use leasehold::LockManager;
 use support::child::{self, Child};
+use support::crowd::lock_repeatedly;
 use support::etcd::Etcd;
 use support::folder::Folder;
 use support::history::{History, What};
 use support::process::Process;
-use support::{PATIENCE, eventually, soak};
+use support::{eventually, soak};
 
 /// The number of processes of each kind, and of threads in each of leasehold's.
 const OURS: usize = 3;
@@ -127,24 +128,5 @@ fn locks_repeatedly() {
     };
     let history = History::open(history);
     let manager = LockManager::connect(format!("{url}?prefix=&ttl=10s")).wait().unwrap();
-    child::say("ready");
-    child::hear();
-    let stopped = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                while !stopped.load(Ordering::SeqCst) {
-                    let guard = manager.lock("crowd").owner(&Owner::new()).timeout(PATIENCE).wait().unwrap();
-                    let hold = history.acquired(&guard);
-                    std::thread::sleep(HOLD);
-                    assert!(!hold.is_lost(&guard));
-                    hold.released();
-                    drop(guard);
-                }
-            });
-        }
-        child::hear();
-        stopped.store(true, Ordering::SeqCst);
-    });
-    manager.close().wait().unwrap();
+    lock_repeatedly(&manager, &history, THREADS, HOLD, Duration::ZERO);
 }

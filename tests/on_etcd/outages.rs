@@ -1,6 +1,5 @@
 //! An etcd that is away for a while, stops sending some answers, compacts its history or has no space left.
 
-// Separate from the rest, because not every user of that module needs HTTP/2.
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use support::grpc::Grpc;
 use support::history::{History, Hold};
 use support::ports::free_port;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually, lost};
+use support::{PATIENCE, eventually, in_the_background, lost};
 
 const PREFIX: &str = "outages/";
 /// The limit for noticing a release.
@@ -29,17 +28,9 @@ fn claims(etcd: &Etcd, key: &str) -> usize {
 
 /// Locks on a separate thread; returns once the waiter is second in the queue.
 fn wait_for(manager: &LockManager, key: &str, etcd: &Etcd) -> Receiver<(LockGuard, Instant)> {
-    let (request, (got, guards)) = (manager.lock(key), channel());
-    std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
+    let guards = in_the_background(manager.lock(key));
     eventually("the waiter is in the queue", || (claims(etcd, key) == 2).then_some(()));
     guards
-}
-
-/// Compacts etcd's history up to now.
-fn compact(etcd: &Etcd) {
-    let status = etcd.etcdctl(&["endpoint", "status", "-w", "fields"]);
-    let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
-    etcd.etcdctl(&["compaction", revision]);
 }
 
 #[test]
@@ -64,7 +55,7 @@ fn a_compaction_while_the_watch_is_down_hides_no_release() {
         if !late && let Some(guard) = guard.take() {
             guard.unlock().wait().unwrap();
         }
-        compact(&etcd);
+        etcd.compact();
         // A fixed pause: the connection is down.
         std::thread::sleep(Duration::from_secs(seconds));
         proxy.heal();
@@ -214,8 +205,7 @@ fn all_managers_recover_at_once_after_an_outage() {
     proxy.reset_all();
     // They begin at different times, so that their backoffs differ when the outage ends; all have lost their sessions by then.
     let wait = |(number, manager): (usize, &LockManager)| {
-        let (request, (got, guards)) = (manager.lock(format!("k{number}")), channel());
-        std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
+        let guards = in_the_background(manager.lock(format!("k{number}")));
         std::thread::sleep(Duration::from_millis(700));
         guards
     };
@@ -264,7 +254,7 @@ fn without_space_only_locking_fails_and_clearly() {
     for key in ["held", "dropped", "again", "k"] {
         eventually("it is released", || (claims(&etcd, key) == 0).then_some(()));
     }
-    compact(&etcd);
+    etcd.compact();
     etcd.etcdctl(&["defrag"]);
     etcd.etcdctl(&["alarm", "disarm"]);
     for manager in [&manager, &other] {

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use leasehold::testing::MemoryStore;
 use leasehold::{LockManager, Loss};
 use support::redis::Redis;
-use support::{blocks, eventually, in_a_separate_process, lost};
+use support::{PATIENCE, blocks, eventually, in_a_separate_process, in_the_background, lost};
 
 #[test]
 fn a_waker_that_blocks_delays_no_loss_of_a_handover_by_message() {
@@ -23,13 +23,10 @@ fn a_waker_that_blocks_delays_no_loss_of_a_handover_by_message() {
     assert!(loss.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
 
     let first = a.lock("k").wait().unwrap();
-    let waiting = std::thread::spawn({
-        let request = b.lock("k");
-        move || request.wait().unwrap()
-    });
+    let waiting = in_the_background(b.lock("k"));
     eventually("it waits", || (a.info("k").wait().unwrap()?.waiters == 1).then_some(()));
     drop(first);
-    let guard = waiting.join().unwrap();
+    let (guard, _) = waiting.recv_timeout(PATIENCE).unwrap();
     // It cannot be confirmed from now on, and the keeper cannot notify its loss.
     server.process().stop();
     drop(store.steal("stuck"));

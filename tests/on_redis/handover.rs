@@ -3,21 +3,18 @@
 use std::time::{Duration, Instant};
 
 use leasehold::{LockGuard, LockManager, Loss};
-use support::eventually;
 use support::redis::Redis;
+use support::{PATIENCE, eventually, in_the_background};
 
 /// A guard that another manager has just handed over, and the manager that lives for it.
 fn handed_over(server: &Redis) -> (LockManager, LockGuard) {
     let (a, b) =
         (LockManager::connect(server.url()).wait().unwrap(), LockManager::connect(server.url()).wait().unwrap());
     let first = a.lock("k").wait().unwrap();
-    let waiting = std::thread::spawn({
-        let request = b.lock("k");
-        move || request.wait().unwrap()
-    });
+    let waiting = in_the_background(b.lock("k"));
     eventually("it waits", || (a.info("k").wait().unwrap()?.waiters == 1).then_some(()));
     drop(first);
-    (b, waiting.join().unwrap())
+    (b, waiting.recv_timeout(PATIENCE).unwrap().0)
 }
 
 #[test]

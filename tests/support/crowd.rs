@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use leasehold::LockManager;
+use leasehold::{LockManager, Owner};
 
-use super::eventually;
 use super::history::History;
+use super::{PATIENCE, child, eventually};
 
 /// Managers that lock the same key repeatedly, each on its own thread.
 pub struct Crowd {
@@ -61,4 +61,30 @@ impl Crowd {
         }
         self.turns.load(Ordering::SeqCst)
     }
+}
+
+/// In a child: says "ready", and locks `crowd` on several threads between the next two lines of its parent. Each hold is recorded in
+/// the history; a random pause of up to `pause` follows it.
+pub fn lock_repeatedly(manager: &LockManager, history: &History, threads: usize, hold: Duration, pause: Duration) {
+    child::say("ready");
+    child::hear();
+    let stopped = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stopped.load(Ordering::SeqCst) {
+                    let guard = manager.lock("crowd").owner(&Owner::new()).timeout(PATIENCE).wait().unwrap();
+                    let held = history.acquired(&guard);
+                    std::thread::sleep(hold);
+                    assert!(!held.is_lost(&guard));
+                    held.released();
+                    drop(guard);
+                    std::thread::sleep(pause.mul_f64(rand::random()));
+                }
+            });
+        }
+        child::hear();
+        stopped.store(true, Ordering::SeqCst);
+    });
+    manager.close().wait().unwrap();
 }

@@ -20,7 +20,7 @@ use super::broken::{Broken, Defect};
 pub fn url(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     check(&text, None);
-    // The same with a user and a password in the right place, whatever comes before and after.
+    // The same with a user and a password in the right place, whatever the rest.
     let (scheme, rest) = text.split_once("://").unwrap_or(("etcd", &text));
     let password = "correct-horse";
     check(&format!("{scheme}://user:{password}@{rest}"), Some(password));
@@ -28,7 +28,7 @@ pub fn url(data: &[u8]) {
 }
 
 fn check(url: &str, password: Option<&str>) {
-    // With a backend given, nothing is connected to, whatever the URL says.
+    // With a given backend, no connection is made, whatever the URL.
     let built = LockManager::builder().url(url).backend(Broken::new(Defect::None)).build();
     if let Err(error) = futures::executor::block_on(built) {
         assert!(["INVALID_CONFIG", "UNSUPPORTED"].contains(&error.code()), "{url:?}: {error}");

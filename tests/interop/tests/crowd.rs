@@ -1,15 +1,15 @@
 //! A mixed crowd on one key: processes of leasehold and of each other client, for `LEASEHOLD_SOAK` seconds or a few.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use leasehold::{LockManager, Owner};
+use leasehold::LockManager;
 use leasehold_interop_tests::client::{Client, HOLD, Kind, PAUSE};
 use support::child::{self, Child};
+use support::crowd::lock_repeatedly;
 use support::folder::Folder;
 use support::history::{History, Violation, What, judge};
 use support::redis::Redis;
-use support::{PATIENCE, soak};
+use support::soak;
 
 /// The number of leasehold's processes, and of threads in each.
 const OURS: usize = 2;
@@ -22,9 +22,8 @@ fn a_mixed_crowd_never_overlaps_and_all_make_progress() {
     let folder = Folder::new();
     let history = History::open(folder.path().join("history"));
     let url = format!("{}?signal_lists=true", server.url());
-    let mut ours: Vec<_> = (0..OURS)
-        .map(|_| Child::of_this_test("locks_repeatedly", &[&url, history.path().to_str().unwrap()]))
-        .collect();
+    let mut ours: Vec<_> =
+        (0..OURS).map(|_| Child::of_this_test("locks_repeatedly", &[&url, history.path().to_str().unwrap()])).collect();
     ours.iter_mut().for_each(|child| child.expect("ready"));
     let mut theirs = Kind::ALL.map(|kind| Client::start(kind, &server, "lock:crowd"));
     ours.iter_mut().for_each(|child| child.tell("go"));
@@ -76,25 +75,5 @@ fn locks_repeatedly() {
     };
     let history = History::open(history);
     let manager = LockManager::connect(url).wait().unwrap();
-    child::say("ready");
-    child::hear();
-    let stopped = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                while !stopped.load(Ordering::SeqCst) {
-                    let guard = manager.lock("crowd").owner(&Owner::new()).timeout(PATIENCE).wait().unwrap();
-                    let hold = history.acquired(&guard);
-                    std::thread::sleep(HOLD);
-                    assert!(!hold.is_lost(&guard));
-                    hold.released();
-                    drop(guard);
-                    std::thread::sleep(PAUSE.mul_f64(rand::random()));
-                }
-            });
-        }
-        child::hear();
-        stopped.store(true, Ordering::SeqCst);
-    });
-    manager.close().wait().unwrap();
+    lock_repeatedly(&manager, &history, THREADS, HOLD, PAUSE);
 }

@@ -1,12 +1,11 @@
 //! Foreign values at the key of a lock.
 
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager};
 use support::redis::Redis;
-use support::{PATIENCE, eventually};
+use support::{PATIENCE, eventually, in_the_background};
 
 /// The limit for a waiter that polls every 100 ms, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
@@ -20,20 +19,19 @@ fn a_lock_without_an_end_is_waited_for_and_can_be_forced_out() {
         assert!(ours.try_lock("k").wait().unwrap().is_none());
         let info = ours.info("k").wait().unwrap().unwrap();
         assert!(info.foreign && info.remaining.is_none() && info.holders.is_empty(), "{info:?}");
-        let (request, (got, guards)) = (ours.lock("k"), channel());
-        std::thread::spawn(move || got.send(request.wait().unwrap()));
+        let guards = in_the_background(ours.lock("k"));
         eventually("we wait", || (ours.info("k").wait().unwrap()?.waiters == 1).then_some(()));
         guards
     };
     let waiting = wait_for_theirs();
     server.cli(&["DEL", "lock:k"]);
-    let guard = waiting.recv_timeout(SOON).expect("it is free");
+    let (guard, _) = waiting.recv_timeout(SOON).expect("it is free");
     guard.unlock().wait().unwrap();
 
     let waiting = wait_for_theirs();
     let eviction = ours.force_unlock("k").wait().unwrap();
     assert!(eviction.released == ["k"] && eviction.holders.is_empty(), "{eviction:?}");
-    let guard = waiting.recv_timeout(SOON).expect("it was granted to the waiter");
+    let (guard, _) = waiting.recv_timeout(SOON).expect("it was granted to the waiter");
     guard.unlock().wait().unwrap();
 
     assert_eq!(server.cli(&["SET", "lock:k", "somebody", "NX"]), "OK");

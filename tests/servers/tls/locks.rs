@@ -8,7 +8,7 @@ use super::server::{Server, url};
 use leasehold::{LockManager, Loss};
 use support::folder::Folder;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually};
+use support::{PATIENCE, eventually, in_the_background, lost};
 
 #[test]
 fn locks_work_over_tls() {
@@ -21,8 +21,7 @@ fn locks_work_over_tls() {
     let behind = LockManager::builder().url(url(proxy.address(), &files)).ttl(Duration::from_secs(6)).build();
     let (behind, direct) = (behind.wait().unwrap(), LockManager::connect(server.url(&files)).wait().unwrap());
     let guard = behind.lock("k").wait().unwrap();
-    let (request, (got, guards)) = (direct.lock("k"), channel());
-    std::thread::spawn(move || got.send(request.wait().unwrap()));
+    let guards = in_the_background(direct.lock("k"));
     eventually("the other one waits", || (direct.info("k").wait().unwrap()?.waiters == 1).then_some(()));
     assert_eq!(direct.info("k").wait().unwrap().unwrap().holders.len(), 1);
     eventually("renewed twice", || (behind.stats().renewals >= 2).then_some(()));
@@ -30,10 +29,8 @@ fn locks_work_over_tls() {
     eventually("renewed on a new connection", || (behind.stats().renewals >= 4).then_some(()));
     assert!(!guard.is_lost());
     proxy.cut();
-    let (lost, (tell, told)) = (guard.lost(), channel());
-    std::thread::spawn(move || tell.send(futures::executor::block_on(lost)));
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Loss::Unreachable);
-    let next = guards.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(lost(&guard).0, Loss::Unreachable);
+    let (next, _) = guards.recv_timeout(PATIENCE).unwrap();
     assert!(next.token() > guard.token());
 }
 

@@ -1,12 +1,12 @@
 //! Invalid certificates, unusable files and the wrong scheme are refused at once, with a clear error.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use super::authority::{Authority, Files};
 use super::server::{Server, url};
 use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager};
+use support::all_texts;
 use support::etcd::Etcd;
 use support::folder::Folder;
 
@@ -28,12 +28,6 @@ fn refused(url: &str) -> (LockError, Duration) {
 fn kind(error: &LockError) -> ErrorKind {
     let LockError::Backend { kind, .. } = error else { panic!("{error:?}") };
     *kind
-}
-
-/// All texts of an error that a log can show.
-fn text(error: &LockError) -> String {
-    let sources = std::iter::successors(error.source(), |&error| error.source());
-    sources.fold(format!("{error} {error:?}"), |text, error| format!("{text} {error} {error:?}"))
 }
 
 #[test]
@@ -122,7 +116,7 @@ fn files_that_cannot_be_used_are_named() {
         assert_eq!(error.code(), "INVALID_CONFIG", "{error}");
         assert!(error.to_string().contains(option) && error.to_string().contains(file), "{error}");
         assert!(took < FAST, "{took:?}");
-        assert!(!text(&error).contains(&secret[..20]), "a secret in {error:?}");
+        assert!(!all_texts(&error).contains(&secret[..20]), "a secret in {error:?}");
     }
     // An option without TLS, or half an identity, is refused before any file is read.
     for url in [

@@ -1,4 +1,4 @@
-//! Random calls on two managers of one memory store, next to a plain model of who holds what.
+//! Random calls on two managers of one memory store, compared with a plain model of the holds.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +11,8 @@ use leasehold::{Acquire, LockGuard, LockManager, Loss, Mode, Owner, Result};
 const KEYS: [&str; 2] = ["a", "a/b"];
 const OWNERS: usize = 3;
 
-/// Plays the calls that the bytes stand for, two bytes each, and compares what comes with what the model says. The first byte
-/// says whether local hand-overs are on.
+/// Makes the calls that the bytes encode, two bytes each, and compares the results with the model. The first byte enables local
+/// handovers.
 pub fn api_calls(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let mut fixture = Fixture::new(first % 2 == 0);
@@ -34,7 +34,7 @@ struct Fixture {
     tokens: [(u64, u64); KEYS.len()],
 }
 
-/// Who wants or has what: the model's view.
+/// A request or a hold in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Who {
     manager: usize,
@@ -115,7 +115,7 @@ impl Fixture {
             }
             10 => self.force_unlock(who.key, true),
             11 => self.try_all(who),
-            // Those who wait on the same lease would begin again, each in its own time: beyond the model.
+            // Waiters on the same lease would begin again at different times, which the model does not cover.
             _ if self.waiting.is_empty() => self.force_unlock(who.key, false),
             _ => {}
         }
@@ -137,7 +137,7 @@ impl Fixture {
     }
 
     fn lock(&mut self, who: Who) {
-        // Without a bound, a case could consist of nothing but waiters.
+        // Without a bound, a case could consist of waiters only.
         if self.waiting.len() < 6 {
             let mut future = self.request(who).into_future();
             match poll(&mut future) {
@@ -186,7 +186,7 @@ impl Fixture {
         }
     }
 
-    /// An acquire has come to its end.
+    /// An acquire has completed.
     fn resolved(&mut self, who: Who, result: Result<LockGuard>) {
         match (self.reentered(who), result) {
             (Some(hold), Err(error)) => {
@@ -238,7 +238,7 @@ impl Fixture {
             self.holds.iter().filter(|hold| !hold.lost && hold.who.key == key).map(|hold| hold.who.manager).collect();
         assert_eq!(eviction.released.iter().any(|released| released == KEYS[key]), !evicted.is_empty());
         for hold in &mut self.holds {
-            // All holds here are of one TTL, so those of a manager are on one lease.
+            // All holds here have one TTL, so those of a manager are on one lease.
             let gone = if key_only { hold.who.key == key } else { evicted.contains(&hold.who.manager) };
             if gone && !hold.lost {
                 hold.lost = true;
@@ -248,7 +248,7 @@ impl Fixture {
         }
     }
 
-    /// Polls all waiters until nothing happens any more. Somebody gets on if nobody is in the way.
+    /// Polls all waiters until none makes progress. A waiter that is not blocked must make progress.
     fn settle(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -293,13 +293,14 @@ impl Fixture {
         self.holds.iter().position(|hold| !hold.lost && hold.who.is_same_hold(&who))
     }
 
-    /// Whether nobody holds or waits who comes before.
+    /// Whether no holder and no earlier waiter is in conflict.
     fn is_free_for(&self, who: Who) -> bool {
         let held = self.holds.iter().any(|hold| !hold.lost && hold.who.excludes(&who));
         !held && !self.waiting.iter().any(|waiting| waiting.who.key == who.key)
     }
 
-    /// Whether this manager has a shared grant that a reader may join without asking the store, who knows of writers elsewhere.
+    /// Whether this manager has a shared grant that a reader may join without a request to the store, which knows the other manager's
+    /// writers.
     fn may_join(&self, who: Who) -> bool {
         let same = |other: &Who| (other.manager, other.key) == (who.manager, who.key);
         self.hand_over
@@ -320,7 +321,7 @@ impl Fixture {
         taken
     }
 
-    /// Compares everything that can be asked with the model.
+    /// Compares the results of all queries with the model.
     fn check(&self) {
         for hold in &self.holds {
             for guard in &hold.guards {
@@ -353,7 +354,7 @@ impl Fixture {
         }
     }
 
-    /// Gives everything up, in any order: nothing may be left.
+    /// Drops everything, in any order: nothing may be left.
     fn end(mut self) {
         self.waiting.clear();
         self.holds.clear();

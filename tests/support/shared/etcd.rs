@@ -195,6 +195,13 @@ impl Etcd {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
+    /// Compacts the history up to the present revision.
+    pub fn compact(&self) {
+        let status = self.etcdctl(&["endpoint", "status", "-w", "fields"]);
+        let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
+        self.etcdctl(&["compaction", revision]);
+    }
+
     /// An etcdctl command for this server, without arguments.
     pub fn etcdctl_command(&self) -> Command {
         let mut command = Command::new("etcdctl");
