@@ -11,7 +11,7 @@ use super::lost::{Lost, Run};
 use super::pending::Pending;
 use crate::engine::acquire::Acquisition;
 use crate::engine::acquire_all::AllAcquisition;
-use crate::engine::{EngineHandle, Entry, Options, Share};
+use crate::engine::{EngineHandle, Entry, RequestOptions, Share};
 use crate::error::Result;
 
 /// The output of a [`LockRequest`](crate::LockRequest): a [`LockGuard`] or [`LockGuards`]. Sealed: no other type implements it.
@@ -29,7 +29,12 @@ pub(crate) trait Acquirable: Sized + Send + Unpin + 'static {
     type Shares;
     type Acquisition: Future<Output = Result<Option<Self::Shares>>> + Send + Unpin + 'static;
 
-    fn acquire(engine: Arc<EngineHandle>, keys: Result<Self::Keys>, options: Options, wait: bool) -> Self::Acquisition;
+    fn acquire(
+        engine: Arc<EngineHandle>,
+        keys: Result<Self::Keys>,
+        options: RequestOptions,
+        wait: bool,
+    ) -> Self::Acquisition;
     fn of(shares: Self::Shares) -> Self;
     fn names(keys: &Self::Keys) -> Vec<Arc<str>>;
     fn lost(&self) -> Lost;
@@ -41,7 +46,7 @@ impl Acquirable for LockGuard {
     type Shares = Share;
     type Acquisition = Acquisition;
 
-    fn acquire(engine: Arc<EngineHandle>, key: Result<Arc<Entry>>, options: Options, wait: bool) -> Acquisition {
+    fn acquire(engine: Arc<EngineHandle>, key: Result<Arc<Entry>>, options: RequestOptions, wait: bool) -> Acquisition {
         Acquisition::new(engine, key, options, wait)
     }
 
@@ -70,7 +75,7 @@ impl Acquirable for LockGuards {
     fn acquire(
         engine: Arc<EngineHandle>,
         keys: Result<Vec<Arc<Entry>>>,
-        options: Options,
+        options: RequestOptions,
         wait: bool,
     ) -> AllAcquisition {
         AllAcquisition::new(engine, keys, options, wait)

@@ -11,7 +11,7 @@ use super::guard::LockGuard;
 use super::guards::Guards;
 use super::lost::Run;
 use super::pending::Pending;
-use crate::engine::{EngineHandle, Options};
+use crate::engine::{EngineHandle, RequestOptions};
 use crate::error::{LockError, Result};
 use crate::info::Mode;
 use crate::owner::{Owner, OwnerSource, Scope};
@@ -50,12 +50,12 @@ use crate::settings;
 pub struct LockRequest<G: Guards = LockGuard> {
     engine: Arc<EngineHandle>,
     keys: Result<G::Keys>,
-    options: Options,
+    options: RequestOptions,
 }
 
 impl<G: Guards> LockRequest<G> {
     pub(super) fn new(engine: Arc<EngineHandle>, keys: Result<G::Keys>) -> Self {
-        let options = Options::new(&engine.base.defaults);
+        let options = RequestOptions::new(&engine.base.defaults);
         Self { engine, keys, options }
     }
 

@@ -173,9 +173,7 @@ fn dropped(fixture: &mut Fixture) {
             let waiting = fixture.wait_for(&waiter, "k");
             let start = Instant::now();
             way(held);
-            let (next, at) = waiting.got();
-            fixture.next(at.saturating_duration_since(start));
-            next.unlock();
+            fixture.next_holder(&waiting, start);
         }
     }
 }

@@ -278,13 +278,9 @@ fn taken(fixture: &mut Fixture, bound: Duration, words: &'static str, take: impl
         std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
         let start = Instant::now();
         take(fixture, &key);
-        let lost = held.lost();
-        assert!(lost - start < bound + SLACK, "{:?}", lost - start);
-        fixture.loss(lost - start);
-        let (next, at) = waiting.got();
-        fixture.next(at - start);
-        assert!(next.token() > held.token());
-        next.unlock();
+        fixture.expect_loss(&held, start, bound);
+        let (token, _) = fixture.next_holder(&waiting, start);
+        assert!(token > held.token());
         assert_eq!(held.guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
     }
 }
@@ -407,14 +403,7 @@ fn token_expired(fixture: &mut Fixture) {
 
 fn restarted(fixture: &mut Fixture) {
     for _ in fixture.rounds(3) {
-        let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
-        let held = fixture.hold(&holder, "k");
-        let waiting = fixture.wait_for(&waiter, "k");
-        let start = Instant::now();
-        fixture.restart_server();
-        eventually("the old deadline has passed", || (start.elapsed() > LONG + SLACK).then_some(()));
-        assert!(!held.guard.is_lost() && waiting.is_waiting());
-        fixture.hand_over(held, &waiting);
+        fixture.restart_without_loss();
     }
 }
 
@@ -425,14 +414,10 @@ fn away(fixture: &mut Fixture) {
         let waiting = fixture.wait_for(&waiter, "k");
         fixture.kill_server();
         let start = Instant::now();
-        let lost = held.lost();
-        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
-        fixture.loss(lost - start);
+        fixture.expect_loss(&held, start, SHORT);
         fixture.restart_server();
-        let (next, at) = waiting.got();
-        fixture.next(at - start);
-        assert!(next.token() > held.token());
-        next.unlock();
+        let (token, _) = fixture.next_holder(&waiting, start);
+        assert!(token > held.token());
     }
 }
 

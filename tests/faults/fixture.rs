@@ -1,8 +1,7 @@
 //! The fixture of a fault: a separate server, managers, a history, and figures.
 
-use std::sync::Mutex;
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use leasehold::testing::{MemoryLink, MemoryStore};
@@ -292,15 +291,39 @@ impl Fixture {
         self.nexts.push(after);
     }
 
-    /// Unlocks, waits for the next holder, and records the time between them. Unlocks again, and returns the time.
+    /// Waits for the loss of a hold by the fault at `start`, and records it. It must be reported within `bound`.
+    pub(crate) fn expect_loss(&mut self, held: &Held, start: Instant, bound: Duration) {
+        let took = held.lost() - start;
+        self.loss(took);
+        assert!(took < bound + SLACK, "{took:?}");
+    }
+
+    /// Waits for the next holder, records the time since `start`, and unlocks. Returns its token, and the time.
+    pub(crate) fn next_holder(&mut self, waiting: &Waiting, start: Instant) -> (u64, Duration) {
+        let (next, at) = waiting.got();
+        let (token, took) = (next.token(), at.saturating_duration_since(start));
+        self.next(took);
+        next.unlock();
+        (token, took)
+    }
+
+    /// Unlocks, and waits for the [next holder](Self::next_holder). Returns the time between them.
     pub(crate) fn hand_over(&mut self, held: Held, waiting: &Waiting) -> Duration {
         let released = Instant::now();
         held.unlock();
-        let (next, at) = waiting.got();
-        let took = at.saturating_duration_since(released);
-        self.next(took);
-        next.unlock();
-        took
+        self.next_holder(waiting, released).1
+    }
+
+    /// Restarts the server of a holder and a waiter: both survive.
+    pub(crate) fn restart_without_loss(&mut self) {
+        let (holder, waiter) = (self.manager(LONG), self.manager(LONG));
+        let held = self.hold(&holder, "k");
+        let waiting = self.wait_for(&waiter, "k");
+        let start = Instant::now();
+        self.restart_server();
+        held.lives_on(start, LONG);
+        assert!(waiting.is_waiting());
+        self.hand_over(held, &waiting);
     }
 
     /// Allows overlaps up to this long, because the server itself ends a live hold; `words` are added to the figures.
@@ -396,6 +419,12 @@ impl Held {
 
     pub(crate) fn unlock(self) {
         self.try_unlock().unwrap();
+    }
+
+    /// Waits for the deadline from before the fault, and asserts that the hold is not lost.
+    pub(crate) fn lives_on(&self, since: Instant, ttl: Duration) {
+        eventually("the old deadline has passed", || (since.elapsed() > ttl + SLACK).then_some(()));
+        assert!(!self.guard.is_lost());
     }
 
     /// Drops the guard. Returns how long that took.

@@ -176,14 +176,10 @@ fn late_answers(fixture: &mut Fixture) {
         let waiting = fixture.wait_for(&direct, &key);
         let start = Instant::now();
         wire.proxy().delay(Duration::ZERO, SHORT + SHORT / 4);
-        let lost = held.lost();
-        fixture.loss(lost - start);
-        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
+        fixture.expect_loss(&held, start, SHORT);
         wire.proxy().delay(Duration::ZERO, Duration::ZERO);
         wire.proxy().reset_all();
-        let (next, at) = waiting.got();
-        fixture.next(at - start);
-        next.unlock();
+        fixture.next_holder(&waiting, start);
         eventually("the connection is up", || behind.ping().wait().ok());
     }
 }
@@ -228,12 +224,8 @@ fn half_open(fixture: &mut Fixture) {
         drops.sort_unstable();
         // A busy machine may delay single tries, but not half of them.
         assert!(drops[drops.len() / 2] < Duration::from_millis(1), "{drops:?}");
-        let lost = held.lost();
-        fixture.loss(lost - start);
-        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
-        let (next, at) = waiting.got();
-        fixture.next(at - start);
-        next.unlock();
+        fixture.expect_loss(&held, start, SHORT);
+        fixture.next_holder(&waiting, start);
         wire.heal();
         eventually("the connection is up", || behind.ping().wait().ok());
     }

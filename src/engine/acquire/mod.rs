@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 
 use self::waiter::{Acquired, Waiter, log_acquired};
 use super::sessions::LeaseFor;
-use super::{EngineHandle, Entry, Options, Share};
+use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::arbiter::Decision;
 use crate::error::{LockError, Result};
 use crate::process::foreign::{self, CatchingWaker};
@@ -34,12 +34,17 @@ enum State {
 /// What is known before the first poll.
 struct Start {
     entry: Result<Arc<Entry>>,
-    options: Options,
+    options: RequestOptions,
     wait: bool,
 }
 
 impl Acquisition {
-    pub(crate) fn new(engine: Arc<EngineHandle>, entry: Result<Arc<Entry>>, options: Options, wait: bool) -> Self {
+    pub(crate) fn new(
+        engine: Arc<EngineHandle>,
+        entry: Result<Arc<Entry>>,
+        options: RequestOptions,
+        wait: bool,
+    ) -> Self {
         Self { engine, state: State::Start(Start { entry, options, wait }), catching: CatchingWaker::default() }
     }
 
