@@ -60,7 +60,7 @@ impl fmt::Debug for Printable<'_> {
 
 /// Whether a text has control characters or bidirectional control characters.
 pub(crate) fn has_control(text: &str) -> bool {
-    // Nearly all texts are printable ASCII: one pass over bytes settles those.
+    // Nearly all texts are printable ASCII: one pass over the bytes is enough for those.
     !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && text.chars().any(is_control)
 }
 

@@ -27,9 +27,19 @@ pub(crate) const HANDOVER_BITS: u32 = 10;
 pub struct FencingToken(u64);
 
 impl FencingToken {
+    /// Returns the token of a grant with this epoch, without local handovers: for [`LockInfo::token`](crate::LockInfo::token) of a
+    /// [`Backend`](crate::backend::Backend).
+    ///
+    /// ```
+    /// assert_eq!(leasehold::FencingToken::of_epoch(7).get(), 7 << 10);
+    /// ```
+    pub const fn of_epoch(epoch: u64) -> Self {
+        Self(epoch << HANDOVER_BITS)
+    }
+
     /// The token of the `handovers`-th local hold of the grant with this epoch.
     pub(crate) fn of_grant(epoch: u64, handovers: u16) -> Self {
-        Self((epoch << HANDOVER_BITS) | u64::from(handovers))
+        Self(Self::of_epoch(epoch).0 | u64::from(handovers))
     }
 
     /// Returns the token as a number.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 
 use crate::api::pending::Pending;
-use crate::backend::Evict;
+use crate::backend::{Evict, EvictScope};
 use crate::display::Printable;
 use crate::engine::EngineHandle;
 use crate::error::{LockError, Result};
@@ -21,7 +21,7 @@ use crate::process::report::warn;
 /// [`isolated`](crate::LockRequest::isolated) have a separate lease.
 ///
 /// The holder is notified within 200 ms. Until then the old and the next holder may both consider the lock theirs, and the
-/// [`FencingToken`](crate::FencingToken) tells them apart. Revoking a free key succeeds with an empty [`Eviction`].
+/// [`FencingToken`](crate::FencingToken) distinguishes them. Revoking a free key succeeds with an empty [`Eviction`].
 ///
 /// # Errors
 ///
@@ -59,7 +59,7 @@ impl ForceUnlock {
 
     /// Revokes only this key's claim and leaves the holder's lease alone.
     pub fn key_only(mut self) -> Self {
-        self.evict.key_only = true;
+        self.evict.scope = EvictScope::Claim;
         self
     }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::lost::{Lost, Run};
 use super::pending::Pending;
+#[cfg(feature = "etcd")]
+use crate::backend::etcd;
 use crate::engine::{HeldGrant, Share, renew};
 use crate::error::{LockError, Result};
-#[cfg(feature = "etcd")]
-use crate::info::Loss;
 use crate::info::Mode;
 use crate::owner::Owner;
 use crate::token::FencingToken;
@@ -198,18 +198,13 @@ impl LockGuard {
     #[cfg(feature = "etcd")]
     #[cfg_attr(docsrs, doc(cfg(feature = "etcd")))]
     pub fn etcd_compare(&self) -> Result<etcd_client::Compare> {
-        use etcd_client::{Compare, CompareOp};
         let held = self.share.held();
         if let Some(cause) = self.share.loss() {
             return Err(held.expired(cause));
         }
-        let backend = &held.sessions.base.backend;
-        if backend.kind() != "etcd" {
-            return Err(LockError::Unsupported { what: format!("etcd_compare on {}", backend.kind()) });
-        }
-        let claim = backend.claim_name(&held.grant).ok_or_else(|| held.expired(Loss::Revoked))?;
-        let born = i64::try_from(held.grant.note).unwrap_or(i64::MAX);
-        Ok(Compare::create_revision(claim, CompareOp::Equal, born))
+        let unsupported =
+            || LockError::Unsupported { what: format!("etcd_compare on {}", held.sessions.base.backend.kind()) };
+        etcd::exists(&held.grant).ok_or_else(unsupported)
     }
 
     /// Releases the lock and waits until the server has confirmed it. Above depth 1 it only decrements the depth.

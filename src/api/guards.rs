@@ -9,6 +9,7 @@ use futures::future::join_all;
 use super::guard::LockGuard;
 use super::lost::{Lost, Run};
 use super::pending::Pending;
+use crate::backend::Wait;
 use crate::engine::acquire::Acquisition;
 use crate::engine::acquire_all::AllAcquisition;
 use crate::engine::{EngineHandle, Entry, RequestOptions, Share};
@@ -33,7 +34,7 @@ pub(crate) trait Acquirable: Sized + Send + Unpin + 'static {
         engine: Arc<EngineHandle>,
         keys: Result<Self::Keys>,
         options: RequestOptions,
-        wait: bool,
+        wait: Wait,
     ) -> Self::Acquisition;
     fn of(shares: Self::Shares) -> Self;
     fn names(keys: &Self::Keys) -> Vec<Arc<str>>;
@@ -46,7 +47,7 @@ impl Acquirable for LockGuard {
     type Shares = Share;
     type Acquisition = Acquisition;
 
-    fn acquire(engine: Arc<EngineHandle>, key: Result<Arc<Entry>>, options: RequestOptions, wait: bool) -> Acquisition {
+    fn acquire(engine: Arc<EngineHandle>, key: Result<Arc<Entry>>, options: RequestOptions, wait: Wait) -> Acquisition {
         Acquisition::new(engine, key, options, wait)
     }
 
@@ -76,7 +77,7 @@ impl Acquirable for LockGuards {
         engine: Arc<EngineHandle>,
         keys: Result<Vec<Arc<Entry>>>,
         options: RequestOptions,
-        wait: bool,
+        wait: Wait,
     ) -> AllAcquisition {
         AllAcquisition::new(engine, keys, options, wait)
     }

@@ -11,6 +11,7 @@ use super::guard::LockGuard;
 use super::guards::Guards;
 use super::lost::Run;
 use super::pending::Pending;
+use crate::backend::Wait;
 use crate::engine::{EngineHandle, RequestOptions};
 use crate::error::{LockError, Result};
 use crate::info::Mode;
@@ -147,7 +148,7 @@ impl<G: Guards> LockRequest<G> {
     /// # Ok(()) });
     /// ```
     pub fn try_once(self) -> Pending<Option<G>> {
-        let acquisition = self.acquire(false);
+        let acquisition = self.acquire(Wait::Never);
         Pending::new(async move { Ok(acquisition.await?.map(G::of)) })
     }
 
@@ -217,7 +218,7 @@ impl<G: Guards> LockRequest<G> {
         Ok(output)
     }
 
-    fn acquire(self, wait: bool) -> G::Acquisition {
+    fn acquire(self, wait: Wait) -> G::Acquisition {
         let checked = self.check();
         let keys = self.keys.and_then(|keys| checked.map(|()| keys));
         G::acquire(self.engine, keys, self.options, wait)
@@ -251,7 +252,7 @@ impl<G: Guards> IntoFuture for LockRequest<G> {
     type IntoFuture = Acquire<G>;
 
     fn into_future(self) -> Acquire<G> {
-        Acquire(self.acquire(true))
+        Acquire(self.acquire(Wait::UntilGranted))
     }
 }
 

@@ -33,7 +33,7 @@ enum Claimant {
     Nobody,
     Waiter(Ticket),
     /// An attempt of unknown outcome is being aborted.
-    Settling,
+    Aborting,
 }
 
 /// The arbiter of one key. `W` is what wakes a waiter.
@@ -210,16 +210,16 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// The claimant's attempt must be aborted before the next claim; the waiter keeps its place.
-    pub(crate) fn unsettled(&mut self, ticket: Ticket) {
+    pub(crate) fn aborting(&mut self, ticket: Ticket) {
         if self.claimant == Claimant::Waiter(ticket) {
-            self.claimant = Claimant::Settling;
+            self.claimant = Claimant::Aborting;
         }
     }
 
     /// The abort is confirmed: the attempt of unknown outcome holds nothing.
-    pub(crate) fn settled(&mut self, now: Timestamp) -> Effects<G, W> {
+    pub(crate) fn aborted(&mut self, now: Timestamp) -> Effects<G, W> {
         let mut effects = Effects::default();
-        if self.claimant == Claimant::Settling {
+        if self.claimant == Claimant::Aborting {
             self.claimant = Claimant::Nobody;
         }
         self.admit(now, &mut effects);
@@ -238,7 +238,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         self.remove(ticket);
         if self.claimant == Claimant::Waiter(ticket) {
             if sent {
-                self.claimant = Claimant::Settling;
+                self.claimant = Claimant::Aborting;
                 return (Cancelled::Attempt, effects);
             }
             self.claimant = Claimant::Nobody;

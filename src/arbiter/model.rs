@@ -38,7 +38,7 @@ struct Model {
     actors: Vec<Actor>,
     /// The attempt at the backend.
     attempt: Option<(usize, Ticket)>,
-    settling: bool,
+    aborting: bool,
     /// The grants of the backend that are not released.
     granted: Vec<(Fake, Mode)>,
     now: u64,
@@ -61,7 +61,7 @@ impl Model {
             owners: (0..OWNERS).map(|_| Owner::new()).collect(),
             actors: vec![Actor::Idle; ACTORS],
             attempt: None,
-            settling: false,
+            aborting: false,
             granted: Vec::new(),
             now: 0,
             last_grant: 0,
@@ -92,7 +92,7 @@ impl Model {
     }
 
     fn claim(&mut self, actor: usize, ticket: Ticket) {
-        assert!(self.attempt.is_none() && !self.settling, "two attempts at a time");
+        assert!(self.attempt.is_none() && !self.aborting, "two attempts at a time");
         self.attempt = Some((actor, ticket));
     }
 
@@ -205,7 +205,7 @@ impl Model {
     /// The backend answers, once its other grants allow it.
     fn answer(&mut self) {
         let Some((actor, ticket)) = self.attempt else { return };
-        let Actor::Waiting(waiting) = self.actors[actor] else { panic!("an attempt of nobody") };
+        let Actor::Waiting(waiting) = self.actors[actor] else { panic!("an attempt without a waiter") };
         let mode = waiting.terms.mode;
         if !self.granted.iter().all(|(_, other)| mode == Mode::Shared && *other == Mode::Shared) {
             if !waiting.wait {
@@ -236,14 +236,14 @@ impl Model {
     /// The outcome of the attempt is unknown; its actor asks for its turn some time later.
     fn forget_attempt(&mut self) {
         let Some((actor, ticket)) = self.attempt.take() else { return };
-        self.arbiter.unsettled(ticket);
-        self.settling = true;
+        self.arbiter.aborting(ticket);
+        self.aborting = true;
         self.woken.insert(actor);
     }
 
-    fn settle(&mut self) {
-        if std::mem::take(&mut self.settling) {
-            let effects = self.arbiter.settled(self.now());
+    fn abort(&mut self) {
+        if std::mem::take(&mut self.aborting) {
+            let effects = self.arbiter.aborted(self.now());
             self.carry_out(effects);
             // The actor that paused has not received `Wait`, so the arbiter must not have a waker of it.
             self.woken.extend(0..ACTORS);
@@ -286,7 +286,7 @@ impl Model {
             Cancelled::Nothing => assert!(!sent),
             Cancelled::Attempt => {
                 self.attempt = None;
-                self.settling = true;
+                self.aborting = true;
             }
             Cancelled::Hold(hold) => {
                 let (_, effects) = self.arbiter.leave(hold.id, || at(self.now));
@@ -325,7 +325,7 @@ enum Step {
     Answer,
     GiveUp,
     Forget,
-    Settle,
+    Abort,
     Purge,
     Nudge,
 }
@@ -341,7 +341,7 @@ fn any_step(rng: &mut StdRng) -> Step {
         22..27 => Step::Answer,
         27 => Step::GiveUp,
         28 => Step::Forget,
-        29..31 => Step::Settle,
+        29..31 => Step::Abort,
         31 => Step::Purge,
         _ => Step::Nudge,
     }
@@ -364,7 +364,7 @@ fn a_history_that_was_not_exclusive_is_exclusive_and_ends_empty() {
     let steps = [
         request(0, false),
         Step::Forget,
-        Step::Settle,
+        Step::Abort,
         request(3, true),
         Step::Turn(0),
         Step::GiveUp,
@@ -394,7 +394,7 @@ fn play(steps: impl IntoIterator<Item = (Step, u64)>) {
             Step::Answer => model.answer(),
             Step::GiveUp => model.give_up(),
             Step::Forget => model.forget_attempt(),
-            Step::Settle => model.settle(),
+            Step::Abort => model.abort(),
             Step::Purge => model.purge(),
             Step::Nudge => model.nudge(),
         }
@@ -404,13 +404,13 @@ fn play(steps: impl IntoIterator<Item = (Step, u64)>) {
         assert!(round < 1000, "a waiter is never admitted");
         model.now += 20;
         model.purge();
-        model.settle();
+        model.abort();
         model.nudge();
         (0..ACTORS).for_each(|actor| model.turn(actor));
         model.answer();
         (0..ACTORS).for_each(|actor| model.leave(actor));
         model.check();
-        if model.actors.iter().all(|actor| matches!(actor, Actor::Idle)) && !model.settling {
+        if model.actors.iter().all(|actor| matches!(actor, Actor::Idle)) && !model.aborting {
             break;
         }
     }

@@ -193,7 +193,7 @@ fn branches_of_one_task_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_cancelled_attempt_is_settled_before_the_next() {
+fn a_cancelled_attempt_is_aborted_before_the_next() {
     let (mut arbiter, owners) = (arbiter(), [Owner::new(), Owner::new()]);
     let first = claim(&mut arbiter, &owners[0], Mode::Exclusive, 0);
     let second = queue(&mut arbiter, &owners[1], Mode::Exclusive, 0, 9);
@@ -201,7 +201,7 @@ fn a_cancelled_attempt_is_settled_before_the_next() {
     assert!(matches!(cancelled, Cancelled::Attempt) && effects.wake.is_empty());
     assert!(arbiter.granted(first, Fake::new(1), at(1)).is_err(), "a late grant is returned");
     assert!(matches!(arbiter.turn(second, || 9), Turn::Wait));
-    assert_eq!(arbiter.settled(at(2)).wake, [9]);
+    assert_eq!(arbiter.aborted(at(2)).wake, [9]);
     assert!(matches!(arbiter.turn(second, || 9), Turn::Claim));
 }
 

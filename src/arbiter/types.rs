@@ -83,7 +83,7 @@ pub(crate) enum Turn<H> {
 #[derive(Debug)]
 pub(crate) enum Cancelled<H> {
     Nothing,
-    /// Its attempt may be at the backend: abort it, then call [`Arbiter::settled`].
+    /// Its attempt may be at the backend: abort it, then call [`Arbiter::aborted`].
     Attempt,
     /// It had received a share that it did not fetch: leave that share.
     Hold(H),

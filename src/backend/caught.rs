@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 
-use crate::backend::{Backend, BackendError, Claim, ErrorKind, Event, Evict, Grant, Lease, Result};
+use crate::backend::{Backend, BackendError, Claim, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};
 use crate::info::{Eviction, LockInfo};
 use crate::process::foreign::Catching;
 use crate::process::report::{Foreign, catch};
@@ -58,8 +58,8 @@ impl Backend for Caught {
     fn min_ttl(&self) -> Duration {
         catch(Foreign::Backend, || self.0.min_ttl()).unwrap_or_default()
     }
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
-        self.ask(move |backend| backend.open(ttl, own))
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
+        self.ask(move |backend| backend.open(ttl, scope))
     }
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
         self.call(|backend| backend.renew(leases), || leases.iter().map(|_| Err(panicked())).collect())
@@ -67,17 +67,14 @@ impl Backend for Caught {
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
         self.ask(|backend| backend.revoke(lease))
     }
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         self.ask(move |backend| backend.acquire(claim, wait))
     }
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
-        self.ask(|backend| backend.settle(claim))
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        self.ask(|backend| backend.abort(claim))
     }
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         self.ask(|backend| backend.release(grant))
-    }
-    fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
-        catch(Foreign::Backend, || self.0.claim_name(grant)).flatten()
     }
     fn outage(&self) -> Option<BackendError> {
         catch(Foreign::Backend, || self.0.outage()).flatten()

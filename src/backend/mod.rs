@@ -7,6 +7,14 @@
 //!
 //! To support another store, implement [`Backend`], run the test suite [`testing::conformance`](crate::testing) (feature
 //! `testing`) against it, and pass it to [`LockManagerBuilder::backend`](crate::LockManagerBuilder::backend).
+//!
+//! # Example
+//!
+//! A complete backend, which passes that suite: `examples/backend/map.rs`. Its server is a map in this process.
+//!
+//! ```
+#![doc = include_str!("../../examples/backend/map.rs")]
+//! ```
 
 pub(crate) mod backoff;
 mod caught;
@@ -28,7 +36,7 @@ use std::time::Duration;
 
 pub(crate) use self::caught::Caught;
 pub use self::limit::Limit;
-pub use self::types::{AttemptId, Claim, Event, Evict, Grant, Lease, LeaseId};
+pub use self::types::{AttemptId, Claim, Event, Evict, EvictScope, Grant, Lease, LeaseId, LeaseScope, Wait};
 pub use crate::clock::{Clock, SystemClock, Timestamp};
 pub use crate::error::{BackendError, ErrorKind};
 pub use futures::future::BoxFuture;
@@ -46,8 +54,10 @@ pub type Result<T> = std::result::Result<T, BackendError>;
 ///
 /// # What a backend can rely on
 ///
-/// - For each key there is at most one claim at a time that is neither answered nor [settled](Self::settle). Claims of different
+/// - For each key there is at most one claim at a time that is neither answered nor [aborted](Self::abort). Claims of different
 ///   keys, releases and all other calls come at any time, in any number, from any thread.
+/// - An attempt that was granted is released, unless its lease has ended; one that returned an error or whose future was dropped is
+///   aborted. The id of an attempt is never used again.
 /// - Each lease in use is renewed every third of its TTL, and considered lost at `proven + ttl - margin`, regardless of what the
 ///   backend reports.
 /// - Every future is polled inside the tokio context of the library's background thread, so tokio's timers and sockets work under
@@ -61,14 +71,18 @@ pub type Result<T> = std::result::Result<T, BackendError>;
 /// - Epochs of exclusive grants of a key grow strictly. The epoch of a shared grant is greater than that of the exclusive grant
 ///   before it and less than that of the one after it.
 /// - The answer to a granted claim proves that, at some time after the call, the claim held the key and its lease was alive.
-/// - No method blocks a thread or panics, and no error contains a secret.
+/// - No method blocks a thread or panics, and no error contains a secret. Calls and first polls happen in the user's code,
+///   [`release`](Self::release) in the drop of a guard: what blocks there blocks the user. A panic is caught, and counts as an
+///   unknown outcome.
+///
+/// Methods that are added later have default bodies, and the structs and [`Event`] are `#[non_exhaustive]`.
 ///
 /// # Errors
 ///
 /// An error of kind [`Unreachable`](ErrorKind::Unreachable) means that the outcome is unknown, and
 /// [`LeaseLost`](ErrorKind::LeaseLost) that the lease or the claim no longer exists. All other kinds are final.
 ///
-/// The [memory backend](crate::LockManager::memory) is a complete implementation.
+/// The [module](self) has a complete example.
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns the backend's name for logs and errors, `"etcd"` for example.
     fn kind(&self) -> &'static str;
@@ -80,12 +94,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Opens a lease of at least `ttl`.
     ///
-    /// With `own` the lease is for a single hold; otherwise [`Lease::session`] of the answer determines whether claims can share it.
+    /// A lease for one [claim](LeaseScope::Claim) must be separate. Where a session was asked for, the answer may also be a lease
+    /// for one claim: then each claim gets one.
     ///
     /// # Cancel safety
     ///
     /// The future may be dropped at any time; a lease that was not returned must expire.
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>>;
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>>;
 
     /// Renews leases, and returns one result per lease in the same order.
     ///
@@ -99,32 +114,32 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Adds a claim to the queue of its key, and waits until it is granted.
     ///
-    /// Without `wait`, it returns `None` at once if the claim cannot be granted now, and leaves nothing in the queue.
+    /// With [`Wait::Never`] it returns `None` at once if the claim cannot be granted now, and leaves nothing in the queue. With
+    /// [`Wait::UntilGranted`] it never returns `None`.
     ///
     /// # Cancel safety
     ///
-    /// The future may be dropped at any time. [`settle`](Self::settle) is called afterwards, as after every error.
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>>;
+    /// The future may be dropped at any time. [`abort`](Self::abort) is called afterwards, as after every error.
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>>;
 
     /// Aborts an attempt whose outcome is unknown, so that it never holds the key or a place in the queue.
     ///
     /// Copies of its request that reach the store after this call has returned must not take effect either. If the claim's lease is
-    /// not a [session](Lease::session), it ends too. The call is repeated until it succeeds.
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>>;
+    /// not a [session](Lease::is_session), it ends too. The call is repeated until it succeeds.
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>>;
 
     /// Releases a grant, and only this grant: a later grant of the key is not affected.
     ///
     /// A backend that can determine that the grant was lost before the call returns [`LeaseLost`](ErrorKind::LeaseLost), unless an
     /// earlier call for the same grant may have released it.
     ///
-    /// If the lease is not a [session](Lease::session), it ends too. The call is repeated until it succeeds or the lease has ended.
+    /// The first call happens where the hold ends, which may be the drop of a guard in the user's code, and its future is polled
+    /// once there. A backend that keeps requests in the order of their calls makes the request in the call, not at the first poll,
+    /// so that it precedes the next claim of the key. If that future is dropped, the release is repeated by another call.
+    ///
+    /// If the lease is not a [session](Lease::is_session), it ends too. The call is repeated until it succeeds or the lease has
+    /// ended.
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>>;
-
-    /// Returns the name of a grant's claim in the store, for conditions in users' transactions; `None` if the store has none, or if
-    /// the claim no longer exists.
-    fn claim_name(&self, _grant: &Grant) -> Option<Vec<u8>> {
-        None
-    }
 
     /// Waits for the next loss that the store reports. The default never completes, for stores that report none.
     ///
@@ -154,8 +169,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Sends one request to the server and waits for its answer.
     fn ping(&self) -> BoxFuture<'_, Result<()>>;
 
-    /// Frees the backend's resources on the server and in this process. All leases were revoked before.
-    fn close(&self) -> BoxFuture<'_, Result<()>>;
+    /// Frees the backend's resources on the server and in this process. All leases were revoked before. The default does nothing.
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Forwards every method, so that a test can keep a reference to the backend of a manager.
@@ -166,8 +183,8 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn min_ttl(&self) -> Duration {
         (**self).min_ttl()
     }
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
-        (**self).open(ttl, own)
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
+        (**self).open(ttl, scope)
     }
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
         (**self).renew(leases)
@@ -175,17 +192,14 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
         (**self).revoke(lease)
     }
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         (**self).acquire(claim, wait)
     }
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
-        (**self).settle(claim)
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        (**self).abort(claim)
     }
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         (**self).release(grant)
-    }
-    fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
-        (**self).claim_name(grant)
     }
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
         (**self).next_event()

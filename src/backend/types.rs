@@ -1,5 +1,6 @@
 //! The vocabulary of backends: leases, claims, grants, events.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,15 @@ impl fmt::Display for LeaseId {
     }
 }
 
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeaseScope {
+    /// A session: any number of claims of one manager, which it outlives.
+    Session,
+    /// One claim, with which it ends.
+    Claim,
+}
+
 /// A lease on the server, as of its last proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,15 +38,19 @@ pub struct Lease {
     pub ttl: Duration,
     /// The time at which the last proven renewal, or the request to open the lease, was *sent*.
     pub proven: Timestamp,
-    /// Whether the lease is a session, which can have any number of claims and outlives them. Otherwise it belongs to one claim and
-    /// ends with it.
-    pub session: bool,
+    /// Whether it is a session, or the lease of one claim.
+    pub scope: LeaseScope,
 }
 
 impl Lease {
     /// Creates a lease.
-    pub fn new(id: LeaseId, ttl: Duration, proven: Timestamp, session: bool) -> Self {
-        Self { id, ttl, proven, session }
+    pub fn new(id: LeaseId, ttl: Duration, proven: Timestamp, scope: LeaseScope) -> Self {
+        Self { id, ttl, proven, scope }
+    }
+
+    /// Returns whether the lease is a session.
+    pub fn is_session(&self) -> bool {
+        self.scope == LeaseScope::Session
     }
 }
 
@@ -75,6 +89,15 @@ impl Claim {
     }
 }
 
+/// Whether an acquire waits for a key that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// It returns at once, and leaves nothing in the queue.
+    Never,
+    /// It joins the queue, and returns when the claim is granted.
+    UntilGranted,
+}
+
 /// A claim that holds its key.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -89,8 +112,8 @@ pub struct Grant {
     pub epoch: u64,
     /// The lease, with its latest proof.
     pub lease: Lease,
-    /// A number that the backend stores with the grant for its release: etcd's create revision, for example.
-    pub note: u64,
+    /// What the backend needs at the release, such as the name of the claim on the server. Nothing else reads it.
+    pub payload: Option<Arc<dyn Any + Send + Sync>>,
     /// The limit of the grant's validity, if it may end before the lease.
     pub limit: Option<Limit>,
 }
@@ -104,18 +127,28 @@ impl Grant {
             mode: claim.mode,
             epoch,
             lease: claim.lease,
-            note: 0,
+            payload: None,
             limit: None,
         }
     }
 }
 
-/// The claims to evict, and whether to end their leases. The default is all claims that hold the key, with their leases.
+/// What an eviction ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EvictScope {
+    /// The leases of the evicted claims, with all other claims on them.
+    #[default]
+    Lease,
+    /// The evicted claims. A session keeps its other claims.
+    Claim,
+}
+
+/// The claims to evict, and what ends with them. The default is all claims that hold the key, with their leases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Evict {
-    /// Whether to keep a lease that has other claims.
-    pub key_only: bool,
+    /// Whether the leases of the claims end.
+    pub scope: EvictScope,
     /// The claims to evict; `None` for all that hold the key.
     pub only: Option<Vec<ClaimId>>,
 }

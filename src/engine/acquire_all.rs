@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 
 use super::acquire::Acquisition;
 use super::{EngineHandle, Entry, RequestOptions, Share};
+use crate::backend::Wait;
 use crate::error::{LockError, Result};
 use crate::owner::{Owner, OwnerSource};
 
@@ -28,7 +29,7 @@ impl AllAcquisition {
         engine: Arc<EngineHandle>,
         asked: Result<Vec<Arc<Entry>>>,
         options: RequestOptions,
-        wait: bool,
+        wait: Wait,
     ) -> Self {
         Self(State::Start(asked.map(|asked| Request::new(engine, asked, options, wait))))
     }
@@ -62,7 +63,7 @@ struct Request {
     /// In the order of the request: the index of each key in `sorted`.
     places: Vec<usize>,
     options: RequestOptions,
-    wait: bool,
+    wait: Wait,
 }
 
 /// The request with its owner.
@@ -74,7 +75,7 @@ struct Entered {
 }
 
 impl Request {
-    fn new(engine: Arc<EngineHandle>, asked: Vec<Arc<Entry>>, options: RequestOptions, wait: bool) -> Self {
+    fn new(engine: Arc<EngineHandle>, asked: Vec<Arc<Entry>>, options: RequestOptions, wait: Wait) -> Self {
         let mut sorted = asked.clone();
         sorted.sort_by(|a, b| a.key.cmp(&b.key));
         sorted.dedup_by(|a, b| a.key == b.key);

@@ -135,7 +135,7 @@ impl Cleanup {
         let backend = &self.base.backend;
         match job {
             Job::Release(grant) => backend.release(grant),
-            Job::Abort(claim) => backend.settle(claim),
+            Job::Abort(claim) => backend.abort(claim),
             Job::Revoke => {
                 let lease = cell.lease();
                 Box::pin(async move { backend.revoke(&lease).await })

@@ -51,7 +51,7 @@ impl HeldGrant {
 
     /// The token of its first hold here; later holds, after a handover, have greater ones.
     pub(super) fn first_token(&self) -> FencingToken {
-        FencingToken::of_grant(self.grant.epoch, 0)
+        FencingToken::of_epoch(self.grant.epoch)
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -135,7 +135,7 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Lease;
+    use crate::backend::{Lease, LeaseScope};
     use crate::lease::Policy;
 
     fn at(millis: u64) -> Timestamp {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn table() -> (Leases, Arc<LeaseCell>) {
-        let lease = Lease::new(LeaseId(1), Duration::from_secs(30), at(0), false);
+        let lease = Lease::new(LeaseId(1), Duration::from_secs(30), at(0), LeaseScope::Claim);
         let cell = Arc::new(LeaseCell::new(lease, Policy { auto_renew: true, max_hold: None }));
         let mut leases = Leases::default();
         leases.keep(cell.clone(), at(1));

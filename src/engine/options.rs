@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::base::Defaults;
 use crate::arbiter::Terms;
+use crate::backend::Wait;
 use crate::info::Mode;
 use crate::owner::{Caller, OwnerSource};
 
@@ -47,9 +48,9 @@ impl RequestOptions {
     }
 
     /// The longest wait: for the lock, or for an answer.
-    pub(super) fn limit(&self, defaults: &Defaults, wait: bool) -> Option<Duration> {
+    pub(super) fn limit(&self, defaults: &Defaults, wait: Wait) -> Option<Duration> {
         let retries = (self.max_retries > 0).then(|| self.retry_interval.saturating_mul(self.max_retries));
-        let answer = (!wait).then_some(defaults.timeout);
+        let answer = (wait == Wait::Never).then_some(defaults.timeout);
         [self.timeout, retries, answer].into_iter().flatten().min()
     }
 }

@@ -16,7 +16,7 @@ use super::cleanup::{Cleanup, Job};
 use super::leases::{Leases, Opened, Opening, Session};
 use super::outage::OutageLog;
 use crate::arbiter::Terms;
-use crate::backend::{Lease, LeaseId, Limit};
+use crate::backend::{Lease, LeaseId, LeaseScope, Limit};
 use crate::clock::Timestamp;
 use crate::error::BackendError;
 use crate::info::Loss;
@@ -68,6 +68,10 @@ pub(super) struct Round {
     pub(super) next: Option<Timestamp>,
 }
 
+fn scope_of(terms: &Terms) -> LeaseScope {
+    if terms.wants_own_lease() { LeaseScope::Claim } else { LeaseScope::Session }
+}
+
 impl Sessions {
     pub(super) fn new(base: Arc<Base>, cleanup: Arc<Cleanup>) -> Arc<Self> {
         Arc::new(Self {
@@ -85,8 +89,8 @@ impl Sessions {
 
     /// Returns the session for these terms, or opens a lease.
     pub(crate) fn lease_for(self: &Arc<Self>, terms: &Terms, now: Timestamp) -> LeaseFor {
-        let own = terms.wants_own_lease();
-        if !own {
+        let scope = scope_of(terms);
+        if scope == LeaseScope::Session {
             match self.leases.lock().session(terms.ttl) {
                 Some(Session::Open(cell)) if cell.quiet_loss(now).is_none() => {
                     return LeaseFor::Ready(Ok(cell.clone()));
@@ -96,7 +100,7 @@ impl Sessions {
             }
         }
         let (backend, ttl) = (self.base.backend.clone(), terms.ttl);
-        let mut call = async move { backend.open(ttl, own).await }.boxed();
+        let mut call = async move { backend.open(ttl, scope).await }.boxed();
         let polled = self.base.keeper.enter().ok().and_then(|_within| (&mut call).now_or_never());
         match polled {
             Some(opened) => LeaseFor::Ready(opened.map(|lease| self.keep(lease, terms))),
@@ -110,10 +114,10 @@ impl Sessions {
         call: BoxFuture<'static, Result<Lease, BackendError>>,
         terms: Terms,
     ) -> Opening {
-        let own = terms.wants_own_lease();
+        let scope = scope_of(&terms);
         let mut leases = self.leases.lock();
         // Another caller may have opened it by now.
-        match leases.session(terms.ttl).filter(|_| !own) {
+        match leases.session(terms.ttl).filter(|_| scope == LeaseScope::Session) {
             Some(Session::Opening(opening)) => return opening.clone(),
             Some(Session::Open(cell)) if cell.quiet_loss(self.base.now()).is_none() => {
                 return std::future::ready(Ok(cell.clone())).boxed().shared();
@@ -122,7 +126,7 @@ impl Sessions {
         }
         let (reply, answer) = oneshot::channel::<Opened>();
         let opening: Opening = PendingLease { sessions: self.clone(), answer }.boxed().shared();
-        if !own {
+        if scope == LeaseScope::Session {
             leases.set_session(terms.ttl, Some(Session::Opening(opening.clone())));
         }
         drop(leases);
@@ -133,7 +137,7 @@ impl Sessions {
             let opened = match sessions.base.answer(sessions.base.defaults.timeout, call).await {
                 Ok(lease) => Ok(sessions.keep(lease, &terms)),
                 Err(error) => {
-                    if !own {
+                    if scope == LeaseScope::Session {
                         sessions.leases.lock().set_session(terms.ttl, None);
                     }
                     Err(error)
@@ -155,14 +159,16 @@ impl Sessions {
         let known = {
             let mut leases = self.leases.lock();
             let known = match leases.session(terms.ttl) {
-                Some(Session::Open(known)) if lease.session && known.quiet_loss(now).is_none() => Some(known.clone()),
+                Some(Session::Open(known)) if lease.is_session() && known.quiet_loss(now).is_none() => {
+                    Some(known.clone())
+                }
                 _ => None,
             };
             if known.is_none() {
                 leases.keep(cell.clone(), now);
-                if !terms.wants_own_lease() {
+                if scope_of(terms) == LeaseScope::Session {
                     // The backend's lease is for one claim only: for one of the waiters, and for no later claim.
-                    leases.set_session(terms.ttl, lease.session.then(|| Session::Open(cell.clone())));
+                    leases.set_session(terms.ttl, lease.is_session().then(|| Session::Open(cell.clone())));
                 }
             }
             known
@@ -172,7 +178,7 @@ impl Sessions {
             self.cleanup.run(cell, Job::Revoke);
             return known;
         }
-        if lease.session {
+        if lease.is_session() {
             let name = self.base.name();
             info!(target: "leasehold", name = name, lease:% = lease.id; "{name}: session {} established, TTL {:?}", lease.id, lease.ttl);
         }

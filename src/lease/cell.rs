@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::{LossFlag, Policy, Renewal, Signal, Step};
-use crate::backend::{BackendError, Lease, LeaseId};
+use crate::backend::{BackendError, Lease, LeaseId, LeaseScope};
 use crate::clock::Timestamp;
 use crate::info::Loss;
 
@@ -15,7 +15,7 @@ use crate::info::Loss;
 #[derive(Debug)]
 pub(crate) struct LeaseCell {
     id: LeaseId,
-    session: bool,
+    scope: LeaseScope,
     taken: AtomicBool,
     deadline: AtomicU64,
     lost: LossFlag,
@@ -31,7 +31,7 @@ impl LeaseCell {
         let renewal = Renewal::new(lease, policy);
         Self {
             id: lease.id,
-            session: lease.session,
+            scope: lease.scope,
             taken: AtomicBool::new(false),
             deadline: AtomicU64::new(renewal.deadline().as_nanos()),
             lost: LossFlag::default(),
@@ -47,12 +47,12 @@ impl LeaseCell {
     }
 
     pub(crate) fn is_session(&self) -> bool {
-        self.session
+        self.scope == LeaseScope::Session
     }
 
     /// Takes the lease for a claim. False if the lease is for one claim only, and is taken.
     pub(crate) fn take(&self) -> bool {
-        self.session || !self.taken.swap(true, Ordering::AcqRel)
+        self.is_session() || !self.taken.swap(true, Ordering::AcqRel)
     }
 
     pub(crate) fn policy(&self) -> Policy {

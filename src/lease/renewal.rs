@@ -147,7 +147,7 @@ impl Renewal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::LeaseId;
+    use crate::backend::{LeaseId, LeaseScope};
     use crate::support::walk::walk;
     use rand::RngExt;
 
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn lease(proven: u64) -> Lease {
-        Lease::new(LeaseId(1), TTL, at(proven), true)
+        Lease::new(LeaseId(1), TTL, at(proven), LeaseScope::Session)
     }
 
     #[test]

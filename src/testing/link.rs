@@ -7,7 +7,9 @@ use parking_lot::Mutex;
 
 use super::gate::Gate;
 use crate::backend::memory::Memory;
-use crate::backend::{Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Evict, Grant, Lease, Result};
+use crate::backend::{
+    Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+};
 use crate::info::{Eviction, LockInfo};
 
 /// The connection of one manager to a [`MemoryStore`](super::MemoryStore).
@@ -31,7 +33,7 @@ struct Faults {
     /// The call whose next answer is lost; `Some(None)` is any call.
     lose_answer_of: Option<Option<Call>>,
     hold_back: bool,
-    held_back: Option<(Claim, bool)>,
+    held_back: Option<(Claim, Wait)>,
 }
 
 /// A method of [`Backend`], for [`MemoryLink::drop_next_answer_to`].
@@ -46,8 +48,8 @@ pub enum Call {
     Revoke,
     /// [`Backend::acquire`].
     Acquire,
-    /// [`Backend::settle`].
-    Settle,
+    /// [`Backend::abort`].
+    Abort,
     /// [`Backend::release`].
     Release,
     /// [`Backend::inspect`].
@@ -98,7 +100,7 @@ impl MemoryLink {
     /// Delivers the request that was [held back](Self::hold_back_next_acquire), after its caller has received the error.
     ///
     /// Returns true if the request now holds the key or waits for it. This must not happen once the attempt has been
-    /// [aborted](Backend::settle). Returns false if no request was held back.
+    /// [aborted](Backend::abort). Returns false if no request was held back.
     pub fn deliver(&self) -> bool {
         let held_back = self.0.faults.lock().held_back.take();
         held_back.is_some_and(|(claim, wait)| self.0.memory.deliver(&claim, wait))
@@ -118,7 +120,7 @@ impl MemoryLink {
     }
 
     /// Keeps the request, if the test has requested so.
-    fn hold_back(&self, claim: &Claim, wait: bool) -> bool {
+    fn hold_back(&self, claim: &Claim, wait: Wait) -> bool {
         let mut faults = self.0.faults.lock();
         let ordered = std::mem::take(&mut faults.hold_back);
         if ordered {
@@ -133,8 +135,8 @@ impl Backend for MemoryLink {
         self.0.memory.kind()
     }
 
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
-        Box::pin(async move { self.send(Call::Open, self.0.memory.open(ttl, own)).await? })
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
+        Box::pin(async move { self.send(Call::Open, self.0.memory.open(ttl, scope)).await? })
     }
 
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
@@ -155,7 +157,7 @@ impl Backend for MemoryLink {
         Box::pin(async move { self.send(Call::Revoke, self.0.memory.revoke(lease)).await? })
     }
 
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         Box::pin(async move {
             if self.hold_back(claim, wait) {
                 return Err(BackendError::new(ErrorKind::Unreachable, "the test held the request back"));
@@ -164,8 +166,8 @@ impl Backend for MemoryLink {
         })
     }
 
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.send(Call::Settle, self.0.memory.settle(claim)).await? })
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.send(Call::Abort, self.0.memory.abort(claim)).await? })
     }
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {

@@ -6,18 +6,18 @@ use futures::FutureExt;
 use tokio::time::{sleep, timeout};
 
 use super::{Call, ManualClock, MemoryLink, MemoryStore};
-use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease};
+use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Grant, Lease, LeaseScope, Wait};
 use crate::info::{Holder, Mode};
 
 const TTL: Duration = Duration::from_secs(30);
 
 async fn claim(link: &MemoryLink, attempt: u64, key: &str) -> Claim {
-    let lease = link.open(TTL, false).await.unwrap();
+    let lease = link.open(TTL, LeaseScope::Session).await.unwrap();
     Claim::new(AttemptId(attempt), key.into(), Mode::Exclusive, lease, Arc::new(Holder::new("h", "", 0)))
 }
 
 async fn take(link: &MemoryLink, claim: &Claim) -> Grant {
-    link.acquire(claim, false).await.unwrap().expect("free")
+    link.acquire(claim, Wait::Never).await.unwrap().expect("free")
 }
 
 async fn hangs<T>(call: impl Future<Output = T>) {
@@ -55,7 +55,7 @@ async fn a_waiter_behind_a_cut_link_is_granted() {
     let (cut, whole) = (store.link(), store.link());
     let first = take(&whole, &claim(&whole, 1, "k").await).await;
     let waiting = claim(&cut, 2, "k").await;
-    let mut acquire = cut.acquire(&waiting, true);
+    let mut acquire = cut.acquire(&waiting, Wait::UntilGranted);
     assert!(futures::poll!(&mut acquire).is_pending());
     cut.partition();
     whole.release(&first).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_waiter_behind_a_cut_link_is_granted() {
 async fn a_renewal_over_a_cut_link_gives_up_in_time() {
     let store = MemoryStore::new();
     let link = store.link();
-    let lease = link.open(Duration::from_millis(100), false).await.unwrap();
+    let lease = link.open(Duration::from_millis(100), LeaseScope::Session).await.unwrap();
     link.partition();
     let answers = timeout(Duration::from_secs(1), link.renew(&[lease])).await.unwrap();
     assert_eq!(answers[0].as_ref().unwrap_err().kind(), ErrorKind::Unreachable);
@@ -82,11 +82,11 @@ async fn a_call_with_a_lost_answer_takes_effect() {
     let first = claim(&link, 1, "k").await;
     link.drop_next_answer_to(Call::Acquire);
     assert!(link.ping().await.is_ok(), "another call");
-    assert_eq!(link.acquire(&first, false).await.unwrap_err().kind(), ErrorKind::Unreachable);
+    assert_eq!(link.acquire(&first, Wait::Never).await.unwrap_err().kind(), ErrorKind::Unreachable);
     assert!(link.inspect("k").await.unwrap().is_some());
 
     link.drop_next_answer();
-    assert_eq!(link.settle(&first).await.unwrap_err().kind(), ErrorKind::Unreachable);
+    assert_eq!(link.abort(&first).await.unwrap_err().kind(), ErrorKind::Unreachable);
     assert!(link.inspect("k").await.unwrap().is_none());
 }
 
@@ -94,15 +94,15 @@ async fn a_call_with_a_lost_answer_takes_effect() {
 async fn a_request_that_arrives_after_its_abort_has_no_effect() {
     let store = MemoryStore::new();
     let link = store.link();
-    for settled in [false, true] {
+    for aborted in [false, true] {
         let late = claim(&link, 1, "k").await;
         link.hold_back_next_acquire();
-        assert_eq!(link.acquire(&late, true).await.unwrap_err().kind(), ErrorKind::Unreachable);
-        if settled {
-            link.settle(&late).await.unwrap();
+        assert_eq!(link.acquire(&late, Wait::UntilGranted).await.unwrap_err().kind(), ErrorKind::Unreachable);
+        if aborted {
+            link.abort(&late).await.unwrap();
         }
-        assert_eq!(link.deliver(), !settled);
-        link.settle(&late).await.unwrap();
+        assert_eq!(link.deliver(), !aborted);
+        link.abort(&late).await.unwrap();
     }
     assert!(!link.deliver());
 }
@@ -115,7 +115,7 @@ async fn a_paused_store_ends_no_lease() {
     let held = claim(&a, 1, "k").await;
     take(&a, &held).await;
     let waiting = claim(&b, 2, "k").await;
-    let mut acquire = b.acquire(&waiting, true);
+    let mut acquire = b.acquire(&waiting, Wait::UntilGranted);
     assert!(futures::poll!(&mut acquire).is_pending());
     for n in 0..3 {
         clock.advance(TTL / 2);
@@ -139,7 +139,7 @@ async fn a_moved_clock_ends_leases_at_once() {
     take(&a, &claim(&a, 1, "k").await).await;
     clock.advance(TTL / 2);
     let waiting = claim(&b, 2, "k").await;
-    let mut acquire = b.acquire(&waiting, true);
+    let mut acquire = b.acquire(&waiting, Wait::UntilGranted);
     assert!(futures::poll!(&mut acquire).is_pending());
     clock.advance(TTL / 2);
     assert!(futures::poll!(&mut acquire).is_ready());
@@ -167,7 +167,7 @@ async fn a_thief_overtakes_all_waiters() {
     let link = store.link();
     let (held, waiting) = (claim(&link, 1, "k").await, claim(&link, 2, "k").await);
     let before = take(&link, &held).await;
-    let mut acquire = link.acquire(&waiting, true);
+    let mut acquire = link.acquire(&waiting, Wait::UntilGranted);
     assert!(futures::poll!(&mut acquire).is_pending());
 
     let thief = store.steal("k");

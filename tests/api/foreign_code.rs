@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::fixture::{TTL, on, works};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use leasehold::backend::{Backend, Claim, Event, Evict, Grant, Lease, Result};
+use leasehold::backend::{Backend, Claim, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};
 use leasehold::testing::MemoryStore;
 use leasehold::{Eviction, LockInfo, LockManager, Loss};
 use log::{Log, Metadata, Record};
@@ -176,8 +176,8 @@ impl<B: Backend> Backend for Faulty<B> {
     fn kind(&self) -> &'static str {
         "faulty"
     }
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
-        self.call("open", self.inner.open(ttl, own))
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
+        self.call("open", self.inner.open(ttl, scope))
     }
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
         self.call("renew", self.inner.renew(leases))
@@ -185,11 +185,11 @@ impl<B: Backend> Backend for Faulty<B> {
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>> {
         self.call("revoke", self.inner.revoke(lease))
     }
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         self.call("acquire", self.inner.acquire(claim, wait))
     }
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
-        self.call("settle", self.inner.settle(claim))
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        self.call("abort", self.inner.abort(claim))
     }
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         self.call("release", self.inner.release(grant))
@@ -217,7 +217,7 @@ impl<B: Backend> Backend for Faulty<B> {
 #[test]
 fn a_backend_that_panics_is_an_error_and_is_tried_again() {
     const CALLS: [&str; 11] =
-        ["open", "renew", "revoke", "acquire", "settle", "release", "next_event", "inspect", "list", "evict", "ping"];
+        ["open", "renew", "revoke", "acquire", "abort", "release", "next_event", "inspect", "list", "evict", "ping"];
     let threads: Vec<_> = CALLS
         .into_iter()
         .map(|of| {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use leasehold::backend::{
-    Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Evict, Grant, Lease, LeaseId, Result,
+    Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Evict, Grant, Lease, LeaseId, LeaseScope, Result, Wait,
 };
 use leasehold::testing::{MemoryLink, MemoryStore};
 use leasehold::{Eviction, LockError, LockGuard, LockInfo, LockManager, Lost, Owner};
@@ -68,14 +68,15 @@ impl Backend for FlakyBackend {
     fn kind(&self) -> &'static str {
         "flaky"
     }
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
         Box::pin(async move {
             if self.slow_open.load(SeqCst) {
                 self.opening.notify_one();
                 self.go.notified().await;
             }
             self.opened.fetch_add(1, SeqCst);
-            self.link.open(ttl, own || self.no_sessions.load(SeqCst)).await
+            let scope = if self.no_sessions.load(SeqCst) { LeaseScope::Claim } else { scope };
+            self.link.open(ttl, scope).await
         })
     }
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
@@ -90,17 +91,17 @@ impl Backend for FlakyBackend {
             self.link.revoke(lease).await
         })
     }
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         if self.denied(&claim.key) {
             return Box::pin(async { denied() });
         }
         self.link.acquire(claim, wait)
     }
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
         if self.denied(&claim.key) {
             return Box::pin(async { denied() });
         }
-        self.link.settle(claim)
+        self.link.abort(claim)
     }
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         if self.deny_releases.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {

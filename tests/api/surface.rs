@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use leasehold::backend::{Backend, BackendError, BoxFuture, Claim, Event, Evict, Grant, Lease};
+use leasehold::backend::{Backend, BackendError, BoxFuture, Claim, Event, Evict, Grant, Lease, LeaseScope, Wait};
 use leasehold::testing::MemoryStore;
 use leasehold::{
     Acquire, Eviction, FencingToken, ForceUnlock, Guards, Holder, Lock, LockError, LockGuard, LockGuards, LockInfo,
@@ -456,8 +456,8 @@ impl<B: Backend> Backend for Counting<B> {
     fn kind(&self) -> &'static str {
         "counting"
     }
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease, BackendError>> {
-        self.inner.open(ttl, own)
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease, BackendError>> {
+        self.inner.open(ttl, scope)
     }
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease, BackendError>>> {
         self.inner.renew(leases)
@@ -465,7 +465,7 @@ impl<B: Backend> Backend for Counting<B> {
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), BackendError>> {
         self.inner.revoke(lease)
     }
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>, BackendError>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>, BackendError>> {
         Box::pin(async move {
             // tokio's timers work here under any executor.
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -473,8 +473,8 @@ impl<B: Backend> Backend for Counting<B> {
             self.inner.acquire(claim, wait).await
         })
     }
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), BackendError>> {
-        self.inner.settle(claim)
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<(), BackendError>> {
+        self.inner.abort(claim)
     }
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<(), BackendError>> {
         self.inner.release(grant)

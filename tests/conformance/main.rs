@@ -2,6 +2,7 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
+mod example;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;

@@ -74,7 +74,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     on_etcd(19, "The auth token expires during the hold (T = 6 s): no loss", token_expired, Cell::Absent(OfEtcd)),
     on_etcd(20, "The only member restarts within T: no loss", restarted, Cell::As(25)),
     on_etcd(20, "The only member is away for longer than T: lost in time", away, Cell::As(22)),
-    on_etcd(21, "NOSPACE alarm: acquire fails clearly, renewals and releases go on", no_space, Cell::As(28)),
+    on_etcd(21, "NOSPACE alarm: acquire fails clearly, renewals and releases continue", no_space, Cell::As(28)),
 ];
 
 fn use_cluster(fixture: &mut Fixture) {

@@ -19,11 +19,11 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault::everywhere(33, "Acquire's answer dropped: one grant of depth 1", acquire_unanswered),
-    Fault::everywhere(33, "Acquire's request delivered late, after its clean-up: no ghost", ghost),
+    Fault::everywhere(33, "Acquire's request delivered late, after its clean-up: no effect", late_request),
     Fault {
         number: 33,
-        name: "A member stopped with the request in its socket, and continued after its clean-up: no ghost",
-        cells: [Cell::Absent(NoServer), Cell::Run(ghost_in_a_socket), Cell::Absent(OfEtcd)],
+        name: "A member stopped with the request in its socket, and continued after its clean-up: no effect",
+        cells: [Cell::Absent(NoServer), Cell::Run(late_request_in_a_socket), Cell::Absent(OfEtcd)],
     },
     Fault::everywhere(34, "Release's answer dropped: the next one is in, unlock() does not fail", release_unanswered),
     Fault::everywhere(35, "One renewal's answer dropped: no loss", renewal_unanswered),
@@ -75,7 +75,7 @@ fn acquire_unanswered(fixture: &mut Fixture) {
     }
 }
 
-fn ghost(fixture: &mut Fixture) {
+fn late_request(fixture: &mut Fixture) {
     let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
     let direct = fixture.manager(MINUTE);
     fixture.hold(&behind, "warm").unlock();
@@ -105,7 +105,7 @@ fn ghost(fixture: &mut Fixture) {
     }
 }
 
-fn ghost_in_a_socket(fixture: &mut Fixture) {
+fn late_request_in_a_socket(fixture: &mut Fixture) {
     fixture.use_server(Server::Cluster(Box::new(Cluster::start())));
     let cluster = fixture.cluster();
     let stopped = (cluster.leader() + 1) % 3;

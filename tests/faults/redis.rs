@@ -45,7 +45,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         flushed,
     ),
     on_redis(27, "Scripts are forgotten (SCRIPT FLUSH): not noticed", Cell::Absent(OfRedis), scripts_flushed),
-    on_redis(28, "No memory (OOM): acquire fails clearly, renewals and releases go on", Cell::As(21), no_memory),
+    on_redis(28, "No memory (OOM): acquire fails clearly, renewals and releases continue", Cell::As(21), no_memory),
     on_redis(29, "The master becomes a replica (READONLY): lost in time", Cell::Absent(OfRedis), read_only),
     Fault::on_servers(30, "The user is deleted: a typed error, lost in time", NoServer, user_deleted),
     on_redis(

@@ -128,7 +128,7 @@ async fn ten_thousand_locks_cost_one_renewal() {
     let start = Instant::now();
     admin.force_unlock(victim.key()).key_only().await.unwrap();
     assert_eq!(timeout(PATIENCE, victim.lost()).await.unwrap(), Loss::Revoked);
-    println!("a deleted claim is told of after {:?}", start.elapsed());
+    println!("a deleted claim is notified after {:?}", start.elapsed());
 
     // The same on a new connection, for what happened while there was none.
     let victim = guards.swap_remove(LOCKS / 3);
@@ -140,7 +140,7 @@ async fn ten_thousand_locks_cost_one_renewal() {
     proxy.refuse(false);
     let start = Instant::now();
     assert_eq!(timeout(PATIENCE, victim.lost()).await.unwrap(), Loss::Revoked);
-    println!("a claim deleted meanwhile is told of {:?} after the connection is back", start.elapsed());
+    println!("a claim deleted meanwhile is notified {:?} after the reconnect", start.elapsed());
     until("all watches stand again", async || watchers(&etcd) >= LOCKS as u64 - 1).await;
     println!(
         "watched again after {:?}: {:?}; processor time {:?} here, {:?} at the server",
@@ -161,7 +161,7 @@ async fn ten_thousand_locks_cost_one_renewal() {
     for guard in &guards {
         assert_eq!(timeout(PATIENCE, guard.lost()).await.unwrap(), Loss::Revoked);
     }
-    println!("all told of it {:?} later", start.elapsed());
+    println!("all notified {:?} later", start.elapsed());
     drop(guards);
     let again = take(&manager, 100).await;
     let start = Instant::now();

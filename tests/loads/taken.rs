@@ -89,7 +89,7 @@ async fn a_loss_is_notified_in_time(name: &str, with_lease: bool) {
     for _ in 0..3 {
         let times = fixture.times(with_lease).await;
         let [p50, p99] = [50, 99].map(|percent| times[times.len() * percent / 100 - 1]);
-        println!("told of the loss after {p50:?} (p50), {p99:?} (p99)");
+        println!("the loss after {p50:?} (p50), {p99:?} (p99)");
         if p99 < Duration::from_millis(200) {
             return;
         }

@@ -2,6 +2,7 @@
 
 use etcd_client::{Client, Compare, Txn, TxnOp};
 use leasehold::LockManager;
+use support::broken::{Broken, Defect};
 use support::etcd::Etcd;
 
 async fn write(client: &mut Client, held: Compare, value: &str) -> bool {
@@ -41,5 +42,9 @@ async fn the_late_write_of_a_paused_holder_is_refused() {
 #[tokio::test]
 async fn other_backends_have_no_such_condition() {
     let guard = LockManager::memory().lock("k").await.unwrap();
+    assert_eq!(guard.etcd_compare().unwrap_err().code(), "UNSUPPORTED");
+    // Nor has one that calls itself etcd.
+    let pretender = Broken::new(Defect::None).as_kind("etcd");
+    let guard = LockManager::builder().backend(pretender).build().await.unwrap().lock("k").await.unwrap();
     assert_eq!(guard.etcd_compare().unwrap_err().code(), "UNSUPPORTED");
 }

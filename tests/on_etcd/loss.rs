@@ -231,11 +231,11 @@ fn a_blocked_runtime_loses_nothing() {
 fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
     let fixture = Fixture::with("acquire-lost", |builder| builder.ttl(Duration::from_secs(20)));
     // The session exists, and no request for the key is in flight.
-    let settled = || fixture.behind.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
+    let recovered = || fixture.behind.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
 
     // Cancelled: by its timeout, and by being dropped.
     for by_timeout in [true, false] {
-        settled();
+        recovered();
         fixture.drop_answers();
         let waiting = std::thread::spawn({
             let (request, limit) = (fixture.behind.lock("k"), Duration::from_millis(500));
@@ -245,7 +245,7 @@ fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
                 false => assert!(runtime.block_on(async { tokio::time::timeout(limit, request).await.is_err() })),
             }
         });
-        eventually("the claim is granted where nobody hears it", || (fixture.claims("k") == 1).then_some(()));
+        eventually("the claim is granted, and the answer lost", || (fixture.claims("k") == 1).then_some(()));
         waiting.join().unwrap();
         assert_eq!(fixture.behind.stats().waiting, 0);
         fixture.proxy.drop_answers(false);
@@ -256,10 +256,10 @@ fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
     }
 
     // Not cancelled: it gets the lock, once.
-    settled();
+    recovered();
     fixture.drop_answers();
     let waiting = in_the_background(fixture.behind.lock("k"));
-    eventually("the claim is granted where nobody hears it", || (fixture.claims("k") == 1).then_some(()));
+    eventually("the claim is granted, and the answer lost", || (fixture.claims("k") == 1).then_some(()));
     fixture.proxy.drop_answers(false);
     let start = Instant::now();
     let (guard, at) = waiting.recv_timeout(PATIENCE).unwrap();

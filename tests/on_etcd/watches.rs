@@ -76,7 +76,7 @@ fn a_hold_that_may_not_be_watched_any_more_affects_no_other() {
     root(&["del", "--prefix", "leasehold/b/"]);
     let (_, at) = lost(&b);
     let took = at.saturating_duration_since(deleted);
-    println!("told of a loss {took:?} after the deletion began");
+    println!("notified of a loss {took:?} after the deletion began");
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(!a.is_lost());
 }

@@ -118,7 +118,7 @@ fn a_huge_value_at_a_key_costs_no_memory() {
             *took += start.elapsed();
         }
     }
-    println!("50 tries and looks at a small value and a huge one: {took:?}");
+    println!("50 tries and lookups of a small value and a huge one: {took:?}");
     assert!(took[1] < 5 * took[0] + Duration::from_secs(1), "{took:?}");
     assert!(!bystander.is_lost());
     // It excludes, and can be evicted, like any other foreign lock.

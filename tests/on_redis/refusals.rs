@@ -15,7 +15,7 @@ fn manager(server: &Redis) -> LockManager {
     LockManager::builder().url(server.url()).timeout(TIMEOUT).build().wait().unwrap()
 }
 
-/// Waits without a limit on a thread of its own.
+/// Waits without a limit on a separate thread.
 fn waiting(manager: &LockManager, key: &str) -> Receiver<Result<LockGuard>> {
     let (got, guards) = channel();
     let request = manager.lock(key).owner(&Owner::new());

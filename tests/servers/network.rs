@@ -218,7 +218,7 @@ fn crowd(net: &Network, key: &str, ended: &Arc<AtomicBool>) -> JoinHandle<usize>
 }
 
 fn a_request_that_arrives_after_its_clean_up_has_no_effect(scheme: &str, server: SocketAddr) {
-    let net = Network::new(scheme, server, "ghost", LONG);
+    let net = Network::new(scheme, server, "late", LONG);
     for by_timeout in [true, false] {
         // The session exists, and no request is in flight.
         unlock(net.lock(&net.behind, "warm")).unwrap();

@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use leasehold::backend::{
-    AttemptId, Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Evict, Grant, Lease, LeaseId, Result,
-    SystemClock, Timestamp,
+    AttemptId, Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Evict, Grant, Lease, LeaseId, LeaseScope,
+    Result, SystemClock, Timestamp, Wait,
 };
 use leasehold::{Eviction, LockInfo};
 
@@ -26,6 +26,7 @@ pub enum Defect {
 /// A small store of exclusive locks whose waiters poll.
 #[derive(Debug)]
 pub struct Broken {
+    kind: &'static str,
     defect: Defect,
     state: Mutex<State>,
 }
@@ -38,7 +39,12 @@ struct State {
 
 impl Broken {
     pub fn new(defect: Defect) -> Self {
-        Self { defect, state: Mutex::default() }
+        Self { kind: "broken", defect, state: Mutex::default() }
+    }
+
+    /// Takes another backend's name.
+    pub fn as_kind(self, kind: &'static str) -> Self {
+        Self { kind, ..self }
     }
 
     fn grant(&self, claim: &Claim) -> Option<Grant> {
@@ -66,23 +72,23 @@ fn unsupported<T: Send + 'static>() -> BoxFuture<'static, Result<T>> {
 
 impl Backend for Broken {
     fn kind(&self) -> &'static str {
-        "broken"
+        self.kind
     }
 
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
         Box::pin(async move {
             let id = {
                 let mut state = self.state.lock().unwrap();
                 state.count += 1;
                 LeaseId(state.count)
             };
-            Ok(Lease::new(id, ttl, SystemClock.now(), !own))
+            Ok(Lease::new(id, ttl, SystemClock.now(), scope))
         })
     }
 
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
         let now = SystemClock.now();
-        let renewed = leases.iter().map(|lease| Ok(Lease::new(lease.id, lease.ttl, now, lease.session)));
+        let renewed = leases.iter().map(|lease| Ok(Lease::new(lease.id, lease.ttl, now, lease.scope)));
         let renewed = renewed.collect();
         Box::pin(async move { renewed })
     }
@@ -91,11 +97,11 @@ impl Backend for Broken {
         self.forget(|_, held| *held == lease.id)
     }
 
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         Box::pin(async move {
             loop {
                 let grant = self.grant(claim);
-                if grant.is_some() || !wait {
+                if grant.is_some() || wait == Wait::Never {
                     return Ok(grant);
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -103,7 +109,7 @@ impl Backend for Broken {
         })
     }
 
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
         self.forget(|held, _| *held == claim.attempt)
     }
 

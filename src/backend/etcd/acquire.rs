@@ -22,7 +22,7 @@ use super::watch::hub::Subscription;
 use super::watched::Subject;
 use super::{answer, error, value};
 use crate::backend::backoff::{Backoff, jittered};
-use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result};
+use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result, Wait};
 use crate::info::Mode;
 
 /// How often a waiter polls while its watch is trusted: with the jitter at least every 5 s.
@@ -64,12 +64,12 @@ impl Request<'_> {
 
 impl Acquirer {
     /// Puts a claim into its queue, and with `wait` waits until it is first. `None` if the key is not free.
-    pub(super) async fn acquire(&self, claim: &Claim, wait: bool) -> Result<Option<Grant>> {
+    pub(super) async fn acquire(&self, claim: &Claim, wait: Wait) -> Result<Option<Grant>> {
         let session = &self.leases.session(claim.lease.id)?;
         let directory = self.names.directory(&claim.key);
         let number = self.claims.begin(claim.attempt, session);
         let name = directory.claim(claim.mode, claim.lease.id, number);
-        let deadline = (!wait).then(|| Instant::now() + self.connection.timeout());
+        let deadline = (wait == Wait::Never).then(|| Instant::now() + self.connection.timeout());
         let request = Request { claim, session, directory, name, deadline };
         tokio::select! {
             granted = self.run(&request) => granted,
@@ -251,7 +251,8 @@ impl Acquirer {
         let epoch = answer::epoch(proof).ok_or_else(|| self.nonsense())?;
         let mut grant = Grant::new(request.claim, epoch);
         grant.lease = request.session.proven(grant.lease);
-        grant.note = answer::epoch(own.create).ok_or_else(|| self.nonsense())?;
+        let own = Arc::new(own);
+        grant.payload = Some(own.clone());
         self.losses.hold(grant.attempt, own, proof);
         Ok(grant)
     }

@@ -311,7 +311,7 @@ mod tests {
     use super::super::parts::Parts;
     use super::super::tests::{Client, Server, connect, run};
     use super::*;
-    use crate::backend::{Backend, Claim, Grant};
+    use crate::backend::{Backend, Claim, Grant, LeaseScope, Wait};
     use crate::info::Mode;
 
     /// Takes all lanes, so that the members that are sent from now on meet.
@@ -332,7 +332,7 @@ mod tests {
     type Acquiring<'a> = BoxFuture<'a, Result<Option<Grant>>>;
 
     /// Begins to acquire all of them, until they wait for a lane.
-    fn begin<'a>(client: &'a Client, claims: &'a [Claim], wait: bool) -> Vec<Acquiring<'a>> {
+    fn begin<'a>(client: &'a Client, claims: &'a [Claim], wait: Wait) -> Vec<Acquiring<'a>> {
         let mut begun: Vec<_> = claims.iter().map(|claim| client.etcd.acquire(claim, wait)).collect();
         for acquiring in &mut begun {
             assert!(acquiring.now_or_never().is_none());
@@ -355,7 +355,7 @@ mod tests {
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);
             let claims = claims(&client, 3);
-            let begun = begin(&client, &claims, true);
+            let begun = begin(&client, &claims, Wait::UntilGranted);
             let failing = tokio::spawn(async move {
                 let _lanes = lanes;
                 panic!("as a client may at an answer that it cannot read");
@@ -377,7 +377,7 @@ mod tests {
             let before = revision(&client).await;
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);
-            let begun = begin(&client, &claims, true);
+            let begun = begin(&client, &claims, Wait::UntilGranted);
             drop(lanes);
             let grants: Vec<_> = join_all(begun).await.into_iter().map(|grant| grant.unwrap().unwrap()).collect();
             assert_eq!(revision(&client).await, before + 1);
@@ -407,7 +407,7 @@ mod tests {
             let claims = claims(&client, 3);
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);
-            let tries = begin(&client, &claims, false);
+            let tries = begin(&client, &claims, Wait::Never);
             drop(lanes);
             let outcomes = join_all(tries).await;
             let granted: Vec<_> = outcomes.into_iter().map(|granted| granted.unwrap().map(|grant| grant.key)).collect();
@@ -435,12 +435,12 @@ mod tests {
             let mut options = server.options("p/");
             (options.username, options.password) = (Some("joe".into()), Some("pass".into()));
             let etcd = connect(options).await.unwrap();
-            let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
+            let lease = etcd.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
             let client = Client { etcd, lease };
             let claims = claims(&client, 3);
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);
-            let begun = begin(&client, &claims, true);
+            let begun = begin(&client, &claims, Wait::UntilGranted);
             drop(lanes);
             let outcomes = join_all(begun).await;
             let kinds: Vec<_> =
@@ -457,7 +457,7 @@ mod tests {
             let claims = claims(&client, 35);
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);
-            let begun = begin(&client, &claims, true);
+            let begun = begin(&client, &claims, Wait::UntilGranted);
             drop(lanes);
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();
@@ -479,7 +479,7 @@ mod tests {
             parts.connection.limits().believe(usize::MAX);
             let key = |n| format!("{}{n:02}", "/".repeat(1000));
             let claims: Vec<_> = (0..100).map(|n| client.claim(&key(n), Mode::Exclusive)).collect();
-            for wait in [false, true] {
+            for wait in [Wait::Never, Wait::UntilGranted] {
                 let lanes = full(&parts);
                 let begun = begin(&client, &claims, wait);
                 drop(lanes);
@@ -507,7 +507,7 @@ mod tests {
                 parts.connection.txn(Txn::new().and_then([TxnOp::put(name.clone(), "", None)])).await.unwrap();
             }
             let lanes = full(&parts);
-            let mut begun = begin(&client, &claims, true);
+            let mut begun = begin(&client, &claims, Wait::UntilGranted);
             drop(lanes);
             let mut all = join_all(begun.iter_mut());
             let waiting = tokio::time::timeout(Duration::from_millis(500), &mut all).await;
@@ -532,13 +532,13 @@ mod tests {
             let claims = claims(&client, 3);
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);
-            let mut begun = begin(&client, &claims, true);
+            let mut begun = begin(&client, &claims, Wait::UntilGranted);
             drop(begun.remove(1));
             assert_eq!(queued(&client), 2);
             assert_eq!(client.etcd.parts().unwrap().releaser.claims.outcome(claims[1].attempt), None);
             let before = revision(&client).await;
-            client.etcd.settle(&claims[1]).await.unwrap();
-            assert_eq!(revision(&client).await, before, "there was nothing to settle");
+            client.etcd.abort(&claims[1]).await.unwrap();
+            assert_eq!(revision(&client).await, before, "there was nothing to abort");
             drop(lanes);
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();
@@ -556,7 +556,7 @@ mod tests {
             let claims = [client.claim("k", Mode::Exclusive), client.claim("k", Mode::Exclusive)];
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);
-            let mut begun = begin(&client, &claims, true);
+            let mut begun = begin(&client, &claims, Wait::UntilGranted);
             drop(lanes);
             let (one, other) = (begun.remove(0), begun.remove(0));
             let (first, mut second) = futures::future::select(one, other).await.factor_first();
@@ -582,7 +582,7 @@ mod tests {
             let before = session.record().version;
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);
-            let begun = begin(&client, &claims, true);
+            let begun = begin(&client, &claims, Wait::UntilGranted);
             drop(lanes);
             for granted in join_all(begun).await {
                 granted.unwrap().unwrap();

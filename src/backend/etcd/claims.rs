@@ -14,7 +14,7 @@ use crate::backend::{AttemptId, LeaseId};
 /// A claim that holds its key.
 #[derive(Clone, Debug)]
 pub(super) struct HeldClaim {
-    pub(super) claim: ClaimKey,
+    pub(super) claim: Arc<ClaimKey>,
     /// The revision at which it held the key: its epoch.
     pub(super) proof: i64,
     /// The watch on it, once it is old enough for one.
@@ -91,7 +91,7 @@ impl Claims {
     }
 
     /// Returns those of the claims with these create revisions that hold their keys, each with its epoch.
-    pub(super) fn proofs(&self, created: &HashSet<i64>) -> HashMap<ClaimKey, i64> {
+    pub(super) fn proofs(&self, created: &HashSet<i64>) -> HashMap<Arc<ClaimKey>, i64> {
         let attempts = self.attempts.lock();
         let held = attempts.values().filter_map(|state| state.held.as_ref());
         let held = held.filter(|held| created.contains(&held.claim.create));

@@ -14,7 +14,7 @@ use super::names::{self, Directory, Names};
 use super::txn::{ClaimKey, Freshness};
 use super::value::{self, Author};
 use super::{answer, error, txn};
-use crate::backend::{ErrorKind, Evict, LeaseId, Result};
+use crate::backend::{ErrorKind, Evict, EvictScope, LeaseId, Result};
 use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
 use crate::token::FencingToken;
 
@@ -108,7 +108,7 @@ fn all_of(directory: &Directory) -> GetOptions {
 /// Facts about locks beyond their claims.
 struct Context {
     left: HashMap<i64, Duration>,
-    proofs: HashMap<ClaimKey, i64>,
+    proofs: HashMap<Arc<ClaimKey>, i64>,
     /// The create revisions of the claims that never waited: they have held their keys since they were requested.
     at_once: HashSet<i64>,
 }
@@ -119,8 +119,7 @@ fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
     let (holders, waiters) = split(entries);
     let mut info = LockInfo::new(key, head.mode());
     // Only the process of a claim knows its token: it is made of the revision of its proof, not of the claim's.
-    info.token =
-        proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(|epoch| FencingToken::of_grant(epoch, 0));
+    info.token = proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(FencingToken::of_epoch);
     info.since = head.since().filter(|_| at_once.contains(&head.create));
     // A shared lock is free after the last of its holders. A claim without a lease never expires.
     info.remaining = holders
@@ -286,7 +285,7 @@ impl Inspector {
         for entry in split(&entries).0.iter().filter(|entry| evict.is_for(&entry.id())) {
             // A lease may hold the key twice, shared.
             if !leases.contains(&entry.lease) {
-                let revokes = !evict.key_only && entry.lease != 0;
+                let revokes = evict.scope == EvictScope::Lease && entry.lease != 0;
                 let carried = if revokes { self.held_on(entry.lease).await? } else { Vec::new() };
                 // A revocation cannot be conditional, so the claim is deleted first: if the hold has ended by now, the others of its
                 // manager are left alone.

@@ -14,7 +14,7 @@ use super::session::{KeepAlive, Session, Sessions};
 use super::txn::{Freshness, Record};
 use super::watched::Subject;
 use super::{answer, error, value};
-use crate::backend::{Clock, ErrorKind, Lease, LeaseId, Result};
+use crate::backend::{Clock, ErrorKind, Lease, LeaseId, LeaseScope, Result};
 
 /// How many renewals in a row may be spoilt by a change of leader before one call gives up.
 const MAX_PROOFS: u32 = 8;
@@ -89,14 +89,14 @@ impl Leases {
     }
 
     /// Opens a lease and puts its record on it.
-    pub(super) async fn open(&self, ttl: Duration, own: bool) -> Result<Lease> {
+    pub(super) async fn open(&self, ttl: Duration, scope: LeaseScope) -> Result<Lease> {
         self.connection.check(self.names.record(LeaseId(0))).await?;
         // Chosen here, so that an attempt of unknown outcome can be repeated and undone.
         let id = LeaseId((rand::random::<u64>() >> 1).max(1));
         let mut partly_opened = RevokeOnDrop { connection: &self.connection, lease: Some(signed(id)) };
         let proven = self.clock.now();
         let granted = self.grant(id, ttl).await?;
-        let lease = Lease::new(id, granted, proven, !own);
+        let lease = Lease::new(id, granted, proven, scope);
         let record =
             Record { name: self.names.record(id), value: value::of_record(&self.manager), lease: id, version: 0 };
         let answer = self.connection.txn(record.create()).await?;

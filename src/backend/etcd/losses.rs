@@ -114,7 +114,7 @@ impl Losses {
     }
 
     /// Notes a grant that was proven at this revision. It is watched once it is old enough.
-    pub(super) fn hold(&self, attempt: AttemptId, claim: ClaimKey, proof: i64) {
+    pub(super) fn hold(&self, attempt: AttemptId, claim: Arc<ClaimKey>, proof: i64) {
         self.claims.hold(attempt, HeldClaim { claim, proof, watch: None });
         let mut recent = self.recent.lock();
         recent.push_back((Instant::now() + WATCH_AGE, attempt));
@@ -142,7 +142,7 @@ impl Losses {
             };
             let Some((_, attempt)) = attempt else { return };
             let Some(HeldClaim { claim, proof, .. }) = self.claims.held(attempt) else { continue };
-            let watch = self.watched.add(Subject::Claim(attempt), claim.name, proof + 1);
+            let watch = self.watched.add(Subject::Claim(attempt), claim.name.clone(), proof + 1);
             if !self.claims.watched(attempt, watch) {
                 self.watched.remove(watch);
             }

@@ -51,9 +51,10 @@ use self::connection::Connection;
 use self::options::FOREVER;
 pub(crate) use self::options::{MIN_TTL, Options};
 use self::parts::Parts;
+pub(crate) use self::release::exists;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
-use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
+use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};
 use crate::info::{Eviction, LockInfo};
 
 /// Locks on etcd, of one manager.
@@ -123,8 +124,8 @@ impl Backend for Etcd {
         MIN_TTL
     }
 
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
-        async move { self.parts()?.leases.open(ttl, own).await }.boxed()
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
+        async move { self.parts()?.leases.open(ttl, scope).await }.boxed()
     }
 
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
@@ -141,11 +142,11 @@ impl Backend for Etcd {
         async move { self.parts()?.leases.revoke(lease.id).await }.boxed()
     }
 
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         async move { self.parts()?.acquirer.acquire(claim, wait).await }.boxed()
     }
 
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
         async move { self.parts()?.releaser.abort(claim).await }.boxed()
     }
 
@@ -155,10 +156,6 @@ impl Backend for Etcd {
             parts.releaser.note(grant);
         }
         async move { self.parts()?.releaser.release(grant).await }.boxed()
-    }
-
-    fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
-        self.parts().ok()?.releaser.claim_name(grant)
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {

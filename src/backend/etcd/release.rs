@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Poll;
 
-use etcd_client::Txn;
+use etcd_client::{Compare, Txn};
 
 use super::batch::{Batcher, Member};
 use super::claims::Claims;
@@ -40,7 +40,7 @@ impl Releaser {
 
     /// Removes all traces of an attempt, including requests that have not arrived yet.
     pub(super) async fn abort(&self, claim: &Claim) -> Result<()> {
-        if !claim.lease.session {
+        if !claim.lease.is_session() {
             return self.leases.revoke(claim.lease.id).await;
         }
         // Nothing was sent, or all that was sent has been answered and undone.
@@ -64,19 +64,19 @@ impl Releaser {
         let is_unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
         self.losses.unhold(grant.attempt);
         // On a lease that has ended there is nothing left to release.
-        if let Some(claim) = self.claim_key(&directory, grant) {
+        if let Some(claim) = self.claim_key(grant) {
             self.claims.releases().add(directory, claim, grant.lease.id, is_unknown);
         }
     }
 
     /// Releases a grant whose release was [noted](Self::note).
     pub(super) async fn release(&self, grant: &Grant) -> Result<()> {
-        if !grant.lease.session {
+        if !grant.lease.is_session() {
             return self.leases.revoke(grant.lease.id).await;
         }
         let is_unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
         let directory = self.names.directory(&grant.key);
-        let Some(claim) = self.claim_key(&directory, grant) else { return Ok(()) };
+        let Some(claim) = self.claim_key(grant) else { return Ok(()) };
         // A caller that drops a guard often locks again at once, and the claim that is sent then also makes the release: one write
         // for the server instead of two. If none is sent, no time is lost.
         yield_once().await;
@@ -94,15 +94,10 @@ impl Releaser {
         Ok(())
     }
 
-    /// Returns the name of a grant's claim, if its lease has not ended.
-    pub(super) fn claim_name(&self, grant: &Grant) -> Option<Vec<u8>> {
-        self.claim_key(&self.names.directory(&grant.key), grant).map(|claim| claim.name)
-    }
-
     /// Returns the claim of a grant, if its lease has not ended.
-    fn claim_key(&self, directory: &Directory, grant: &Grant) -> Option<ClaimKey> {
-        let name = directory.claim(grant.mode, grant.lease.id, self.claims.number(grant.attempt)?);
-        Some(ClaimKey { name, create: i64::try_from(grant.note).unwrap_or_default() })
+    fn claim_key(&self, grant: &Grant) -> Option<Arc<ClaimKey>> {
+        self.claims.number(grant.attempt)?;
+        claim_key(grant)
     }
 
     /// Sends a transaction that deletes, with the rewrite that keeps older copies from taking effect. If the server has no space for
@@ -132,6 +127,16 @@ impl Releaser {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Returns the claim of a grant that this backend made.
+fn claim_key(grant: &Grant) -> Option<Arc<ClaimKey>> {
+    grant.payload.clone()?.downcast().ok()
+}
+
+/// Returns the condition that the claim of a grant exists, if the grant is of etcd.
+pub(crate) fn exists(grant: &Grant) -> Option<Compare> {
+    claim_key(grant).map(|claim| claim.exists())
 }
 
 /// Completes at the next poll, for which it wakes the task at once.

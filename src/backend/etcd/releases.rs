@@ -13,7 +13,7 @@ use crate::backend::LeaseId;
 /// A release that was not confirmed yet.
 #[derive(Clone, Debug)]
 struct Release {
-    claim: ClaimKey,
+    claim: Arc<ClaimKey>,
     lease: LeaseId,
     /// Whether a copy of the claim's request may still take effect: then its release has more to do than to delete.
     is_unknown: bool,
@@ -32,7 +32,7 @@ pub(super) struct Releases {
 
 impl Releases {
     /// Notes a release.
-    pub(super) fn add(&self, directory: Directory, claim: ClaimKey, lease: LeaseId, is_unknown: bool) {
+    pub(super) fn add(&self, directory: Directory, claim: Arc<ClaimKey>, lease: LeaseId, is_unknown: bool) {
         let mut pending = self.pending.lock();
         let releases = pending.entry(directory).or_default();
         if !releases.iter().any(|release| release.claim == claim) {
@@ -61,7 +61,7 @@ impl Releases {
             let is_carried = {
                 let pending = self.pending.lock();
                 let mut releases = pending.get(directory).into_iter().flatten();
-                releases.find(|release| release.claim == *claim).map(|release| release.is_carried)
+                releases.find(|release| *release.claim == *claim).map(|release| release.is_carried)
             };
             match is_carried {
                 None => return false,
@@ -72,7 +72,7 @@ impl Releases {
     }
 
     /// Notes that these claims no longer exist.
-    pub(super) fn confirm(&self, directory: &Directory, claims: &[ClaimKey]) {
+    pub(super) fn confirm(&self, directory: &Directory, claims: &[Arc<ClaimKey>]) {
         if claims.is_empty() {
             return;
         }
@@ -117,12 +117,12 @@ impl Releases {
 pub(super) struct Carried {
     releases: Arc<Releases>,
     directory: Directory,
-    claims: Vec<ClaimKey>,
+    claims: Vec<Arc<ClaimKey>>,
 }
 
 impl Carried {
     /// Returns the claims that are released.
-    pub(super) fn claims(&self) -> &[ClaimKey] {
+    pub(super) fn claims(&self) -> &[Arc<ClaimKey>] {
         &self.claims
     }
 

@@ -193,11 +193,12 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::LeaseScope;
 
     #[test]
     fn only_a_keep_alive_within_one_term_is_a_proof() {
         let at = Timestamp::from_nanos;
-        let lease = Lease::new(LeaseId(1), Duration::from_secs(10), at(5), true);
+        let lease = Lease::new(LeaseId(1), Duration::from_secs(10), at(5), LeaseScope::Session);
         let record = Record { name: b"r".to_vec(), value: Vec::new(), lease: lease.id, version: 0 };
         let cases = [
             ([Some(2), Some(2), Some(2)], true),

@@ -1,5 +1,7 @@
 //! The transactions, as values: building and reading them is separate from sending them.
 
+use std::sync::Arc;
+
 use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbTxnResponse};
 use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
 
@@ -56,10 +58,14 @@ pub(super) struct ClaimKey {
 }
 
 impl ClaimKey {
+    /// Returns the condition that the claim exists.
+    pub(super) fn exists(&self) -> Compare {
+        Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create)
+    }
+
     /// Deletes the claim, and no other one of the same name.
     pub(super) fn delete(&self) -> Txn {
-        let alive = Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create);
-        Txn::new().when([alive]).and_then([TxnOp::delete(self.name.clone(), None::<DeleteOptions>)])
+        Txn::new().when([self.exists()]).and_then([TxnOp::delete(self.name.clone(), None::<DeleteOptions>)])
     }
 }
 
@@ -90,7 +96,7 @@ pub(super) struct PutClaim<'a> {
     pub(super) value: Vec<u8>,
     pub(super) record: Record,
     /// Unconfirmed releases of this process, which the transaction also makes: the claim would queue behind them.
-    pub(super) released: &'a [ClaimKey],
+    pub(super) released: &'a [Arc<ClaimKey>],
     /// Whether to put nothing if a claim blocks it.
     pub(super) only_if_free: bool,
     /// A claim that may block it, to be compared before all others.

@@ -91,11 +91,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::backend::{AttemptId, Lease, LeaseId, Timestamp};
+    use crate::backend::{AttemptId, Lease, LeaseId, LeaseScope, Timestamp};
 
     #[test]
     fn values_are_never_trusted() {
-        let lease = Lease::new(LeaseId(1), Duration::from_secs(2), Timestamp::from_nanos(0), true);
+        let lease = Lease::new(LeaseId(1), Duration::from_secs(2), Timestamp::from_nanos(0), LeaseScope::Session);
         let holder = Arc::new(Holder::new("n", "h", 3));
         let claim = Claim::new(AttemptId(2), "k".into(), Mode::Exclusive, lease, holder.clone());
         let value = of_claim(&claim, "m");

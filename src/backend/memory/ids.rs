@@ -1,4 +1,4 @@
-//! Maps by ids that a user cannot choose, and the set of settled attempts.
+//! Maps by ids that a user cannot choose, and the set of aborted attempts.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -32,17 +32,17 @@ impl Hasher for IdHasher {
     }
 }
 
-/// The attempts of a lease that were settled: the last 4,096 at least.
+/// The attempts of a lease that were aborted: the last 4,096 at least.
 ///
 /// A call within a process cannot arrive late, so a few would be enough. There has to be a bound, since a session may live for
 /// months, and each cancelled `lock()` adds an entry.
 #[derive(Debug, Default)]
-pub(super) struct Settled {
+pub(super) struct Aborted {
     recent: IdSet<AttemptId>,
     older: IdSet<AttemptId>,
 }
 
-impl Settled {
+impl Aborted {
     const GENERATION: usize = 4096;
 
     pub(super) fn contains(&self, attempt: AttemptId) -> bool {
@@ -67,13 +67,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settled_attempts_are_remembered_within_bounds() {
-        let mut settled = Settled::default();
+    fn aborted_attempts_are_remembered_within_bounds() {
+        let mut aborted = Aborted::default();
         for id in 0..100_000 {
-            settled.insert(AttemptId(id));
-            assert!(settled.contains(AttemptId(id)));
-            assert!(settled.contains(AttemptId(id.saturating_sub(Settled::GENERATION as u64 - 1))));
+            aborted.insert(AttemptId(id));
+            assert!(aborted.contains(AttemptId(id)));
+            assert!(aborted.contains(AttemptId(id.saturating_sub(Aborted::GENERATION as u64 - 1))));
         }
-        assert!(settled.recent.len() + settled.older.len() <= 2 * Settled::GENERATION);
+        assert!(aborted.recent.len() + aborted.older.len() <= 2 * Aborted::GENERATION);
     }
 }

@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 use self::state::Answer;
 pub(crate) use self::store::Store;
 use self::wakes::Mailbox;
-use super::{Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Evict, Grant, Lease, Result};
+use super::{
+    Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+};
 use crate::info::{Eviction, LockInfo};
 
 /// One manager's link to a [`Store`].
@@ -38,7 +40,7 @@ impl Memory {
         Self { store, clock, mailbox: Arc::default(), closed: AtomicBool::new(false) }
     }
 
-    /// Returns the store, for calls that a closed link refuses: all but releases, settlements and revocations.
+    /// Returns the store, for calls that a closed link refuses: all but releases, aborts and revocations.
     fn store(&self) -> Result<&Store> {
         if self.closed.load(Ordering::Relaxed) {
             return Err(BackendError::new(ErrorKind::Closed, "the link to the memory store is closed"));
@@ -48,7 +50,7 @@ impl Memory {
 
     /// Passes an acquire to the store whose caller has left. Returns whether it took effect.
     #[cfg(feature = "testing")]
-    pub(crate) fn deliver(&self, claim: &Claim, wait: bool) -> bool {
+    pub(crate) fn deliver(&self, claim: &Claim, wait: Wait) -> bool {
         matches!(self.store.acquire(claim, wait), Answer::Granted(_) | Answer::Queued(_))
     }
 
@@ -77,11 +79,11 @@ impl Backend for Memory {
         "memory"
     }
 
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
         Box::pin(async move {
             let proven = self.clock.now();
-            let id = self.store()?.open(ttl, !own, &self.mailbox);
-            Ok(Lease::new(id, ttl, proven, !own))
+            let id = self.store()?.open(ttl, scope, &self.mailbox);
+            Ok(Lease::new(id, ttl, proven, scope))
         })
     }
 
@@ -105,7 +107,7 @@ impl Backend for Memory {
         })
     }
 
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         Box::pin(async move {
             match self.store()?.acquire(claim, wait) {
                 Answer::Granted(epoch) => Ok(Some(Grant::new(claim, epoch))),
@@ -117,9 +119,9 @@ impl Backend for Memory {
         })
     }
 
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.store.settle(claim.lease.id, claim.attempt);
+            self.store.abort(claim.lease.id, claim.attempt);
             Ok(())
         })
     }

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::ids::{IdMap, Settled};
+use super::ids::{Aborted, IdMap};
 use super::queue::{Epoch, Place, Queue};
 use super::wakes::{Mailbox, Wakes};
-use crate::backend::{AttemptId, Claim, Clock, Event, Evict, LeaseId, Timestamp};
+use crate::backend::{AttemptId, Claim, Clock, Event, Evict, EvictScope, LeaseId, LeaseScope, Timestamp, Wait};
 use crate::info::{Eviction, Holder, LockInfo};
 use crate::token::FencingToken;
 
@@ -33,11 +33,11 @@ pub(super) struct State {
 struct LeaseEntry {
     ttl: Duration,
     end: Timestamp,
-    session: bool,
+    scope: LeaseScope,
     /// Whether it belongs to another client library.
     foreign: bool,
     claims: IdMap<AttemptId, Arc<str>>,
-    settled: Settled,
+    aborted: Aborted,
     mailbox: Arc<Mailbox>,
 }
 
@@ -50,7 +50,7 @@ pub(super) enum Answer {
     Busy,
     /// It waits for this epoch.
     Queued(oneshot::Receiver<u64>),
-    /// Its lease has ended, or it was settled.
+    /// Its lease has ended, or it was aborted.
     Refused,
 }
 
@@ -71,13 +71,13 @@ impl State {
         self.clean_up_after(over, wakes);
     }
 
-    pub(super) fn open(&mut self, now: Timestamp, ttl: Duration, session: bool, mailbox: Arc<Mailbox>) -> LeaseId {
+    pub(super) fn open(&mut self, now: Timestamp, ttl: Duration, scope: LeaseScope, mailbox: Arc<Mailbox>) -> LeaseId {
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         let end = now + ttl;
-        let (claims, settled) = Default::default();
+        let (claims, aborted) = Default::default();
         self.ends.insert((end, lease));
-        self.leases.insert(lease, LeaseEntry { ttl, end, session, foreign: false, claims, settled, mailbox });
+        self.leases.insert(lease, LeaseEntry { ttl, end, scope, foreign: false, claims, aborted, mailbox });
         lease
     }
 
@@ -112,10 +112,10 @@ impl State {
         }
     }
 
-    pub(super) fn acquire(&mut self, now: Timestamp, claim: &Claim, wait: bool, wakes: &mut Wakes) -> Answer {
+    pub(super) fn acquire(&mut self, now: Timestamp, claim: &Claim, wait: Wait, wakes: &mut Wakes) -> Answer {
         let Self { keys, leases, epoch, .. } = self;
         let Some(entry) = leases.get_mut(&claim.lease.id) else { return Answer::Refused };
-        if entry.settled.contains(claim.attempt) {
+        if entry.aborted.contains(claim.attempt) {
             return Answer::Refused;
         }
         let Entry::Vacant(vacant) = entry.claims.entry(claim.attempt) else { return self.acquire_again(claim, wakes) };
@@ -132,7 +132,7 @@ impl State {
                 queue.get_mut().push(place);
                 Answer::Granted(epoch)
             }
-            Entry::Occupied(mut queue) if wait => {
+            Entry::Occupied(mut queue) if wait == Wait::UntilGranted => {
                 let (waiter, answer) = oneshot::channel();
                 place.waiter = Some(waiter);
                 queue.get_mut().push(place);
@@ -163,7 +163,7 @@ impl State {
     /// Removes a claim. A lease for this claim only ends with it.
     pub(super) fn give_up(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) {
         let Some(entry) = self.leases.get_mut(&lease) else { return };
-        if !entry.session {
+        if entry.scope == LeaseScope::Claim {
             self.end(lease, wakes);
         } else if let Some(key) = entry.claims.remove(&attempt) {
             shrink(&mut entry.claims);
@@ -173,10 +173,10 @@ impl State {
     }
 
     /// Removes a claim, and refuses it from now on.
-    pub(super) fn settle(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) {
+    pub(super) fn abort(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) {
         self.give_up(lease, attempt, wakes);
         if let Some(entry) = self.leases.get_mut(&lease) {
-            entry.settled.insert(attempt);
+            entry.aborted.insert(attempt);
         }
     }
 
@@ -204,18 +204,21 @@ impl State {
         let holders = evicted.iter().map(|place| Holder::clone(&place.holder)).collect();
         let claims: Vec<_> = evicted.iter().map(|place| (place.lease, place.attempt)).collect();
         let mut released = vec![String::from(&*key)];
-        if evict.key_only {
-            claims.into_iter().for_each(|(lease, attempt)| self.evict_claim(lease, attempt, wakes));
-        } else {
-            released.extend(claims.iter().flat_map(|(lease, _)| self.held_keys(*lease)));
-            let mut over = Vec::new();
-            for (lease, _) in claims {
-                // A lease can have two shared claims of the key.
-                let Some(entry) = self.forget(lease) else { continue };
-                wakes.event(entry.mailbox.clone(), Event::LeaseLost(lease));
-                over.push(entry);
+        match evict.scope {
+            EvictScope::Claim => {
+                claims.into_iter().for_each(|(lease, attempt)| self.evict_claim(lease, attempt, wakes))
             }
-            self.clean_up_after(over, wakes);
+            EvictScope::Lease => {
+                released.extend(claims.iter().flat_map(|(lease, _)| self.held_keys(*lease)));
+                let mut over = Vec::new();
+                for (lease, _) in claims {
+                    // A lease can have two shared claims of the key.
+                    let Some(entry) = self.forget(lease) else { continue };
+                    wakes.event(entry.mailbox.clone(), Event::LeaseLost(lease));
+                    over.push(entry);
+                }
+                self.clean_up_after(over, wakes);
+            }
         }
         released.sort_unstable();
         released.dedup();
@@ -258,7 +261,7 @@ impl State {
         let first = queue.first();
         let mut info = LockInfo::new(key, first.mode);
         info.foreign = self.leases.get(&first.lease).is_some_and(|entry| entry.foreign);
-        info.token = first.epoch.filter(|_| !info.foreign).map(|epoch| FencingToken::of_grant(epoch, 0));
+        info.token = first.epoch.filter(|_| !info.foreign).map(FencingToken::of_epoch);
         info.since = queue.holding().map(|place| place.since).min().map(|since| SystemTime::now() - now.since(since));
         let ends = queue.holding().filter_map(|place| self.leases.get(&place.lease)).map(|entry| entry.end);
         info.remaining = ends.max().map(|end| end.since(now));

@@ -10,7 +10,7 @@ use super::state::{Answer, State};
 use super::wakes::{Mailbox, Wakes};
 #[cfg(feature = "testing")]
 use crate::backend::Lease;
-use crate::backend::{AttemptId, Claim, Clock, Evict, LeaseId, SystemClock, Timestamp};
+use crate::backend::{AttemptId, Claim, Clock, Evict, LeaseId, LeaseScope, SystemClock, Timestamp, Wait};
 use crate::info::{Eviction, LockInfo};
 #[cfg(feature = "testing")]
 use crate::info::{Holder, Mode};
@@ -50,8 +50,8 @@ impl Store {
         self.step(|_, _, _| ());
     }
 
-    pub(super) fn open(&self, ttl: Duration, session: bool, mailbox: &Arc<Mailbox>) -> LeaseId {
-        self.step(|state, now, _| state.open(now, ttl, session, mailbox.clone()))
+    pub(super) fn open(&self, ttl: Duration, scope: LeaseScope, mailbox: &Arc<Mailbox>) -> LeaseId {
+        self.step(|state, now, _| state.open(now, ttl, scope, mailbox.clone()))
     }
 
     /// Renews the leases, and returns for each whether it was alive.
@@ -64,13 +64,13 @@ impl Store {
         self.step(|state, _, wakes| state.end(lease, wakes));
     }
 
-    pub(super) fn acquire(&self, claim: &Claim, wait: bool) -> Answer {
+    pub(super) fn acquire(&self, claim: &Claim, wait: Wait) -> Answer {
         self.step(|state, now, wakes| state.acquire(now, claim, wait, wakes))
     }
 
     /// Removes a claim, and refuses it from now on.
-    pub(super) fn settle(&self, lease: LeaseId, attempt: AttemptId) {
-        self.step(|state, _, wakes| state.settle(lease, attempt, wakes));
+    pub(super) fn abort(&self, lease: LeaseId, attempt: AttemptId) {
+        self.step(|state, _, wakes| state.abort(lease, attempt, wakes));
     }
 
     pub(super) fn release(&self, lease: LeaseId, attempt: AttemptId) {
@@ -131,9 +131,9 @@ impl Store {
     /// which never expires.
     pub(crate) fn steal(&self, key: &str) -> LeaseId {
         self.step(|state, now, wakes| {
-            let lease = state.open(now, Duration::MAX, false, Arc::default());
+            let lease = state.open(now, Duration::MAX, LeaseScope::Claim, Arc::default());
             let attempt = AttemptId(lease.0);
-            let lease = Lease::new(lease, Duration::MAX, now, false);
+            let lease = Lease::new(lease, Duration::MAX, now, LeaseScope::Claim);
             let thief = Arc::new(Holder::new("thief", "", 0));
             state.steal(now, &Claim::new(attempt, key.into(), Mode::Exclusive, lease, thief), wakes);
             lease.id

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use super::state::{Answer, State};
 use super::wakes::Wakes;
 use super::*;
-use crate::backend::{AttemptId, LeaseId, SystemClock, Timestamp};
+use crate::backend::{AttemptId, EvictScope, LeaseId, SystemClock, Timestamp};
 use crate::info::{Holder, Mode};
 use crate::support::walk::walk;
 
@@ -69,11 +69,11 @@ fn at_once<T>(future: BoxFuture<'_, Result<T>>) -> T {
 }
 
 fn session(link: &Memory) -> Lease {
-    at_once(link.open(TTL, false))
+    at_once(link.open(TTL, LeaseScope::Session))
 }
 
 fn take(link: &Memory, claim: &Claim) -> Grant {
-    at_once(link.acquire(claim, false)).expect("granted")
+    at_once(link.acquire(claim, Wait::Never)).expect("granted")
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_lock_is_taken_and_given_back_at_the_first_poll() {
     let (a, b) = (fixture.link(), fixture.link());
     let (on_a, on_b) = (session(&a), session(&b));
     let grant = take(&a, &fixture.exclusive(on_a, "k"));
-    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), false)).is_none());
+    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), Wait::Never)).is_none());
     assert_eq!(at_once(b.inspect("k")).unwrap().waiters, 0, "a claim that does not wait leaves nothing in the queue");
     at_once(a.release(&grant));
     let next = take(&b, &fixture.exclusive(on_b, "k"));
@@ -104,7 +104,7 @@ async fn first_come_first_served_and_readers_together() {
         fixture.exclusive(lease, "k"),
         fixture.shared(lease, "k"),
     ];
-    let mut waits: Vec<_> = claims.iter().map(|claim| link.acquire(claim, true)).collect();
+    let mut waits: Vec<_> = claims.iter().map(|claim| link.acquire(claim, Wait::UntilGranted)).collect();
     for wait in &mut waits {
         assert!(futures::poll!(wait).is_pending());
     }
@@ -118,7 +118,10 @@ async fn first_come_first_served_and_readers_together() {
     }
     assert!(futures::poll!(&mut waits[2]).is_pending());
     assert!(futures::poll!(&mut waits[3]).is_pending(), "a reader behind a waiting writer waits");
-    assert!(at_once(link.acquire(&fixture.shared(lease, "k"), false)).is_none(), "and a new one does not overtake");
+    assert!(
+        at_once(link.acquire(&fixture.shared(lease, "k"), Wait::Never)).is_none(),
+        "and a new one does not overtake"
+    );
 
     at_once(link.release(&grants[0]));
     assert!(futures::poll!(&mut waits[2]).is_pending());
@@ -137,18 +140,18 @@ fn a_lease_ends_at_its_time_and_not_before() {
     let (on_a, on_b) = (session(&a), session(&b));
     take(&a, &fixture.exclusive(on_a, "k"));
     fixture.clock.advance(TTL - Duration::from_nanos(1));
-    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), false)).is_none());
+    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), Wait::Never)).is_none());
     let renewed = a.renew(&[on_a]).now_or_never().unwrap();
     assert_eq!(renewed[0].as_ref().unwrap().proven, fixture.clock.now());
     let _ = b.renew(&[on_b]).now_or_never().unwrap();
     fixture.clock.advance(TTL - Duration::from_nanos(1));
     let _ = b.renew(&[on_b]).now_or_never().unwrap();
-    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), false)).is_none());
+    assert!(at_once(b.acquire(&fixture.exclusive(on_b, "k"), Wait::Never)).is_none());
     fixture.clock.advance(Duration::from_nanos(1));
     take(&b, &fixture.exclusive(on_b, "k"));
     let ended = a.renew(&[on_a]).now_or_never().unwrap();
     assert_eq!(ended[0].as_ref().unwrap_err().kind(), ErrorKind::LeaseLost);
-    let refused = a.acquire(&fixture.exclusive(on_a, "other"), true).now_or_never().unwrap();
+    let refused = a.acquire(&fixture.exclusive(on_a, "other"), Wait::UntilGranted).now_or_never().unwrap();
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::LeaseLost);
 }
 
@@ -166,10 +169,10 @@ async fn a_waiter_finds_that_the_holder_has_expired() {
     let fixture = Fixture::new();
     let store = Store::with_clock(clock.clone());
     let (a, b) = (Memory::new(store.clone(), clock.clone()), Memory::new(store, clock.clone()));
-    let (on_a, on_b) = (session(&a), at_once(b.open(10 * TTL, false)));
+    let (on_a, on_b) = (session(&a), at_once(b.open(10 * TTL, LeaseScope::Session)));
     take(&a, &fixture.exclusive(on_a, "k"));
     let claim = fixture.exclusive(on_b, "k");
-    let waiting = b.acquire(&claim, true);
+    let waiting = b.acquire(&claim, Wait::UntilGranted);
     let renewing = async {
         tokio::time::sleep(TTL / 3).await;
         assert!(a.renew(&[on_a]).await[0].is_ok());
@@ -181,20 +184,20 @@ async fn a_waiter_finds_that_the_holder_has_expired() {
 }
 
 #[tokio::test]
-async fn a_settled_attempt_never_comes_back() {
+async fn an_aborted_attempt_never_comes_back() {
     let fixture = Fixture::new();
     let link = fixture.link();
     let lease = session(&link);
-    for before in [None, Some(false), Some(true)] {
+    for before in [None, Some(Wait::Never), Some(Wait::UntilGranted)] {
         let claim = fixture.exclusive(lease, "k");
         if let Some(wait) = before {
             let holder = take(&link, &fixture.exclusive(lease, "k"));
-            assert_eq!(link.acquire(&claim, wait).now_or_never().is_none(), wait);
+            assert_eq!(link.acquire(&claim, wait).now_or_never().is_none(), wait == Wait::UntilGranted);
             at_once(link.release(&holder));
         }
-        at_once(link.settle(&claim));
-        at_once(link.settle(&claim));
-        for wait in [false, true] {
+        at_once(link.abort(&claim));
+        at_once(link.abort(&claim));
+        for wait in [Wait::Never, Wait::UntilGranted] {
             let ghost = link.acquire(&claim, wait).now_or_never().unwrap();
             assert_eq!(ghost.unwrap_err().kind(), ErrorKind::LeaseLost);
         }
@@ -203,18 +206,18 @@ async fn a_settled_attempt_never_comes_back() {
 }
 
 #[tokio::test]
-async fn settling_takes_a_waiter_out_and_lets_the_next_ones_in() {
+async fn aborting_takes_a_waiter_out_and_lets_the_next_ones_in() {
     let fixture = Fixture::new();
     let link = fixture.link();
     let lease = session(&link);
     let reader = take(&link, &fixture.shared(lease, "k"));
     let (writer, behind) = (fixture.exclusive(lease, "k"), fixture.shared(lease, "k"));
-    let mut writing = link.acquire(&writer, true);
+    let mut writing = link.acquire(&writer, Wait::UntilGranted);
     assert!(futures::poll!(&mut writing).is_pending());
-    let mut reading = link.acquire(&behind, true);
+    let mut reading = link.acquire(&behind, Wait::UntilGranted);
     assert!(futures::poll!(&mut reading).is_pending());
     drop(writing);
-    at_once(link.settle(&writer));
+    at_once(link.abort(&writer));
     assert!(reading.await.unwrap().unwrap().epoch > reader.epoch);
 }
 
@@ -222,13 +225,13 @@ async fn settling_takes_a_waiter_out_and_lets_the_next_ones_in() {
 fn a_lease_for_one_hold_ends_with_it() {
     let fixture = Fixture::new();
     let link = fixture.link();
-    let own = at_once(link.open(TTL, true));
-    assert!(!own.session);
+    let own = at_once(link.open(TTL, LeaseScope::Claim));
+    assert!(!own.is_session());
     let grant = take(&link, &fixture.exclusive(own, "k"));
     at_once(link.release(&grant));
     assert!(link.renew(&[own]).now_or_never().unwrap()[0].is_err());
-    let own = at_once(link.open(TTL, true));
-    at_once(link.settle(&fixture.exclusive(own, "k")));
+    let own = at_once(link.open(TTL, LeaseScope::Claim));
+    at_once(link.abort(&fixture.exclusive(own, "k")));
     assert!(link.renew(&[own]).now_or_never().unwrap()[0].is_err());
 }
 
@@ -241,7 +244,7 @@ async fn evict_ends_the_lease_with_all_that_was_on_it() {
     take(&a, &fixture.shared(on_a, "also"));
     take(&b, &fixture.exclusive(on_b, "b"));
     let waits_for_b = fixture.exclusive(on_a, "b");
-    let mut waiting = a.acquire(&waits_for_b, true);
+    let mut waiting = a.acquire(&waits_for_b, Wait::UntilGranted);
     assert!(futures::poll!(&mut waiting).is_pending());
 
     let eviction = at_once(b.evict("k", &Evict::default()));
@@ -262,7 +265,7 @@ fn evict_of_the_key_alone_leaves_the_lease() {
     let claim = fixture.exclusive(on_a, "k");
     take(&a, &claim);
     take(&a, &fixture.exclusive(on_a, "also"));
-    assert_eq!(at_once(b.evict("k", &Evict { key_only: true, only: None })).released, ["k"]);
+    assert_eq!(at_once(b.evict("k", &Evict { scope: EvictScope::Claim, only: None })).released, ["k"]);
     assert_eq!(at_once(a.next_event()), Event::ClaimLost(claim.attempt));
     assert!(a.renew(&[on_a]).now_or_never().unwrap()[0].is_ok());
     assert!(at_once(b.inspect("k")).is_none() && at_once(b.inspect("also")).is_some());
@@ -276,8 +279,8 @@ fn a_closed_link_only_gives_back() {
     let grant = take(&link, &fixture.exclusive(lease, "k"));
     at_once(link.close());
     let claim = fixture.exclusive(lease, "other");
-    assert_eq!(link.acquire(&claim, true).now_or_never().unwrap().unwrap_err().kind(), ErrorKind::Closed);
-    assert_eq!(block_on(link.open(TTL, false)).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(link.acquire(&claim, Wait::UntilGranted).now_or_never().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(block_on(link.open(TTL, LeaseScope::Session)).unwrap_err().kind(), ErrorKind::Closed);
     at_once(link.release(&grant));
     assert!(at_once(fixture.link().inspect("k")).is_none());
 }
@@ -292,12 +295,12 @@ fn a_name_is_one_store() {
 fn a_key_used_once_leaves_nothing() {
     let mut state = State::new(Arc::new(SystemClock));
     let mut wakes = Wakes::default();
-    let lease = state.open(Timestamp::from_nanos(0), TTL, true, Arc::default());
+    let lease = state.open(Timestamp::from_nanos(0), TTL, LeaseScope::Session, Arc::default());
     let fixture = Fixture::new();
-    let of = Lease::new(lease, TTL, Timestamp::from_nanos(0), true);
+    let of = Lease::new(lease, TTL, Timestamp::from_nanos(0), LeaseScope::Session);
     let claims: Vec<_> = (0..10_000).map(|n| fixture.exclusive(of, &format!("key {n}"))).collect();
     for claim in &claims {
-        assert!(matches!(state.acquire(Timestamp::from_nanos(0), claim, false, &mut wakes), Answer::Granted(_)));
+        assert!(matches!(state.acquire(Timestamp::from_nanos(0), claim, Wait::Never, &mut wakes), Answer::Granted(_)));
     }
     for claim in &claims {
         state.give_up(lease, claim.attempt, &mut wakes);
@@ -325,21 +328,26 @@ impl Model {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Acquire { lease: usize, key: usize, shared: bool, wait: bool },
-    GiveUp { nth: usize, settle: bool },
+    Acquire { lease: usize, key: usize, shared: bool, wait: Wait },
+    GiveUp { nth: usize, abort: bool },
     Renew { lease: usize },
     Advance { seconds: u64 },
-    Evict { key: usize, key_only: bool },
+    Evict { key: usize, scope: EvictScope },
 }
 
 fn any_step(rng: &mut StdRng) -> Step {
     let (lease, key) = (rng.random_range(0..3), rng.random_range(0..2));
     match rng.random_range(0..17) {
-        0..8 => Step::Acquire { lease, key, shared: rng.random(), wait: rng.random() },
-        8..13 => Step::GiveUp { nth: rng.random_range(0..60), settle: rng.random() },
+        0..8 => Step::Acquire {
+            lease,
+            key,
+            shared: rng.random(),
+            wait: if rng.random() { Wait::Never } else { Wait::UntilGranted },
+        },
+        8..13 => Step::GiveUp { nth: rng.random_range(0..60), abort: rng.random() },
         13..15 => Step::Renew { lease },
         15 => Step::Advance { seconds: rng.random_range(1..20) },
-        _ => Step::Evict { key, key_only: rng.random() },
+        _ => Step::Evict { key, scope: if rng.random() { EvictScope::Claim } else { EvictScope::Lease } },
     }
 }
 
@@ -384,23 +392,23 @@ impl Run {
                         self.granted(&claim, epoch);
                     }
                     Answer::Queued(answer) => {
-                        assert!(wait && !granted);
+                        assert!(wait == Wait::UntilGranted && !granted);
                         self.waiting.push((claim.attempt, answer));
                     }
                     Answer::Busy => {
-                        assert!(!wait && !granted);
+                        assert!(wait == Wait::Never && !granted);
                         self.model.claims.pop();
                     }
                     Answer::Refused => panic!("the lease lives"),
                 }
             }
-            Step::GiveUp { nth, settle } => {
+            Step::GiveUp { nth, abort } => {
                 if self.model.claims.is_empty() {
                     return;
                 }
                 let claim = self.model.claims.remove(nth % self.model.claims.len());
-                match settle {
-                    true => self.fixture.store.settle(claim.lease.id, claim.attempt),
+                match abort {
+                    true => self.fixture.store.abort(claim.lease.id, claim.attempt),
                     false => self.fixture.store.release(claim.lease.id, claim.attempt),
                 }
             }
@@ -415,16 +423,16 @@ impl Run {
                 let over: Vec<_> = self.leases.iter().filter(|(_, end)| *end <= now).map(|(of, _)| of.id).collect();
                 over.into_iter().for_each(|lease| self.end(lease));
             }
-            Step::Evict { key, key_only } => {
+            Step::Evict { key, scope } => {
                 let holding = self.model.holding(KEYS[key]);
-                let eviction = self.fixture.store.evict(KEYS[key], &Evict { key_only, only: None });
+                let eviction = self.fixture.store.evict(KEYS[key], &Evict { scope, only: None });
                 assert_eq!(eviction.holders.len(), holding.len());
                 let (evicted, kept) = std::mem::take(&mut self.model.claims)
                     .into_iter()
                     .partition(|claim| holding.contains(&claim.attempt));
                 self.model.claims = kept;
                 let evicted: Vec<Claim> = evicted;
-                if !key_only {
+                if scope == EvictScope::Lease {
                     evicted.iter().for_each(|claim| self.end(claim.lease.id));
                 }
             }

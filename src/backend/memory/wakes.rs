@@ -40,7 +40,7 @@ impl Wakes {
     pub(super) fn send(self) {
         for wake in self.0 {
             match wake {
-                // Without a receiver the acquire was dropped, and its claim will be settled.
+                // Without a receiver the acquire was dropped, and its claim will be aborted.
                 Wake::Granted(waiter, epoch) => drop(waiter.send(epoch)),
                 Wake::Removed(waiter) => drop(waiter),
                 Wake::Event(mailbox, event) => mailbox.deliver(event),

@@ -10,7 +10,7 @@ use super::confirmations::Confirmations;
 use super::names::Names;
 use super::replicas::Replicas;
 use super::{error, value};
-use crate::backend::{Claim, Clock, Grant, Result};
+use crate::backend::{Claim, Clock, Grant, Result, Wait};
 
 #[derive(Debug)]
 pub(super) struct Acquires {
@@ -27,7 +27,7 @@ pub(super) struct Acquires {
 
 impl Acquires {
     /// Acquires a lock; waits in its queue if the claim is to `wait`.
-    pub(super) async fn acquire(&self, claim: &Claim, wait: bool) -> Result<Option<Grant>> {
+    pub(super) async fn acquire(&self, claim: &Claim, wait: Wait) -> Result<Option<Grant>> {
         let name = self.names.of(&claim.key)?;
         // Registered before the first byte is sent: the message of a handover may overtake the answer.
         let begun = self.claims.begin(claim.lease.id, claim.attempt, || {
@@ -52,7 +52,7 @@ impl Acquires {
     fn granted(&self, claim: &Claim, attempt: &Arc<Attempt>, won: Won) -> Result<Grant> {
         let limit = self.claims.hold(attempt, won).ok_or_else(|| error::lost(self.batch.server()))?;
         let mut grant = Grant::new(claim, won.epoch);
-        if !grant.lease.session {
+        if !grant.lease.is_session() {
             // This says nothing about a session's other holds.
             grant.lease.proven = grant.lease.proven.max(won.dated);
         }

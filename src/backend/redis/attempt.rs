@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::answers::AcquireAnswer;
 use super::names::Name;
-use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp};
+use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp, Wait};
 use crate::info::Mode;
 
 /// The TTL of a handover until it is confirmed; the scripts have the same.
@@ -32,7 +32,7 @@ pub(super) struct Attempt {
     pub(super) value: String,
     pub(super) ttl: Duration,
     /// Whether it queues.
-    pub(super) wait: bool,
+    pub(super) wait: Wait,
     retry_interval: Duration,
     state: Mutex<State>,
 }
@@ -131,7 +131,7 @@ pub(super) struct Won {
 }
 
 impl Attempt {
-    pub(super) fn new(claim: &Claim, name: Arc<Name>, value: String, wait: bool) -> Self {
+    pub(super) fn new(claim: &Claim, name: Arc<Name>, value: String, wait: Wait) -> Self {
         Self {
             id: claim.attempt,
             lease: claim.lease.id,

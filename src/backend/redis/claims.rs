@@ -7,14 +7,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::attempt::{Attempt, Won};
-use crate::backend::{AttemptId, Lease, LeaseId, Limit, Timestamp};
+use crate::backend::{AttemptId, Lease, LeaseId, LeaseScope, Limit, Timestamp};
 
 type Hasher = foldhash::fast::RandomState;
 
 /// A lease: on Redis, only what its holds have in common.
 #[derive(Debug)]
 struct LeaseEntry {
-    session: bool,
+    scope: LeaseScope,
     /// When its last renewal began: the lease as a whole may be considered proven at that time.
     renewed: Timestamp,
     /// It accepts no attempts any more, and stays for those that have not been given up yet.
@@ -26,7 +26,7 @@ struct LeaseEntry {
 /// The subject of a renewal.
 #[derive(Debug)]
 pub(super) struct Renewing {
-    pub(super) session: bool,
+    pub(super) scope: LeaseScope,
     /// The holds on the lease, with their epochs.
     pub(super) held: Vec<(Arc<Attempt>, u64)>,
     /// Whether the release of a hold on it has not been answered.
@@ -56,12 +56,12 @@ impl Registry {
 
 impl Claims {
     /// Opens a lease.
-    pub(super) fn open(&self, ttl: Duration, session: bool, now: Timestamp) -> Lease {
+    pub(super) fn open(&self, ttl: Duration, scope: LeaseScope, now: Timestamp) -> Lease {
         let mut registry = self.0.lock();
         registry.last_lease += 1;
         let id = LeaseId(registry.last_lease);
-        registry.leases.insert(id, LeaseEntry { session, renewed: now, ended: false, attempts: HashSet::default() });
-        Lease::new(id, ttl, now, session)
+        registry.leases.insert(id, LeaseEntry { scope, renewed: now, ended: false, attempts: HashSet::default() });
+        Lease::new(id, ttl, now, scope)
     }
 
     /// Returns the attempt, created by `new` if it is unknown. `None` if its lease has ended.
@@ -92,7 +92,7 @@ impl Claims {
         let lease = registry.leases.get(&lease)?;
         let held = registry.on(lease).filter_map(|attempt| Some((attempt.clone(), attempt.held()?))).collect();
         let releasing = registry.on(lease).any(|attempt| attempt.is_releasing());
-        Some(Renewing { session: lease.session, held, releasing })
+        Some(Renewing { scope: lease.scope, held, releasing })
     }
 
     /// Forgets an attempt that has nothing on the server any more, and its lease if that was for this attempt only.
@@ -101,7 +101,7 @@ impl Claims {
         let Some(attempt) = registry.attempts.remove(&id) else { return };
         if let Some(lease) = registry.leases.get_mut(&attempt.lease) {
             lease.attempts.remove(&id);
-            if lease.attempts.is_empty() && (lease.ended || !lease.session) {
+            if lease.attempts.is_empty() && (lease.ended || lease.scope == LeaseScope::Claim) {
                 registry.leases.remove(&attempt.lease);
             }
         }

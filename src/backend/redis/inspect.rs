@@ -136,7 +136,7 @@ impl Snapshot {
         info.waiters = self.waiters;
         info.foreign = value == LockValue::Foreign;
         if !info.foreign {
-            info.token = self.fence.map(|epoch| FencingToken::of_grant(epoch, 0));
+            info.token = self.fence.map(FencingToken::of_epoch);
             // An epoch is the time of its grant, by the server's clock.
             info.since = self.fence.and_then(|epoch| UNIX_EPOCH.checked_add(Duration::from_micros(epoch)));
         }

@@ -11,7 +11,7 @@ use super::losses::Losses;
 use super::release::Releases;
 use super::scripts::Op;
 use super::{answers, error};
-use crate::backend::{Clock, ErrorKind, Lease, LeaseId, Result};
+use crate::backend::{Clock, ErrorKind, Lease, LeaseId, LeaseScope, Result};
 use crate::process::report::warn;
 
 #[derive(Debug)]
@@ -35,9 +35,9 @@ impl Leases {
     }
 
     /// Opens a lease, without I/O.
-    pub(super) fn open(&self, ttl: Duration, session: bool) -> Lease {
+    pub(super) fn open(&self, ttl: Duration, scope: LeaseScope) -> Lease {
         self.batch.serve_ttl(ttl);
-        self.claims.open(ttl, session, self.clock.now())
+        self.claims.open(ttl, scope, self.clock.now())
     }
 
     /// Renews all holds on the leases.
@@ -51,7 +51,7 @@ impl Leases {
         let server = self.batch.server();
         let proven = self.clock.now();
         let lease = Lease { proven, ..lease };
-        let Some(Renewing { session, held, releasing }) = self.claims.renewing(lease.id, proven) else {
+        let Some(Renewing { scope, held, releasing }) = self.claims.renewing(lease.id, proven) else {
             return Err(error::lost(server));
         };
         if held.is_empty() && releasing {
@@ -65,6 +65,7 @@ impl Leases {
             return Err(error::no_answer(server, limit));
         };
         let mut outcome = Ok(lease);
+        let is_session = scope == LeaseScope::Session;
         // The server serves this account: a lasting failure is of one hold alone.
         let is_served = answers.iter().any(|answer| answer.as_ref().is_ok_and(answers::found));
         for ((attempt, _), answer) in held.iter().zip(answers) {
@@ -76,9 +77,9 @@ impl Leases {
                 }
                 // Given up meanwhile.
                 Ok(_) if attempt.held().is_none() => {}
-                Ok(_) if session => self.losses.lose(attempt),
+                Ok(_) if is_session => self.losses.lose(attempt),
                 Ok(_) => outcome = Err(error::lost(server)),
-                Err(error) if session && is_served && error.kind() != ErrorKind::Unreachable => {
+                Err(error) if is_session && is_served && error.kind() != ErrorKind::Unreachable => {
                     warn!(target: "leasehold::redis", "a hold cannot be renewed: {error}");
                     self.losses.lose(attempt);
                 }

@@ -86,7 +86,7 @@ use self::release::Releases;
 use self::replicas::Replicas;
 use self::scripts::Scripts;
 pub(crate) use self::tls::Tls;
-use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, Result};
+use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};
 use crate::info::{Eviction, LockInfo};
 
 /// Longer than any wait, and short enough to be added to a time.
@@ -226,8 +226,8 @@ impl Backend for Redis {
         "redis"
     }
 
-    fn open(&self, ttl: Duration, own: bool) -> BoxFuture<'_, Result<Lease>> {
-        async move { Ok(self.live()?.leases.open(ttl, !own)) }.boxed()
+    fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
+        async move { Ok(self.live()?.leases.open(ttl, scope)) }.boxed()
     }
 
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>> {
@@ -244,12 +244,12 @@ impl Backend for Redis {
         async move { self.live()?.leases.revoke(lease.id).await }.boxed()
     }
 
-    fn acquire<'a>(&'a self, claim: &'a Claim, wait: bool) -> BoxFuture<'a, Result<Option<Grant>>> {
+    fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         async move { self.live()?.acquires.acquire(claim, wait).await }.boxed()
     }
 
-    fn settle<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
-        async move { self.live()?.releases.settle(claim.attempt).await }.boxed()
+    fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
+        async move { self.live()?.releases.abort(claim.attempt).await }.boxed()
     }
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {

@@ -28,7 +28,7 @@ impl Releases {
     }
 
     /// Aborts an attempt whose outcome is unknown.
-    pub(super) async fn settle(&self, id: AttemptId) -> Result<()> {
+    pub(super) async fn abort(&self, id: AttemptId) -> Result<()> {
         match self.claims.get(id) {
             Some(attempt) => self.withdraw(&attempt).await,
             // Nothing was ever sent, or nothing is left.

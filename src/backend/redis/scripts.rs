@@ -9,6 +9,7 @@ use redis::{Cmd, Pipeline, Script};
 
 use super::attempt::Attempt;
 use super::names::Name;
+use crate::backend::Wait;
 use crate::info::{ClaimId, Mode};
 
 /// A script.
@@ -145,7 +146,7 @@ impl Op {
         call.arg(&self.name().side);
         match self {
             Self::Acquire(attempt) => {
-                call.arg(&attempt.value).arg(millis(attempt.ttl)).arg(u8::from(attempt.wait));
+                call.arg(&attempt.value).arg(millis(attempt.ttl)).arg(u8::from(attempt.wait == Wait::UntilGranted));
             }
             Self::Release(attempt, tombstone) => {
                 call.arg(&attempt.value).arg(millis(*tombstone));

@@ -82,10 +82,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::backend::{Lease, LeaseId, Timestamp};
+    use crate::backend::{Lease, LeaseId, LeaseScope, Timestamp};
 
     fn claim(holder: Holder, mode: Mode) -> Claim {
-        let lease = Lease::new(LeaseId(1), Duration::from_secs(30), Timestamp::from_nanos(0), true);
+        let lease = Lease::new(LeaseId(1), Duration::from_secs(30), Timestamp::from_nanos(0), LeaseScope::Session);
         Claim::new(AttemptId(0xabc), "k".into(), mode, lease, Arc::new(holder))
     }
 

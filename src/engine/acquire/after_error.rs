@@ -1,5 +1,6 @@
 //! The next step after a failed attempt.
 
+use crate::backend::Wait;
 use crate::error::ErrorKind;
 
 /// Where the attempt failed.
@@ -25,10 +26,10 @@ pub(super) enum AfterError {
 }
 
 /// Decides the next step. `wait`: whether the caller waits for the lock.
-pub(super) fn after_error(kind: ErrorKind, stage: Stage, wait: bool) -> AfterError {
+pub(super) fn after_error(kind: ErrorKind, stage: Stage, wait: Wait) -> AfterError {
     match (kind, stage) {
         (ErrorKind::LeaseLost, Stage::Claim) => AfterError::RetryLease,
-        (ErrorKind::LeaseLost | ErrorKind::Unreachable, _) if wait => AfterError::Retry,
+        (ErrorKind::LeaseLost | ErrorKind::Unreachable, _) if wait == Wait::UntilGranted => AfterError::Retry,
         (ErrorKind::Unreachable, Stage::Claim) | (_, Stage::Lease) => AfterError::Fail,
         (_, Stage::Claim) => AfterError::Refuse,
     }
@@ -53,9 +54,10 @@ mod tests {
             (Unsupported, [Fail, Fail, Refuse, Refuse]),
             (Closed, [Fail, Fail, Refuse, Refuse]),
         ];
-        let cases = [(Stage::Lease, true), (Stage::Lease, false), (Stage::Claim, true), (Stage::Claim, false)];
+        let cases = [Stage::Lease, Stage::Claim].map(|stage| [(stage, Wait::UntilGranted), (stage, Wait::Never)]);
         for (kind, expected) in table {
-            let decided = cases.map(|(stage, wait)| after_error(kind, stage, wait));
+            let decided =
+                cases.as_flattened().iter().map(|&(stage, wait)| after_error(kind, stage, wait)).collect::<Vec<_>>();
             assert_eq!(decided, expected, "{kind:?}");
         }
     }

@@ -13,6 +13,7 @@ use self::waiter::{Acquired, Waiter, log_acquired};
 use super::sessions::LeaseFor;
 use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::arbiter::Decision;
+use crate::backend::Wait;
 use crate::error::{LockError, Result};
 use crate::process::foreign::{self, CatchingWaker};
 use crate::process::wakers;
@@ -35,7 +36,7 @@ enum State {
 struct Start {
     entry: Result<Arc<Entry>>,
     options: RequestOptions,
-    wait: bool,
+    wait: Wait,
 }
 
 impl Acquisition {
@@ -43,7 +44,7 @@ impl Acquisition {
         engine: Arc<EngineHandle>,
         entry: Result<Arc<Entry>>,
         options: RequestOptions,
-        wait: bool,
+        wait: Wait,
     ) -> Self {
         Self { engine, state: State::Start(Start { entry, options, wait }), catching: CatchingWaker::default() }
     }
@@ -105,7 +106,8 @@ impl Start {
             let caller = options.caller(&base.defaults, cx);
             let mut arbiter = entry.arbiter();
             let owner = caller.for_key(|owner| arbiter.holds(owner, now));
-            let (decision, effects) = arbiter.request(&owner, options.terms, wait, now, || foreign::cloned(cx.waker()));
+            let (decision, effects) =
+                arbiter.request(&owner, options.terms, wait == Wait::UntilGranted, now, || foreign::cloned(cx.waker()));
             let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
             (owner, decision, effects, nudge)
         };

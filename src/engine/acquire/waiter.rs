@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, Either, poll_fn, select};
 use super::after_error::{AfterError, Stage, after_error};
 use crate::arbiter::{Cancelled, Terms, Ticket, Turn};
 use crate::backend::backoff::Backoff;
-use crate::backend::{Claim, Grant};
+use crate::backend::{Claim, Grant, Wait};
 use crate::clock::Timestamp;
 use crate::engine::cleanup::Job;
 use crate::engine::lookup::{FRESH, Lookup};
@@ -48,7 +48,7 @@ pub(super) struct Waiter {
     entry: Arc<Entry>,
     owner: Owner,
     options: RequestOptions,
-    wait: bool,
+    wait: Wait,
     asked: Timestamp,
     /// The place; `None` once the waiter has left the queue.
     ticket: Option<Ticket>,
@@ -64,7 +64,7 @@ impl Waiter {
         entry: Arc<Entry>,
         owner: Owner,
         options: RequestOptions,
-        wait: bool,
+        wait: Wait,
         asked: Timestamp,
         ticket: Ticket,
     ) -> Self {
@@ -118,7 +118,7 @@ impl Waiter {
         // A wrong password, for example, may appear in the renewals only.
         let trouble = self.engine.sessions.failure(self.options.terms.ttl).or(self.trouble.take());
         let outage = || base.backend.outage();
-        if !self.wait {
+        if self.wait == Wait::Never {
             let error = outage().or(trouble).unwrap_or_else(|| base.no_answer(limit));
             return LockError::backend(Some(&self.entry.key), "try_lock", error);
         }
@@ -328,7 +328,7 @@ impl Waiter {
     /// Cleans up the attempt, if there is one, and keeps the place in the queue.
     pub(super) fn abort(&mut self) {
         if let (Some(ticket), Some((claim, cell))) = (self.ticket, self.sent.take()) {
-            self.entry.arbiter().unsettled(ticket);
+            self.entry.arbiter().aborting(ticket);
             self.abort_sent(claim, cell);
         }
     }
@@ -338,7 +338,7 @@ impl Waiter {
         self.engine.sessions.forget_own(&cell);
         let (entry, base) = (self.entry.clone(), self.base().clone());
         self.engine.cleanup.run_then(cell, Job::Abort(claim), move || {
-            let effects = entry.arbiter().settled(base.now());
+            let effects = entry.arbiter().aborted(base.now());
             entry.apply(effects);
         });
     }

@@ -24,7 +24,7 @@ fn is_told(mut theirs: Client, what: &str, free: impl FnOnce()) {
     let start = Instant::now();
     free();
     theirs.has_it();
-    println!("{what}: told within {:?}", start.elapsed());
+    println!("{what}: signalled within {:?}", start.elapsed());
     assert!(start.elapsed() < SOON && SOON < TTL, "{what}: {:?}", start.elapsed());
     theirs.unlock();
 }

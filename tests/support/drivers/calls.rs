@@ -18,7 +18,7 @@ pub fn api_calls(data: &[u8]) {
     let mut fixture = Fixture::new(first % 2 == 0);
     for call in data.chunks_exact(2).take(100) {
         fixture.call(call[0] % 13, call[1]);
-        fixture.settle();
+        fixture.quiesce();
         fixture.check();
     }
     fixture.end();
@@ -144,7 +144,7 @@ impl Fixture {
                 Poll::Ready(result) => self.resolved(who, result),
                 Poll::Pending => {
                     assert!(self.reentered(who).is_none(), "{who:?} waits for itself");
-                    assert!(!self.is_free_for(who), "{who:?} waits for nobody");
+                    assert!(!self.is_free_for(who), "{who:?} waits for a free key");
                     self.waiting.push(Waiting { who, future });
                 }
             }
@@ -156,7 +156,7 @@ impl Fixture {
         let free = self.is_free_for(who) || self.reentered(who).is_some();
         match tried.transpose() {
             Some(result) => {
-                assert!(free || self.may_join(who), "{who:?} has overtaken somebody");
+                assert!(free || self.may_join(who), "{who:?} has overtaken a waiter");
                 self.resolved(who, result);
             }
             None => assert!(!free, "{who:?} was refused a free lock"),
@@ -174,7 +174,7 @@ impl Fixture {
             (asked.into_iter().all(free), asked.into_iter().all(|who| free(who) || self.may_join(who)));
         match block_on(request.try_once()) {
             Ok(Some(guards)) => {
-                assert!(all_to_be_had, "{who:?} has overtaken somebody");
+                assert!(all_to_be_had, "{who:?} has overtaken a waiter");
                 asked.into_iter().zip(guards).for_each(|(who, guard)| self.resolved(who, Ok(guard)));
             }
             Ok(None) => assert!(!all_free, "{who:?} was refused free locks"),
@@ -249,7 +249,7 @@ impl Fixture {
     }
 
     /// Polls all waiters until none makes progress. A waiter that is not blocked must make progress.
-    fn settle(&mut self) {
+    fn quiesce(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let ready = (0..self.waiting.len()).find_map(|n| match poll(&mut self.waiting[n].future) {
@@ -271,7 +271,7 @@ impl Fixture {
                 None if self.somebody_could_go_on() => {
                     assert!(
                         Instant::now() < deadline,
-                        "nobody gets on: {:?}",
+                        "no waiter makes progress: {:?}",
                         self.waiting.iter().map(|w| w.who).collect::<Vec<_>>()
                     );
                     std::thread::yield_now();

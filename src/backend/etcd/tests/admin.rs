@@ -16,7 +16,7 @@ fn a_lock_shows_its_holder() {
         let info = a.etcd.inspect("k").await.unwrap().unwrap();
         assert_eq!((info.mode, info.waiters, info.foreign), (Mode::Exclusive, 1, false));
         assert_eq!(info.holders, [Holder::new("test", "here", 7)]);
-        assert_eq!(info.token, Some(crate::token::FencingToken::of_grant(held.epoch, 0)));
+        assert_eq!(info.token, Some(crate::token::FencingToken::of_epoch(held.epoch)));
         assert!(info.since.unwrap().elapsed().unwrap() < LIMIT);
         assert!(info.remaining.unwrap() <= Duration::from_secs(10));
         assert_eq!(b.etcd.inspect("k").await.unwrap().unwrap().token, None);
@@ -51,7 +51,7 @@ fn foreign_claims_are_shown_as_such() {
         }
         let info = a.etcd.inspect("ours").await.unwrap().unwrap();
         assert_eq!((info.waiters, info.foreign, info.holders.len()), (1, false, 1));
-        assert_eq!(info.token, Some(crate::token::FencingToken::of_grant(ours.epoch, 0)));
+        assert_eq!(info.token, Some(crate::token::FencingToken::of_epoch(ours.epoch)));
         let listed = a.etcd.list("").await.unwrap();
         let shown: Vec<_> = listed.iter().map(|info| (info.key.as_str(), info.foreign)).collect();
         assert_eq!(shown, [("mutex", true), ("ours", false), ("readers", true)]);
@@ -132,7 +132,7 @@ fn an_eviction_of_the_key_alone_leaves_the_lease() {
         let held = a.lock("k").await;
         a.lock("also").await;
         tokio::time::sleep(Duration::from_millis(100)).await;
-        let eviction = b.etcd.evict("k", &Evict { key_only: true, only: None }).await.unwrap();
+        let eviction = b.etcd.evict("k", &Evict { scope: EvictScope::Claim, only: None }).await.unwrap();
         assert_eq!((eviction.holders.len(), eviction.released), (1, vec!["k".to_owned()]));
         assert_eq!(a.event(Duration::from_millis(200)).await, Event::ClaimLost(held.attempt));
         assert!(b.try_get("k", Mode::Exclusive).await.is_some());

@@ -11,7 +11,7 @@ async fn client(cluster: &servers::Cluster<3>, first: usize) -> Client {
     let mut options = options(&cluster.members[first].endpoint(), "p/");
     options.endpoints.extend((1..3).map(|next| cluster.members[(first + next) % 3].endpoint()));
     let etcd = connect(options).await.unwrap();
-    let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
+    let lease = etcd.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
     Client { etcd, lease }
 }
 

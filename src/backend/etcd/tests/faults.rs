@@ -60,20 +60,20 @@ fn passwords_and_permissions_are_checked() {
         assert_eq!(kind(with(None, "", "p/").await), ErrorKind::Denied);
         assert_eq!(kind(with(Some("joe"), "pass", "q/").await), ErrorKind::Denied);
         let etcd = with(Some("joe"), "pass", "p/").await.unwrap();
-        let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
-        let grant = etcd.acquire(&claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
+        let lease = etcd.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
+        let grant = etcd.acquire(&claim("k", Mode::Exclusive, lease), Wait::UntilGranted).await.unwrap().unwrap();
         // Any change to the users makes all tokens stale, with an error of its own kind.
         server.ctl(&["--user", "root:secret", "role", "add", "other"]);
         etcd.renew(&[lease]).await.remove(0).unwrap();
         server.ctl(&["--user", "root:secret", "role", "add", "another"]);
         etcd.release(&grant).await.unwrap();
-        let grant = etcd.acquire(&claim("k", Mode::Exclusive, lease), false).await.unwrap().unwrap();
+        let grant = etcd.acquire(&claim("k", Mode::Exclusive, lease), Wait::Never).await.unwrap().unwrap();
         // The watch stream has the old token too.
         let other = with(Some("joe"), "pass", "p/").await.unwrap();
-        let lease = other.open(Duration::from_secs(10), false).await.unwrap();
+        let lease = other.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
         server.ctl(&["--user", "root:secret", "role", "add", "yet-another"]);
         let waiting = claim("k", Mode::Exclusive, lease);
-        let mut wait = other.acquire(&waiting, true);
+        let mut wait = other.acquire(&waiting, Wait::UntilGranted);
         assert!(tokio::time::timeout(Duration::from_secs(1), &mut wait).await.is_err());
         etcd.release(&grant).await.unwrap();
         tokio::time::timeout(Duration::from_millis(300), wait).await.expect("not woken").unwrap().unwrap();
@@ -116,20 +116,21 @@ fn a_copy_of_a_request_that_arrives_after_its_abort_has_no_effect() {
         let server = Server::start().await;
         let proxy = Proxy::start(server.0.address());
         let etcd = behind(&proxy, Duration::from_secs(1)).await;
-        let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
+        let lease = etcd.open(Duration::from_secs(30), LeaseScope::Session).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
         let copy = Copy::new(&etcd, &claim);
         proxy.hold_answers();
-        assert_eq!(kind(etcd.acquire(&claim, false).await), ErrorKind::Unreachable);
+        assert_eq!(kind(etcd.acquire(&claim, Wait::Never).await), ErrorKind::Unreachable);
         assert_eq!(server.claims().len(), 1, "the request itself has come through");
         proxy.heal();
-        etcd.settle(&claim).await.unwrap();
+        etcd.abort(&claim).await.unwrap();
         assert_eq!(server.claims(), Vec::<String>::new());
         let late = etcd.parts().unwrap().connection.txn(copy.put().txn()).await.unwrap();
         assert!(matches!(copy.put().read(&alone(&late)), Some(PutOutcome::Stale { .. })), "{late:?}");
         assert_eq!(server.claims(), Vec::<String>::new());
         // The session continues, though its record has a new version.
-        let again = etcd.acquire(&super::claim("k", Mode::Exclusive, lease), true).await.unwrap().unwrap();
+        let again =
+            etcd.acquire(&super::claim("k", Mode::Exclusive, lease), Wait::UntilGranted).await.unwrap().unwrap();
         etcd.release(&again).await.unwrap();
     });
 }
@@ -145,11 +146,11 @@ fn a_copy_of_a_request_that_arrives_after_its_release_has_no_effect() {
         let server = Server::start().await;
         let proxy = Proxy::start(server.0.address());
         let etcd = behind(&proxy, Duration::from_secs(1)).await;
-        let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
+        let lease = etcd.open(Duration::from_secs(30), LeaseScope::Session).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
         let copy = Copy::new(&etcd, &claim);
         proxy.hold_answers();
-        let mut acquiring = etcd.acquire(&claim, true);
+        let mut acquiring = etcd.acquire(&claim, Wait::UntilGranted);
         assert!(tokio::time::timeout(Duration::from_millis(1500), &mut acquiring).await.is_err());
         proxy.heal();
         // The first request was the one that came through, and nobody knows how many copies of it there are.
@@ -167,13 +168,13 @@ fn an_isolated_attempt_of_unknown_outcome_ends_with_its_lease() {
         let server = Server::start().await;
         let proxy = Proxy::start(server.0.address());
         let etcd = behind(&proxy, Duration::from_secs(1)).await;
-        let lease = etcd.open(Duration::from_secs(30), true).await.unwrap();
+        let lease = etcd.open(Duration::from_secs(30), LeaseScope::Claim).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
         let copy = Copy::new(&etcd, &claim);
         proxy.hold_answers();
-        assert_eq!(kind(etcd.acquire(&claim, false).await), ErrorKind::Unreachable);
+        assert_eq!(kind(etcd.acquire(&claim, Wait::Never).await), ErrorKind::Unreachable);
         proxy.heal();
-        etcd.settle(&claim).await.unwrap();
+        etcd.abort(&claim).await.unwrap();
         assert_eq!((server.names(), server.leases()), Default::default());
         let late = etcd.parts().unwrap().connection.txn(copy.put().txn()).await;
         assert!(late.is_err() || matches!(copy.put().read(&alone(&late.unwrap())), Some(PutOutcome::Over)));
@@ -187,10 +188,10 @@ fn a_request_whose_answer_was_lost_is_one_grant() {
         let server = Server::start().await;
         let proxy = Proxy::start(server.0.address());
         let etcd = behind(&proxy, Duration::from_secs(1)).await;
-        let lease = etcd.open(Duration::from_secs(30), false).await.unwrap();
+        let lease = etcd.open(Duration::from_secs(30), LeaseScope::Session).await.unwrap();
         let claim = claim("k", Mode::Exclusive, lease);
         proxy.hold_answers();
-        let mut acquiring = etcd.acquire(&claim, true);
+        let mut acquiring = etcd.acquire(&claim, Wait::UntilGranted);
         assert!(tokio::time::timeout(Duration::from_millis(1500), &mut acquiring).await.is_err());
         proxy.heal();
         let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
@@ -207,7 +208,7 @@ fn dropping_an_acquire_anywhere_leaves_nothing_once_aborted() {
         let a = Client::new(&server, "p/").await;
         for polls in 0..40 {
             let claim = a.claim("k", Mode::Exclusive);
-            let mut acquiring = a.etcd.acquire(&claim, true);
+            let mut acquiring = a.etcd.acquire(&claim, Wait::UntilGranted);
             let mut done = false;
             for _ in 0..polls {
                 if (&mut acquiring).now_or_never().is_some() {
@@ -217,7 +218,7 @@ fn dropping_an_acquire_anywhere_leaves_nothing_once_aborted() {
                 tokio::task::yield_now().await;
             }
             drop(acquiring);
-            a.etcd.settle(&claim).await.unwrap();
+            a.etcd.abort(&claim).await.unwrap();
             if done {
                 break;
             }
@@ -234,10 +235,10 @@ fn a_waiter_survives_a_watch_that_was_cut() {
         let server = Server::start().await;
         let proxy = Proxy::start(server.0.address());
         let (a, b) = (Client::new(&server, "p/").await, behind(&proxy, Duration::from_secs(2)).await);
-        let lease = b.open(Duration::from_secs(60), false).await.unwrap();
+        let lease = b.open(Duration::from_secs(60), LeaseScope::Session).await.unwrap();
         let held = a.lock("k").await;
         let waiting = claim("k", Mode::Exclusive, lease);
-        let mut wait = b.acquire(&waiting, true);
+        let mut wait = b.acquire(&waiting, Wait::UntilGranted);
         tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
         proxy.hold_answers();
         a.release(&held).await;
@@ -255,12 +256,14 @@ fn losses_while_the_connection_was_down_are_reported_afterwards() {
         let proxy = Proxy::start(server.0.address());
         let etcd = behind(&proxy, Duration::from_secs(2)).await;
         let leases = [
-            etcd.open(Duration::from_secs(60), false).await.unwrap(),
-            etcd.open(Duration::from_secs(60), false).await.unwrap(),
+            etcd.open(Duration::from_secs(60), LeaseScope::Session).await.unwrap(),
+            etcd.open(Duration::from_secs(60), LeaseScope::Session).await.unwrap(),
         ];
         let mut grants = Vec::new();
         for key in ["k", "kept"] {
-            grants.push(etcd.acquire(&claim(key, Mode::Exclusive, leases[0]), true).await.unwrap().unwrap());
+            grants.push(
+                etcd.acquire(&claim(key, Mode::Exclusive, leases[0]), Wait::UntilGranted).await.unwrap().unwrap(),
+            );
         }
         tokio::time::sleep(Duration::from_millis(150)).await;
         proxy.hold_answers();
@@ -286,10 +289,10 @@ fn a_waiter_behind_a_cut_connection_is_woken() {
         let server = Server::start().await;
         let proxy = Proxy::start(server.0.address());
         let (a, b) = (Client::new(&server, "p/").await, behind(&proxy, Duration::from_secs(2)).await);
-        let lease = b.open(Duration::from_secs(60), false).await.unwrap();
+        let lease = b.open(Duration::from_secs(60), LeaseScope::Session).await.unwrap();
         let held = a.lock("k").await;
         let waiting = claim("k", Mode::Exclusive, lease);
-        let mut wait = b.acquire(&waiting, true);
+        let mut wait = b.acquire(&waiting, Wait::UntilGranted);
         tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
         proxy.reset_all();
         a.release(&held).await;
@@ -316,9 +319,9 @@ fn without_space_only_locking_fails_and_with_a_clear_error() {
             .await
             .unwrap();
         let refused = a.claim("other", Mode::Exclusive);
-        let error = a.etcd.acquire(&refused, true).await.unwrap_err();
+        let error = a.etcd.acquire(&refused, Wait::UntilGranted).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
-        a.etcd.settle(&refused).await.unwrap();
+        a.etcd.abort(&refused).await.unwrap();
         a.etcd.renew(&[a.lease]).await.remove(0).unwrap();
         a.release(&held).await;
         assert_eq!(server.claims(), Vec::<String>::new());
@@ -338,7 +341,7 @@ fn after_close_nothing_is_done() {
         a.etcd.close().await.unwrap();
         a.etcd.close().await.unwrap();
         assert_eq!(kind(a.etcd.ping().await), ErrorKind::Closed);
-        assert_eq!(kind(a.etcd.acquire(&a.claim("k", Mode::Exclusive), true).await), ErrorKind::Closed);
+        assert_eq!(kind(a.etcd.acquire(&a.claim("k", Mode::Exclusive), Wait::UntilGranted).await), ErrorKind::Closed);
         assert!(a.etcd.next_event().now_or_never().is_none());
     });
 }

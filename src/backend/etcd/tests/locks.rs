@@ -153,12 +153,12 @@ fn a_waiter_behind_one_that_gives_up_is_not_let_in() {
         let held = a.lock("k").await;
         let given_up = b.claim("k", Mode::Exclusive);
         {
-            let mut second = b.etcd.acquire(&given_up, true);
+            let mut second = b.etcd.acquire(&given_up, Wait::UntilGranted);
             tokio::select! { _ = &mut second => panic!("busy"), () = a.queued("k", 2) => {} }
         }
         let mut third = c.lock("k").boxed();
         tokio::select! { _ = &mut third => panic!("busy"), () = a.queued("k", 3) => {} }
-        b.etcd.settle(&given_up).await.unwrap();
+        b.etcd.abort(&given_up).await.unwrap();
         assert!(tokio::time::timeout(Duration::from_millis(300), &mut third).await.is_err());
         a.release(&held).await;
         c.release(&third.await).await;

@@ -12,7 +12,10 @@ fn a_revoked_lease_is_reported() {
         server.ctl(&["lease", "revoke", &a.lease.id.to_string()]);
         assert_eq!(a.event(SOON).await, Event::LeaseLost(a.lease.id));
         assert_eq!(kind(a.etcd.renew(&[a.lease]).await.remove(0)), ErrorKind::LeaseLost);
-        assert_eq!(kind(a.etcd.acquire(&a.claim("k", Mode::Exclusive), true).await), ErrorKind::LeaseLost);
+        assert_eq!(
+            kind(a.etcd.acquire(&a.claim("k", Mode::Exclusive), Wait::UntilGranted).await),
+            ErrorKind::LeaseLost
+        );
     });
 }
 
@@ -44,8 +47,8 @@ fn a_release_is_no_loss() {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             a.release(&held).await;
         }
-        let own = a.etcd.open(Duration::from_secs(10), true).await.unwrap();
-        let granted = a.etcd.acquire(&claim("own", Mode::Exclusive, own), true).await.unwrap().unwrap();
+        let own = a.etcd.open(Duration::from_secs(10), LeaseScope::Claim).await.unwrap();
+        let granted = a.etcd.acquire(&claim("own", Mode::Exclusive, own), Wait::UntilGranted).await.unwrap().unwrap();
         tokio::time::sleep(Duration::from_millis(150)).await;
         a.release(&granted).await;
         a.etcd.revoke(&a.lease).await.unwrap();
@@ -63,19 +66,19 @@ fn a_waiter_fails_with_its_lease_and_with_its_claim() {
         let (a, b) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
         let held = a.lock("k").await;
         let waiting = b.claim("k", Mode::Exclusive);
-        let mut wait = b.etcd.acquire(&waiting, true);
+        let mut wait = b.etcd.acquire(&waiting, Wait::UntilGranted);
         tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
         server.ctl(&["lease", "revoke", &b.lease.id.to_string()]);
         assert_eq!(kind(wait.await), ErrorKind::LeaseLost);
 
         let b = Client::new(&server, "p/").await;
         let waiting = b.claim("k", Mode::Exclusive);
-        let mut wait = b.etcd.acquire(&waiting, true);
+        let mut wait = b.etcd.acquire(&waiting, Wait::UntilGranted);
         tokio::select! { _ = &mut wait => panic!("busy"), () = a.queued("k", 2) => {} }
         server.ctl(&["del", &format!("p/k/{}-1", b.lease.id)]);
         a.release(&held).await;
         assert_eq!(kind(wait.await), ErrorKind::LeaseLost);
-        b.etcd.settle(&waiting).await.unwrap();
+        b.etcd.abort(&waiting).await.unwrap();
     });
 }
 
@@ -84,12 +87,15 @@ fn renewals_prove_the_lease() {
     run(async {
         let server = Server::start().await;
         let a = Client::new(&server, "p/").await;
-        let own = a.etcd.open(Duration::from_millis(2500), true).await.unwrap();
-        assert_eq!((own.ttl, own.session, a.lease.session), (Duration::from_secs(3), false, true));
+        let own = a.etcd.open(Duration::from_millis(2500), LeaseScope::Claim).await.unwrap();
+        assert_eq!(
+            (own.ttl, own.scope, a.lease.scope),
+            (Duration::from_secs(3), LeaseScope::Claim, LeaseScope::Session)
+        );
         let renewed = a.etcd.renew(&[a.lease, own]).await;
         for (old, new) in [a.lease, own].into_iter().zip(renewed) {
             let new = new.unwrap();
-            assert_eq!((new.id, new.ttl, new.session), (old.id, old.ttl, old.session));
+            assert_eq!((new.id, new.ttl, new.scope), (old.id, old.ttl, old.scope));
             assert!(new.proven > old.proven);
         }
         a.etcd.revoke(&own).await.unwrap();

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Etcd, Options};
-use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
+use crate::backend::{
+    AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock, Wait,
+};
 use crate::info::{Holder, Mode};
 use crate::support::etcd as servers;
 
@@ -107,7 +109,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) async fn new(server: &Server, prefix: &str) -> Self {
         let etcd = server.backend(prefix).await;
-        let lease = etcd.open(Duration::from_secs(10), false).await.unwrap();
+        let lease = etcd.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
         Self { etcd, lease }
     }
 
@@ -119,10 +121,10 @@ impl Client {
         let granted = tokio::time::timeout(LIMIT, async {
             loop {
                 let claim = self.claim(key, mode);
-                match self.etcd.acquire(&claim, true).await {
+                match self.etcd.acquire(&claim, Wait::UntilGranted).await {
                     // The outcome is unknown: aborted, and repeated.
                     Err(error) if error.kind() == ErrorKind::Unreachable => {
-                        while self.etcd.settle(&claim).await.is_err() {}
+                        while self.etcd.abort(&claim).await.is_err() {}
                     }
                     granted => return granted,
                 }
@@ -136,7 +138,7 @@ impl Client {
     }
 
     async fn try_get(&self, key: &str, mode: Mode) -> Option<Grant> {
-        self.etcd.acquire(&self.claim(key, mode), false).await.unwrap()
+        self.etcd.acquire(&self.claim(key, mode), Wait::Never).await.unwrap()
     }
 
     async fn release(&self, grant: &Grant) {

@@ -9,9 +9,9 @@ fn a_key_of_another_type_is_left_alone() {
         let client = Client::new(&server).await;
         server.run::<()>("HSET lock:k holder 1");
         for mode in [Mode::Exclusive, Mode::Shared] {
-            for wait in [false, true] {
+            for wait in [Wait::Never, Wait::UntilGranted] {
                 let refused = client.redis.acquire(&client.claim("k", mode), wait).await;
-                assert_eq!(kind(refused), ErrorKind::Incompatible, "{mode:?} {wait}");
+                assert_eq!(kind(refused), ErrorKind::Incompatible, "{mode:?} {wait:?}");
             }
         }
         assert_eq!(kind(client.redis.evict("k", &Evict::default()).await), ErrorKind::Incompatible);
@@ -29,7 +29,7 @@ fn a_damaged_lock_does_not_hide_the_others() {
         let (client, other) = (Client::new(&server).await, Client::new(&server).await);
         let (good, _damaged) = (client.lock("good").await, client.lock("damaged").await);
         let waiting = other.claim("damaged", Mode::Exclusive);
-        let waiting = other.redis.acquire(&waiting, true);
+        let waiting = other.redis.acquire(&waiting, Wait::UntilGranted);
         tokio::select! { _ = waiting => panic!("busy"), () = client.queued("damaged", 1) => {} }
         let lives = server.run::<Vec<String>>("KEYS *%lives:lock:damaged").remove(0);
         server.run::<()>(&format!("SET {lives} text"));
@@ -107,7 +107,7 @@ fn a_signal_list_is_written_when_its_lock_becomes_free() {
         assert_signals(1);
         server.run::<()>("SET lock:k other");
         let claim = other.claim("k", Mode::Exclusive);
-        let (successor, ()) = tokio::join!(other.redis.acquire(&claim, true), async {
+        let (successor, ()) = tokio::join!(other.redis.acquire(&claim, Wait::UntilGranted), async {
             client.queued("k", 1).await;
             client.redis.evict("k", &Evict::default()).await.unwrap();
         });
@@ -169,7 +169,7 @@ fn a_request_polls_at_its_retry_interval() {
         server.run::<()>("SET lock:k other");
         let mut claim = client.claim("k", Mode::Exclusive);
         claim.retry_interval = Duration::from_millis(10);
-        let mut waiting = client.redis.acquire(&claim, true);
+        let mut waiting = client.redis.acquire(&claim, Wait::UntilGranted);
         tokio::select! {
             _ = &mut waiting => panic!("held by another"),
             () = client.queued("k", 1) => {}
@@ -205,7 +205,7 @@ fn without_a_prefix_keys_of_the_form_of_side_keys_are_refused() {
         let bare = Client::with(Options { prefix: String::new(), ..options(server.target(None, 0)) }).await;
         let held = bare.lock("{u}:queue").await;
         let also = bare.lock("{u}").await;
-        let refused = bare.redis.acquire(&bare.claim("{u}%queue:{u}", Mode::Exclusive), true).await;
+        let refused = bare.redis.acquire(&bare.claim("{u}%queue:{u}", Mode::Exclusive), Wait::UntilGranted).await;
         assert_eq!(kind(refused), ErrorKind::Refused);
         let keys: Vec<_> = bare.redis.list("").await.unwrap().into_iter().map(|info| info.key).collect();
         assert_eq!(keys, ["{u}", "{u}:queue"], "side keys are no locks");
@@ -292,7 +292,7 @@ fn a_missing_permission_fails_at_once() {
         }
         for user in ["reader", "elsewhere"] {
             let client = Client::with(options(server.target(Some((user, "secret")), 0))).await;
-            for wait in [false, true] {
+            for wait in [Wait::Never, Wait::UntilGranted] {
                 let refused = client.redis.acquire(&client.claim("k", Mode::Exclusive), wait).await;
                 assert_eq!(kind(refused), ErrorKind::Denied, "{user}");
             }
@@ -370,10 +370,10 @@ fn a_lock_that_too_few_replicas_have_is_released() {
         let wanted = || Options { min_replicas: 1, ..options(master.target(None, 0)) };
         let lonely = Client::with(wanted()).await;
         let claim = lonely.claim("k", Mode::Exclusive);
-        let refused = lonely.redis.acquire(&claim, true).await.unwrap_err();
+        let refused = lonely.redis.acquire(&claim, Wait::UntilGranted).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
         assert!(refused.to_string().contains("0 of 1 replicas"), "{refused}");
-        lonely.redis.settle(&claim).await.unwrap();
+        lonely.redis.abort(&claim).await.unwrap();
         assert!(!master.run::<bool>("EXISTS lock:k"));
 
         let port = master.server.address().port().to_string();

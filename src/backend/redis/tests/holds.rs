@@ -5,21 +5,21 @@ use futures::FutureExt;
 use super::*;
 
 #[test]
-fn a_late_copy_of_a_settled_attempt_takes_nothing() {
+fn a_late_copy_of_an_aborted_attempt_takes_nothing() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        for settled in [false, true] {
+        for aborted in [false, true] {
             let claim = client.claim("k", Mode::Exclusive);
-            let grant = client.redis.acquire(&claim, true).await.unwrap().unwrap();
+            let grant = client.redis.acquire(&claim, Wait::UntilGranted).await.unwrap().unwrap();
             let attempt = client.attempt(&grant);
             // As if the answer to a first request had been lost with its connection.
             attempt.unanswered();
-            match settled {
-                true => client.redis.settle(&claim).await.unwrap(),
+            match aborted {
+                true => client.redis.abort(&claim).await.unwrap(),
                 false => client.release(&grant).await,
             }
-            assert_eq!(text(&server.repeat(acquire(&attempt))), "d", "settled: {settled}");
+            assert_eq!(text(&server.repeat(acquire(&attempt))), "d", "aborted: {aborted}");
             assert!(!server.run::<bool>("EXISTS lock:k"));
             let left: i64 = server.run(&format!("PTTL {}gone:lock:k", attempt.name.side));
             assert!((50_000..=60_000).contains(&left), "{left}: it expires");
@@ -35,14 +35,14 @@ fn a_late_copy_of_a_place_in_the_queue_takes_nothing() {
         let (holder, waiter) = pair(&server).await;
         let grant = holder.lock("k").await;
         let claim = waiter.claim("k", Mode::Exclusive);
-        let waiting = waiter.redis.acquire(&claim, true);
+        let waiting = waiter.redis.acquire(&claim, Wait::UntilGranted);
         tokio::select! {
             _ = waiting => panic!("held by another"),
             () = holder.queued("k", 1) => {}
         }
         let attempt = waiter.attempt_of(&claim);
         attempt.unanswered();
-        waiter.redis.settle(&claim).await.unwrap();
+        waiter.redis.abort(&claim).await.unwrap();
         holder.queued("k", 0).await;
         assert_eq!(text(&server.repeat(acquire(&attempt))), "d");
         holder.release(&grant).await;
@@ -163,16 +163,16 @@ fn an_isolated_lease_is_lost_with_its_hold() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        let own = client.redis.open(TTL, true).await.unwrap();
-        assert!(!own.session);
+        let own = client.redis.open(TTL, LeaseScope::Claim).await.unwrap();
+        assert!(!own.is_session());
         let claim = client.claim_on(own, "k", Mode::Exclusive);
-        let grant = client.redis.acquire(&claim, true).await.unwrap().unwrap();
+        let grant = client.redis.acquire(&claim, Wait::UntilGranted).await.unwrap().unwrap();
         assert!(grant.lease.proven > own.proven && grant.limit.is_none());
         assert!(client.redis.renew(&[own]).await.remove(0).is_ok());
         server.run::<()>("FLUSHALL");
         assert_eq!(kind(client.redis.renew(&[own]).await.remove(0)), ErrorKind::LeaseLost);
         client.redis.revoke(&own).await.unwrap();
-        assert_eq!(kind(client.redis.acquire(&claim, true).await), ErrorKind::LeaseLost);
+        assert_eq!(kind(client.redis.acquire(&claim, Wait::UntilGranted).await), ErrorKind::LeaseLost);
     });
 }
 
@@ -189,7 +189,10 @@ fn a_revoked_lease_leaves_nothing() {
         client.redis.revoke(&client.lease).await.unwrap();
         let left: Vec<_> = server.keys().into_iter().filter(|name| !name.contains("%fence:")).collect();
         assert_eq!(left, ["lock:elsewhere"]);
-        assert_eq!(kind(client.redis.acquire(&client.claim("k", Mode::Exclusive), true).await), ErrorKind::LeaseLost);
+        assert_eq!(
+            kind(client.redis.acquire(&client.claim("k", Mode::Exclusive), Wait::UntilGranted).await),
+            ErrorKind::LeaseLost
+        );
         assert!(other.renew().await.is_ok());
         other.release(&elsewhere).await;
     });
@@ -204,7 +207,9 @@ fn a_grant_that_a_renewal_did_not_include_is_limited() {
         let claim = client.claim("k", Mode::Exclusive);
         let token = super::super::value::write(client.redis.acquires.manager, &claim);
         let claims = &client.redis.acquires.claims;
-        let attempt = claims.begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, token, true)).unwrap();
+        let attempt = claims
+            .begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, token, Wait::UntilGranted))
+            .unwrap();
         client.redis.batch.acquire(&attempt);
         let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.acquires.clock.now())).await;
         let super::super::attempt::Outcome::Granted(won) = outcome else { panic!("{outcome:?}") };
@@ -241,7 +246,7 @@ fn an_evicted_holder_is_notified_at_once_and_the_next_waiter_granted() {
             waiter.release(&next).await;
         }
         assert_eq!(
-            holder.redis.evict("k", &Evict { key_only: true, only: None }).await.unwrap(),
+            holder.redis.evict("k", &Evict { scope: EvictScope::Claim, only: None }).await.unwrap(),
             crate::info::Eviction::default()
         );
     });
@@ -255,12 +260,13 @@ fn when_memory_is_short_holders_can_renew_and_release() {
         let (alone, shared) = (holder.lock("k").await, holder.share("s").await);
         let attempt = holder.attempt(&alone);
         let claim = waiter.claim("k", Mode::Exclusive);
-        let waiting = waiter.redis.acquire(&claim, true);
+        let waiting = waiter.redis.acquire(&claim, Wait::UntilGranted);
         let short = async {
             holder.queued("k", 1).await;
             server.run::<()>("CONFIG SET maxmemory-policy noeviction");
             server.run::<()>("CONFIG SET maxmemory 1");
-            let refused = holder.redis.acquire(&holder.claim("other", Mode::Exclusive), true).await.unwrap_err();
+            let refused =
+                holder.redis.acquire(&holder.claim("other", Mode::Exclusive), Wait::UntilGranted).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Refused, "{refused}");
             assert!(refused.to_string().contains("OOM"), "{refused}");
             assert!(holder.renew().await.is_ok());
@@ -325,14 +331,16 @@ fn ended_attempts_and_leases_are_forgotten() {
             assert!(client.try_get("k", Mode::Shared).await.is_none());
         }
         assert_eq!(count(), (1, 0), "busy");
-        let own = client.redis.open(TTL, true).await.unwrap();
-        assert!(client.redis.acquire(&client.claim_on(own, "k", Mode::Exclusive), false).await.unwrap().is_none());
+        let own = client.redis.open(TTL, LeaseScope::Claim).await.unwrap();
+        assert!(
+            client.redis.acquire(&client.claim_on(own, "k", Mode::Exclusive), Wait::Never).await.unwrap().is_none()
+        );
         client.redis.revoke(&own).await.unwrap();
         assert_eq!(count(), (1, 0), "busy, with an isolated lease");
         for n in 0..1000 {
-            let own = client.redis.open(TTL, true).await.unwrap();
+            let own = client.redis.open(TTL, LeaseScope::Claim).await.unwrap();
             let claim = client.claim_on(own, &format!("own {n}"), Mode::Exclusive);
-            let grant = client.redis.acquire(&claim, true).await.unwrap().unwrap();
+            let grant = client.redis.acquire(&claim, Wait::UntilGranted).await.unwrap().unwrap();
             match n % 2 {
                 0 => client.release(&grant).await,
                 _ => client.redis.revoke(&own).await.unwrap(),
@@ -341,7 +349,7 @@ fn ended_attempts_and_leases_are_forgotten() {
         assert_eq!(count(), (1, 0), "isolated leases");
         // It may have been sent twice: forgotten when its tombstone exists.
         let claim = client.claim("k", Mode::Exclusive);
-        let mut trying = client.redis.acquire(&claim, false);
+        let mut trying = client.redis.acquire(&claim, Wait::Never);
         assert!((&mut trying).now_or_never().is_none());
         let attempt = client.attempt_of(&claim);
         attempt.unanswered();
@@ -395,10 +403,12 @@ fn the_cost_of_a_lease_depends_on_its_own_holds_only() {
         const LEASES: usize = 20_000;
         let leases: Vec<_> = (0..LEASES)
             .map(|_| {
-                let lease = claims.open(TTL, false, client.redis.acquires.clock.now());
+                let lease = claims.open(TTL, LeaseScope::Session, client.redis.acquires.clock.now());
                 let claim = client.claim_on(lease, "k", Mode::Exclusive);
                 claims
-                    .begin(lease.id, claim.attempt, || Attempt::new(&claim, name.clone(), String::new(), true))
+                    .begin(lease.id, claim.attempt, || {
+                        Attempt::new(&claim, name.clone(), String::new(), Wait::UntilGranted)
+                    })
                     .unwrap();
                 lease
             })

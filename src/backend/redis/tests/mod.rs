@@ -15,7 +15,9 @@ use redis::{FromRedisValue, Value};
 use super::attempt::Attempt;
 use super::scripts::{By, Kind, Op, Scripts};
 use super::{Address, Options, Redis, Target, answers, options};
-use crate::backend::{AttemptId, Backend, Claim, ErrorKind, Event, Evict, Grant, Lease, SystemClock};
+use crate::backend::{
+    AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock, Wait,
+};
 use crate::info::{Holder, Mode};
 use crate::support::ports::free_port;
 use crate::support::redis as servers;
@@ -129,7 +131,7 @@ impl Client {
 
     async fn with(options: Options) -> Self {
         let redis = connect(options).await.unwrap();
-        let lease = redis.open(TTL, false).await.unwrap();
+        let lease = redis.open(TTL, LeaseScope::Session).await.unwrap();
         Self { redis, lease }
     }
 
@@ -143,7 +145,7 @@ impl Client {
 
     async fn get(&self, key: &str, mode: Mode) -> Grant {
         let claim = self.claim(key, mode);
-        let granted = tokio::time::timeout(LIMIT, self.redis.acquire(&claim, true)).await;
+        let granted = tokio::time::timeout(LIMIT, self.redis.acquire(&claim, Wait::UntilGranted)).await;
         granted.expect("not granted").unwrap().unwrap()
     }
 
@@ -156,7 +158,7 @@ impl Client {
     }
 
     async fn try_get(&self, key: &str, mode: Mode) -> Option<Grant> {
-        self.redis.acquire(&self.claim(key, mode), false).await.unwrap()
+        self.redis.acquire(&self.claim(key, mode), Wait::Never).await.unwrap()
     }
 
     async fn release(&self, grant: &Grant) {

@@ -7,7 +7,7 @@ use super::*;
 /// Waits until a claim is queued.
 macro_rules! place {
     ($client:expr, $claim:expr, $count:expr) => {{
-        let mut waiting = $client.redis.acquire(&$claim, true);
+        let mut waiting = $client.redis.acquire(&$claim, Wait::UntilGranted);
         tokio::select! {
             granted = &mut waiting => panic!("{granted:?}: held by another"),
             () = $client.queued("k", $count) => {}
@@ -155,7 +155,7 @@ fn a_place_that_is_not_refreshed_is_skipped() {
         drop(place!(dead, claim, 1));
         drop(dead);
         let claim = waiter.claim("k", Mode::Exclusive);
-        let waiting = waiter.redis.acquire(&claim, true);
+        let waiting = waiter.redis.acquire(&claim, Wait::UntilGranted);
         let release = async {
             holder.queued("k", 2).await;
             // Until the dead waiter has expired.
@@ -200,7 +200,7 @@ fn waiting_costs_one_call_a_second() {
             holder.lock(key).await;
             claims.push(waiter.claim(key, Mode::Exclusive));
         }
-        let mut waiting: Vec<_> = claims.iter().map(|claim| waiter.redis.acquire(claim, true)).collect();
+        let mut waiting: Vec<_> = claims.iter().map(|claim| waiter.redis.acquire(claim, Wait::UntilGranted)).collect();
         waiting.iter_mut().for_each(|acquire| assert!(acquire.now_or_never().is_none()));
         for key in &keys {
             waiter.queued(key, 1).await;
@@ -222,7 +222,8 @@ fn requests_that_meet_travel_together() {
         client.release(&grant).await;
         server.calls("evalsha");
         let claims: Vec<_> = (0..64).map(|n| client.claim(&format!("k{n}"), Mode::Exclusive)).collect();
-        let grants = futures::future::join_all(claims.iter().map(|claim| client.redis.acquire(claim, true))).await;
+        let grants =
+            futures::future::join_all(claims.iter().map(|claim| client.redis.acquire(claim, Wait::UntilGranted))).await;
         let calls = server.calls("evalsha");
         assert!(calls <= 4, "{calls} calls for 64 claims");
         let grants: Vec<_> = grants.into_iter().map(|grant| grant.unwrap().unwrap()).collect();
@@ -239,7 +240,8 @@ fn the_failure_of_one_request_does_not_affect_others() {
         let client = Client::new(&server).await;
         server.run::<()>("HSET lock:k1 a b");
         let claims: Vec<_> = (0..3).map(|n| client.claim(&format!("k{n}"), Mode::Exclusive)).collect();
-        let grants = futures::future::join_all(claims.iter().map(|claim| client.redis.acquire(claim, true))).await;
+        let grants =
+            futures::future::join_all(claims.iter().map(|claim| client.redis.acquire(claim, Wait::UntilGranted))).await;
         assert!(grants[0].is_ok() && grants[2].is_ok(), "{grants:?}");
         let error = grants[1].as_ref().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Incompatible);
@@ -253,7 +255,7 @@ fn many_holds_are_renewed_in_slices() {
         let server = Server::start();
         let client = Client::new(&server).await;
         let claims: Vec<_> = (0..1200).map(|n| client.claim(&format!("k{n}"), Mode::Exclusive)).collect();
-        futures::future::join_all(claims.iter().map(|claim| client.redis.acquire(claim, true))).await;
+        futures::future::join_all(claims.iter().map(|claim| client.redis.acquire(claim, Wait::UntilGranted))).await;
         client.renew().await.unwrap();
         server.calls("evalsha");
         client.renew().await.unwrap();

@@ -58,21 +58,22 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
         server.signal(rustix::process::Signal::STOP);
         // Sent while the server is stopped, and given up before it was answered.
         let claim = client.claim("late", Mode::Exclusive);
-        let acquire = tokio::time::timeout(Duration::from_millis(100), client.redis.acquire(&claim, true)).await;
+        let acquire =
+            tokio::time::timeout(Duration::from_millis(100), client.redis.acquire(&claim, Wait::UntilGranted)).await;
         assert!(acquire.is_err());
-        let settled = tokio::time::timeout(Duration::from_millis(100), client.redis.settle(&claim)).await;
-        assert!(settled.is_err());
+        let aborted = tokio::time::timeout(Duration::from_millis(100), client.redis.abort(&claim)).await;
+        assert!(aborted.is_err());
         let asked = Instant::now();
         assert_eq!(kind(client.renew().await), ErrorKind::Unreachable);
         assert!(asked.elapsed() < TTL / 3, "{:?}", asked.elapsed());
         server.signal(rustix::process::Signal::CONT);
-        client.redis.settle(&claim).await.unwrap();
+        client.redis.abort(&claim).await.unwrap();
         assert!(!server.run::<bool>("EXISTS lock:late"));
         let again = Attempt::new(
             &claim,
             client.redis.acquires.names.of("late").unwrap(),
             super::super::value::write(client.redis.acquires.manager, &claim),
-            true,
+            Wait::UntilGranted,
         );
         assert_eq!(text(&server.repeat(acquire_of(again))), "d", "no copy takes it later");
         assert!(client.renew().await.is_ok());
@@ -109,7 +110,7 @@ fn a_replica_refuses_requests_until_it_is_the_master() {
         assert_eq!(kind(client.renew().await), ErrorKind::Unreachable);
         let waiting = tokio::time::timeout(
             Duration::from_millis(300),
-            client.redis.acquire(&client.claim("other", Mode::Exclusive), true),
+            client.redis.acquire(&client.claim("other", Mode::Exclusive), Wait::UntilGranted),
         )
         .await;
         assert!(waiting.is_err(), "{waiting:?}: it is temporary");
@@ -128,7 +129,10 @@ fn a_removed_user_is_denied() {
         let grant = client.lock("k").await;
         server.run::<()>("ACL DELUSER me");
         assert_eq!(kind(client.renew().await), ErrorKind::Denied);
-        assert_eq!(kind(client.redis.acquire(&client.claim("other", Mode::Exclusive), true).await), ErrorKind::Denied);
+        assert_eq!(
+            kind(client.redis.acquire(&client.claim("other", Mode::Exclusive), Wait::UntilGranted).await),
+            ErrorKind::Denied
+        );
         assert_eq!(kind(client.redis.release(&grant).await), ErrorKind::Denied);
         server.run::<()>("ACL SETUSER me on >secret ~* &* +@all");
         let deadline = Instant::now() + LIMIT;

@@ -70,10 +70,10 @@ fn a_short_reader_does_not_shorten_a_long_one() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        let short = client.redis.open(Duration::from_secs(2), false).await.unwrap();
+        let short = client.redis.open(Duration::from_secs(2), LeaseScope::Session).await.unwrap();
         let long = client.share("k").await;
         let claim = client.claim_on(short, "k", Mode::Shared);
-        let grant = client.redis.acquire(&claim, true).await.unwrap().unwrap();
+        let grant = client.redis.acquire(&claim, Wait::UntilGranted).await.unwrap().unwrap();
         let readers = format!("{}readers:lock:k", client.attempt(&long).name.side);
         let left = || -> (u64, u64) { (server.run("PTTL lock:k"), server.run(&format!("PTTL {readers}"))) };
         assert!(left().0 > 8000 && left().1 > 8000, "{:?} after joining", left());
@@ -90,9 +90,9 @@ fn expired_readers_do_not_exclude_a_writer() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
-        let short = client.redis.open(Duration::from_millis(300), false).await.unwrap();
+        let short = client.redis.open(Duration::from_millis(300), LeaseScope::Session).await.unwrap();
         let long = client.share("k").await;
-        client.redis.acquire(&client.claim_on(short, "k", Mode::Shared), true).await.unwrap().unwrap();
+        client.redis.acquire(&client.claim_on(short, "k", Mode::Shared), Wait::UntilGranted).await.unwrap().unwrap();
         client.release(&long).await;
         assert!(server.run::<u64>("PTTL lock:k") > 5000, "as long as the longest could be");
         tokio::time::sleep(Duration::from_millis(350)).await;
@@ -109,7 +109,7 @@ fn readers_behind_a_writer_that_gives_up_are_granted() {
         let (a, b) = pair(&server).await;
         let reader = a.share("k").await;
         let writer = a.claim("k", Mode::Exclusive);
-        let writing = a.redis.acquire(&writer, true);
+        let writing = a.redis.acquire(&writer, Wait::UntilGranted);
         tokio::select! {
             _ = writing => panic!("shared"),
             () = b.queued("k", 1) => {}
@@ -118,7 +118,7 @@ fn readers_behind_a_writer_that_gives_up_are_granted() {
         let give_up = async {
             a.queued("k", 2).await;
             assert!(b.try_get("k", Mode::Shared).await.is_none(), "behind the writer");
-            a.redis.settle(&writer).await.unwrap();
+            a.redis.abort(&writer).await.unwrap();
         };
         let (second, ()) = tokio::join!(second, give_up);
         assert_eq!(second.epoch, reader.epoch, "the same period");
@@ -138,7 +138,7 @@ fn a_writer_hands_over_to_all_readers_up_to_the_next_writer() {
         let claims: Vec<_> = clients.iter().zip(modes).map(|(client, mode)| client.claim("k", mode)).collect();
         let mut waiting = Vec::new();
         for (n, (client, claim)) in clients.iter().zip(&claims).enumerate() {
-            let mut acquire = client.redis.acquire(claim, true);
+            let mut acquire = client.redis.acquire(claim, Wait::UntilGranted);
             tokio::select! {
                 _ = &mut acquire => panic!("held"),
                 () = client.queued("k", n + 1) => {}

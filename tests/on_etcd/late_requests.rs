@@ -10,7 +10,7 @@ use support::{PATIENCE, eventually};
 
 /// Longer than any test here: nothing is renewed, and nothing expires.
 const TTL: Duration = Duration::from_secs(120);
-const PREFIX: &str = "ghosts/";
+const PREFIX: &str = "late/";
 
 /// A manager whose first member stops, with a wire to it that can be cut, and another manager that never uses it.
 struct Fixture {
