@@ -104,7 +104,7 @@ fn stopped_before_the_answer(fixture: &mut Fixture) {
         let mut child = fixture.child_at(&url, "client::locks_when_asked_to", &key, SHORT);
         let rival = fixture.manager(SHORT);
         wire.proxy().hold_answers();
-        child.tell("go");
+        child.send("go");
         eventually("the grant is made", || (!rival.info(&key).wait().ok()??.holders.is_empty()).then_some(()));
         let waiting = fixture.wait_for(&rival, &key);
         child.process.stop();
@@ -175,7 +175,7 @@ fn killed(fixture: &mut Fixture) {
 }
 
 fn aborted(fixture: &mut Fixture) {
-    ends_without_a_release(fixture, "client::holds_and_aborts", |child| child.tell("go"));
+    ends_without_a_release(fixture, "client::holds_and_aborts", |child| child.send("go"));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn panicked(fixture: &mut Fixture) {
             let mut child = fixture.child("client::panics", &key, SHORT);
             let waiting = fixture.wait_for(&rival, &key);
             let start = Instant::now();
-            child.tell("go");
+            child.send("go");
             let (held, at) = waiting.got();
             assert!(!child.finish());
             held.unlock();
@@ -262,7 +262,7 @@ fn ended(fixture: &mut Fixture) {
         let mut child = fixture.child("client::drops_and_exits", &key, SHORT);
         let manager = fixture.manager(SHORT);
         let waiting = (round % 2 == 0).then(|| fixture.wait_for(&manager, &key));
-        child.tell("go");
+        child.send("go");
         let dropped: u64 = child.said().parse().unwrap();
         let held = match waiting {
             Some(waiting) => waiting.got().0,
@@ -310,7 +310,7 @@ fn forked(fixture: &mut Fixture) {
         fixture.loss(lost);
         assert!(waiting.is_waiting(), "it is still the parent's");
         let start = Instant::now();
-        child.tell("go");
+        child.send("go");
         let (held, at) = waiting.got();
         fixture.next(at - start);
         held.unlock();

@@ -304,7 +304,7 @@ async fn a_list_goes_through_any_number_of_locks_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_goes_on_though_the_server_forgets_the_past() {
+async fn a_list_continues_although_the_history_is_compacted() {
     let _alone = crate::ALONE.lock().await;
     const COUNT: usize = 10_000;
     let etcd = Etcd::start();

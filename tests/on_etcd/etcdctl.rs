@@ -9,7 +9,7 @@ use support::etcd::Etcd;
 use support::{PATIENCE, eventually, in_the_background, lost_since};
 
 /// The limit for an immediate notification, on a busy machine.
-const TOLD: Duration = Duration::from_secs(2);
+const NOTIFIED: Duration = Duration::from_secs(2);
 
 /// A manager without a prefix, so that its keys are etcdctl's.
 fn manager(etcd: &Etcd, name: &str) -> LockManager {
@@ -158,7 +158,7 @@ fn a_lease_revoked_by_etcdctl_is_lost_at_once() {
         etcd.etcdctl(&["lease", "revoke", &lease]);
         println!("etcdctl took {:?}", start.elapsed());
         let (loss, took) = lost_since(&guard, start);
-        assert!(loss == Loss::Revoked && took < TOLD, "{loss:?} after {took:?}");
+        assert!(loss == Loss::Revoked && took < NOTIFIED, "{loss:?} after {took:?}");
         assert_eq!(lost_since(&also, start).0, Loss::Revoked);
         assert!(!isolated.is_lost());
         let error = guard.unlock().wait().unwrap_err();
@@ -180,7 +180,7 @@ fn a_claim_that_etcdctl_deletes_is_lost_at_once_and_alone() {
         let start = Instant::now();
         etcd.etcdctl(&["del", claim]);
         let (loss, took) = lost_since(&guard, start);
-        assert!(loss == Loss::Revoked && took < TOLD, "{loss:?} after {took:?}");
+        assert!(loss == Loss::Revoked && took < NOTIFIED, "{loss:?} after {took:?}");
         assert!(!also.is_lost());
         let successor = waiting.recv_timeout(PATIENCE).unwrap().0;
         assert!(successor.token() > token);

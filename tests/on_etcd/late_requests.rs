@@ -46,13 +46,13 @@ impl Fixture {
         let handled = self.stopped().handled("Txn");
         self.stopped().process().stop();
         let requested = self.proxy.requested();
-        let (request, (tell, told)) = (self.manager.lock("k").timeout(limit), channel());
-        std::thread::spawn(move || tell.send(request.wait()));
+        let (request, (sender, answer)) = (self.manager.lock("k").timeout(limit), channel());
+        std::thread::spawn(move || sender.send(request.wait()));
         eventually("the request is sent", || (self.proxy.requested() > requested).then_some(()));
         // A fixed pause: the whole request has passed the proxy.
         std::thread::sleep(Duration::from_millis(200));
         self.proxy.cut();
-        (told, handled)
+        (answer, handled)
     }
 
     /// Resumes the member, and waits until it has handled the requests in its socket.
@@ -77,8 +77,8 @@ impl Fixture {
 #[test]
 fn a_request_that_was_repeated_elsewhere_has_no_effect_while_the_lock_is_held() {
     let fixture = Fixture::new();
-    let (told, handled) = fixture.send_into_the_stop(PATIENCE);
-    let guard = told.recv_timeout(PATIENCE).unwrap().unwrap();
+    let (answer, handled) = fixture.send_into_the_stop(PATIENCE);
+    let guard = answer.recv_timeout(PATIENCE).unwrap().unwrap();
     fixture.resume(handled);
     assert_eq!((fixture.claims(), guard.depth(), guard.is_lost()), (1, 1, false));
     assert!(fixture.rival.try_lock("k").wait().unwrap().is_none());
@@ -89,8 +89,8 @@ fn a_request_that_was_repeated_elsewhere_has_no_effect_while_the_lock_is_held() 
 #[test]
 fn a_request_that_was_repeated_elsewhere_has_no_effect_after_the_release() {
     let fixture = Fixture::new();
-    let (told, handled) = fixture.send_into_the_stop(PATIENCE);
-    told.recv_timeout(PATIENCE).unwrap().unwrap().unlock().wait().unwrap();
+    let (answer, handled) = fixture.send_into_the_stop(PATIENCE);
+    answer.recv_timeout(PATIENCE).unwrap().unwrap().unlock().wait().unwrap();
     fixture.resume(handled);
     fixture.is_free();
 }
@@ -99,8 +99,8 @@ fn a_request_that_was_repeated_elsewhere_has_no_effect_after_the_release() {
 fn a_request_that_was_cancelled_has_no_effect() {
     let fixture = Fixture::new();
     // Before it would be repeated elsewhere.
-    let (told, handled) = fixture.send_into_the_stop(Duration::from_millis(500));
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap().unwrap_err().code(), "LOCK_TIMEOUT");
+    let (answer, handled) = fixture.send_into_the_stop(Duration::from_millis(500));
+    assert_eq!(answer.recv_timeout(PATIENCE).unwrap().unwrap_err().code(), "LOCK_TIMEOUT");
     // The next attempt begins after the abort of that one.
     fixture.manager.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
     fixture.resume(handled);
@@ -110,9 +110,9 @@ fn a_request_that_was_cancelled_has_no_effect() {
 #[test]
 fn a_request_of_a_manager_that_was_closed_has_no_effect() {
     let fixture = Fixture::new();
-    let (told, handled) = fixture.send_into_the_stop(PATIENCE);
+    let (answer, handled) = fixture.send_into_the_stop(PATIENCE);
     fixture.manager.close().wait().unwrap();
-    assert!(told.recv_timeout(PATIENCE).unwrap().is_err());
+    assert!(answer.recv_timeout(PATIENCE).unwrap().is_err());
     fixture.resume(handled);
     assert_eq!(fixture.claims(), 0);
     fixture.rival.try_lock("k").wait().unwrap().expect("free").unlock().wait().unwrap();

@@ -45,11 +45,11 @@ fn a_mixed_crowd_never_overlaps_and_keeps_its_order() {
             rounds
         };
         let theirs: Vec<_> = (0..THEIRS).map(|_| scope.spawn(their_rounds)).collect();
-        ours.iter_mut().for_each(|child| child.tell("go"));
+        ours.iter_mut().for_each(|child| child.send("go"));
         // A fixed pause: this is a soak.
         std::thread::sleep(time);
         ended.store(true, Ordering::SeqCst);
-        ours.iter_mut().for_each(|child| child.tell("stop"));
+        ours.iter_mut().for_each(|child| child.send("stop"));
         theirs.into_iter().map(|their| their.join().unwrap()).sum()
     });
     for child in ours {

@@ -25,7 +25,7 @@ fn thirty_managers_need_one_stream_and_keep_their_holds_where_streams_are_few() 
     let lock = |n: usize| managers[n].lock(format!("k{n}")).timeout(PATIENCE).wait().unwrap();
     let guards: Vec<_> = (0..30).map(lock).collect();
     for manager in &managers {
-        eventually("it was renewed again and again", || (manager.stats().renewals >= 4).then_some(()));
+        eventually("several renewals", || (manager.stats().renewals >= 4).then_some(()));
     }
     assert_eq!(guards.iter().filter(|guard| guard.is_lost()).count(), 0);
     // A session and a hold each; and one stream for the check at connecting.

@@ -166,7 +166,7 @@ fn two_hundred_unpolled_calls_block_no_other_and_cost_no_connection() {
         let took = fixture.bystander("beside, later");
         println!("{replicas} replicas: later in {took:?}");
         assert!(took.iter().all(|took| *took < PROMPT), "{took:?}");
-        assert_eq!(proxy.accepted(), accepted, "no connection was given up");
+        assert_eq!(proxy.accepted(), accepted, "no connection was abandoned");
         // Polled again, they complete, all but the waiters for a held key.
         drop(fixture._taken);
         block_on(futures::future::join_all(left));

@@ -205,7 +205,7 @@ fn a_signal_ends_a_stopped_command_and_its_descendants() {
                 // The end of a session with a terminal may have ended it already.
                 let _ = kill_process(started, Signal::KILL);
             }
-            eventually("what the command has started ends", || (!lives(started)).then_some(()));
+            eventually("the descendants of the command end", || (!lives(started)).then_some(()));
             assert!(is_free("pty/stopped"));
         }
     }

@@ -135,10 +135,10 @@ fn a_proxy_delays() {
 #[test]
 fn a_stopped_child_says_nothing() {
     let mut child = Child::of_this_test("harness::a_child_that_repeats", &[]);
-    child.tell("a");
+    child.send("a");
     child.expect("a");
     child.process.stop();
-    child.tell("b");
+    child.send("b");
     assert_eq!(child.line_within(SILENCE), None);
     child.process.resume();
     child.expect("b");

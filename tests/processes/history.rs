@@ -164,7 +164,7 @@ fn processes_write_to_one_history() {
         (0..2).map(|_| Child::of_this_test("history::a_process_that_writes", &[path.to_str().unwrap()])).collect();
     for child in &mut children {
         child.expect("ready");
-        child.tell("go");
+        child.send("go");
     }
     assert!(children.into_iter().all(Child::finish));
     // Two processes with separate stores: they do not exclude one another, and their tokens do not grow together.

@@ -127,7 +127,7 @@ fn a_program_that_ends_after_its_drops_leaves_no_lock_behind(server: String) {
         let key = format!("ends-{n}");
         let mut child = fixture.holder("life::drops_and_exits", &key);
         let waiting = (n % 2 == 0).then(|| fixture.wait_for(&key));
-        child.tell("go");
+        child.send("go");
         let (dropped, got) = match waiting {
             Some(waiting) => {
                 let dropped: u64 = child.said().parse().unwrap();
@@ -168,7 +168,7 @@ fn the_lock_of_a_killed_process_is_free_when_its_lease_is_over(server: String) {
         let waiting = fixture.wait_for(key);
         let killed = now();
         match role {
-            "life::holds_and_aborts" => child.tell("go"),
+            "life::holds_and_aborts" => child.send("go"),
             _ => child.process.kill(),
         }
         let (guard, got) = waiting.recv_timeout(PATIENCE).unwrap();
@@ -255,7 +255,7 @@ fn a_panic_releases(server: String) {
     let fixture = Fixture::new(server);
     let mut child = fixture.holder("life::panics", "panicked");
     let waiting = fixture.wait_for("panicked");
-    child.tell("go");
+    child.send("go");
     let panicked: u64 = child.said().parse().unwrap();
     let (guard, got) = waiting.recv_timeout(PATIENCE).unwrap();
     println!("the next one in {:?} after the panic", elapsed(panicked, got));
@@ -290,7 +290,7 @@ fn a_forked_child_does_not_have_its_parents_holds(server: String) {
     // A fixed pause: the parent continues to renew.
     std::thread::sleep(2 * TTL);
     assert!(fixture.manager.try_lock("forked").wait().unwrap().is_none());
-    child.tell("go");
+    child.send("go");
     child.expect("unlocked");
     assert!(child.finish());
     for key in ["forked", "forked/dropped", "forked/unlocked"] {

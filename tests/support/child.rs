@@ -92,7 +92,7 @@ impl Child {
     }
 
     /// Sends the child a line, for [`hear`].
-    pub fn tell(&mut self, line: &str) {
+    pub fn send(&mut self, line: &str) {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 

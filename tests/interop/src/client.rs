@@ -81,7 +81,7 @@ impl Client {
     }
 
     pub fn try_lock(&mut self) -> bool {
-        self.0.tell("try");
+        self.0.send("try");
         match &*self.0.said() {
             "yes" => true,
             "no" => false,
@@ -91,7 +91,7 @@ impl Client {
 
     /// Sends `lock`, without waiting for the answer.
     pub fn begin_to_wait(&mut self) {
-        self.0.tell("lock");
+        self.0.send("lock");
     }
 
     /// Whether it does not answer for a while.
@@ -105,13 +105,13 @@ impl Client {
     }
 
     pub fn unlock(&mut self) {
-        self.0.tell("unlock");
+        self.0.send("unlock");
         self.0.expect("unlocked");
     }
 
     /// Makes it acquire the lock repeatedly for this time, and record the holds under this name.
     pub fn begin_to_crowd(&mut self, history: &Path, name: &str, time: Duration) {
-        self.0.tell(&format!("crowd {} {name} {}", history.display(), time.as_secs_f64()));
+        self.0.send(&format!("crowd {} {name} {}", history.display(), time.as_secs_f64()));
     }
 
     /// Waits for the end of the time. Returns the number of holds.

@@ -26,13 +26,13 @@ fn a_mixed_crowd_never_overlaps_and_all_make_progress() {
         (0..OURS).map(|_| Child::of_this_test("locks_repeatedly", &[&url, history.path().to_str().unwrap()])).collect();
     ours.iter_mut().for_each(|child| child.expect("ready"));
     let mut theirs = Kind::ALL.map(|kind| Client::start(kind, &server, "lock:crowd"));
-    ours.iter_mut().for_each(|child| child.tell("go"));
+    ours.iter_mut().for_each(|child| child.send("go"));
     theirs.iter_mut().for_each(|client| client.begin_to_crowd(history.path(), "crowd", time));
     // A fixed pause: this is a soak.
     std::thread::sleep(time);
     // Leasehold's processes continue until then: clients that wait for a signal get it from them.
     let turns = theirs.each_mut().map(Client::holds);
-    ours.iter_mut().for_each(|child| child.tell("stop"));
+    ours.iter_mut().for_each(|child| child.send("stop"));
     for child in ours {
         assert!(child.finish());
     }

@@ -19,7 +19,7 @@ fn waiting(server: &Redis) -> Client {
 }
 
 /// Asserts that the client acquires the lock because of a signal.
-fn is_told(mut theirs: Client, what: &str, free: impl FnOnce()) {
+fn is_signalled(mut theirs: Client, what: &str, free: impl FnOnce()) {
     assert!(theirs.waits(), "{what}");
     let start = Instant::now();
     free();
@@ -37,23 +37,23 @@ fn a_release_signals_a_waiter_of_python_redis_lock() {
     let (ours, closing) = (connect(), connect());
 
     let guard = ours.lock("k").wait().unwrap();
-    is_told(waiting(&server), "unlock", || guard.unlock().wait().unwrap());
+    is_signalled(waiting(&server), "unlock", || guard.unlock().wait().unwrap());
     let guard = ours.lock("k").wait().unwrap();
-    is_told(waiting(&server), "drop", || drop(guard));
+    is_signalled(waiting(&server), "drop", || drop(guard));
     let guard = ours.lock("k").shared().wait().unwrap();
-    is_told(waiting(&server), "the last reader", || guard.unlock().wait().unwrap());
+    is_signalled(waiting(&server), "the last reader", || guard.unlock().wait().unwrap());
     let guard = ours.lock("k").wait().unwrap();
-    is_told(waiting(&server), "force_unlock", || {
+    is_signalled(waiting(&server), "force_unlock", || {
         assert_eq!(ours.force_unlock("k").wait().unwrap().released, ["k"]);
     });
     drop(guard);
     let guard = closing.lock("k").wait().unwrap();
-    is_told(waiting(&server), "close", || closing.close().wait().unwrap());
+    is_signalled(waiting(&server), "close", || closing.close().wait().unwrap());
     drop(guard);
     // The option, set in another way.
     let built = LockManager::builder().url(server.url()).signal_lists(true).build().wait().unwrap();
     let guard = built.lock("k").wait().unwrap();
-    is_told(waiting(&server), "a builder's option", || guard.unlock().wait().unwrap());
+    is_signalled(waiting(&server), "a builder's option", || guard.unlock().wait().unwrap());
 }
 
 #[test]

@@ -37,9 +37,9 @@ pub fn etcd_answers(data: &[u8]) {
 
     let watched = bytes.watch(&own, created);
     for at in answers.read_watch(&watched) {
-        let told =
+        let notified =
             watched.iter().flat_map(|answer| &answer.events).any(|(_, key)| key.name == own && key.modified == at);
-        assert!(told && at > 0, "{watched:?} gave {at}");
+        assert!(notified && at > 0, "{watched:?} gave {at}");
     }
 
     let (seconds, asked) = (bytes.number(30), Duration::from_secs(30));

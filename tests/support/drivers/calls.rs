@@ -268,7 +268,7 @@ impl Fixture {
                     }
                     self.resolved(who, result);
                 }
-                None if self.somebody_could_go_on() => {
+                None if self.a_waiter_could_proceed() => {
                     assert!(
                         Instant::now() < deadline,
                         "no waiter makes progress: {:?}",
@@ -281,7 +281,7 @@ impl Fixture {
         }
     }
 
-    fn somebody_could_go_on(&self) -> bool {
+    fn a_waiter_could_proceed(&self) -> bool {
         (0..KEYS.len()).any(|key| {
             let mut waiting = self.waiting.iter().filter(|waiting| waiting.who.key == key).peekable();
             waiting.peek().is_some() && !self.holds.iter().any(|hold| !hold.lost && hold.who.key == key)
