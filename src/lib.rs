@@ -43,11 +43,6 @@
 //! the module `testing` for tests against lost locks, and `cli` the program `leasehold`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(not(unix))]
-compile_error!(
-    "leasehold supports Unix systems only: its clocks, its fork detection and its command line use their system calls"
-);
-
 mod api;
 mod arbiter;
 pub mod backend;

@@ -1,4 +1,4 @@
-//! The arbiter against a model: actors, some of one owner, and a backend that grants, refuses, loses and forgets at random times.
+//! A random test of the arbiter against a model: actors, some of one owner, and a backend that grants, refuses, loses and forgets at random times.
 
 use std::collections::BTreeSet;
 

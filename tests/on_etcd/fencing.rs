@@ -44,7 +44,8 @@ async fn other_backends_have_no_such_condition() {
     let guard = LockManager::memory().lock("k").await.unwrap();
     assert_eq!(guard.etcd_compare().unwrap_err().code(), "UNSUPPORTED");
     // Nor has one that calls itself etcd.
-    let pretender = Broken::new(Defect::None).as_kind("etcd");
+    let mut pretender = Broken::new(Defect::None);
+    pretender.kind = "etcd";
     let guard = LockManager::builder().backend(pretender).build().await.unwrap().lock("k").await.unwrap();
     assert_eq!(guard.etcd_compare().unwrap_err().code(), "UNSUPPORTED");
 }

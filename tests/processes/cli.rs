@@ -444,8 +444,8 @@ fn names_are_escaped_where_they_are_shown(url: &str, put: impl Fn(&str, &str, u6
     for (arguments, status) in [
         (&["who", "cli/odd/name"][..], 0),
         (&["who", "cli/odd/late"], 0),
-        (&["run", "cli/odd/name", "--timeout", "100ms", "--", "true"], 122),
-        (&["run", "cli/odd/long", "--timeout", "100ms", "--", "true"], 122),
+        (&["run", "cli/odd/name", "--timeout", "1s", "--", "true"], 122),
+        (&["run", "cli/odd/long", "--timeout", "1s", "--", "true"], 122),
         (&["force-unlock", "cli/odd/name"], 1),
         (&["force-unlock", "--yes", "cli/odd/name"], 0),
     ] {

@@ -26,7 +26,8 @@ pub enum Defect {
 /// A small store of exclusive locks whose waiters poll.
 #[derive(Debug)]
 pub struct Broken {
-    kind: &'static str,
+    /// The name that it takes.
+    pub kind: &'static str,
     defect: Defect,
     state: Mutex<State>,
 }
@@ -40,11 +41,6 @@ struct State {
 impl Broken {
     pub fn new(defect: Defect) -> Self {
         Self { kind: "broken", defect, state: Mutex::default() }
-    }
-
-    /// Takes another backend's name.
-    pub fn as_kind(self, kind: &'static str) -> Self {
-        Self { kind, ..self }
     }
 
     fn grant(&self, claim: &Claim) -> Option<Grant> {

@@ -40,6 +40,8 @@ mod claims;
 mod confirmations;
 mod connection;
 mod error;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzzing;
 mod in_flight;
 mod inspect;
 mod leases;
@@ -52,8 +54,6 @@ mod release;
 mod replicas;
 mod requests;
 mod scripts;
-#[cfg(feature = "testing")]
-pub(crate) mod sent;
 #[cfg(test)]
 mod tests;
 mod tls;

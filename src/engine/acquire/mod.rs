@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use self::waiter::{Acquired, Waiter, log_acquired};
+use self::waiter::{Acquired, Waiter, count_acquired};
 use super::sessions::LeaseFor;
 use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::arbiter::Decision;
@@ -119,7 +119,7 @@ impl Start {
             Decision::Entered(hold, depth) => {
                 let share = Share::new(hold, entry);
                 if depth == 1 {
-                    log_acquired(&share, now, now);
+                    count_acquired(&share, now, now);
                 }
                 return Ok(Started::Done(Some(share)));
             }

@@ -39,7 +39,7 @@ fn a_mixed_crowd_never_overlaps_and_all_make_progress() {
     let count = |is: fn(&What) -> bool| history.records().iter().filter(|record| is(&record.what)).count();
     let our_turns = count(|what| matches!(what, What::Acquired { .. }));
     println!("{our_turns} holds of ours, {:?}", Kind::ALL.map(Kind::word).iter().zip(turns).collect::<Vec<_>>());
-    assert_eq!(count(|what| *what == What::AcquiredWithoutToken), turns.iter().sum());
+    assert_eq!(count(|what| *what == What::AcquiredWithoutToken), turns.iter().sum::<usize>());
     // All of them together: no two holds at a time, and leasehold's tokens grow.
     history.assert_clean(our_turns + turns.iter().sum::<usize>());
     let seconds = time.as_secs() as usize;
