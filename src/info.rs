@@ -56,7 +56,7 @@ impl std::fmt::Display for Holder {
 pub struct ClaimId(String);
 
 impl ClaimId {
-    /// Creates an id from a text by which the backend tells the claim from all others of its key.
+    /// Creates an id from a text that identifies the claim among all claims of its key.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into())
     }

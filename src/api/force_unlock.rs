@@ -21,7 +21,7 @@ use crate::process::report::warn;
 /// [`isolated`](crate::LockRequest::isolated) have a separate lease.
 ///
 /// The holder is notified within 200 ms. Until then the old and the next holder may both consider the lock theirs, and the
-/// [`FencingToken`](crate::FencingToken) tells them apart. Revoking a free key succeeds with an empty [`Eviction`].
+/// [`FencingToken`](crate::FencingToken) distinguishes them. Revoking a free key succeeds with an empty [`Eviction`].
 ///
 /// # Errors
 ///

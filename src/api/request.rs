@@ -12,7 +12,7 @@ use super::guards::Guards;
 use super::lost::Run;
 use super::pending::Pending;
 use crate::backend::Wait;
-use crate::engine::{EngineHandle, Options};
+use crate::engine::{EngineHandle, RequestOptions};
 use crate::error::{LockError, Result};
 use crate::info::Mode;
 use crate::owner::{Owner, OwnerSource, Scope};
@@ -51,12 +51,12 @@ use crate::settings::{Bound, check_ttl};
 pub struct LockRequest<G: Guards = LockGuard> {
     engine: Arc<EngineHandle>,
     keys: Result<G::Keys>,
-    options: Options,
+    options: RequestOptions,
 }
 
 impl<G: Guards> LockRequest<G> {
     pub(super) fn new(engine: Arc<EngineHandle>, keys: Result<G::Keys>) -> Self {
-        let options = Options::new(&engine.base.defaults);
+        let options = RequestOptions::new(&engine.base.defaults);
         Self { engine, keys, options }
     }
 

@@ -82,7 +82,7 @@ fn refuse_async_context() -> Result<()> {
 
 fn cannot_tell(place: &str) -> LockError {
     LockError::Unsupported {
-        what: format!("wait() cannot tell whether it may block {place}; drop the guard to release it"),
+        what: format!("wait() cannot determine whether it may block {place}; drop the guard to release it"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A backend that breaks one rule of the contract: what the judge of histories must notice.
+//! A backend that breaks one rule of the contract, which the judge of histories must detect.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -10,14 +10,14 @@ use leasehold::backend::{
 };
 use leasehold::{Eviction, LockInfo};
 
-/// What is wrong with the backend.
+/// The defect of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// Nothing: the positive control.
+    /// No defect: the positive control.
     None,
-    /// Everybody gets the lock.
+    /// Every claim is granted.
     NoExclusion,
-    /// The lock goes to the next one long before the lease is over.
+    /// The next claim is granted long before the lease has ended.
     LateLoss,
     /// All grants have the same epoch.
     RepeatedToken,

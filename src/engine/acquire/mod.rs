@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 
 use self::waiter::{Acquired, Waiter, count_acquired};
 use super::sessions::LeaseFor;
-use super::{EngineHandle, Entry, Options, Share};
+use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::arbiter::Decision;
 use crate::backend::Wait;
 use crate::error::{LockError, Result};
@@ -35,12 +35,17 @@ enum State {
 /// What is known before the first poll.
 struct Start {
     entry: Result<Arc<Entry>>,
-    options: Options,
+    options: RequestOptions,
     wait: Wait,
 }
 
 impl Acquisition {
-    pub(crate) fn new(engine: Arc<EngineHandle>, entry: Result<Arc<Entry>>, options: Options, wait: Wait) -> Self {
+    pub(crate) fn new(
+        engine: Arc<EngineHandle>,
+        entry: Result<Arc<Entry>>,
+        options: RequestOptions,
+        wait: Wait,
+    ) -> Self {
         Self { engine, state: State::Start(Start { entry, options, wait }), catching: CatchingWaker::default() }
     }
 

@@ -16,7 +16,7 @@ use crate::engine::cleanup::Job;
 use crate::engine::lookup::{FRESH, Lookup};
 use crate::engine::losses::lose_if_early;
 use crate::engine::sessions::LeaseFor;
-use crate::engine::{Base, EngineHandle, Entry, HeldGrant, Options, Share, renew};
+use crate::engine::{Base, EngineHandle, Entry, HeldGrant, RequestOptions, Share, renew};
 use crate::error::{BackendError, ErrorKind, LockError, Result};
 use crate::info::{Holder, Loss};
 use crate::lease::{LeaseCell, Listener};
@@ -47,7 +47,7 @@ pub(super) struct Waiter {
     engine: Arc<EngineHandle>,
     entry: Arc<Entry>,
     owner: Owner,
-    options: Options,
+    options: RequestOptions,
     wait: Wait,
     asked: Timestamp,
     /// The place; `None` once the waiter has left the queue.
@@ -63,7 +63,7 @@ impl Waiter {
         engine: Arc<EngineHandle>,
         entry: Arc<Entry>,
         owner: Owner,
-        options: Options,
+        options: RequestOptions,
         wait: Wait,
         asked: Timestamp,
         ticket: Ticket,
