@@ -4,7 +4,7 @@
 //! cargo run --features etcd --example etcd_compare -- etcd://127.0.0.1:2379
 //! ```
 //!
-//! The data is on the etcd cluster that also has the locks. A transaction can therefore have the condition that this very hold still
+//! The data is on the etcd cluster that also has the locks. A transaction can therefore have the condition that this hold still
 //! exists, and no token has to be stored.
 
 use std::error::Error;

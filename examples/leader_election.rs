@@ -1,4 +1,4 @@
-//! Leader election: the leader is the holder of a lock, as long as it can: `cargo run --example leader_election [URL]`.
+//! Leader election: the holder of a lock is the leader until it loses the lock: `cargo run --example leader_election [URL]`.
 //!
 //! Two candidates stand for election, each with a separate manager, like two processes. A leader leads until its lock is lost, then
 //! steps down and stands again, behind the others. The fencing token is the number of the term: it grows from leader to leader. Each

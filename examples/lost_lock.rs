@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cargo run --features etcd --example lost_lock -- etcd://127.0.0.1:2379
-//! etcdctl get leasehold/job/ --prefix --keys-only     # the claim: leasehold/job/<lease>-<attempt>
+//! etcdctl get leasehold/job/ --prefix --keys-only     # the claim: leasehold/job/<lease>-<number>
 //! etcdctl lease revoke <lease>                        # or: etcdctl del leasehold/job/ --prefix
 //! ```
 
@@ -25,7 +25,7 @@ async fn main() -> leasehold::Result<()> {
         revoke_soon(LockManager::connect(&url).await?);
     } else if url.starts_with("etcd") {
         println!("to see its lease:  etcdctl get leasehold/job/ --prefix --keys-only");
-        println!("                   which prints leasehold/job/<lease>-<attempt>");
+        println!("                   which prints leasehold/job/<lease>-<number>");
         println!("to revoke it:      etcdctl lease revoke <lease>");
     }
     tokio::select! {

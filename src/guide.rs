@@ -10,8 +10,8 @@
 //! | Semantics | |
 //! | --- | --- |
 //! | [`guarantees`] | What is guaranteed, under which conditions, and what is not |
-//! | [`ownership`] | Who owns a hold: tasks, threads, explicit owners; reentrancy, sharing, several keys |
-//! | [`loss`] | How a loss is reported, what comes first, and how to handle it |
+//! | [`ownership`] | The owner of a hold: tasks, threads, explicit owners; reentrancy, sharing, several keys |
+//! | [`loss`] | How a loss is reported, whether it comes before the next holder, and how to handle it |
 //! | [`fencing`] | Refusing the late writes of an outdated holder |
 //! | [`cancellation`] | What happens to futures, guards, managers and processes that end early |
 //! | [`faults`] | What happens when something fails: a list of faults on each backend, with measured times |

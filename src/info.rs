@@ -79,12 +79,12 @@ pub struct LockInfo {
     pub key: String,
     /// The mode of the hold.
     pub mode: Mode,
-    /// The fencing token of the grant, without the local handovers of the holder's process; `None` if the backend stores no token.
+    /// The token of the server's grant, which does not count later local handovers; `None` if the backend stores no token.
     pub token: Option<FencingToken>,
     /// The time of the grant, if known: on Redis by the server's clock; on etcd by the holder's clock, if the lock was free when it
     /// was requested and the history of the key is still available.
     pub since: Option<SystemTime>,
-    /// The remaining time of the lease, unless it is renewed.
+    /// The time until the lease ends if it is not renewed again; `None` if unknown.
     pub remaining: Option<Duration>,
     /// The holders: one for an exclusive hold, one per process for a shared one.
     pub holders: Vec<Holder>,
@@ -133,12 +133,26 @@ impl Eviction {
 }
 
 /// The cause of a lost hold.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// # use std::time::Duration;
+/// use leasehold::{LockManager, Loss};
+///
+/// let guard = LockManager::memory().lock("k").max_hold(Duration::from_millis(50)).await?;
+/// match guard.lost().await {
+///     Loss::Revoked => println!("an administrator stopped the work"),
+///     Loss::MaxHold => println!("the work took too long"),
+///     cause => println!("lock again, and continue: {cause}"),
+/// }
+/// # Ok(()) });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Loss {
     /// The server removed the lease or the claim: a `force_unlock`, a deleted key, a revoked lease.
     Revoked,
-    /// The lease may have ended: it was not renewed in time, although the server was reachable, or not renewed at all.
+    /// The lease may have ended: it was not renewed in time, although the server was reachable, or automatic renewal was off.
     Expired,
     /// The lease may have ended, and the server was unreachable until then.
     Unreachable,

@@ -10,9 +10,9 @@
 //!
 //! // Or a server: "etcd://10.0.0.1:2379", "redis://10.0.0.1".
 //! let manager = LockManager::connect("memory://orders").await?;
-//! let guard = manager.lock("orders/42").await?; // waits in the queue
+//! let guard = manager.lock("orders/42").await?; // waits until the lock is free
 //! tokio::select! {
-//!     biased; // the loss first
+//!     biased; // check for a loss first
 //!     cause = guard.lost() => eprintln!("stopped: {cause}"),
 //!     () = ship_order(guard.token()) => guard.unlock().await?, // or drop the guard
 //! }
@@ -27,14 +27,15 @@
 //! | [`LockGuard`], [`LockGuards`] | Hold one lock, or several. Dropping them releases; [`unlock`](LockGuard::unlock) also confirms, [`lost`](LockGuard::lost) reports a loss, and [`token`](LockGuard::token) is the fencing token. |
 //! | [`Lock`] | A handle of one key, for repeated use and inspection. |
 //! | [`Owner`] | An explicit owner, for reentrancy across tasks and threads. |
-//! | [`FenceGate`], `RedisFence`, `LockGuard::etcd_compare` | Refuse the late writes of an outdated holder. |
+//! | [`FenceGate`], `RedisFence` (feature `redis`), `LockGuard::etcd_compare` (feature `etcd`) | Refuse the late writes of an outdated holder. |
 //! | [`Registry`] | Managers by name, for several servers. |
 //! | [`ForceUnlock`], [`LockInfo`], [`Stats`] | Administration and inspection. |
 //! | [`backend::Backend`] | The trait to implement for another store. |
 //!
 //! The [guide] explains the rest: begin with the [tour](guide::tour), the [choice](guide::choosing) of a backend and a TTL, and the
-//! [guarantees](guide::guarantees). [Ownership](guide::ownership) has the rules of reentrancy, [loss](guide::loss) and
-//! [fencing](guide::fencing) what to do about a lost lock, and [testing](guide::testing) how to test that.
+//! [guarantees](guide::guarantees). [Ownership](guide::ownership) has the rules of reentrancy. [Loss](guide::loss) and
+//! [fencing](guide::fencing) explain how to handle a lost lock. [Testing](guide::testing) shows how to lose locks on purpose in
+//! tests.
 //!
 //! # Features
 //!

@@ -12,8 +12,8 @@ pub(crate) const HANDOVER_BITS: u32 = 10;
 /// ([Kleppmann, 2016](https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html)).
 ///
 /// A token is the backend's epoch shifted left by ten bits, plus the number of local handovers of the grant within this process.
-/// The token of a shared hold lies between those of the exclusive holds before and after it; several shared holds can have the
-/// same token. Tokens exceed 2^53: compare them as 64-bit integers, never as floats.
+/// The token of a shared hold lies between those of the exclusive holds before and after it; several shared holds can have the same
+/// token. Tokens can exceed 2^53: compare them as 64-bit integers, never as floats.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -28,7 +28,7 @@ pub struct FencingToken(u64);
 
 impl FencingToken {
     /// Returns the token of a grant with this epoch, without local handovers: for [`LockInfo::token`](crate::LockInfo::token) of a
-    /// [`Backend`](crate::backend::Backend).
+    /// [`Backend`](crate::backend::Backend). `epoch` must be below 2^54: the higher bits of a greater one are cut off.
     ///
     /// ```
     /// assert_eq!(leasehold::FencingToken::of_epoch(7).get(), 7 << 10);

@@ -1,4 +1,4 @@
-//! A backend of one's own, in map.rs: `cargo run --example backend`.
+//! A custom backend, in map.rs: `cargo run --example backend`.
 
 mod map;
 

@@ -146,8 +146,8 @@ impl LockManagerBuilder {
 
     /// Sets the prefix of all keys on the server: at most 1,024 bytes, empty for none.
     ///
-    /// The default is `leasehold/` on etcd and `lock:` on Redis, where the prefix cannot begin with `{`. Managers must not use
-    /// prefixes of which one begins with the other.
+    /// The default is `leasehold/` on etcd and `lock:` on Redis, where the prefix cannot begin with `{`. Two managers must not use
+    /// different prefixes where one is the beginning of the other, such as `a` and `a/b`.
     pub fn prefix(self, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
         self.set(|settings| settings.prefix = Some(prefix))
@@ -214,7 +214,8 @@ impl LockManagerBuilder {
         })
     }
 
-    /// Sets the TTL of the leases: 30 s by default, at most one day, at least 100 ms (on etcd whole seconds, at least one).
+    /// Sets the TTL of the leases: 30 s by default, at most one day, at least 100 ms; on etcd at least 1 s, rounded up to whole
+    /// seconds, and granted as at least 2 s with etcd's default settings.
     ///
     /// A crashed holder keeps its lock for up to one TTL, and a hold survives an unreachable server for up to one TTL. A waiter that
     /// was killed delays the waiters behind it for up to one TTL on etcd, and for up to 2.6 s on Redis.
@@ -222,7 +223,8 @@ impl LockManagerBuilder {
         self.set(move |settings| settings.ttl = ttl)
     }
 
-    /// Sets the time limit for connecting and for every call that has no separate limit: 5 s by default, longer than zero.
+    /// Sets the time limit for connecting and for each call without a separate timeout, except `lock()`, which waits without limit:
+    /// 5 s by default, longer than zero.
     pub fn timeout(self, limit: Duration) -> Self {
         self.set(move |settings| settings.timeout = limit)
     }
@@ -269,13 +271,13 @@ impl LockManagerBuilder {
     /// Limits local handovers, in which a released lock passes to the next waiter of this manager without a round trip.
     ///
     /// They end `time` after the server's grant or after `times` in a row, whichever is first; then the key goes back through the
-    /// server's queue. The default is 10 ms and 1,023 times, which is the maximum; zero for either turns local handovers off. In a
-    /// URL and in a `Config` these are `hand_over_time` and `hand_over_times`.
+    /// server's queue. The default is 10 ms and 1,023 times. More than 1,023 times is an error of [`build`](Self::build); zero for
+    /// either turns local handovers off. In a URL and in a `Config` these are `hand_over_time` and `hand_over_times`.
     pub fn hand_over(self, time: Duration, times: u16) -> Self {
         self.set(move |settings| settings.handover = Handover { max_time: time, max_count: times })
     }
 
-    /// Sets how long dropping the last clone of the manager waits for the releases in flight: 1 s by default.
+    /// Sets how long dropping the last clone of the manager waits for the releases in flight: 1 s by default. Zero does not wait.
     pub fn drop_wait(self, limit: Duration) -> Self {
         self.set(move |settings| settings.drop_wait = limit)
     }
@@ -302,7 +304,7 @@ impl LockManagerBuilder {
         self.set(move |settings| settings.signal_lists = on)
     }
 
-    /// Sets the clock that deadlines are measured with, for tests, of a suspended machine for example.
+    /// Sets the clock that measures deadlines. For tests, for example of a suspended machine.
     #[cfg(feature = "testing")]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
     pub fn clock(mut self, clock: impl Clock) -> Self {

@@ -20,8 +20,9 @@ use crate::process::report::warn;
 /// same TTL; [`Eviction`] lists them. [`key_only`](Self::key_only) revokes only this key, and holds that are
 /// [`isolated`](crate::LockRequest::isolated) have a separate lease.
 ///
-/// The holder is notified within 200 ms. Until then the old and the next holder may both consider the lock theirs, and the
-/// [`FencingToken`](crate::FencingToken) distinguishes them. Revoking a free key succeeds with an empty [`Eviction`].
+/// A holder that is connected is notified within 200 ms; one that is cut off loses the lock at its deadline. Until then the old and
+/// the next holder may both consider the lock theirs, and the [`FencingToken`](crate::FencingToken) distinguishes them. Revoking a
+/// free key succeeds with an empty [`Eviction`].
 ///
 /// # Errors
 ///
@@ -58,6 +59,17 @@ impl ForceUnlock {
     }
 
     /// Revokes only this key's claim and leaves the holder's lease alone.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use leasehold::LockManager;
+    /// let (holder, admin) = (LockManager::connect("memory://key-only").await?, LockManager::connect("memory://key-only").await?);
+    /// let guards = holder.lock_all(["a", "b"]).await?;
+    /// let eviction = admin.force_unlock("a").key_only().await?;
+    /// assert_eq!(eviction.released, ["a"]);
+    /// assert!(!guards[1].is_lost());
+    /// # Ok(()) });
+    /// ```
     pub fn key_only(mut self) -> Self {
         self.evict.scope = EvictScope::Claim;
         self
@@ -68,7 +80,7 @@ impl ForceUnlock {
     /// The server compares and removes in one step. If none of these holders holds the lock any more, nothing changes, even if
     /// another client holds it now, and the [`Eviction`] is empty. Holders that joined a shared lock later keep it. On etcd a lease
     /// is revoked only if its claim was still there. After a handover to another task of the same process the hold still counts as
-    /// the one in `info`; so does, on Redis, a later hold of a foreign client that always writes the same value.
+    /// the one in `info`. On Redis this also applies to a later hold of a foreign client that always writes the same value.
     ///
     /// The request fails with [`LockError::InvalidConfig`] if `info` is about another key, and with [`LockError::Unsupported`] if
     /// `info` has no claims: what is stored at the key is not a lock, or the backend cannot identify claims.

@@ -32,7 +32,7 @@ use crate::token::FencingToken;
 /// let manager = leasehold::LockManager::memory();
 /// let guard = manager.lock("report").await?;
 /// tokio::select! {
-///     biased;
+///     biased; // check for a loss first
 ///     cause = guard.lost() => println!("stop, the lock is lost: {cause}"),
 ///     _ = async { /* long work */ } => println!("done with token {}", guard.token()),
 /// }
@@ -73,7 +73,8 @@ impl LockGuard {
         self.share.hold().depth()
     }
 
-    /// Returns the hold's owner, with which a task that this guard was moved to can lock the key again.
+    /// Returns the hold's owner. A task that received this guard can pass it to [`owner`](crate::LockRequest::owner) to lock the
+    /// key again.
     pub fn owner(&self) -> Owner {
         self.share.hold().owner()
     }
@@ -131,8 +132,8 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`LockError::Expired`] if the hold is lost; [`LockError::Backend`] if the server does not answer within the manager's
-    /// timeout.
+    /// [`LockError::Expired`] if the hold is lost, also by closing the manager; [`LockError::Backend`] if the server does not
+    /// answer within the manager's timeout or refuses the request; [`LockError::Closed`] in a forked child.
     ///
     /// # Cancel safety
     ///
@@ -175,11 +176,11 @@ impl LockGuard {
         Run::new(self.lost(), work)
     }
 
-    /// Returns a condition for a transaction on the same etcd cluster: that this lock is still held.
+    /// Returns a condition for a transaction on the same etcd cluster: this lock is still held.
     ///
     /// A transaction with this condition fails, on the server, once the lock is no longer held, so a holder that was paused past
     /// its lease cannot write. The condition is about the grant of this process: finish the transaction before the guard is
-    /// released, because the next local holder may have the same grant.
+    /// released, because after a local handover the condition is also true for the next holder.
     ///
     /// # Errors
     ///

@@ -123,6 +123,17 @@ impl LockGuards {
     }
 
     /// Returns a future that completes when the first of the holds is lost; see [`LockGuard::lost`] for cancel safety.
+    ///
+    /// It covers all of them, also after the guards were separated by iteration. A hold that was released can no longer be lost.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guards = manager.lock_all(["a", "b"]).await?;
+    /// manager.force_unlock("b").await?;
+    /// assert_eq!(guards.lost().await, leasehold::Loss::Revoked);
+    /// # Ok(()) });
+    /// ```
     pub fn lost(&self) -> Lost {
         Lost::of(self.0.iter().map(LockGuard::share))
     }
@@ -136,6 +147,14 @@ impl LockGuards {
     /// # Cancel safety
     ///
     /// Dropping the future drops `work` at its current await point. The guards keep the locks.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guards = manager.lock_all(["a", "b"]).await?;
+    /// assert_eq!(guards.run(async { 1 + 2 }).await?, 3);
+    /// # Ok(()) });
+    /// ```
     pub fn run<F: IntoFuture>(&self, work: F) -> Run<F::IntoFuture> {
         Run::new(self.lost(), work)
     }

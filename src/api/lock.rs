@@ -14,7 +14,7 @@ use crate::info::LockInfo;
 
 /// A handle of one key of a manager.
 ///
-/// While any handle of a key lives, [`LockManager::handle`](crate::LockManager::handle) returns the same object. A handle saves
+/// While a handle of the key exists, [`LockManager::handle`](crate::LockManager::handle) returns the same object. A handle saves
 /// the lookup of the key at each call; [`LockManager::lock`](crate::LockManager::lock) acquires the same lock without one.
 ///
 /// ```
@@ -68,7 +68,9 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    /// - [`LockError::Backend`] if the server does not answer within the manager's timeout or refuses the request, for example
+    ///   because of a missing permission, or because what is stored at the key is not a compatible lock.
+    /// - [`LockError::Closed`] if the manager is closed.
     ///
     /// # Cancel safety
     ///
@@ -82,7 +84,9 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    /// - [`LockError::Backend`] if the server does not answer within the manager's timeout or refuses the request, for example
+    ///   because of a missing permission, or because what is stored at the key is not a compatible lock.
+    /// - [`LockError::Closed`] if the manager is closed.
     ///
     /// # Cancel safety
     ///
@@ -106,7 +110,7 @@ impl Lock {
         self.keep(self.engine.base.bounded(Some(self.key()), "look up", call))
     }
 
-    /// Renews the lease of this manager's hold now, and returns how long the hold is certain from then on.
+    /// Renews the lease of this manager's hold now, and returns the time until the new deadline.
     ///
     /// # Errors
     ///

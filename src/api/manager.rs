@@ -71,10 +71,10 @@ impl LockManager {
 
     /// Connects to the store that the URL names, and checks that it answers.
     ///
-    /// `memory://name`, `etcd://[user:pass@]host:port[,host:port…]`, `etcds://…`, `redis://[user:pass@]host:port[/db]`,
+    /// `memory://name`, `etcd://[user:pass@]host[:port][,host[:port]…]`, `etcds://…`, `redis://[[user]:pass@]host[:port][/db]`,
     /// `rediss://…`, `redis+unix:///path`. Options follow as a query:
     /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true&reentrant=true`; on Redis also
-    /// `signal_lists=false`; with TLS also the files `ca`, `cert` and `key`. The values shown are the defaults;
+    /// `signal_lists=false`; with TLS also the files `ca`, `cert` and `key`. Values that are shown are the defaults;
     /// [`LockManagerBuilder`] documents each. All parts are percent-decoded. An empty `prefix=` means no prefix.
     ///
     /// Managers with equal settings share a connection: the same endpoints in any order, credentials, database, TLS files, and on
@@ -134,7 +134,7 @@ impl LockManager {
         &self.anchor.engine
     }
 
-    /// Returns the handle of a key. While any handle of a key lives, every call for that key returns the same one.
+    /// Returns the handle of a key. While a handle of the key exists, every call for that key returns the same one.
     ///
     /// # Errors
     ///
@@ -258,7 +258,9 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    /// - [`LockError::Backend`] if the server does not answer within the manager's timeout or refuses the request, for example
+    ///   because of a missing permission.
+    /// - [`LockError::Closed`] if the manager is closed.
     ///
     /// # Cancel safety
     ///
@@ -303,7 +305,8 @@ impl LockManager {
     ///
     /// # Errors
     ///
-    /// [`LockError::Backend`] if the server does not answer within the manager's timeout.
+    /// - [`LockError::Backend`] if the server does not answer within the manager's timeout or refuses the request.
+    /// - [`LockError::Closed`] if the manager is closed.
     ///
     /// # Cancel safety
     ///

@@ -39,8 +39,8 @@ impl<T> Pending<T> {
     /// # Errors
     ///
     /// Those of the call, and [`LockError::Unsupported`] where blocking would stall an async runtime: inside a task or a
-    /// `block_on`. Inside `spawn_blocking` and `block_in_place` it works. tokio reports a refused place by a panic, which is caught
-    /// here; the panic hook still prints it, and with `panic = "abort"` it ends the process.
+    /// `block_on`. Inside `spawn_blocking` and `block_in_place` it works. The check makes tokio panic where blocking is refused.
+    /// The panic is caught here, but the panic hook prints it, and with `panic = "abort"` it ends the process.
     pub fn wait(self) -> Result<T> {
         blocking::wait(self)
     }

@@ -66,20 +66,31 @@ impl<G: Guards> LockRequest<G> {
         self
     }
 
-    /// Sets the TTL of the lease: at most one day, at least 100 ms (on etcd whole seconds, at least one). The default is the
-    /// manager's.
+    /// Sets the TTL of the lease: at most one day, at least 100 ms; on etcd at least 1 s, rounded up to whole seconds, and granted
+    /// as at least 2 s with etcd's default settings. The default is the manager's.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.options.terms.ttl = ttl;
         self
     }
 
     /// Limits the wait, after which the request fails with [`LockError::Timeout`]. By default there is no limit.
+    ///
+    /// Zero is allowed, but leaves the server no time to answer: to ask only once, use [`try_once`](Self::try_once).
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.options.timeout = Some(limit);
         self
     }
 
     /// Sets the owner, instead of deriving it from the task or thread that polls; see [`Owner`].
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let owner = leasehold::Owner::new();
+    /// let _outer = manager.lock("k").owner(&owner).await?;
+    /// assert_eq!(manager.lock("k").owner(&owner).await?.depth(), 2);
+    /// # Ok(()) });
+    /// ```
     pub fn owner(mut self, owner: &Owner) -> Self {
         self.options.owner = OwnerSource::Owner(owner.clone());
         self
@@ -87,38 +98,80 @@ impl<G: Guards> LockRequest<G> {
 
     /// Sets whether the lease is renewed in the background; the default is the manager's, which is on.
     ///
-    /// With `false` the hold has a separate lease and is lost one TTL after the grant, unless [`LockGuard::renew`] is called in
-    /// time. While the request waits, its claim is kept alive.
+    /// With `false` the hold has a separate lease and is lost one TTL after the grant, unless [`LockGuard::renew`] is called in time.
+    /// While the request waits in the queue, the library renews its claim.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("k").ttl(Duration::from_secs(10)).auto_renew(false).await?;
+    /// // … a step of a few seconds …
+    /// assert!(guard.renew().await? > Duration::from_secs(9));
+    /// # Ok(()) });
+    /// ```
     pub fn auto_renew(mut self, on: bool) -> Self {
         self.options.terms.auto_renew = on;
         self
     }
 
-    /// Limits the age of the hold, at which it is lost and released; it has a separate lease. The default is the manager's.
+    /// Limits the age of the hold, at which it is lost and released: longer than zero. It has a separate lease. The default is the
+    /// manager's.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("k").max_hold(Duration::from_millis(50)).await?;
+    /// assert_eq!(guard.lost().await, leasehold::Loss::MaxHold);
+    /// # Ok(()) });
+    /// ```
     pub fn max_hold(mut self, age: Duration) -> Self {
         self.options.terms.max_hold = Some(age);
         self
     }
 
     /// Gives the hold a separate lease, so that a `force_unlock` of another key does not also release it.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let alone = manager.lock("import").isolated().await?;
+    /// let _other = manager.lock("export").await?;
+    /// manager.force_unlock("export").await?;
+    /// assert!(!alone.is_lost());
+    /// # Ok(()) });
+    /// ```
     pub fn isolated(mut self) -> Self {
         self.options.terms.isolated = true;
         self
     }
 
-    /// Sets how often the request polls the server where notifications are not reliable. The default is the manager's, 100 ms.
+    /// Sets how often the request polls the server where notifications are not reliable: longer than zero. The default is the
+    /// manager's, 100 ms.
     pub fn retry_interval(mut self, interval: Duration) -> Self {
         self.options.retry_interval = interval;
         self
     }
 
     /// Limits the wait to this many times the [`retry_interval`](Self::retry_interval); 0 is no limit. The default is the manager's.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// let manager = leasehold::LockManager::memory();
+    /// let _held = manager.lock("k").owner(&leasehold::Owner::new()).await?;
+    /// let request = manager.lock("k").retry_interval(Duration::from_millis(10)).max_retries(3);
+    /// assert_eq!(request.await.unwrap_err().code(), "LOCK_TIMEOUT"); // after 30 ms
+    /// # Ok(()) });
+    /// ```
     pub fn max_retries(mut self, times: u32) -> Self {
         self.options.max_retries = times;
         self
     }
 
-    /// Acquires the lock, blocking this thread. The thread is the owner.
+    /// Acquires the lock, blocking this thread. Without an explicit owner, the owner is the thread, or the task in
+    /// `block_in_place`.
     ///
     /// # Errors
     ///
@@ -142,7 +195,7 @@ impl<G: Guards> LockRequest<G> {
     /// # leasehold::doctest(async {
     /// let manager = leasehold::LockManager::memory();
     /// match manager.lock("prices").shared().try_once().await? {
-    ///     Some(guard) => println!("reading, by token {}", guard.token()),
+    ///     Some(guard) => println!("reading, with token {}", guard.token()),
     ///     None => println!("a writer holds it, or waits for it"),
     /// }
     /// # Ok(()) });
@@ -173,7 +226,7 @@ impl<G: Guards> LockRequest<G> {
     /// let manager = leasehold::LockManager::memory();
     /// let mut log = Vec::new();
     /// let lines = manager.lock("log").timeout(Duration::from_secs(1)).with(async |guard| {
-    ///     log.push(format!("{} by token {}", guard.key(), guard.token()));
+    ///     log.push(format!("{} with token {}", guard.key(), guard.token()));
     ///     log.len()
     /// });
     /// assert_eq!(lines.await?, 1);

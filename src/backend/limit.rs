@@ -8,9 +8,20 @@ use crate::clock::{Timestamp, certain};
 
 /// The time limit of an unconfirmed grant, independent of its lease.
 ///
-/// A lock that was handed over by a message, for example, is valid only as long as the handover is, although the lease may be valid
-/// for another minute. The grant is considered lost from this time on, unless the limit was [lifted](Self::lift) before; the
-/// backend then also reports [`ClaimLost`](super::Event::ClaimLost).
+/// A lock handed over by a message, for example, is valid only until the handover expires, even if its lease lasts longer. The
+/// grant is considered lost from this time on, unless the limit was [lifted](Self::lift) before; the backend then also reports
+/// [`ClaimLost`](super::Event::ClaimLost).
+///
+/// ```
+/// # use std::time::Duration;
+/// use leasehold::backend::{Clock, Limit, SystemClock};
+///
+/// let proven = SystemClock.now();
+/// let limit = Limit::new(proven, Duration::from_secs(2));
+/// assert!(limit.until() < proven + Duration::from_secs(2)); // less a margin for the clocks
+/// limit.lift(); // the server has confirmed the grant
+/// assert!(limit.until() > proven + Duration::from_secs(60));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Limit {
     /// In nanoseconds; the maximum if the limit was lifted.
@@ -19,7 +30,7 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Limits a grant that was proven at `proven` to the certain part of `ttl`.
+    /// Limits a grant that was proven at `proven` to `ttl`, less 1 % and 5 ms for differences between clocks.
     pub fn new(proven: Timestamp, ttl: Duration) -> Self {
         let until = proven + certain(ttl);
         Self { until: Arc::new(AtomicU64::new(until.as_nanos())), ttl }

@@ -98,8 +98,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Opens a lease of at least `ttl`.
     ///
-    /// A lease for one [claim](LeaseScope::Claim) must be separate. Where a session was asked for, the answer may also be a lease
-    /// for one claim: then each claim gets one.
+    /// A lease for one [claim](LeaseScope::Claim) must be separate. If a session was requested, the backend may return a lease for
+    /// one claim instead; the library then opens a lease for each claim.
     ///
     /// # Cancel safety
     ///
@@ -111,9 +111,17 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// [`Lease::proven`] of a result is a time *before* the renewal was sent, and requires a proof that the lease was alive after the
     /// renewal. The call must complete within a third of the shortest TTL, if necessary with
     /// [`Unreachable`](ErrorKind::Unreachable); it is retried until the deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time; the leases may or may not be renewed.
     fn renew<'a>(&'a self, leases: &'a [Lease]) -> BoxFuture<'a, Vec<Result<Lease>>>;
 
     /// Ends a lease and all its claims. A lease that no longer exists is not an error.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time; the lease may or may not have ended.
     fn revoke<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<()>>;
 
     /// Adds a claim to the queue of its key, and waits until it is granted.
@@ -130,6 +138,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// Copies of its request that reach the store after this call has returned must not take effect either. If the claim's lease is
     /// not a [session](Lease::is_session), it ends too. The call is repeated until it succeeds.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time; another call then repeats the abort.
     fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>>;
 
     /// Releases a grant, and only this grant: a later grant of the key is not affected.
@@ -139,28 +151,48 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// The first call happens where the hold ends, which may be the drop of a guard in the user's code, and its future is polled
     /// once there. A backend that keeps requests in the order of their calls makes the request in the call, not at the first poll,
-    /// so that it precedes the next claim of the key. If that future is dropped, the release is repeated by another call.
+    /// so that it precedes the next claim of the key.
     ///
     /// If the lease is not a [session](Lease::is_session), it ends too. The call is repeated until it succeeds or the lease has
     /// ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time, also after its first poll; another call then repeats the release.
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>>;
 
     /// Waits for the next loss that the store reports. The default never completes, for stores that report none.
     ///
     /// One task calls it in a loop. An error is logged, and the call is repeated after a delay.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time, also after one poll, and must not lose an event by that.
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
         Box::pin(std::future::pending())
     }
 
     /// Returns a snapshot of `key`, or `None` if it is free. [`LockInfo::claims`] are the ids that [`evict`](Self::evict) compares.
+    ///
+    /// # Cancel safety
+    ///
+    /// Read-only: the future may be dropped at any time.
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>>;
 
     /// Returns snapshots of all held locks whose keys begin with `prefix`, in key order.
+    ///
+    /// # Cancel safety
+    ///
+    /// Read-only: the future may be dropped at any time.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>>;
 
     /// Removes the claims that hold `key` and that `evict` selects.
     ///
     /// The server compares and removes a claim in one step, so a claim that is granted in between is not affected.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time; a request that was already sent may still take effect.
     fn evict<'a>(&'a self, key: &'a str, evict: &'a Evict) -> BoxFuture<'a, Result<Eviction>>;
 
     /// Returns the reason why the server cannot serve requests at present, or `None` if its recent answers show no problem. No I/O.
@@ -171,9 +203,17 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Sends one request to the server and waits for its answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Read-only: the future may be dropped at any time.
     fn ping(&self) -> BoxFuture<'_, Result<()>>;
 
     /// Frees the backend's resources on the server and in this process. All leases were revoked before. The default does nothing.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped at any time; what then remains on the server must expire.
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(std::future::ready(Ok(())))
     }

@@ -22,9 +22,9 @@ impl fmt::Display for LeaseId {
 /// What a lease is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaseScope {
-    /// A session: any number of claims of one manager, which it outlives.
+    /// A session: shared by any number of claims of one manager, and independent of each.
     Session,
-    /// One claim, with which it ends.
+    /// One claim: it ends with the claim.
     Claim,
 }
 
@@ -36,7 +36,7 @@ pub struct Lease {
     pub id: LeaseId,
     /// The TTL that the server granted, at least the requested one.
     pub ttl: Duration,
-    /// The time at which the last proven renewal, or the request to open the lease, was *sent*.
+    /// The time at which the last renewal that the server confirmed, or the request to open the lease, was *sent*.
     pub proven: Timestamp,
     /// Whether it is a session, or the lease of one claim.
     pub scope: LeaseScope,

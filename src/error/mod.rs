@@ -37,9 +37,8 @@ pub enum LockError {
         after: Duration,
         /// The holder of the key shortly before, if known.
         holder: Option<Holder>,
-        /// Whether another owner of the same task or thread held the key, so that the caller may have waited for itself: a branch
-        /// with a separate waker inside the code that holds the lock, for example. See
-        /// [`guide::ownership`](crate::guide::ownership).
+        /// Whether another owner of the same task or thread held the key, so that the caller may have waited for itself: for
+        /// example a `FuturesUnordered` branch of the task that holds the lock. See [`guide::ownership`](crate::guide::ownership).
         own: bool,
         /// The last failure of the server, if the server and not a holder prevented the acquire.
         source: Option<Box<BackendError>>,

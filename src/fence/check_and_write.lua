@@ -1,11 +1,12 @@
--- Writes a value unless somebody with a greater fencing token has been here. KEYS: where to write, and where the greatest token is
--- kept, in the same slot of a cluster. ARGV: the token, the value, and for how many ms the value lives; empty or left out, for ever.
+-- Writes a value unless a greater fencing token was admitted before. KEYS: the key of the value, and the key of the greatest token, in
+-- the same slot of a cluster. ARGV: the token, the value, and the TTL of the value in ms; if it is empty or absent, the value does not
+-- expire.
 --
--- Answers: nil it was written, else the greatest token so far, and nothing was.
+-- Returns nil if the value was written, else the greatest token so far.
 
 local MONTH = 2592000000  -- ms that the token outlives a value that expires
 
--- Tokens pass 2^53, and numbers are floats here: as digits they are compared by their count, and then as text.
+-- Tokens can exceed 2^53, and numbers are floats here, so tokens are compared by their number of digits, and then as text.
 local function digits(text)
   return text:match('^0*(%d+)$')
 end
@@ -18,7 +19,7 @@ if greatest then
   if #greatest > #token or (#greatest == #token and greatest > token) then return greatest end
 end
 
--- The token first: should the second write fail, a late one is refused all the same.
+-- The token first: if the second write fails, an outdated holder is refused nevertheless.
 local ttl = ARGV[3] or ''
 if ttl ~= '' then
   redis.call('SET', KEYS[2], token, 'PX', string.format('%.0f', ttl + MONTH))

@@ -17,8 +17,8 @@ pub use self::redis::RedisFence;
 /// A holder can lose its lease without noticing in time: after a pause of the process it may write although another client holds
 /// the lock by then. The gate admits a token that is at least the greatest one so far, and refuses smaller ones.
 ///
-/// For a resource on a server, let the server compare the tokens: by a condition in the `UPDATE` of a database, by `RedisFence`
-/// for a key on Redis, or by `LockGuard::etcd_compare` for keys on the etcd cluster that has the locks.
+/// For a resource on a server, let the server compare the tokens: with a condition in the `UPDATE` of a database, with `RedisFence`
+/// for a key on Redis, or with `LockGuard::etcd_compare` for keys on the etcd cluster that has the locks.
 ///
 /// ```
 /// # leasehold::doctest(async {
@@ -57,7 +57,10 @@ impl<T> FenceGate<T> {
 
     /// Runs `work` on the resource, unless a greater token was admitted before.
     ///
-    /// Equal tokens are admitted, since readers of a shared lock may have the same one. Concurrent calls block until `work` returns.
+    /// Equal tokens are admitted, since readers of a shared lock may have the same one. Concurrent calls block their threads until
+    /// `work` returns, in async code also the executor's: keep `work` short. If `work` panics, the token stays admitted, the
+    /// resource stays as `work` left it, and the gate can be entered again. `work` must not enter the same gate: it would wait for
+    /// itself for ever.
     ///
     /// # Errors
     ///

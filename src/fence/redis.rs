@@ -53,9 +53,15 @@ impl RedisFence {
         Self { token_key: format!("{}token:{key}", side(&key)), key, ttl: None }
     }
 
-    /// Sets the TTL of the value, in whole milliseconds, at least one. By default the value does not expire.
+    /// Sets the TTL of the value. By default the value does not expire. Fractions of a millisecond are cut, and less than 1 ms is
+    /// raised to 1 ms.
     ///
     /// The token expires one month after the value; an outdated holder that writes later than that is not refused.
+    ///
+    /// ```
+    /// let report = leasehold::RedisFence::new("report").ttl(std::time::Duration::from_secs(3600));
+    /// assert_eq!(report.key(), "report");
+    /// ```
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);

@@ -71,6 +71,22 @@ impl MemoryLink {
     /// Cuts the link: calls are not answered until [`heal`](Self::heal), and no event arrives.
     ///
     /// A call that is already waiting at the store, an acquire in the queue for example, continues there.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// # use leasehold::LockManager;
+    /// # use leasehold::testing::MemoryStore;
+    /// let store = MemoryStore::new();
+    /// let link = store.link();
+    /// let limit = Duration::from_millis(50);
+    /// let manager = LockManager::builder().backend(link.clone()).timeout(limit).build().await?;
+    /// link.partition();
+    /// assert_eq!(manager.ping().await.unwrap_err().code(), "BACKEND");
+    /// link.heal();
+    /// assert!(manager.ping().await? < limit);
+    /// # Ok(()) });
+    /// ```
     pub fn partition(&self) {
         self.0.connected.set_open(false);
     }
@@ -100,7 +116,23 @@ impl MemoryLink {
     /// Delivers the request that was [held back](Self::hold_back_next_acquire), after its caller has received the error.
     ///
     /// Returns true if the request now holds the key or waits for it. This must not happen once the attempt has been
-    /// [aborted](Backend::abort). Returns false if no request was held back.
+    /// [aborted](Backend::abort). Returns false if no request was
+    /// held back.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use leasehold::LockManager;
+    /// # use leasehold::testing::MemoryStore;
+    /// let store = MemoryStore::new();
+    /// let link = store.link();
+    /// let manager = LockManager::builder().backend(link.clone()).build().await?;
+    /// link.hold_back_next_acquire();
+    /// // The first attempt fails and is aborted; another one acquires the lock.
+    /// let guard = manager.lock("k").await?;
+    /// assert!(!link.deliver()); // the late copy has no effect
+    /// assert!(!guard.is_lost());
+    /// # Ok(()) });
+    /// ```
     pub fn deliver(&self) -> bool {
         let held_back = self.0.faults.lock().held_back.take();
         held_back.is_some_and(|(claim, wait)| self.0.memory.deliver(&claim, wait))

@@ -65,6 +65,21 @@ impl MemoryStore {
     /// Stops the server: calls of all links are not answered until [`resume`](Self::resume). Time continues.
     ///
     /// Leases whose TTL has passed meanwhile end when the server resumes.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// # use leasehold::LockManager;
+    /// # use leasehold::testing::MemoryStore;
+    /// let store = MemoryStore::new();
+    /// let limit = Duration::from_millis(50);
+    /// let manager = LockManager::builder().backend(store.link()).timeout(limit).build().await?;
+    /// store.pause();
+    /// assert_eq!(manager.try_lock("k").await.unwrap_err().code(), "BACKEND");
+    /// store.resume();
+    /// assert!(manager.try_lock("k").await?.is_some());
+    /// # Ok(()) });
+    /// ```
     pub fn pause(&self) {
         self.running.set_open(false);
     }
@@ -91,6 +106,21 @@ impl MemoryStore {
 
     /// Revokes `key` from its holders, which are notified, and grants it to a foreign client, at once and ahead of all waiters. The
     /// foreign client holds the key until the [`Thief`] is dropped.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use leasehold::LockManager;
+    /// # use leasehold::testing::MemoryStore;
+    /// let store = MemoryStore::new();
+    /// let manager = LockManager::builder().backend(store.link()).build().await?;
+    /// let guard = manager.lock("k").await?;
+    /// let thief = store.steal("k");
+    /// assert_eq!(guard.lost().await, leasehold::Loss::Revoked);
+    /// assert!(manager.try_lock("k").await?.is_none());
+    /// drop(thief);
+    /// assert!(manager.try_lock("k").await?.is_some());
+    /// # Ok(()) });
+    /// ```
     pub fn steal(&self, key: &str) -> Thief {
         Thief { lease: self.store.steal(key), store: self.store.clone() }
     }

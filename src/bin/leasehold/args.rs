@@ -16,9 +16,9 @@ pub(crate) const URL: &str = "LEASEHOLD_URL";
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version)]
 #[command(after_help = "\
-Exit status: 0; 1 if `who` finds the lock free, or if `force-unlock` revokes nothing; 123 on failure; 125 for arguments that cannot be parsed;
-`run --help` lists those of `run`. Names from the server are shown with control characters escaped, and cut after 256 characters;
---json prints them completely.")]
+Exit status: 0; 1 if `who` finds the lock free, or if `force-unlock` was not confirmed or the lock has another holder by then; 123 on
+failure; 125 for arguments that cannot be parsed; `run --help` lists those of `run`. Names from the server are shown with control
+characters escaped, and cut after 256 characters; --json prints them completely.")]
 pub(crate) struct Args {
     /// The server of the locks: etcd://host:port or redis://host:port, with the library's options.
     ///
@@ -77,9 +77,10 @@ pub(crate) enum Command {
 /// runs. The command finds the key in LEASEHOLD_KEY and the fencing token in LEASEHOLD_TOKEN: pass the token to the resource that it
 /// writes to, and let that refuse smaller ones. It does not inherit LEASEHOLD_URL, which may contain a password.
 ///
-/// If the lock is lost, the command and all its descendants receive SIGTERM, and SIGKILL if they have not ended after the grace period
-/// (on Linux; elsewhere only its process group, or only the command if it runs in a terminal). When the command ends, the lock is
-/// released, even if processes that it started are still running: the command should wait for those that need the lock.
+/// If the lock is lost, the command and all its descendants receive SIGTERM, and SIGKILL if they have not ended after the grace
+/// period (on other systems than Linux only its process group receives them, or only the command if it runs in a terminal). When
+/// the command ends, the lock is released, even if processes that it started are still running: the command should wait for those
+/// that need the lock.
 ///
 /// INT, QUIT, TERM, HUP, USR1 and USR2 are forwarded to the command's process group, with CONT if it is stopped, except for signals that
 /// were ignored at the start, as under nohup (on Linux). In a terminal the command stays in the process group of this program: it can
@@ -88,11 +89,12 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Exit status:
   that of the command, or 128 + n if signal n ended it
-  120  the lock was lost while the command ran
+  120  the lock was lost while the command ran, or its release was not confirmed before the hold may have ended
   121  --try: another client holds the lock
   122  --timeout: another client held the lock until the timeout
-  123  any other failure: the server does not answer, also while waiting, a wrong password, an invalid key, URL or option value
-  125  arguments that cannot be parsed
+  123  any other failure: the server does not answer, also while waiting, a wrong password, an invalid key or URL,
+       a value that the library refuses, such as --ttl 1ms
+  125  arguments that cannot be parsed, such as --ttl soon
   126  the command cannot be executed, 127 it does not exist
 
 Example, for a job in the crontab of many machines:

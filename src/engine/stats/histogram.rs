@@ -8,6 +8,16 @@ const BUCKETS: usize = 32;
 
 /// A distribution of durations, in buckets whose upper bounds double: 1 µs, 2 µs, 4 µs and so on. The last bucket counts durations
 /// of 18 minutes or more.
+///
+/// ```
+/// # leasehold::doctest(async {
+/// let manager = leasehold::LockManager::memory();
+/// drop(manager.lock("k").await?);
+/// let waits = manager.stats().wait_times;
+/// println!("{} acquires, {:?} on average, 99 % within {:?}", waits.count(), waits.mean(), waits.quantile(0.99));
+/// assert!(waits.mean() <= waits.quantile(1.0));
+/// # Ok(()) });
+/// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Histogram {

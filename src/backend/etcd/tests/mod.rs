@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Etcd, Options};
-use crate::backend::{Account, AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock, Wait};
+use crate::backend::{
+    Account, AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock,
+    Wait,
+};
 use crate::credentials::Credentials;
 use crate::info::{Holder, Mode};
 use crate::support::etcd as servers;

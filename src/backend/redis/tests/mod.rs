@@ -15,7 +15,10 @@ use redis::{FromRedisValue, Value};
 use super::attempt::Attempt;
 use super::scripts::{By, Kind, Op, Scripts};
 use super::{Address, Options, Redis, Target, answers, options};
-use crate::backend::{Account, AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock, Wait};
+use crate::backend::{
+    Account, AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock,
+    Wait,
+};
 use crate::credentials::Credentials;
 use crate::info::{Holder, Mode};
 use crate::support::ports::free_port;
