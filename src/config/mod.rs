@@ -67,13 +67,13 @@ pub struct Config {
     /// The TTL of the leases; see [`LockManagerBuilder::ttl`](crate::LockManagerBuilder::ttl).
     #[serde(deserialize_with = "duration")]
     pub ttl: Duration,
-    /// The time limit for connecting and for every call that has no separate limit.
+    /// The limit for connecting and for each call without a separate timeout, except `lock()`, which waits without limit.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
     /// How often a waiter polls the server where notifications are not reliable.
     #[serde(deserialize_with = "duration")]
     pub retry_interval: Duration,
-    /// The maximum wait of an acquire, in retry intervals; 0 is no limit.
+    /// Limits the wait of an acquire to this many times `retry_interval`; 0 is no limit.
     pub max_retries: u32,
     /// Whether leases are renewed in the background.
     pub auto_renew: bool,
@@ -87,7 +87,7 @@ pub struct Config {
     pub hand_over_time: Duration,
     /// The same as a number of consecutive handovers, at most 1,023; zero turns this off.
     pub hand_over_times: u16,
-    /// How long dropping the last clone of the manager waits for the releases in flight.
+    /// How long dropping the last clone of the manager waits for the releases in flight; zero does not wait.
     #[serde(deserialize_with = "duration")]
     pub drop_wait: Duration,
     /// Redis only: the number of replicas that must confirm a lock before it is returned.
