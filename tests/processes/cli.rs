@@ -262,7 +262,7 @@ fn force_unlock_asks_first(url: &str, _server: &Process) {
     };
     let refused = answer("n\n", &[]);
     assert_eq!(code(&refused), 1);
-    assert!(text(&refused.stderr).contains("holds other as well"), "{refused:?}");
+    assert!(text(&refused.stderr).contains("also holds other:"), "{refused:?}");
     assert!(!guard.is_lost());
     let alone = answer("y\n", &["--key-only"]);
     assert_eq!((code(&alone), text(&alone.stdout).contains("forced")), (0, true), "{alone:?}");
