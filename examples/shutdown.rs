@@ -1,4 +1,4 @@
-//! A program that releases its locks on ^C and SIGTERM. By default these signals end a process at once, and its locks stay until their
+//! A program for Unix that releases its locks on ^C and SIGTERM. By default these signals end a process at once, and its locks stay until their
 //! TTL ends.
 //!
 //! ```sh

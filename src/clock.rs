@@ -4,9 +4,11 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+use crate::process::platform;
+
 /// A point in time on a monotonic clock that also runs while the machine is suspended.
 ///
-/// Deadlines of leases are timestamps. `std::time::Instant` does not include suspend on Linux: after a night of suspend, a lease
+/// Deadlines of leases are timestamps. `std::time::Instant` does not include suspend on Linux and macOS: after a night of suspend, a lease
 /// that ended hours ago would appear valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
@@ -58,18 +60,14 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn now(&self) -> Timestamp;
 }
 
-/// The system's clock: `CLOCK_BOOTTIME` on Linux, the platform's monotonic clock elsewhere, which may stop during suspend.
+/// The system's clock. It includes suspend on Linux, Android, macOS, iOS and Windows; elsewhere it is the platform's monotonic clock,
+/// which may not.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let id = rustix::time::ClockId::Boottime;
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let id = rustix::time::ClockId::Monotonic;
-        let time = rustix::time::clock_gettime(id);
-        Timestamp(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+        Timestamp(platform::clock())
     }
 }
 

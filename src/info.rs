@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::display::Printable;
+use crate::process::platform;
 use crate::token::FencingToken;
 
 /// The mode of a hold: exclusive or shared.
@@ -36,8 +37,7 @@ impl Holder {
 
     /// The holder that stands for this process, under the given name.
     pub(crate) fn this_process(name: &str) -> Self {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self::new(name, host, std::process::id())
+        Self::new(name, platform::host(), std::process::id())
     }
 }
 

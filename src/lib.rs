@@ -22,7 +22,7 @@
 //!
 //! | Type | |
 //! | --- | --- |
-//! | [`LockManager`] | A connection to a store, and the factory of its locks. [`LockManagerBuilder`] has all options, and with the feature `config` so has `Config`. |
+//! | [`LockManager`] | A connection to a store, and the factory of its locks. [`LockManagerBuilder`] has all options, and with the feature `serde` so has `Config`. |
 //! | [`LockRequest`] | A request for a lock, with its options: [`shared`](LockRequest::shared), [`timeout`](LockRequest::timeout), [`ttl`](LockRequest::ttl), [`owner`](LockRequest::owner) and others. `.await` it, or [`wait`](LockRequest::wait). |
 //! | [`LockGuard`], [`LockGuards`] | Hold one lock, or several. Dropping them releases; [`unlock`](LockGuard::unlock) also confirms, [`lost`](LockGuard::lost) reports a loss, and [`token`](LockGuard::token) is the fencing token. |
 //! | [`Lock`] | A handle of one key, for repeated use and inspection. |
@@ -40,21 +40,17 @@
 //! # Features
 //!
 //! The memory backend is always available. `etcd` (with TLS: `etcd-tls`; its build needs `protoc`) and `redis` (`redis-tls`) add
-//! backends, `config` adds options from files and the environment, `serde` serialization, `metrics` the `metrics` facade, `testing`
+//! backends, `serde` adds serialization and the struct `Config`, `config` loads it from files and the environment, `metrics` the `metrics` facade, `testing`
 //! the module `testing` for tests against lost locks, and `cli` the program `leasehold`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-
-#[cfg(not(unix))]
-compile_error!(
-    "leasehold supports Unix systems only: its clocks, its fork detection and its command line use their system calls"
-);
 
 mod api;
 mod arbiter;
 pub mod backend;
 mod clock;
-#[cfg(feature = "config")]
+#[cfg(feature = "serde")]
 mod config;
+mod credentials;
 mod display;
 mod engine;
 mod error;
@@ -85,9 +81,10 @@ pub use api::manager::LockManager;
 pub use api::pending::Pending;
 pub use api::registry::Registry;
 pub use api::request::{Acquire, LockRequest};
-#[cfg(feature = "config")]
-#[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+#[cfg(feature = "serde")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
 pub use config::Config;
+pub use credentials::{Credentials, CredentialsSource, Secret};
 pub use display::Printable;
 pub use engine::{Histogram, Losses, Stats};
 pub use error::{LockError, Result};
@@ -98,6 +95,13 @@ pub use fence::{FenceGate, StaleToken};
 pub use info::{ClaimId, Eviction, Holder, LockInfo, Loss, Mode};
 pub use owner::Owner;
 pub use token::FencingToken;
+
+/// Parses a duration as in a URL, for the command line.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    settings::parse_duration(text).ok_or_else(|| format!("expected {}", settings::EXPECTED_DURATION))
+}
 
 /// Runs an example of the documentation without a runtime.
 #[doc(hidden)]

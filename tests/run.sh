@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs everything: unit and integration tests with all features, doc tests, the fuzz targets' drivers, and every example, in
 # memory and on a real etcd and Redis. The servers that the tests need are started by them, on free ports; what is missing on a Debian
-# machine is installed first, and Python clients into cargo's target directory. `--install-only` stops after that.
+# machine is installed first, and Python clients into cargo's target directory. `--install-only` stops after that, and `--build-only` after
+# building the tests.
 #
 # This is the short suite. LEASEHOLD_ALL=1 takes hours: it repeats the conformance suite and all faults, runs what can go on and on for
 # minutes, and runs the tests on Redis with Valkey as well if it is installed.
@@ -63,7 +64,8 @@ install_missing
 command -v cargo >/dev/null || fail "needs a Rust toolchain"
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 install_python_clients
-[ "${1:-}" = --install-only ] && exit
+mode=${1:-}
+[ "$mode" = --install-only ] && exit
 
 export RUST_BACKTRACE=${RUST_BACKTRACE:-1}
 # Lines are all that a backtrace shows; the rest makes a test program three times as large.
@@ -79,6 +81,10 @@ if [ -n "$all" ]; then
 fi
 # Always the same selection, for which cargo builds each dependency once.
 everything=(--package leasehold --package leasehold-tests --all-features)
+if [ "$mode" = --build-only ]; then
+    cargo test --quiet "${everything[@]}" --no-run
+    exit
+fi
 scratch=$(mktemp -d)
 etcd_pid=
 redis_pid=
@@ -133,7 +139,7 @@ if [ -n "$all" ] && command -v valkey-server >/dev/null; then
 fi
 
 say "tests with other clients' locks"
-(cd tests/interop && CARGO_TARGET_DIR=$target cargo test --no-fail-fast)
+cargo test --package leasehold-interop-tests --no-fail-fast
 
 say "tests without features"
 cargo test --no-fail-fast --lib --quiet
@@ -141,7 +147,7 @@ cargo test --no-fail-fast --lib --quiet
 # A waker's vtable may have several copies in an optimized program: owners have to be known by any of them.
 for profile in release thin fat; do
     say "owners in a program, profile $profile"
-    cargo run --quiet --profile "$profile" --manifest-path tests/optimized/Cargo.toml
+    cargo run --quiet --package leasehold-optimized --profile "$profile"
 done
 
 say "example quickstart, as the README has it"
@@ -153,7 +159,7 @@ for example in lost_lock configured "${everywhere[@]}"; do
 done
 
 say "example web"
-(cd examples/web && CARGO_TARGET_DIR=$target cargo test --quiet)
+cargo test --package leasehold-web --quiet
 
 say "examples on etcd"
 quietly cargo build "${everything[@]}" --bins --examples

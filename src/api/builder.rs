@@ -1,5 +1,9 @@
 //! [`LockManagerBuilder`]: the options of a manager.
 
+#[cfg(test)]
+#[cfg(all(feature = "config", feature = "redis"))]
+mod tests;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,9 +13,10 @@ use super::connect;
 use super::manager::LockManager;
 use super::pending::Pending;
 use crate::backend::{Backend, Clock, SystemClock};
+use crate::credentials::{CredentialsSource, Secret};
 use crate::error::{LockError, Result};
 use crate::keeper::Keeper;
-use crate::settings::{Handover, Secret, Settings};
+use crate::settings::{BackendKind, Handover, Settings, check_ttl, validate};
 
 /// A builder for a [`LockManager`].
 ///
@@ -43,7 +48,7 @@ enum Base {
     #[default]
     Defaults,
     Url(String),
-    #[cfg(feature = "config")]
+    #[cfg(feature = "serde")]
     Config(Box<crate::config::Config>),
 }
 
@@ -52,7 +57,7 @@ impl Base {
         match self {
             Self::Defaults => Ok(Settings::default()),
             Self::Url(url) => Settings::parse(url),
-            #[cfg(feature = "config")]
+            #[cfg(feature = "serde")]
             Self::Config(config) => config.settings(),
         }
     }
@@ -72,6 +77,17 @@ enum Source {
 }
 
 impl Source {
+    /// The backend in use, with settings that name this one.
+    fn backend(&self, named: BackendKind) -> BackendKind {
+        match self {
+            Self::Settings | Self::Backend(_) => named,
+            #[cfg(feature = "etcd")]
+            Self::EtcdClient(_) => BackendKind::Etcd,
+            #[cfg(feature = "redis")]
+            Self::RedisClient(_) => BackendKind::Redis,
+        }
+    }
+
     /// Whether the user's runtime may drive its connections.
     fn is_injected(&self) -> bool {
         match self {
@@ -94,8 +110,8 @@ impl LockManagerBuilder {
     }
 
     /// Sets the address and options from a [`Config`](crate::Config), instead of a URL.
-    #[cfg(feature = "config")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+    #[cfg(feature = "serde")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
     pub fn config(mut self, config: crate::config::Config) -> Self {
         self.base = Base::Config(Box::new(config));
         self
@@ -146,11 +162,41 @@ impl LockManagerBuilder {
 
     /// Sets the user name and the password.
     pub fn credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
-        let (username, password) = (username.into(), Secret::new(password));
+        let (username, password) = (username.into(), Secret::from(password.into()));
         self.set(|settings| {
             settings.username = Some(username);
             settings.password = Some(password);
         })
+    }
+
+    /// Sets the file with the password, which is read at each connection, so that a changed file takes effect at the next
+    /// reconnect. A line break at its end is removed. The user name is that of the URL or the `Config`.
+    ///
+    /// If the file cannot be read, the manager is not built; at a reconnect it is tried again. The path is neither displayed nor
+    /// logged. It cannot be combined with a password.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// use leasehold::LockManager;
+    ///
+    /// let builder = LockManager::builder().url("etcds://joe@10.0.0.1").password_file("/run/secrets/etcd");
+    /// // The same in the URL:
+    /// let builder = LockManager::builder().url("etcds://joe@10.0.0.1?password_file=/run/secrets/etcd");
+    /// # drop(builder);
+    /// # Ok(()) });
+    /// ```
+    pub fn password_file(self, file: impl Into<PathBuf>) -> Self {
+        let file = file.into();
+        self.set(|settings| settings.password_file = Some(file))
+    }
+
+    /// Sets a callback that is asked for the user name and the password at each connection, for passwords and tokens that rotate;
+    /// see [`CredentialsSource::new`]. It cannot be combined with other credentials.
+    ///
+    /// On etcd it is also asked when the server refuses the credentials of the connection in use.
+    pub fn credentials_from(self, source: &CredentialsSource) -> Self {
+        let source = source.clone();
+        self.set(|settings| settings.credentials = Some(source))
     }
 
     /// Sets the PEM file with the certificates of the trusted authorities. Requires TLS.
@@ -226,7 +272,7 @@ impl LockManagerBuilder {
     ///
     /// They end `time` after the server's grant or after `times` in a row, whichever is first; then the key goes back through the
     /// server's queue. The default is 10 ms and 1,023 times. More than 1,023 times is an error of [`build`](Self::build); zero for
-    /// either turns local handovers off.
+    /// either turns local handovers off. In a URL and in a `Config` these are `hand_over_time` and `hand_over_times`.
     pub fn hand_over(self, time: Duration, times: u16) -> Self {
         self.set(move |settings| settings.handover = Handover { max_time: time, max_count: times })
     }
@@ -277,9 +323,7 @@ impl LockManagerBuilder {
     /// Dropping the future aborts the connection attempt.
     pub fn build(self) -> Pending<LockManager> {
         Pending::new(async move {
-            let mut settings = self.base.settings()?;
-            self.changes.into_iter().for_each(|change| change(&mut settings));
-            settings.validate(Duration::ZERO)?;
+            let settings = settings(self.base, self.changes, &self.source)?;
             let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
             let keeper = Keeper::shared().map_err(|error| LockError::Unsupported {
                 what: format!("the system cannot start the background thread: {error}"),
@@ -296,10 +340,18 @@ impl LockManagerBuilder {
                     connect::redis(target, &settings, &clock, &keeper).await?
                 }
             };
-            settings.validate(backend.min_ttl())?;
+            check_ttl(settings.ttl, backend.min_ttl())?;
             Ok(LockManager::start(backend, clock, keeper, &settings, injected))
         })
     }
+}
+
+/// The valid settings of a builder.
+fn settings(base: Base, changes: Vec<Change>, source: &Source) -> Result<Settings> {
+    let mut settings = base.settings()?;
+    changes.into_iter().for_each(|change| change(&mut settings));
+    validate(&settings, source.backend(settings.backend))?;
+    Ok(settings)
 }
 
 impl fmt::Debug for LockManagerBuilder {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
+use crate::backend::Account;
 use crate::backend::Caught;
 #[cfg(feature = "etcd")]
 use crate::backend::etcd;
@@ -10,9 +12,13 @@ use crate::backend::memory::{Memory, Store};
 use crate::backend::redis::{self, Address, Server, Target, Tls};
 use crate::backend::{Backend, Clock};
 #[cfg(any(feature = "etcd", feature = "redis"))]
+use crate::credentials::Credentials;
+#[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::error::{BackendError, ErrorKind};
 use crate::error::{LockError, Result};
 use crate::keeper::Keeper;
+#[cfg(feature = "etcd")]
+use crate::settings::check_ttl;
 use crate::settings::{BackendKind, Settings};
 
 /// A store in this process, shared by name where there is one.
@@ -34,7 +40,7 @@ pub(super) fn etcd_client(
     clock: &Arc<dyn Clock>,
     keeper: &Arc<Keeper>,
 ) -> Arc<dyn Backend> {
-    let prefix = settings.prefix.clone().unwrap_or_else(|| "leasehold/".into());
+    let prefix = settings.prefix(BackendKind::Etcd).to_owned();
     let (timeout, retry) = (settings.timeout, settings.retry_interval);
     caught(Arc::new(etcd::Etcd::with_client(client, prefix, timeout, retry, clock.clone(), keeper.runtime().clone())))
 }
@@ -45,11 +51,11 @@ pub(super) async fn connect(
     clock: &Arc<dyn Clock>,
     keeper: &Arc<Keeper>,
 ) -> Result<Arc<dyn Backend>> {
-    match &settings.backend {
-        BackendKind::Memory { name } => Ok(memory(name.as_deref(), clock)),
+    match settings.backend {
+        BackendKind::Memory => Ok(memory(settings.store.as_deref(), clock)),
         #[cfg(feature = "etcd")]
         BackendKind::Etcd => {
-            settings.validate(etcd::MIN_TTL)?;
+            check_ttl(settings.ttl, etcd::MIN_TTL)?;
             if settings.tls && cfg!(not(feature = "etcd-tls")) {
                 return Err(LockError::Unsupported {
                     what: "etcds: TLS support is not compiled in; enable the feature `etcd-tls`".into(),
@@ -57,9 +63,8 @@ pub(super) async fn connect(
             }
             let options = etcd::Options {
                 endpoints: settings.endpoints.clone(),
-                username: settings.username.clone(),
-                password: settings.password.as_ref().map(|password| password.expose().to_owned()),
-                prefix: settings.prefix().to_owned(),
+                account: account(settings),
+                prefix: settings.prefix(BackendKind::Etcd).to_owned(),
                 timeout: settings.timeout,
                 retry_interval: settings.retry_interval,
                 #[cfg(feature = "etcd-tls")]
@@ -94,6 +99,17 @@ pub(super) async fn connect(
 }
 
 #[cfg(any(feature = "etcd", feature = "redis"))]
+fn account(settings: &Settings) -> Account {
+    let username = settings.username.clone().unwrap_or_default();
+    match (&settings.password, &settings.password_file, &settings.credentials) {
+        (Some(password), ..) => Account::Fixed(Credentials::new(username, password.clone())),
+        (_, Some(file), _) => Account::File { username, file: file.clone() },
+        (.., Some(source)) => Account::Source(source.clone()),
+        _ => Account::Anonymous,
+    }
+}
+
+#[cfg(any(feature = "etcd", feature = "redis"))]
 fn connected<B>(outcome: Option<Result<B, BackendError>>) -> Result<B> {
     let ended = || Err(BackendError::new(ErrorKind::Closed, "the background thread has ended"));
     outcome.unwrap_or_else(ended).map_err(|error| LockError::backend(None, "connect", error))
@@ -112,12 +128,7 @@ fn redis_target(settings: &Settings) -> Result<Target> {
             Address::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port, tls }
         }
     };
-    Ok(Target::Server(Server {
-        address,
-        username: settings.username.clone(),
-        password: settings.password.as_ref().map(|password| password.expose().to_owned()),
-        database: settings.database.unwrap_or_default(),
-    }))
+    Ok(Target::Server(Server { address, account: account(settings), database: settings.database.unwrap_or_default() }))
 }
 
 /// Connects to Redis.
@@ -130,7 +141,7 @@ pub(super) async fn redis(
 ) -> Result<Arc<dyn Backend>> {
     let options = redis::Options {
         target,
-        prefix: settings.prefix_for(&BackendKind::Redis)?.to_owned(),
+        prefix: settings.prefix(BackendKind::Redis).to_owned(),
         timeout: settings.timeout,
         min_replicas: settings.min_replicas,
         signal_lists: settings.signal_lists,

@@ -1,4 +1,4 @@
-//! [`LockGuard`], and the futures of its loss.
+//! [`LockGuard`]: an acquired lock.
 
 use std::fmt;
 use std::sync::Arc;

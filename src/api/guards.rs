@@ -12,7 +12,7 @@ use super::pending::Pending;
 use crate::backend::Wait;
 use crate::engine::acquire::Acquisition;
 use crate::engine::acquire_all::AllAcquisition;
-use crate::engine::{EngineHandle, Entry, Options, Share};
+use crate::engine::{EngineHandle, Entry, RequestOptions, Share};
 use crate::error::Result;
 
 /// The output of a [`LockRequest`](crate::LockRequest): a [`LockGuard`] or [`LockGuards`]. Sealed: no other type implements it.
@@ -30,7 +30,12 @@ pub(crate) trait Acquirable: Sized + Send + Unpin + 'static {
     type Shares;
     type Acquisition: Future<Output = Result<Option<Self::Shares>>> + Send + Unpin + 'static;
 
-    fn acquire(engine: Arc<EngineHandle>, keys: Result<Self::Keys>, options: Options, wait: Wait) -> Self::Acquisition;
+    fn acquire(
+        engine: Arc<EngineHandle>,
+        keys: Result<Self::Keys>,
+        options: RequestOptions,
+        wait: Wait,
+    ) -> Self::Acquisition;
     fn of(shares: Self::Shares) -> Self;
     fn names(keys: &Self::Keys) -> Vec<Arc<str>>;
     fn lost(&self) -> Lost;
@@ -42,7 +47,7 @@ impl Acquirable for LockGuard {
     type Shares = Share;
     type Acquisition = Acquisition;
 
-    fn acquire(engine: Arc<EngineHandle>, key: Result<Arc<Entry>>, options: Options, wait: Wait) -> Acquisition {
+    fn acquire(engine: Arc<EngineHandle>, key: Result<Arc<Entry>>, options: RequestOptions, wait: Wait) -> Acquisition {
         Acquisition::new(engine, key, options, wait)
     }
 
@@ -71,7 +76,7 @@ impl Acquirable for LockGuards {
     fn acquire(
         engine: Arc<EngineHandle>,
         keys: Result<Vec<Arc<Entry>>>,
-        options: Options,
+        options: RequestOptions,
         wait: Wait,
     ) -> AllAcquisition {
         AllAcquisition::new(engine, keys, options, wait)

@@ -95,8 +95,8 @@ impl LockManager {
     }
 
     /// Connects with the options of a [`Config`](crate::Config); see [`connect`](Self::connect) for errors and cancel safety.
-    #[cfg(feature = "config")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+    #[cfg(feature = "serde")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
     pub fn from_config(config: crate::config::Config) -> Pending<Self> {
         Self::builder().config(config).build()
     }

@@ -12,12 +12,12 @@ use super::guards::Guards;
 use super::lost::Run;
 use super::pending::Pending;
 use crate::backend::Wait;
-use crate::engine::{EngineHandle, Options};
+use crate::engine::{EngineHandle, RequestOptions};
 use crate::error::{LockError, Result};
 use crate::info::Mode;
 use crate::owner::{Owner, OwnerSource, Scope};
 use crate::process::blocking;
-use crate::settings;
+use crate::settings::{Bound, check_ttl};
 
 /// A request for a lock, with its options: `.await` it, or call [`wait`](Self::wait) on a plain thread.
 ///
@@ -51,12 +51,12 @@ use crate::settings;
 pub struct LockRequest<G: Guards = LockGuard> {
     engine: Arc<EngineHandle>,
     keys: Result<G::Keys>,
-    options: Options,
+    options: RequestOptions,
 }
 
 impl<G: Guards> LockRequest<G> {
     pub(super) fn new(engine: Arc<EngineHandle>, keys: Result<G::Keys>) -> Self {
-        let options = Options::new(&engine.base.defaults);
+        let options = RequestOptions::new(&engine.base.defaults);
         Self { engine, keys, options }
     }
 
@@ -279,14 +279,9 @@ impl<G: Guards> LockRequest<G> {
 
     fn check(&self) -> Result<()> {
         let terms = &self.options.terms;
-        settings::check_ttl(terms.ttl, self.engine.base.backend.min_ttl())?;
-        if terms.max_hold.is_some_and(|age| age.is_zero()) {
-            return Err(LockError::config("max_hold: must be longer than zero"));
-        }
-        if self.options.retry_interval.is_zero() {
-            return Err(LockError::config("retry_interval: must be longer than zero"));
-        }
-        Ok(())
+        check_ttl(terms.ttl, self.engine.base.backend.min_ttl())?;
+        terms.max_hold.map_or(Ok(()), |age| Bound::AboveZero.check("max_hold", age))?;
+        Bound::AboveZero.check("retry_interval", self.options.retry_interval)
     }
 }
 

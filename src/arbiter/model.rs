@@ -1,4 +1,4 @@
-//! The arbiter against a model: actors, some of one owner, and a backend that grants, refuses, loses and forgets at random times.
+//! A random test of the arbiter against a model: actors, some of one owner, and a backend that grants, refuses, loses and forgets at random times.
 
 use std::collections::BTreeSet;
 
@@ -205,7 +205,7 @@ impl Model {
     /// The backend answers, once its other grants allow it.
     fn answer(&mut self) {
         let Some((actor, ticket)) = self.attempt else { return };
-        let Actor::Waiting(waiting) = self.actors[actor] else { panic!("an attempt of nobody") };
+        let Actor::Waiting(waiting) = self.actors[actor] else { panic!("an attempt without a waiter") };
         let mode = waiting.terms.mode;
         if !self.granted.iter().all(|(_, other)| mode == Mode::Shared && *other == Mode::Shared) {
             if !waiting.wait {

@@ -8,7 +8,7 @@ use crate::info::Mode;
 use crate::owner::Owner;
 
 #[derive(Debug)]
-pub(super) struct Waiter<W> {
+pub(super) struct Queued<W> {
     pub(super) ticket: Ticket,
     pub(super) owner: Owner,
     pub(super) terms: Terms,
@@ -21,7 +21,7 @@ pub(super) struct Waiter<W> {
     pub(super) waker: Option<W>,
 }
 
-impl<W> Waiter<W> {
+impl<W> Queued<W> {
     /// Whether it ends with the next answer to another shared try.
     fn is_shared_try(&self) -> bool {
         !self.waits && self.terms.mode == Mode::Shared
@@ -48,7 +48,7 @@ impl<H> From<Result<(H, u32), &'static str>> for Delivery<H> {
 /// The waiters, first come, first served. Each call costs O(log n) unless its documentation says otherwise.
 #[derive(Debug)]
 pub(super) struct Queue<W, H> {
-    waiters: BTreeMap<Ticket, Waiter<W>>,
+    waiters: BTreeMap<Ticket, Queued<W>>,
     by_owner: ByOwner<BTreeSet<Ticket>>,
     /// Outcomes that the waiters have not fetched yet.
     delivered: BTreeMap<Ticket, Delivery<H>>,
@@ -110,21 +110,21 @@ impl<W: Clone, H> Queue<W, H> {
 
     fn insert(&mut self, ticket: Ticket, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
         self.by_owner.entry(owner.clone()).or_default().insert(ticket);
-        let waiter = Waiter { ticket, owner, terms, waits, since, reported: false, waker: None };
+        let waiter = Queued { ticket, owner, terms, waits, since, reported: false, waker: None };
         self.shared_tries += usize::from(waiter.is_shared_try());
         self.waiters.insert(ticket, waiter);
         ticket
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter<W>> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queued<W>> {
         self.waiters.values_mut()
     }
 
-    pub(super) fn first(&self) -> Option<&Waiter<W>> {
+    pub(super) fn first(&self) -> Option<&Queued<W>> {
         self.waiters.first_key_value().map(|(_, waiter)| waiter)
     }
 
-    pub(super) fn get(&self, ticket: Ticket) -> Option<&Waiter<W>> {
+    pub(super) fn get(&self, ticket: Ticket) -> Option<&Queued<W>> {
         self.waiters.get(&ticket)
     }
 
@@ -141,11 +141,11 @@ impl<W: Clone, H> Queue<W, H> {
         self.waiters.first_entry()?.get_mut().waker.take()
     }
 
-    pub(super) fn pop(&mut self) -> Option<Waiter<W>> {
+    pub(super) fn pop(&mut self) -> Option<Queued<W>> {
         self.remove(self.first()?.ticket)
     }
 
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter<W>> {
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Queued<W>> {
         let waiter = self.waiters.remove(&ticket)?;
         self.shared_tries -= usize::from(waiter.is_shared_try());
         if let Some(tickets) = self.by_owner.get_mut(&waiter.owner) {
@@ -158,8 +158,8 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     /// Removes the first waiter if it is a shared try, and not newer than `newest`.
-    pub(super) fn pop_try(&mut self, newest: Ticket) -> Option<Waiter<W>> {
-        let is_early_try = |waiter: &Waiter<W>| waiter.is_shared_try() && waiter.ticket <= newest;
+    pub(super) fn pop_try(&mut self, newest: Ticket) -> Option<Queued<W>> {
+        let is_early_try = |waiter: &Queued<W>| waiter.is_shared_try() && waiter.ticket <= newest;
         self.first().is_some_and(is_early_try).then(|| self.pop()).flatten()
     }
 
@@ -172,7 +172,7 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     /// Keeps the outcome until the waiter fetches it; returns its waker.
-    pub(super) fn deliver(&mut self, waiter: Waiter<W>, delivery: Delivery<H>) -> Option<W> {
+    pub(super) fn deliver(&mut self, waiter: Queued<W>, delivery: Delivery<H>) -> Option<W> {
         self.delivered.insert(waiter.ticket, delivery);
         waiter.waker
     }
@@ -182,7 +182,7 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     #[cfg(test)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiter<W>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Queued<W>> {
         self.waiters.values()
     }
 

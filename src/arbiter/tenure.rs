@@ -1,4 +1,4 @@
-//! The grants and holds that this process has of one key.
+//! [`Tenures`]: the grants of one key in this process, and the holds in each; reentrancy.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,4 +1,4 @@
-//! The arbiter against tables.
+//! Unit tests of the arbiter.
 
 use std::cell::Cell;
 use std::rc::Rc;

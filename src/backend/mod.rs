@@ -16,6 +16,8 @@
 #![doc = include_str!("../../examples/backend/map.rs")]
 //! ```
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod account;
 pub(crate) mod backoff;
 mod caught;
 #[cfg(feature = "etcd")]
@@ -34,6 +36,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub(crate) use self::account::Account;
 pub(crate) use self::caught::Caught;
 pub use self::limit::Limit;
 pub use self::types::{AttemptId, Claim, Event, Evict, EvictScope, Grant, Lease, LeaseId, LeaseScope, Wait};

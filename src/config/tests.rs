@@ -1,5 +1,6 @@
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use super::*;
 use crate::support::folder::Folder;
@@ -23,7 +24,7 @@ fn refused(loaded: Result<Config>) -> String {
     error.to_string()
 }
 
-/// Every field, and every one other than by default.
+/// Every field of etcd, and every one other than by default.
 fn full() -> Config {
     Config {
         backend: "etcd".into(),
@@ -45,7 +46,6 @@ fn full() -> Config {
         hand_over_time: Duration::ZERO,
         hand_over_times: 3,
         drop_wait: Duration::from_secs(2),
-        signal_lists: true,
         ..Config::default()
     }
 }
@@ -72,7 +72,6 @@ locks:
   hand_over_time: 0s
   hand_over_times: 3
   drop_wait: 2s
-  signal_lists: true
 "#;
 
 #[test]
@@ -98,9 +97,28 @@ fn yaml_toml_and_the_environment_say_the_same() {
 }
 
 #[test]
+fn yaml_and_toml_say_the_same_of_redis() {
+    let wanted = Config {
+        backend: "redis".into(),
+        endpoints: vec!["one".into()],
+        database: Some(3),
+        min_replicas: 2,
+        signal_lists: true,
+        ..Config::default()
+    };
+    let yaml = "locks: { backend: redis, endpoints: [one], database: 3, min_replicas: 2, signal_lists: true }";
+    assert_eq!(load("a.yaml", yaml, &[]).unwrap(), wanted);
+    let toml =
+        "[locks]\nbackend = \"redis\"\nendpoints = [\"one\"]\ndatabase = 3\nmin_replicas = 2\nsignal_lists = true";
+    assert_eq!(load("a.toml", toml, &[]).unwrap(), wanted);
+    let url = "redis://one/3?min_replicas=2&signal_lists=true";
+    assert_eq!(wanted.settings().unwrap(), Settings::parse(url).unwrap());
+}
+
+#[test]
 fn a_url_with_the_same_options_is_the_same() {
     let url = "etcds://user:pass@one:2379,two?ca=ca.pem&cert=cert.pem&key=key.pem&prefix=p/&name=shop&ttl=10s&timeout=1.5s\
-               &retry_interval=50ms&max_retries=7&auto_renew=false&signal_lists=true";
+               &retry_interval=50ms&max_retries=7&auto_renew=false";
     let settings = Settings {
         max_hold: Some(Duration::from_secs(90)),
         handover: Handover { max_time: Duration::ZERO, max_count: 3 },
@@ -117,7 +135,7 @@ fn a_url_with_the_same_options_is_the_same() {
     assert_eq!(numbered.settings().unwrap(), Settings::parse("redis://[::1]:6379/3").unwrap());
     let socket = Config { socket: Some("/run/redis.sock".into()), endpoints: Vec::new(), ..redis("") };
     assert_eq!(socket.settings().unwrap(), Settings::parse("redis+unix:///run/redis.sock").unwrap());
-    let empty = Config { username: Some(String::new()), password: Some(String::new()), ..redis("h") };
+    let empty = Config { username: Some(String::new()), password: Some("".into()), ..redis("h") };
     assert_eq!(empty.settings().unwrap(), Settings::parse("redis://:@h").unwrap());
 }
 
@@ -139,7 +157,7 @@ fn texts_that_look_like_numbers_stay_as_they_are() {
     let text = "locks: { backend: etcd, endpoints: [a] }";
     let loaded = load("a.yaml", text, &variables).unwrap();
     assert_eq!(
-        (&*loaded.username.unwrap(), &*loaded.password.unwrap(), &*loaded.name.unwrap()),
+        (&*loaded.username.unwrap(), loaded.password.unwrap().expose(), &*loaded.name.unwrap()),
         ("007", "0x10", "1e3")
     );
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use super::acquire::Acquisition;
-use super::{EngineHandle, Entry, Options, Share};
+use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::backend::Wait;
 use crate::error::{LockError, Result};
 use crate::owner::{Owner, OwnerSource};
@@ -19,14 +19,19 @@ type Acquired = Result<Option<Vec<Share>>>;
 pub(crate) struct AllAcquisition(State);
 
 enum State {
-    Start(Result<Keys>),
+    Start(Result<Request>),
     Waiting(BoxFuture<'static, Acquired>),
     Done,
 }
 
 impl AllAcquisition {
-    pub(crate) fn new(engine: Arc<EngineHandle>, asked: Result<Vec<Arc<Entry>>>, options: Options, wait: Wait) -> Self {
-        Self(State::Start(asked.map(|asked| Keys::new(engine, asked, options, wait))))
+    pub(crate) fn new(
+        engine: Arc<EngineHandle>,
+        asked: Result<Vec<Arc<Entry>>>,
+        options: RequestOptions,
+        wait: Wait,
+    ) -> Self {
+        Self(State::Start(asked.map(|asked| Request::new(engine, asked, options, wait))))
     }
 }
 
@@ -51,26 +56,26 @@ impl Future for AllAcquisition {
 }
 
 /// The request.
-struct Keys {
+struct Request {
     engine: Arc<EngineHandle>,
     /// Each once, in the order of their bytes.
     sorted: Vec<Arc<Entry>>,
-    /// In the order of the request: the index of each key in `keys`.
+    /// In the order of the request: the index of each key in `sorted`.
     places: Vec<usize>,
-    options: Options,
+    options: RequestOptions,
     wait: Wait,
 }
 
 /// The request with its owner.
 struct Entered {
-    keys: Keys,
+    request: Request,
     owners: Vec<Owner>,
     /// Shares of the keys that the owner held already.
     shares: Vec<Option<Share>>,
 }
 
-impl Keys {
-    fn new(engine: Arc<EngineHandle>, asked: Vec<Arc<Entry>>, options: Options, wait: Wait) -> Self {
+impl Request {
+    fn new(engine: Arc<EngineHandle>, asked: Vec<Arc<Entry>>, options: RequestOptions, wait: Wait) -> Self {
         let mut sorted = asked.clone();
         sorted.sort_by(|a, b| a.key.cmp(&b.key));
         sorted.dedup_by(|a, b| a.key == b.key);
@@ -96,18 +101,18 @@ impl Keys {
                 None => None,
             });
         }
-        Ok(Entered { keys: self, owners, shares })
+        Ok(Entered { request: self, owners, shares })
     }
 }
 
 impl Entered {
     async fn acquire(mut self) -> Acquired {
-        let base = self.keys.engine.base.clone();
-        let limit = self.keys.options.limit(&base.defaults, self.keys.wait);
+        let base = self.request.engine.base.clone();
+        let limit = self.request.options.limit(&base.defaults, self.request.wait);
         let started = base.now();
         let rest = || limit.map(|limit| limit.saturating_sub(base.now().since(started)));
         loop {
-            for place in 0..self.keys.sorted.len() {
+            for place in 0..self.request.sorted.len() {
                 if self.shares[place].is_none() {
                     match self.one(place, rest()).await {
                         Ok(Some(share)) => self.shares[place] = Some(share),
@@ -129,7 +134,7 @@ impl Entered {
     }
 
     fn one(&self, place: usize, rest: Option<Duration>) -> Acquisition {
-        let Keys { engine, sorted, options, wait, .. } = &self.keys;
+        let Request { engine, sorted, options, wait, .. } = &self.request;
         let mut options = options.clone().within(rest);
         options.owner = OwnerSource::Owner(self.owners[place].clone());
         Acquisition::new(engine.clone(), Ok(sorted[place].clone()), options, *wait)
@@ -137,7 +142,7 @@ impl Entered {
 
     /// The shares in the order of the request. A repeated key gets one more share.
     fn in_order(&mut self) -> Result<Vec<Share>> {
-        let places = &self.keys.places;
+        let places = &self.request.places;
         let mut given: Vec<Share> = Vec::with_capacity(places.len());
         for place in places {
             let share = match self.shares[*place].take() {

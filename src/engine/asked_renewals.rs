@@ -19,23 +19,23 @@ pub(super) struct AskedRenewals(Waiting);
 
 /// Held by the task that renews one lease. After its drop, the next caller starts another task.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct RenewalTurn {
     waiting: Waiting,
     lease: LeaseId,
     has_ended: bool,
 }
 
 impl AskedRenewals {
-    /// Registers for the next renewal of the lease. Returns a `Turn` if the caller has to start it.
-    pub(super) fn join(&self, lease: LeaseId, reply: Reply) -> Option<Turn> {
+    /// Registers for the next renewal of the lease. Returns a `RenewalTurn` if the caller has to start it.
+    pub(super) fn join(&self, lease: LeaseId, reply: Reply) -> Option<RenewalTurn> {
         let mut waiting = self.0.lock();
         let is_under_way = waiting.contains_key(&lease);
         waiting.entry(lease).or_default().push(reply);
-        (!is_under_way).then(|| Turn { waiting: self.0.clone(), lease, has_ended: false })
+        (!is_under_way).then(|| RenewalTurn { waiting: self.0.clone(), lease, has_ended: false })
     }
 }
 
-impl Turn {
+impl RenewalTurn {
     /// Takes the callers that wait for the next renewal. `None` if there are none, which ends the turn.
     pub(super) fn next(&mut self) -> Option<Vec<Reply>> {
         let mut waiting = self.waiting.lock();
@@ -49,7 +49,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for RenewalTurn {
     fn drop(&mut self) {
         // The task has panicked, or its runtime has ended.
         if !self.has_ended {

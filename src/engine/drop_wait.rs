@@ -17,7 +17,7 @@ use super::base::Base;
 use crate::process::fork::ForkDetector;
 
 /// The releases of any thread after the drop of its manager, for the main thread to wait for; with the process that they belong to.
-static OF_ALL: Mutex<Option<(ForkDetector, Arc<Unconfirmed>)>> = Mutex::new(None);
+static OF_ALL: Mutex<Option<(ForkDetector, Arc<UnconfirmedDrops>)>> = Mutex::new(None);
 /// Whether the main thread waits when it ends.
 static MAIN_WAITS: AtomicBool = AtomicBool::new(false);
 
@@ -27,12 +27,12 @@ thread_local! {
 
 /// The unconfirmed releases of a thread. They keep nothing of a manager alive.
 #[derive(Debug, Default)]
-struct Unconfirmed {
+struct UnconfirmedDrops {
     count: Mutex<usize>,
     changed: Condvar,
 }
 
-impl Unconfirmed {
+impl UnconfirmedDrops {
     fn add(self: &Arc<Self>) -> Awaited {
         *self.count.lock() += 1;
         Awaited { by: self.clone(), by_main: None }
@@ -56,7 +56,7 @@ impl Unconfirmed {
 /// Waits in the destructor of the thread's local.
 #[derive(Debug)]
 struct AtThreadEnd {
-    unconfirmed: Arc<Unconfirmed>,
+    unconfirmed: Arc<UnconfirmedDrops>,
     limit: Duration,
     fork: ForkDetector,
     is_main: bool,
@@ -77,7 +77,7 @@ fn is_main() -> bool {
 }
 
 /// `None` while another thread has the mutex, which in a forked child may be for ever.
-fn of_all() -> Option<Arc<Unconfirmed>> {
+fn of_all() -> Option<Arc<UnconfirmedDrops>> {
     let mut of_all = OF_ALL.try_lock_for(Duration::from_millis(100))?;
     let (_, unconfirmed) = match of_all.take().filter(|(fork, _)| !fork.is_forked()) {
         Some(known) => of_all.insert(known),
@@ -118,9 +118,9 @@ impl Drop for AtThreadEnd {
 #[derive(Debug)]
 #[must_use = "the thread waits only while this value lives"]
 pub(super) struct Awaited {
-    by: Arc<Unconfirmed>,
+    by: Arc<UnconfirmedDrops>,
     /// The main thread waits as well.
-    by_main: Option<Arc<Unconfirmed>>,
+    by_main: Option<Arc<UnconfirmedDrops>>,
 }
 
 impl Drop for Awaited {
@@ -144,7 +144,7 @@ pub(super) enum DropWait {
 /// The other side of [`DropWait::Now`].
 #[derive(Debug)]
 pub(super) struct Now {
-    unconfirmed: Arc<Unconfirmed>,
+    unconfirmed: Arc<UnconfirmedDrops>,
     limit: Duration,
 }
 
@@ -195,7 +195,7 @@ impl DropWait {
             }
             None if cfg!(target_env = "musl") && !manager_is_dropped => Self::None,
             None => {
-                let unconfirmed = Arc::<Unconfirmed>::default();
+                let unconfirmed = Arc::<UnconfirmedDrops>::default();
                 let awaited = unconfirmed.add();
                 Self::Now(awaited, Now { unconfirmed, limit })
             }

@@ -1,4 +1,4 @@
-//! [`EngineHandle`]: keeps a manager running.
+//! [`EngineHandle`]: keeps a manager running; the drop of the last one ends its sessions.
 
 use std::sync::Arc;
 

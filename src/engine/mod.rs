@@ -38,7 +38,7 @@ use self::early_losses::EarlyLosses;
 pub(crate) use self::handle::EngineHandle;
 pub(crate) use self::hold::{HeldGrant, Hold};
 pub(crate) use self::keys::{Entry, Keys};
-pub(crate) use self::options::Options;
+pub(crate) use self::options::RequestOptions;
 pub(crate) use self::renewals::renew;
 use self::sessions::Sessions;
 pub(crate) use self::share::Share;

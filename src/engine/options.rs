@@ -1,4 +1,4 @@
-//! [`Options`]: the options of one request.
+//! [`RequestOptions`]: the options of one request.
 
 use std::task::Context;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::owner::{Caller, OwnerSource};
 
 /// The options of one request.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct RequestOptions {
     pub(crate) terms: Terms,
     pub(crate) timeout: Option<Duration>,
     pub(crate) owner: OwnerSource,
@@ -19,7 +19,7 @@ pub(crate) struct Options {
     pub(crate) max_retries: u32,
 }
 
-impl Options {
+impl RequestOptions {
     pub(crate) fn new(defaults: &Defaults) -> Self {
         Self {
             terms: Terms {

@@ -20,7 +20,7 @@ use crate::backend::{Lease, LeaseId, LeaseScope, Limit};
 use crate::clock::Timestamp;
 use crate::error::BackendError;
 use crate::info::Loss;
-use crate::keeper::Watched;
+use crate::keeper::Checked;
 use crate::lease::{LeaseCell, Policy, Step};
 use crate::process::report::info;
 
@@ -47,7 +47,7 @@ pub(crate) struct Sessions {
     is_rescuing: AtomicBool,
 }
 
-/// A grant that may end before its lease.
+/// A grant that may end before its lease: a `HeldGrant`, whose file imports this one.
 pub(super) trait Limited: Send + Sync {
     /// Notifies its loss if it is over by `now`.
     fn check_limit(&self, now: Timestamp);
@@ -281,26 +281,24 @@ impl Sessions {
         round.next = leases.next_due();
         round
     }
-}
 
-impl Sessions {
     /// The leases and limited grants that have ended without a notified loss, and the time of the next possible one: for the watchdog
     /// thread. No leases while the keeper makes progress, however late it is, and none at all while earlier ones are being notified.
-    fn overdue(&self, now: Timestamp) -> (Overdue, Option<Timestamp>) {
-        let late = now - GRACE;
-        let mut overdue = Overdue::default();
+    fn late_losses(&self, now: Timestamp) -> (LateLosses, Option<Timestamp>) {
+        let bound = now - GRACE;
+        let mut late = LateLosses::default();
         let mut next = self.leases.lock().next_due();
-        let is_due = next.is_some_and(|due| due <= late);
+        let is_due = next.is_some_and(|due| due <= bound);
         let progress = self.progress.load(Ordering::Relaxed);
         let is_free = !self.is_rescuing.load(Ordering::Acquire);
         if is_free && is_due && self.seen.swap(progress, Ordering::Relaxed) == progress {
-            overdue.leases = self.leases.lock().unnoticed(now);
+            late.leases = self.leases.lock().unnoticed(now);
         }
         self.limited.lock().retain(|(limit, grant)| {
             let until = limit.until();
-            let is_over = until <= late;
+            let is_over = until <= bound;
             if is_over && is_free {
-                overdue.grants.extend(grant.upgrade());
+                late.grants.extend(grant.upgrade());
                 return false;
             }
             if limit.is_set() {
@@ -308,31 +306,31 @@ impl Sessions {
             }
             limit.is_set() && grant.strong_count() > 0
         });
-        (overdue, next)
+        (late, next)
     }
 }
 
 /// Leases and grants that have ended without a notified loss.
 #[derive(Default)]
-struct Overdue {
+struct LateLosses {
     leases: Vec<Arc<LeaseCell>>,
     grants: Vec<Arc<dyn Limited>>,
 }
 
-impl Watched for Sessions {
+impl Checked for Sessions {
     fn check(self: Arc<Self>) -> Option<Duration> {
         let now = self.base.now();
-        let (overdue, next) = self.overdue(now);
-        let is_any = !overdue.leases.is_empty() || !overdue.grants.is_empty();
+        let (late, next) = self.late_losses(now);
+        let is_any = !late.leases.is_empty() || !late.grants.is_empty();
         if is_any {
             self.is_rescuing.store(true, Ordering::Release);
             // On a separate thread: a waker that blocks may hold up the keeper, and be called again here.
             let sessions = self.clone();
             let fire = move || {
-                overdue.leases.iter().for_each(|cell| _ = cell.loss(now));
-                overdue.grants.iter().for_each(|grant| grant.check_limit(now));
-                // Where it is the last to have one, it ends a manager, which must not be waited for here.
-                sessions.base.keeper.spawn(async move { drop(overdue.grants) });
+                late.leases.iter().for_each(|cell| _ = cell.loss(now));
+                late.grants.iter().for_each(|grant| grant.check_limit(now));
+                // If it is the last reference, its drop ends the manager, and waits: not on this thread.
+                sessions.base.keeper.spawn(async move { drop(late.grants) });
                 sessions.is_rescuing.store(false, Ordering::Release);
             };
             if std::thread::Builder::new().name("leasehold-losses".into()).spawn(fire).is_err() {

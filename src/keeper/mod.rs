@@ -1,6 +1,6 @@
-//! The library's own background thread.
+//! The keeper: the library's background thread with a tokio runtime, and its watchdog thread.
 
-mod reporter;
+mod watchdog;
 
 use std::cell::Cell;
 use std::io;
@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::sync::oneshot;
 
-use self::reporter::Reporter;
-pub(crate) use self::reporter::Watched;
+pub(crate) use self::watchdog::Checked;
+use self::watchdog::Watchdog;
 use crate::error::{LockError, Result};
 use crate::process::fork::ForkDetector;
 use crate::process::{report, wakers};
@@ -26,7 +26,7 @@ pub(crate) struct Keeper {
     runtime: Handle,
     thread: ThreadId,
     fork: ForkDetector,
-    reporter: Reporter,
+    watchdog: Watchdog,
     /// Ends the thread when it is dropped.
     _stop: oneshot::Sender<()>,
 }
@@ -69,8 +69,8 @@ impl Keeper {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let reporter = Reporter::start()?;
-        let records = reporter.queue();
+        let watchdog = Watchdog::start()?;
+        let records = watchdog.queue();
         let (learnt, wakers_are_known) = std::sync::mpsc::channel::<()>();
         let thread = thread::Builder::new().name("leasehold-keeper".into()).spawn(move || {
             wakers::learn(&runtime);
@@ -82,7 +82,7 @@ impl Keeper {
         })?;
         // Ends with an error, when the sender is dropped. It takes some microseconds.
         let _ = wakers_are_known.recv();
-        Ok(Self { runtime: handle, thread: thread.thread().id(), fork: ForkDetector::new(), reporter, _stop: stop })
+        Ok(Self { runtime: handle, thread: thread.thread().id(), fork: ForkDetector::new(), watchdog, _stop: stop })
     }
 
     /// Lets the caller poll futures that need tokio's timers and sockets.
@@ -108,13 +108,13 @@ impl Keeper {
     }
 
     /// Has the watchdog thread check `watched` as well.
-    pub(crate) fn watch(&self, watched: Weak<dyn Watched>) {
-        self.reporter.watch(watched);
+    pub(crate) fn watch(&self, watched: Weak<dyn Checked>) {
+        self.watchdog.watch(watched);
     }
 
     /// Notifies the watchdog thread that there are holds from now on.
     pub(crate) fn rouse(&self) {
-        self.reporter.rouse();
+        self.watchdog.rouse();
     }
 
     /// Whether this is the keeper's thread, which must not wait for its own work.

@@ -103,7 +103,7 @@ impl LeaseCell {
         self.lost.get().is_some()
     }
 
-    /// The same in a forked child, where the mutex may stay locked for ever by a thread of the parent.
+    /// As [`loss`](Self::loss), in a forked child, where the mutex may stay locked for ever by a thread of the parent.
     pub(crate) fn loss_in_child(&self, now: Timestamp) -> Option<Loss> {
         self.lost.get().or_else(|| (now >= self.deadline()).then_some(Loss::Expired))
     }

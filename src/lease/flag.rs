@@ -20,8 +20,8 @@ impl LossFlag {
         }
     }
 
-    /// Sets the cause. True if it is the first.
-    pub(crate) fn set(&self, loss: Loss) -> bool {
+    /// Sets the cause, unless one is set.
+    pub(crate) fn set(&self, loss: Loss) {
         let code = match loss {
             Loss::Revoked => 1,
             Loss::Expired => 2,
@@ -29,6 +29,6 @@ impl LossFlag {
             Loss::Closed => 4,
             Loss::MaxHold => 5,
         };
-        self.0.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let _ = self.0.compare_exchange(0, code, Ordering::AcqRel, Ordering::Acquire);
     }
 }

@@ -27,7 +27,7 @@ thread_local! {
 
 /// Whether `waker` is the one that [`wait`] polls with on this thread.
 pub(crate) fn is_this_thread(waker: &Waker) -> bool {
-    // will_wake distinguishes copies of one vtable, see `owner::wakers`. No other waker has this data pointer.
+    // will_wake distinguishes copies of one vtable, see `process::wakers`. No other waker has this data pointer.
     let is_own = WAKER.try_with(|own| own.data() == waker.data());
     // After the thread-local was destroyed, each wait creates a waker.
     is_own.unwrap_or_else(|_| *waker.vtable() == *parker().vtable())
@@ -82,7 +82,7 @@ fn refuse_async_context() -> Result<()> {
 
 fn cannot_tell(place: &str) -> LockError {
     LockError::Unsupported {
-        what: format!("wait() cannot tell whether it may block {place}; drop the guard to release it"),
+        what: format!("wait() cannot determine whether it may block {place}; drop the guard to release it"),
     }
 }
 

@@ -1,7 +1,8 @@
-//! The process that the library runs in: its threads, wakers, loggers and forks.
+//! The process that the library runs in: its threads, wakers, loggers and forks, and its platform.
 
 pub(crate) mod blocking;
 pub(crate) mod foreign;
 pub(crate) mod fork;
+pub(crate) mod platform;
 pub(crate) mod report;
 pub(crate) mod wakers;

@@ -35,6 +35,8 @@ pub(crate) enum Foreign {
     #[cfg(feature = "metrics")]
     Recorder,
     Backend,
+    #[cfg(any(feature = "etcd", feature = "redis"))]
+    Credentials,
 }
 
 impl Foreign {
@@ -45,6 +47,8 @@ impl Foreign {
             #[cfg(feature = "metrics")]
             Self::Recorder => "the metrics recorder",
             Self::Backend => "the backend",
+            #[cfg(any(feature = "etcd", feature = "redis"))]
+            Self::Credentials => "a credentials callback",
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What a duration is, for errors.
+pub(crate) const EXPECTED: &str = "a duration such as 30s or 100ms";
+
 /// Parses `30s`, `100ms`, `1m 30s` and the like, and also `1.5s`, which humantime rejects.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     if text.contains('.') { fraction(text) } else { humantime::parse_duration(text).ok() }

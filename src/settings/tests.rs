@@ -6,12 +6,19 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::support::walk::{any_of, any_text, text, walk};
 
+/// Parses and checks, as a builder does.
+fn parse(url: &str) -> Result<Settings> {
+    let settings = Settings::parse(url)?;
+    validate(&settings, settings.backend)?;
+    Ok(settings)
+}
+
 fn parsed(url: &str) -> Settings {
-    Settings::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+    parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
 fn refused(url: &str) -> String {
-    let error = Settings::parse(url).expect_err(url);
+    let error = parse(url).expect_err(url);
     assert_eq!(error.code(), "INVALID_CONFIG", "{url}");
     error.to_string()
 }
@@ -37,7 +44,7 @@ fn addresses_of_all_schemes() {
         );
     }
     assert_eq!(parsed("memory://"), Settings::default());
-    assert_eq!(parsed("memory://my%20store").backend, BackendKind::Memory { name: Some("my store".into()) });
+    assert_eq!(parsed("memory://my%20store").store.as_deref(), Some("my store"));
     assert_eq!(parsed("redis://h/3").database, Some(3));
     assert_eq!(parsed("redis+unix:///run/my%20redis.sock").unix_path.as_deref(), Some(Path::new("/run/my redis.sock")));
 }
@@ -74,7 +81,7 @@ fn options_are_the_same_for_all_schemes() {
         let settings = parsed(&format!(
             "{address}?prefix=my%2Flocks%26+/&ttl=10s&timeout=1.5s&name=user-service.dlock&retry_interval=50ms&max_retries=7&auto_renew=false"
         ));
-        assert_eq!(settings.prefix(), "my/locks&+/");
+        assert_eq!(settings.prefix(settings.backend), "my/locks&+/");
         assert_eq!(settings.ttl, Duration::from_secs(10));
         assert_eq!(settings.timeout, Duration::from_millis(1500));
         assert_eq!(settings.name.as_deref(), Some("user-service.dlock"));
@@ -102,7 +109,7 @@ fn a_prefix_is_the_default_or_none_or_the_one_given() {
         ("redis://h?prefix=", ""),
         ("redis://h?prefix=a", "a"),
     ] {
-        assert_eq!(parsed(url).prefix(), prefix, "{url}");
+        assert_eq!(parsed(url).prefix(parsed(url).backend), prefix, "{url}");
     }
 }
 
@@ -184,7 +191,7 @@ fn an_error_names_the_word() {
         assert!(error.contains(word), "{url}: {error}");
     }
     for url in ["redis+cluster://h", "redis-sentinel://h", "rediss+sentinel://h", "redis://a,b"] {
-        assert_eq!(Settings::parse(url).unwrap_err().code(), "UNSUPPORTED", "{url}");
+        assert_eq!(parse(url).unwrap_err().code(), "UNSUPPORTED", "{url}");
     }
 }
 
@@ -229,7 +236,7 @@ fn a_malformed_url_does_not_give_its_password_away() {
             "etcd://user:PW",
         ] {
             let url = template.replace("PW", password);
-            match Settings::parse(&url) {
+            match parse(&url) {
                 Err(error) => {
                     let text = format!("{error} {error:?}");
                     assert!(!text.contains(password), "{url}: {text}");
@@ -250,7 +257,8 @@ fn a_malformed_url_does_not_give_its_password_away() {
 fn a_builder_is_checked_like_a_url() {
     let second = Duration::from_secs(1);
     let good = parsed("etcd://h");
-    assert!(good.validate(second).is_ok());
+    assert!(validate(&good, good.backend).is_ok());
+    let check = |settings: &Settings| validate(settings, settings.backend).and(check_ttl(settings.ttl, second));
     type Change = fn(&mut Settings);
     let changes: &[(Change, &str)] = &[
         (|s| s.ttl = Duration::from_millis(999), "ttl"),
@@ -259,7 +267,7 @@ fn a_builder_is_checked_like_a_url() {
         (|s| s.max_hold = Some(Duration::ZERO), "max_hold"),
         (|s| s.handover.max_count = 1024, "handover"),
         (|s| s.endpoints.clear(), "etcd"),
-        (|s| s.backend = BackendKind::Memory { name: None }, "memory"),
+        (|s| s.backend = BackendKind::Memory, "memory"),
         (|s| s.database = Some(1), "database"),
         (|s| s.unix_path = Some("/s".into()), "etcd"),
         (|s| s.prefix = Some("p".repeat(1025)), "prefix"),
@@ -270,12 +278,12 @@ fn a_builder_is_checked_like_a_url() {
     for (change, word) in changes {
         let mut settings = good.clone();
         change(&mut settings);
-        let error = settings.validate(second).unwrap_err();
+        let error = check(&settings).unwrap_err();
         assert!(error.code() == "INVALID_CONFIG" && error.to_string().contains(word), "{error}");
     }
     let off = Settings { handover: Handover { max_time: Duration::ZERO, max_count: 0 }, ..good };
-    assert!(off.validate(second).is_ok());
-    assert!(check_ttl(second, second).is_ok() && check_ttl(MAX_TTL, second).is_ok());
+    assert!(validate(&off, off.backend).is_ok());
+    assert!(check_ttl(second, second).is_ok() && check_ttl(options::MAX_TTL, second).is_ok());
 }
 
 /// Percent-encodes all but letters and digits.
@@ -298,7 +306,7 @@ fn any_part(rng: &mut StdRng, more: &str, length: std::ops::Range<usize>) -> Str
 #[test]
 fn no_text_makes_it_panic() {
     walk(CASES, |rng| {
-        let _ = Settings::parse(&any_text(rng, 0..100));
+        let _ = parse(&any_text(rng, 0..100));
     });
 }
 
@@ -306,7 +314,7 @@ fn no_text_makes_it_panic() {
 fn no_url_makes_it_panic() {
     walk(CASES, |rng| {
         let (scheme, rest) = (any_of(rng, &SCHEMES), any_part(rng, "]é", 0..41));
-        let _ = Settings::parse(&format!("{scheme}://{rest}"));
+        let _ = parse(&format!("{scheme}://{rest}"));
     });
 }
 
@@ -320,7 +328,7 @@ fn users_passwords_and_prefixes_survive_the_encoding() {
             let settings = parsed(&format!("{url}?prefix={}&name={}", encoded(&prefix), encoded(&name)));
             assert_eq!(settings.username.as_deref(), Some(&*user));
             assert_eq!(settings.password.as_ref().map(Secret::expose), Some(&*password));
-            assert_eq!(settings.prefix(), &*prefix);
+            assert_eq!(settings.prefix(settings.backend), &*prefix);
             assert_eq!(settings.name.as_deref(), Some(&*name));
         }
     });
@@ -336,7 +344,7 @@ fn no_password_leaks() {
         // Whatever separators the secret has in it, each of its halves stays out of sight.
         let secret = format!("hun{salt}ter2");
         let url = format!("{scheme}://{before}:{secret}@{rest}");
-        match Settings::parse(&url) {
+        match parse(&url) {
             Err(error) => assert!(!format!("{error} {error:?}").contains("ter2"), "{url}: {error}"),
             Ok(settings) => assert!(!format!("{settings:?}").contains("ter2"), "{url}"),
         }

@@ -8,12 +8,11 @@ use std::net::Ipv6Addr;
 
 use percent_encoding::percent_decode_str;
 
-use super::{BackendKind, Secret, Settings, duration};
+use super::options::{self, number};
+use super::{BackendKind, Settings};
 use crate::display::Printable;
 use crate::error::{LockError, Result};
 
-const OPTIONS: &str =
-    "prefix, ttl, timeout, name, retry_interval, max_retries, auto_renew, reentrant, signal_lists, ca, cert, key";
 const NOT_SHOWN: &str = "(not shown: an \"@\" follows)";
 const SCHEMES: &str = "memory, etcd, etcds, redis, rediss, redis+unix";
 
@@ -46,14 +45,14 @@ pub(super) fn parse(url: &str) -> Result<Settings> {
         return Err(LockError::config("url: \"/\" and \"@\" in a user or password must be written as %2F and %40"));
     }
     address_of(&mut settings, scheme, (hosts, path), show)?;
-    options(&mut settings, query, show)?;
+    set_options(&mut settings, query, show)?;
     Ok(settings)
 }
 
 fn of_scheme(scheme: &str) -> Result<Settings> {
     let lowercase = scheme.to_ascii_lowercase();
     let (backend, tls) = match lowercase.as_str() {
-        "memory" => (BackendKind::Memory { name: None }, false),
+        "memory" => (BackendKind::Memory, false),
         "etcd" => (BackendKind::Etcd, false),
         "etcds" => (BackendKind::Etcd, true),
         "redis" | "redis+unix" => (BackendKind::Redis, false),
@@ -81,19 +80,19 @@ fn credentials(settings: &mut Settings, userinfo: &str) -> Result<()> {
     settings.username = Some(user).filter(|user| !user.is_empty());
     // ":@host" is a template without values; "user:@host" means an empty password.
     settings.password =
-        password.transpose()?.filter(|text| !text.is_empty() || settings.username.is_some()).map(Secret::new);
+        password.transpose()?.filter(|text| !text.is_empty() || settings.username.is_some()).map(Into::into);
     Ok(())
 }
 
 fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str), show: bool) -> Result<()> {
     let bare = path.is_empty() || path == "/";
-    match &mut settings.backend {
-        BackendKind::Memory { name } => {
+    match settings.backend {
+        BackendKind::Memory => {
             if !bare {
                 return Err(LockError::config("memory: \"/\" in the name must be written as %2F"));
             }
             let text = decoded(hosts).ok_or_else(|| LockError::config("memory: invalid percent escape in the name"))?;
-            *name = Some(text).filter(|text| !text.is_empty());
+            settings.store = Some(text).filter(|text| !text.is_empty());
         }
         BackendKind::Etcd => {
             settings.endpoints = hosts.split(',').map(|host| endpoint(host, 2379, show)).collect::<Result<_>>()?;
@@ -162,7 +161,7 @@ pub(crate) fn endpoint(text: &str, default_port: u16, show: bool) -> Result<Stri
 }
 
 /// Parses the query; `show` determines whether errors may quote it.
-fn options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
+fn set_options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
     let mut seen = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = match pair.split_once('=') {
@@ -173,62 +172,27 @@ fn options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
         let Some(name) = decoded(name) else {
             return Err(LockError::config(format!("url: invalid percent escape in the option {}", quoted(name))));
         };
-        let known = OPTIONS.split(", ").find(|known| *known == name);
-        let Some(option) = known else {
-            return Err(LockError::config(format!("url: unknown option {}; options are {OPTIONS}", quoted(&name))));
+        let Some(option) = options::in_query(&name) else {
+            let (name, known) = (quoted(&name), options::names_in_query());
+            return Err(LockError::config(format!("url: unknown option {name}; options are {known}")));
         };
-        if seen.contains(&option) {
-            return Err(LockError::config(format!("{option}: given twice")));
+        if seen.contains(&option.name) {
+            return Err(LockError::config(format!("{name}: given twice")));
         }
-        seen.push(option);
+        seen.push(option.name);
+        // Also if it is given as by default.
+        option.check_backend(settings.backend)?;
         let Some(value) = value else {
-            return Err(LockError::config(format!("{option}: missing value")));
+            return Err(LockError::config(format!("{name}: missing value")));
         };
         let Some(value) = decoded(value) else {
-            return Err(LockError::config(format!("{option}: invalid percent escape in {}", quoted(value))));
+            return Err(LockError::config(format!("{name}: invalid percent escape in {}", quoted(value))));
         };
-        set(settings, option, &value)
-            .ok_or_else(|| LockError::config(format!("{option}: {} is not {}", quoted(&value), wanted(option))))?;
+        if option.set(settings, &value).is_none() {
+            return Err(LockError::config(format!("{name}: {} is not {}", quoted(&value), option.takes())));
+        }
     }
     Ok(())
-}
-
-fn set(settings: &mut Settings, option: &str, value: &str) -> Option<()> {
-    match option {
-        "prefix" => settings.prefix = Some(value.into()),
-        "name" => settings.name = Some(value.into()),
-        "ttl" => settings.ttl = duration::parse(value)?,
-        "timeout" => settings.timeout = duration::parse(value)?,
-        "retry_interval" => settings.retry_interval = duration::parse(value)?,
-        "max_retries" => settings.max_retries = number(value)?,
-        "auto_renew" => settings.auto_renew = value.parse().ok()?,
-        "reentrant" => settings.reentrant = value.parse().ok()?,
-        "signal_lists" => settings.signal_lists = value.parse().ok()?,
-        "ca" => settings.ca = Some(file(value)?.into()),
-        "cert" => settings.cert = Some(file(value)?.into()),
-        "key" => settings.key = Some(file(value)?.into()),
-        _ => return None,
-    }
-    Some(())
-}
-
-fn wanted(option: &str) -> &'static str {
-    match option {
-        "ttl" | "timeout" | "retry_interval" => "a duration such as 30s or 100ms",
-        "max_retries" => "a number up to 4294967295",
-        "auto_renew" | "reentrant" | "signal_lists" => "true or false",
-        "ca" | "cert" | "key" => "a file's path",
-        _ => "valid",
-    }
-}
-
-/// Parses digits only: Rust's parser also accepts `+5`.
-fn number(text: &str) -> Option<u32> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
-fn file(value: &str) -> Option<&str> {
-    Some(value).filter(|value| !value.contains('\0'))
 }
 
 /// Percent-decodes; `None` where an escape is not two hex digits, or the result is not UTF-8. A plus stays a plus.

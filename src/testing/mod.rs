@@ -42,7 +42,7 @@ pub use self::names::EtcdNames;
 pub use self::store::{MemoryStore, Thief};
 #[cfg(feature = "etcd")]
 #[doc(hidden)]
-pub use crate::backend::etcd::sent::{EtcdAnswers, EtcdKey, EtcdWatchAnswer};
+pub use crate::backend::etcd::fuzzing::{EtcdAnswers, EtcdKey, EtcdWatchAnswer};
 #[cfg(feature = "redis")]
 #[doc(hidden)]
-pub use crate::backend::redis::sent::RedisAnswers;
+pub use crate::backend::redis::fuzzing::RedisAnswers;

@@ -309,8 +309,8 @@ async fn a_release_that_was_refused_is_tried_again() {
     drop(manager.lock("k").await.unwrap());
     drop(timeout(SOON, other.lock("k")).await.expect("the claim stays on a live session").unwrap());
     flaky.deny_releases.store(1, SeqCst);
-    let told = manager.lock("k").await.unwrap().unlock().await.unwrap_err();
-    assert_eq!(told.code(), "BACKEND");
+    let error = manager.lock("k").await.unwrap().unlock().await.unwrap_err();
+    assert_eq!(error.code(), "BACKEND");
     drop(timeout(SOON, other.lock("k")).await.expect("the claim stays on a live session").unwrap());
 }
 
@@ -519,13 +519,13 @@ async fn a_manager_may_be_dropped_on_the_keeper() {
     let guard = manager.lock("k").auto_renew(false).ttl(ms(150)).await.unwrap();
     let mut lost = guard.lost();
     let took = Arc::new(Mutex::new(None));
-    let told = took.clone();
+    let recorder = took.clone();
     let doomed = LockManager::memory();
     drop(doomed.lock("k").await.unwrap());
     let trap = Trap::waker(move || {
         let start = Instant::now();
         drop(doomed);
-        *told.lock().unwrap() = Some(start.elapsed());
+        *recorder.lock().unwrap() = Some(start.elapsed());
     });
     listen(&mut lost, &trap);
     drop(trap);

@@ -19,12 +19,13 @@ const PARTS: &[(&str, &[&str])] = &[
     ("testing", &["backend"]),
 ];
 
-/// Plain data, which import only each other. An owner is derived from wakers and threads.
+/// Plain data, which imports only each other and what the process is asked for: the time, the host, the wakers of an owner.
 const VOCABULARY: &[(&str, &[&str])] = &[
-    ("clock", &[]),
+    ("clock", &["process"]),
+    ("credentials", &[]),
     ("display", &[]),
     ("token", &[]),
-    ("info", &["display", "token"]),
+    ("info", &["display", "token", "process"]),
     ("error", &["display", "info"]),
     ("key", &["display", "error"]),
     ("owner", &["process"]),

@@ -2,6 +2,7 @@
 
 mod blocked_keeper;
 mod config;
+mod dependencies;
 mod drivers;
 mod faults;
 mod fixture;

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt::{Debug, Display};
+use std::future::Ready;
 use std::hash::Hash;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -10,8 +12,9 @@ use std::time::{Duration, SystemTime};
 use leasehold::backend::{Backend, BackendError, BoxFuture, Claim, Event, Evict, Grant, Lease, LeaseScope, Wait};
 use leasehold::testing::MemoryStore;
 use leasehold::{
-    Acquire, Eviction, FencingToken, ForceUnlock, Guards, Holder, Lock, LockError, LockGuard, LockGuards, LockInfo,
-    LockManager, LockManagerBuilder, LockRequest, Loss, Lost, Mode, Owner, Pending, Result, Stats,
+    Acquire, Config, Credentials, CredentialsSource, Eviction, FencingToken, ForceUnlock, Guards, Holder, Lock,
+    LockError, LockGuard, LockGuards, LockInfo, LockManager, LockManagerBuilder, LockRequest, Loss, Lost, Mode, Owner,
+    Pending, Result, Secret, Stats,
 };
 use tokio::time::timeout;
 
@@ -191,6 +194,11 @@ mod shapes {
         fn(LockManagerBuilder, &str) -> LockManagerBuilder,
         fn(LockManagerBuilder, Duration) -> LockManagerBuilder,
         fn(LockManagerBuilder, Duration) -> LockManagerBuilder,
+        fn(LockManagerBuilder, bool) -> LockManagerBuilder,
+        fn(LockManagerBuilder, &str, &str) -> LockManagerBuilder,
+        fn(LockManagerBuilder, &Path) -> LockManagerBuilder,
+        fn(LockManagerBuilder, &CredentialsSource) -> LockManagerBuilder,
+        fn(LockManagerBuilder, Config) -> LockManagerBuilder,
         fn(LockManagerBuilder) -> Pending<LockManager>,
     ) = (
         |builder, url| builder.url(url),
@@ -199,7 +207,28 @@ mod shapes {
         |builder, name| builder.name(name),
         LockManagerBuilder::ttl,
         LockManagerBuilder::max_hold,
+        LockManagerBuilder::reentrant,
+        |builder, username, password| builder.credentials(username, password),
+        |builder, file| builder.password_file(file),
+        LockManagerBuilder::credentials_from,
+        LockManagerBuilder::config,
         LockManagerBuilder::build,
+    );
+
+    const CREDENTIALS: (
+        fn(&str, &str) -> Credentials,
+        fn(String, Secret) -> Credentials,
+        fn(&Credentials) -> &str,
+        fn(&Credentials) -> &Secret,
+        fn(&Secret) -> &str,
+        fn(fn() -> Ready<Result<Credentials, ()>>) -> CredentialsSource,
+    ) = (
+        |username, password| Credentials::new(username, password),
+        |username, password| Credentials::new(username, password),
+        Credentials::username,
+        Credentials::password,
+        Secret::expose,
+        |ask| CredentialsSource::new(ask),
     );
 
     fn facts(info: LockInfo, eviction: Eviction) {
@@ -243,6 +272,10 @@ fn types_can_be_sent_shared_and_kept() {
     is_value::<Holder>();
     is_value::<Eviction>();
     is_value::<Owner>();
+    is_value::<Config>();
+    is_value::<Secret>();
+    is_value::<Credentials>();
+    is_value::<CredentialsSource>();
     is_value::<Stats>();
     is_number::<FencingToken>();
     fn is_clone<T: Clone>() {}

@@ -1,4 +1,4 @@
-//! Futures and guards that end anywhere, crowds, and what is refused.
+//! Futures and guards that are dropped at any point, crowds, and refused attempts.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     },
 ];
 
-/// Wakes a thread, and says that it did.
+/// A waker that wakes a thread, and records that it did.
 struct Alarm {
     thread: Thread,
     rang: AtomicBool,
@@ -51,7 +51,7 @@ impl Wake for Alarm {
     }
 }
 
-/// Polls an acquire so many times, each after it was woken, then drops it. The guard, if it came to that.
+/// Polls an acquire `times` times, each after it was woken, then drops it. Returns the guard, if it was granted.
 fn polled(manager: &LockManager, key: &str, polls: usize, between: impl FnOnce()) -> Option<LockGuard> {
     let alarm = Arc::new(Alarm { thread: std::thread::current(), rang: AtomicBool::new(false) });
     let waker = Waker::from(alarm.clone());
@@ -79,7 +79,7 @@ fn dropped_at_each_pending(fixture: &mut Fixture) {
             for polls in 1..12 {
                 let key = format!("k{round}-{contended}-{polls}");
                 let mut held = contended.then(|| fixture.hold(&rival, &key));
-                // The lock becomes free between two polls, or not before the end.
+                // The lock becomes free between two polls, or only at the end.
                 let release_early = polls % 2 == 0;
                 let early = if release_early { held.take() } else { None };
                 let guard = polled(&manager, &key, polls, || early.into_iter().for_each(Held::unlock));
@@ -173,9 +173,7 @@ fn dropped(fixture: &mut Fixture) {
             let waiting = fixture.wait_for(&waiter, "k");
             let start = Instant::now();
             way(held);
-            let (next, at) = waiting.got();
-            fixture.next(at.saturating_duration_since(start));
-            next.unlock();
+            fixture.next_holder(&waiting, start);
         }
     }
 }
@@ -203,7 +201,7 @@ fn readers(fixture: &mut Fixture) {
         }
         let write = |_| {
             let before = rounds.load(Ordering::SeqCst);
-            eventually("readers come and go", || (rounds.load(Ordering::SeqCst) > before + READERS).then_some(()));
+            eventually("readers lock and unlock", || (rounds.load(Ordering::SeqCst) > before + READERS).then_some(()));
             let start = Instant::now();
             let held = fixture.hold(&writer, "k");
             let took = start.elapsed();
@@ -228,7 +226,7 @@ fn crowd(fixture: &mut Fixture) {
         let (order, times) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
         let released = Cell::new(Instant::now());
         let mut requests: Vec<_> = (0..count).map(|_| manager.lock("k").owner(&Owner::new()).into_future()).collect();
-        // Their places date from the first poll.
+        // Their places are taken at the first poll.
         for request in &mut requests {
             assert!(futures::poll!(request).is_pending());
         }
@@ -250,7 +248,7 @@ fn crowd(fixture: &mut Fixture) {
             released.set(Instant::now());
             first.release().unlock().await.unwrap();
         };
-        // join_all polls only those that were woken, if they are more than 30.
+        // join_all of more than 30 polls only woken futures.
         futures::join!(join_all(waiters), release);
         (order.into_inner(), times.into_inner())
     });
@@ -260,7 +258,7 @@ fn crowd(fixture: &mut Fixture) {
     assert!(polls <= 3 * count, "{polls} polls of {count}: a release wakes more than one");
 }
 
-/// An attempt that cannot succeed ends soon, with an error.
+/// Asserts that an attempt that cannot succeed ends soon, with an error.
 fn is_refused(what: &str, attempt: impl FnOnce() -> leasehold::Result<LockGuard>) {
     const TIMEOUT: Duration = Duration::from_secs(5);
     let start = Instant::now();

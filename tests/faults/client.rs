@@ -52,14 +52,14 @@ fn elapsed(from: u64, to: u64) -> Duration {
 fn stopped(fixture: &mut Fixture) {
     for round in fixture.rounds(4) {
         let key = format!("k{round}");
-        let mut child = fixture.child("client::looks_again_and_again", &key, SHORT);
+        let mut child = fixture.child("client::checks_repeatedly", &key, SHORT);
         let manager = fixture.manager(SHORT);
         let waiting = fixture.wait_for(&manager, &key);
         child.process.stop();
         let start = Instant::now();
         let (held, at) = waiting.got();
         fixture.next(at - start);
-        // A time to pass: the stop lasts 2 T.
+        // A fixed pause: the stop lasts 2 T.
         std::thread::sleep((2 * SHORT).saturating_sub(start.elapsed()));
         let resumed = now();
         child.process.resume();
@@ -70,17 +70,17 @@ fn stopped(fixture: &mut Fixture) {
         assert!(gate.enter(token.into(), |()| ()).is_err(), "its write is refused");
         let records = fixture.history().records();
         let of_this: Vec<_> = records.iter().filter(|record| record.key == key && record.at >= resumed).collect();
-        assert!(of_this.iter().all(|record| record.what != What::Alive), "the first look is right");
+        assert!(of_this.iter().all(|record| record.what != What::Alive), "the first check finds the loss");
         let found = of_this.iter().find(|record| record.what == What::FoundLost).unwrap().at;
         fixture.loss(elapsed(resumed, found));
-        assert!(!held.guard.is_lost(), "the late release leaves the successor alone");
+        assert!(!held.guard.is_lost(), "the late release has no effect on the successor");
         held.unlock();
     }
 }
 
 #[test]
 #[ignore = "a child of another test"]
-fn looks_again_and_again() {
+fn checks_repeatedly() {
     let Some((manager, history, _, key)) = in_child() else { return };
     let guard = manager.lock(&key).wait().unwrap();
     let hold = history.acquired(&guard);
@@ -104,7 +104,7 @@ fn stopped_before_the_answer(fixture: &mut Fixture) {
         let mut child = fixture.child_at(&url, "client::locks_when_asked_to", &key, SHORT);
         let rival = fixture.manager(SHORT);
         wire.proxy().hold_answers();
-        child.tell("go");
+        child.send("go");
         eventually("the grant is made", || (!rival.info(&key).wait().ok()??.holders.is_empty()).then_some(()));
         let waiting = fixture.wait_for(&rival, &key);
         child.process.stop();
@@ -114,8 +114,8 @@ fn stopped_before_the_answer(fixture: &mut Fixture) {
         fixture.next(at - start);
         std::thread::sleep((2 * SHORT).saturating_sub(start.elapsed()));
         child.process.resume();
-        // A time to pass, in which it would come with the old grant.
-        assert_eq!(child.line_within(Duration::from_secs(1)), None, "it has the lock of another");
+        // A fixed pause, in which the child would report the old grant.
+        assert_eq!(child.line_within(Duration::from_secs(1)), None, "it has its rival's lock");
         let token = held.token();
         held.unlock();
         assert!(child.said().parse::<u64>().unwrap() > token);
@@ -150,16 +150,12 @@ fn blocked(fixture: &mut Fixture) {
             }
         });
         assert!(!held.guard.is_lost() && waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (held, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        held.unlock();
+        fixture.hand_over(held, &waiting);
     }
 }
 
-/// A holder ends, and nobody says so to the server.
-fn ends_without_a_word(fixture: &mut Fixture, role: &str, end: impl Fn(&mut Child)) {
+/// A holder ends without a release.
+fn ends_without_a_release(fixture: &mut Fixture, role: &str, end: impl Fn(&mut Child)) {
     for round in fixture.rounds(5) {
         let key = format!("k{round}");
         let mut child = fixture.child(role, &key, SHORT);
@@ -175,11 +171,11 @@ fn ends_without_a_word(fixture: &mut Fixture, role: &str, end: impl Fn(&mut Chil
 }
 
 fn killed(fixture: &mut Fixture) {
-    ends_without_a_word(fixture, "client::holds_and_aborts", |child| child.process.kill());
+    ends_without_a_release(fixture, "client::holds_and_aborts", |child| child.process.kill());
 }
 
 fn aborted(fixture: &mut Fixture) {
-    ends_without_a_word(fixture, "client::holds_and_aborts", |child| child.tell("go"));
+    ends_without_a_release(fixture, "client::holds_and_aborts", |child| child.send("go"));
 }
 
 #[test]
@@ -196,7 +192,7 @@ fn holds_and_aborts() {
 fn suspended(fixture: &mut Fixture) {
     let clock = ManualClock::new();
     if fixture.backend() == Backend::Memory {
-        // A lease there ends by the same clock.
+        // A lease in memory ends by the same clock.
         fixture.use_server(Server::Memory(MemoryStore::with_clock(&clock)));
     }
     let manager = fixture.builder(SHORT).clock(clock.clone()).build().wait().unwrap();
@@ -204,7 +200,7 @@ fn suspended(fixture: &mut Fixture) {
         let held = fixture.hold(&manager, "k");
         let start = Instant::now();
         clock.advance(SHORT);
-        assert!(held.guard.is_lost(), "the first look is right");
+        assert!(held.guard.is_lost(), "the first check finds the loss");
         let at = held.lost();
         assert!(at - start < SLACK, "{:?}", at - start);
         fixture.loss(at - start);
@@ -226,7 +222,7 @@ fn panicked(fixture: &mut Fixture) {
             let guard = held.release();
             let unwound = std::panic::catch_unwind(AssertUnwindSafe(move || {
                 let _guard: LockGuard = guard;
-                // As a panic, but for the message.
+                // A panic without its message.
                 std::panic::resume_unwind(Box::new(()));
             }));
             assert!(unwound.is_err());
@@ -237,7 +233,7 @@ fn panicked(fixture: &mut Fixture) {
             let mut child = fixture.child("client::panics", &key, SHORT);
             let waiting = fixture.wait_for(&rival, &key);
             let start = Instant::now();
-            child.tell("go");
+            child.send("go");
             let (held, at) = waiting.got();
             assert!(!child.finish());
             held.unlock();
@@ -266,7 +262,7 @@ fn ended(fixture: &mut Fixture) {
         let mut child = fixture.child("client::drops_and_exits", &key, SHORT);
         let manager = fixture.manager(SHORT);
         let waiting = (round % 2 == 0).then(|| fixture.wait_for(&manager, &key));
-        child.tell("go");
+        child.send("go");
         let dropped: u64 = child.said().parse().unwrap();
         let held = match waiting {
             Some(waiting) => waiting.got().0,
@@ -314,7 +310,7 @@ fn forked(fixture: &mut Fixture) {
         fixture.loss(lost);
         assert!(waiting.is_waiting(), "it is still the parent's");
         let start = Instant::now();
-        child.tell("go");
+        child.send("go");
         let (held, at) = waiting.got();
         fixture.next(at - start);
         held.unlock();
@@ -333,7 +329,7 @@ fn forks() {
     let report = Path::new(&folder).join(format!("report-{key}"));
     match fork::fork().unwrap() {
         fork::Fork::Child => {
-            // A panic must not get into the harness of the parent.
+            // A panic must not reach the test harness of the parent.
             let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
                 let forked = Instant::now();
                 for refused in [manager.lock("else").wait().map(drop), guard.renew().wait().map(drop)] {

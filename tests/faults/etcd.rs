@@ -1,4 +1,4 @@
-//! An etcd whose members are killed, stopped or cut off, that takes leases and claims away, or that has no space left.
+//! An etcd whose members are killed, stopped or cut off, that removes leases and claims, or that has no space left.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use support::eventually;
 use support::grpc::Grpc;
 use support::proxy::Proxy;
 
-/// etcd's default.
+/// etcd's default election timeout.
 const ELECTION: Duration = Duration::from_secs(1);
-/// The promise where the server reports what it took away.
+/// The bound for losses that the server reports.
 const REPORTED: Duration = Duration::from_millis(200);
 
 const fn on_etcd(number: u32, name: &'static str, play: Play, redis: Cell) -> Fault {
@@ -74,14 +74,14 @@ pub(crate) const FAULTS: &[Fault] = &[
     on_etcd(19, "The auth token expires during the hold (T = 6 s): no loss", token_expired, Cell::Absent(OfEtcd)),
     on_etcd(20, "The only member restarts within T: no loss", restarted, Cell::As(25)),
     on_etcd(20, "The only member is away for longer than T: lost in time", away, Cell::As(22)),
-    on_etcd(21, "NOSPACE alarm: acquire fails clearly, renewals and releases go on", no_space, Cell::As(28)),
+    on_etcd(21, "NOSPACE alarm: acquire fails clearly, renewals and releases continue", no_space, Cell::As(28)),
 ];
 
 fn use_cluster(fixture: &mut Fixture) {
     fixture.use_server(Server::Cluster(Box::new(Cluster::start())));
 }
 
-/// Eight clients, each of which uses another member first.
+/// Eight clients; consecutive ones prefer different members.
 fn crowd(fixture: &Fixture) -> Crowd {
     let ttl = Duration::from_secs(5);
     let manager = |number: usize| {
@@ -118,7 +118,7 @@ fn leader_stopped(fixture: &mut Fixture) {
         let took = crowd.progress();
         assert!(took < Duration::from_secs(10), "{took:?}");
         fixture.next(took);
-        // A time to pass: what the fault says.
+        // A fixed pause: what the fault says.
         std::thread::sleep((3 * ELECTION).saturating_sub(stopped.elapsed()));
         fixture.cluster().members[leader].process().resume();
         crowd.progress();
@@ -126,7 +126,7 @@ fn leader_stopped(fixture: &mut Fixture) {
     crowd.finish();
 }
 
-/// A manager with these members, of which it uses the first as long as it can.
+/// A manager with these members; it uses the first one while that answers.
 fn manager_at(fixture: &Fixture, url: String, ttl: Duration) -> LockManager {
     fixture.at(LockManager::builder().url(url), ttl).build().wait().unwrap()
 }
@@ -178,11 +178,7 @@ fn member_stopped(fixture: &mut Fixture) {
         let start = Instant::now();
         eventually("the old deadline has passed", || (start.elapsed() > TTL + ELECTION).then_some(()));
         assert!(!held.guard.is_lost() && waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        next.unlock();
-        fixture.next(at.saturating_duration_since(released));
+        fixture.hand_over(held, &waiting);
         fixture.cluster().members[stopped].process().resume();
     }
 }
@@ -208,7 +204,7 @@ fn minority(fixture: &mut Fixture) {
         fixture.cluster().peers.heal();
         fixture.loss(lost - start);
         fixture.next(at - start);
-        eventually("the minority is back", || holder.ping().wait().ok());
+        eventually("the minority has rejoined", || holder.ping().wait().ok());
         next.unlock();
     }
 }
@@ -249,7 +245,7 @@ fn revoked(fixture: &mut Fixture) {
             let admin = Admin::new(fixture.etcd());
             taken(fixture, REPORTED, "", |_, key| admin.revoke(&admin.claims(key)[0]));
         }
-        // There is no lease of several holds there: an administrator removes one.
+        // Redis has no leases of several holds: an administrator removes one hold.
         Backend::Redis => {
             let admin = fixture.manager(LONG);
             taken(fixture, REPORTED, "", |_, key| drop(admin.force_unlock(key).wait().unwrap()));
@@ -270,7 +266,7 @@ fn deleted(fixture: &mut Fixture) {
     }
 }
 
-/// A hold is taken away while another manager waits.
+/// A hold is removed while another manager waits.
 fn taken(fixture: &mut Fixture, bound: Duration, words: &'static str, take: impl Fn(&Fixture, &str)) {
     fixture.allow(bound, words);
     for round in fixture.rounds(20) {
@@ -282,13 +278,9 @@ fn taken(fixture: &mut Fixture, bound: Duration, words: &'static str, take: impl
         std::thread::sleep(Duration::from_millis(rand::random_range(0..150)));
         let start = Instant::now();
         take(fixture, &key);
-        let lost = held.lost();
-        assert!(lost - start < bound + SLACK, "{:?}", lost - start);
-        fixture.loss(lost - start);
-        let (next, at) = waiting.got();
-        fixture.next(at - start);
-        assert!(next.token() > held.token());
-        next.unlock();
+        fixture.expect_loss(&held, start, bound);
+        let (token, _) = fixture.next_holder(&waiting, start);
+        assert!(token > held.token());
         assert_eq!(held.guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
     }
 }
@@ -310,7 +302,7 @@ fn waiter_removed(fixture: &mut Fixture) {
     });
 }
 
-/// What a waiter has on the server is removed. Afterwards the holder unlocks.
+/// The waiter's claim on the server is removed. Afterwards the holder unlocks.
 fn waiter_taken(fixture: &mut Fixture, take: impl Fn(&Fixture, &str)) {
     let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
     for round in fixture.rounds(10) {
@@ -319,19 +311,8 @@ fn waiter_taken(fixture: &mut Fixture, take: impl Fn(&Fixture, &str)) {
         let waiting = fixture.wait_for(&waiter, &key);
         take(fixture, &key);
         assert!(waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
-}
-
-/// Makes etcd forget all that was before now.
-fn compact(etcd: &Etcd) {
-    let status = etcd.etcdctl(&["endpoint", "status", "-w", "fields"]);
-    let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
-    etcd.etcdctl(&["compaction", revision]);
 }
 
 fn compacted(fixture: &mut Fixture) {
@@ -348,10 +329,10 @@ fn compacted(fixture: &mut Fixture) {
         if let Some(held) = held.take_if(|_| !late) {
             held.unlock();
         }
-        compact(fixture.etcd());
+        fixture.etcd().compact();
         fixture.etcd().etcdctl(&["del", "something"]);
         wire.heal();
-        // The release is noticed once there is a connection again.
+        // The waiter finds the release once it is connected again.
         eventually("the connection is up", || waiter.ping().wait().ok());
         let released = Instant::now();
         if let Some(held) = held {
@@ -370,7 +351,7 @@ fn silent_watch(fixture: &mut Fixture) {
     let ttl = Duration::from_secs(60);
     let holder = fixture.manager(ttl);
     let waiter = manager_at(fixture, format!("etcd://{}", proxy.address()), ttl);
-    // Each waiter looks at times of its own, and the latest of them is in time as well.
+    // Each waiter checks at different times, and the latest check is in time as well.
     let keys: Vec<_> = (0..fixture.many(24, 4)).map(|number| format!("k{number}")).collect();
     let held: Vec<_> = keys.iter().map(|key| fixture.hold(&holder, key)).collect();
     let waiting: Vec<Waiting> = keys.iter().map(|key| fixture.wait_for(&waiter, key)).collect();
@@ -383,7 +364,7 @@ fn silent_watch(fixture: &mut Fixture) {
         fixture.next(at - released);
         next.unlock();
     }
-    // Where its watch is silent, so is the rest of its stream: it ends while its proxy is there.
+    // Its whole watch stream is silent: it ends while its proxy exists.
     waiter.close().wait().unwrap();
 }
 
@@ -392,7 +373,7 @@ fn granted(fixture: &mut Fixture) {
     let held = fixture.hold(&manager, "k");
     let remaining = held.guard.remaining();
     assert!(remaining > Duration::from_millis(1200) && remaining < Duration::from_secs(2), "{remaining:?}");
-    // A time to pass: longer than what was asked for.
+    // A fixed pause: longer than the requested TTL.
     std::thread::sleep(Duration::from_millis(1300));
     assert!(!held.guard.is_lost());
     held.unlock();
@@ -400,7 +381,7 @@ fn granted(fixture: &mut Fixture) {
 
 fn token_expired(fixture: &mut Fixture) {
     const TTL: Duration = Duration::from_secs(6);
-    // The server forgets a token that was not used for a second.
+    // The server invalidates a token that was not used for a second.
     let etcd = Etcd::start_with(&["--auth-token-ttl=1", "--bcrypt-cost=4"]);
     etcd.etcdctl(&["user", "add", "root:secret"]);
     etcd.etcdctl(&["auth", "enable"]);
@@ -413,11 +394,7 @@ fn token_expired(fixture: &mut Fixture) {
         let renewed = holder.stats().renewals;
         eventually("two renewals, each with a new token", || (holder.stats().renewals >= renewed + 2).then_some(()));
         assert!(!held.guard.is_lost());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
     assert_eq!(holder.stats().failed_renewals, 0);
     drop((holder, waiter));
@@ -426,18 +403,7 @@ fn token_expired(fixture: &mut Fixture) {
 
 fn restarted(fixture: &mut Fixture) {
     for _ in fixture.rounds(3) {
-        let (holder, waiter) = (fixture.manager(LONG), fixture.manager(LONG));
-        let held = fixture.hold(&holder, "k");
-        let waiting = fixture.wait_for(&waiter, "k");
-        let start = Instant::now();
-        fixture.restart_server();
-        eventually("the old deadline has passed", || (start.elapsed() > LONG + SLACK).then_some(()));
-        assert!(!held.guard.is_lost() && waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.restart_without_loss();
     }
 }
 
@@ -448,14 +414,10 @@ fn away(fixture: &mut Fixture) {
         let waiting = fixture.wait_for(&waiter, "k");
         fixture.kill_server();
         let start = Instant::now();
-        let lost = held.lost();
-        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
-        fixture.loss(lost - start);
+        fixture.expect_loss(&held, start, SHORT);
         fixture.restart_server();
-        let (next, at) = waiting.got();
-        fixture.next(at - start);
-        assert!(next.token() > held.token());
-        next.unlock();
+        let (token, _) = fixture.next_holder(&waiting, start);
+        assert!(token > held.token());
     }
 }
 
@@ -470,14 +432,14 @@ fn no_space(fixture: &mut Fixture) {
     let start = Instant::now();
     let errors = [manager.lock("k").wait(), manager.lock("k").isolated().wait()].map(Result::unwrap_err);
     assert!(errors.iter().all(|error| error.code() == "BACKEND" && error.to_string().contains("space exceeded")));
-    assert!(start.elapsed() < SLACK, "no endless retry: {:?}", start.elapsed());
+    assert!(start.elapsed() < SLACK, "retried for too long: {:?}", start.elapsed());
     eventually("the first deadline has passed", || (start.elapsed() > 2 * SHORT).then_some(()));
     assert!(held.iter().all(|held| !held.guard.is_lost()));
     let [first, second] = held;
     second.drop();
     first.unlock();
     fixture.etcd().etcdctl(&["del", "filler"]);
-    compact(fixture.etcd());
+    fixture.etcd().compact();
     fixture.etcd().etcdctl(&["defrag"]);
     fixture.etcd().etcdctl(&["alarm", "disarm"]);
     fixture.hold(&manager, "k").unlock();

@@ -1,8 +1,7 @@
 //! The fixture of a fault: a separate server, managers, a history, and figures.
 
-use std::sync::Mutex;
-use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use leasehold::testing::{MemoryLink, MemoryStore};
@@ -17,11 +16,11 @@ use support::proxy::Proxy;
 use support::redis::Redis;
 use support::{self, PATIENCE, eventually};
 
-/// The TTL where a lease is to end.
+/// The TTL for leases that should end.
 pub(crate) const SHORT: Duration = Duration::from_secs(3);
-/// The TTL where a lease is to live through an interruption.
+/// The TTL for leases that should survive an interruption.
 pub(crate) const LONG: Duration = Duration::from_secs(9);
-/// What the figures leave for a machine that is busy with other work.
+/// The tolerance for a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
 
 /// The server of one fault.
@@ -41,8 +40,8 @@ impl Server {
         }
     }
 
-    /// The claims, queue entries and leases on the server, without the records that expire by themselves: those of the last token and
-    /// of attempts that were given up.
+    /// The claims, queue entries and leases on the server, without the records that expire anyway: those of the last token and
+    /// of aborted attempts.
     fn left(&self) -> Vec<String> {
         match self {
             Self::Memory(store) => {
@@ -100,7 +99,7 @@ impl Fixture {
         0..if self.full { full } else { 1 }
     }
 
-    /// Whether figures for the document are wanted.
+    /// Whether the figures are for the document.
     pub(crate) fn is_full(&self) -> bool {
         self.full
     }
@@ -114,7 +113,7 @@ impl Fixture {
         self.backend
     }
 
-    /// Uses this server instead of one with default settings. Call it first.
+    /// Uses this server instead of one with default settings. Must be called first.
     pub(crate) fn use_server(&mut self, server: Server) {
         assert!(self.server.set(server).is_ok(), "there is a server already");
     }
@@ -148,7 +147,7 @@ impl Fixture {
         cluster
     }
 
-    /// Kills the server's process on the spot.
+    /// Kills the server's process with SIGKILL.
     pub(crate) fn kill_server(&mut self) {
         match self.server.get_mut() {
             Some(Server::Etcd(etcd)) => etcd.kill(),
@@ -157,7 +156,7 @@ impl Fixture {
         }
     }
 
-    /// Kills the server's process if it runs, and starts it again with what it has written.
+    /// Kills the server's process if it runs, and starts it again with its data.
     pub(crate) fn restart_server(&mut self) {
         match self.server.get_mut() {
             Some(Server::Etcd(etcd)) => etcd.restart(),
@@ -198,7 +197,7 @@ impl Fixture {
         &self.history
     }
 
-    /// Settings of a manager with a connection of its own.
+    /// Settings of a manager with a separate connection.
     pub(crate) fn builder(&self, ttl: Duration) -> LockManagerBuilder {
         match self.server() {
             Server::Memory(store) => self.at(LockManager::builder().backend(store.link()), ttl),
@@ -246,7 +245,7 @@ impl Fixture {
         Held { guard, hold }
     }
 
-    /// Locks on a separate thread, and is in the queue when this returns.
+    /// Locks on a separate thread; returns once the waiter is in the queue.
     pub(crate) fn wait_for(&self, manager: &LockManager, key: &str) -> Waiting {
         let waiting = self.waiting(manager.lock(key));
         eventually("the waiter is in the queue", || (manager.info(key).wait().ok()??.waiters > 0).then_some(()));
@@ -282,17 +281,52 @@ impl Fixture {
         child
     }
 
-    /// A hold was lost, so long after the fault.
+    /// Records the time from the fault to the loss of a hold.
     pub(crate) fn loss(&mut self, after: Duration) {
         self.losses.push(after);
     }
 
-    /// The next holder had the lock, so long after the fault or the release.
+    /// Records the time from the fault or the release to the next hold.
     pub(crate) fn next(&mut self, after: Duration) {
         self.nexts.push(after);
     }
 
-    /// The server itself ends a live hold: overlaps up to this long, and what the words add, cannot be avoided.
+    /// Waits for the loss of a hold by the fault at `start`, and records it. It must be reported within `bound`.
+    pub(crate) fn expect_loss(&mut self, held: &Held, start: Instant, bound: Duration) {
+        let took = held.lost() - start;
+        self.loss(took);
+        assert!(took < bound + SLACK, "{took:?}");
+    }
+
+    /// Waits for the next holder, records the time since `start`, and unlocks. Returns its token, and the time.
+    pub(crate) fn next_holder(&mut self, waiting: &Waiting, start: Instant) -> (u64, Duration) {
+        let (next, at) = waiting.got();
+        let (token, took) = (next.token(), at.saturating_duration_since(start));
+        self.next(took);
+        next.unlock();
+        (token, took)
+    }
+
+    /// Unlocks, and waits for the [next holder](Self::next_holder). Returns the time between them.
+    pub(crate) fn hand_over(&mut self, held: Held, waiting: &Waiting) -> Duration {
+        let released = Instant::now();
+        held.unlock();
+        self.next_holder(waiting, released).1
+    }
+
+    /// Restarts the server of a holder and a waiter: both survive.
+    pub(crate) fn restart_without_loss(&mut self) {
+        let (holder, waiter) = (self.manager(LONG), self.manager(LONG));
+        let held = self.hold(&holder, "k");
+        let waiting = self.wait_for(&waiter, "k");
+        let start = Instant::now();
+        self.restart_server();
+        held.lives_on(start, LONG);
+        assert!(waiting.is_waiting());
+        self.hand_over(held, &waiting);
+    }
+
+    /// Allows overlaps up to this long, because the server itself ends a live hold; `words` are added to the figures.
     pub(crate) fn allow(&mut self, bound: Duration, words: &'static str) {
         self.bound = Some((bound, words));
     }
@@ -330,7 +364,7 @@ fn proxied(proxy: Proxy, scheme: &str) -> (Wire, LockManagerBuilder) {
     (Wire::Proxy(proxy), LockManager::builder().url(url))
 }
 
-/// What is between a manager and its server.
+/// The network between a manager and its server.
 pub(crate) enum Wire {
     Link(MemoryLink),
     Proxy(Proxy),
@@ -387,6 +421,12 @@ impl Held {
         self.try_unlock().unwrap();
     }
 
+    /// Waits for the deadline from before the fault, and asserts that the hold is not lost.
+    pub(crate) fn lives_on(&self, since: Instant, ttl: Duration) {
+        eventually("the old deadline has passed", || (since.elapsed() > ttl + SLACK).then_some(()));
+        assert!(!self.guard.is_lost());
+    }
+
     /// Drops the guard. Returns how long that took.
     pub(crate) fn drop(self) -> Duration {
         self.hold.released();
@@ -402,7 +442,7 @@ impl Held {
     }
 }
 
-/// A lock that was asked for on another thread.
+/// An acquire on another thread.
 pub(crate) struct Waiting(Receiver<(Result<Held, LockError>, Instant)>);
 
 impl Waiting {

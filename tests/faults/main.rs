@@ -1,4 +1,4 @@
-//! A list of faults, each on every backend where it exists: beliefs in holds do not overlap, losses are reported in time, and nothing
+//! A list of faults, each on every backend where it exists: holds do not overlap, losses are reported in time, and nothing
 //! is left on the server. docs/faults.md is the result of a full run.
 //!
 //! By default each fault is tried once, several faults at a time. `LEASEHOLD_FAULTS=full` repeats each fault, two faults at a time,
@@ -31,12 +31,12 @@ const GROUPS: [(&str, &[Fault]); 5] = [
     ("Calls", api::FAULTS),
 ];
 
-/// How many faults are tried at a time. Most of them wait for a lease to end.
+/// The number of faults that run at a time. Most of them wait for a lease to end.
 const LANES: usize = 8;
-/// How many for the document, which shows times.
+/// The same for the document, which shows times.
 const FULL_LANES: usize = 2;
 
-/// A fault on a backend, and how to try it.
+/// A fault on a backend, and its function.
 type Entry = (&'static Fault, Backend, Play);
 
 fn entries() -> impl Iterator<Item = Entry> {
@@ -49,7 +49,7 @@ fn entries() -> impl Iterator<Item = Entry> {
     })
 }
 
-/// Runs one entry. Returns its figures, or an error that says what is wrong.
+/// Runs one entry. Returns its figures, or the complaint.
 fn run((fault, backend, play): Entry, full: bool) -> Result<Figures, String> {
     let start = Instant::now();
     let figures = catch_unwind(AssertUnwindSafe(|| {
@@ -89,7 +89,7 @@ fn run_all(entries: Vec<Entry>, full: bool, lanes: usize) -> Vec<(Entry, Result<
 fn each_fault_is_survived() {
     let wish = std::env::var("LEASEHOLD_FAULTS").ok();
     let numbers: Option<Vec<u32>> = wish.as_ref().filter(|wish| *wish != "full").map(|wish| {
-        let number = |word: &str| word.parse().unwrap_or_else(|_| panic!("LEASEHOLD_FAULTS: {word:?} is no number"));
+        let number = |word: &str| word.parse().unwrap_or_else(|_| panic!("LEASEHOLD_FAULTS: {word:?} is not a number"));
         wish.split(',').map(number).collect()
     });
     let chosen = |(fault, ..): &Entry| numbers.as_ref().is_none_or(|numbers| numbers.contains(&fault.number));
@@ -108,7 +108,7 @@ fn each_fault_is_survived() {
 
 /// The negative control: overlaps, old tokens, leaks and empty runs are complaints.
 #[test]
-fn what_is_wrong_is_found() {
+fn faults_in_a_history_are_found() {
     let overlap = |fixture: &mut Fixture| {
         let holds = [1, 2].map(|token| fixture.history().acquired_elsewhere("k", Some(token)));
         holds.iter().for_each(Hold::released);
@@ -118,7 +118,7 @@ fn what_is_wrong_is_found() {
             fixture.history().acquired_elsewhere("k", Some(token)).released();
         }
     };
-    // It is renewed for ever.
+    // Never released, so it is renewed for ever.
     let leak = |fixture: &mut Fixture| {
         let manager = fixture.manager(Duration::from_secs(1));
         std::mem::forget((fixture.hold(&manager, "k"), manager));

@@ -1,4 +1,4 @@
-//! What a network can do to a lock.
+//! Faults of the network.
 
 use std::time::{Duration, Instant};
 
@@ -12,18 +12,18 @@ use support::etcd::Cluster;
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually};
 
-/// The timeout of the managers behind a network: after this they give an answer up.
+/// The timeout of the managers behind a network.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// The TTL where no lease is to end.
+/// The TTL for leases that should not end.
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) const FAULTS: &[Fault] = &[
     Fault::everywhere(33, "Acquire's answer dropped: one grant of depth 1", acquire_unanswered),
-    Fault::everywhere(33, "Acquire's request delivered late, after its clean-up: no ghost", ghost),
+    Fault::everywhere(33, "Acquire's request delivered late, after its clean-up: no effect", late_request),
     Fault {
         number: 33,
-        name: "A member stopped with the request in its socket, and continued after its clean-up: no ghost",
-        cells: [Cell::Absent(NoServer), Cell::Run(ghost_in_a_socket), Cell::Absent(OfEtcd)],
+        name: "A member stopped with the request in its socket, and continued after its clean-up: no effect",
+        cells: [Cell::Absent(NoServer), Cell::Run(late_request_in_a_socket), Cell::Absent(OfEtcd)],
     },
     Fault::everywhere(34, "Release's answer dropped: the next one is in, unlock() does not fail", release_unanswered),
     Fault::everywhere(35, "One renewal's answer dropped: no loss", renewal_unanswered),
@@ -38,7 +38,7 @@ pub(crate) const FAULTS: &[Fault] = &[
     ),
 ];
 
-/// Loses the answers to one kind of call while something is done, on a connection that is up.
+/// Loses the answers to one kind of call during `work`, on an established connection.
 fn without_answer<T>(wire: &Wire, manager: &LockManager, call: Call, during: impl FnOnce() -> T) -> T {
     eventually("the connection is up", || manager.ping().wait().ok());
     match wire {
@@ -59,7 +59,7 @@ fn acquire_unanswered(fixture: &mut Fixture) {
     let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
     let direct = fixture.manager(MINUTE);
     for _ in fixture.rounds(10) {
-        // Nothing of the last round is unknown.
+        // All outcomes of the last round are known.
         fixture.hold(&behind, "k").unlock();
         let waiting = without_answer(&wire, &behind, Call::Acquire, || {
             let waiting = fixture.waiting(behind.lock("k"));
@@ -75,7 +75,7 @@ fn acquire_unanswered(fixture: &mut Fixture) {
     }
 }
 
-fn ghost(fixture: &mut Fixture) {
+fn late_request(fixture: &mut Fixture) {
     let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
     let direct = fixture.manager(MINUTE);
     fixture.hold(&behind, "warm").unlock();
@@ -85,7 +85,7 @@ fn ghost(fixture: &mut Fixture) {
                 link.hold_back_next_acquire();
                 assert_eq!(behind.try_lock("k").wait().unwrap_err().code(), "BACKEND");
                 fixture.hold(&behind, "k").unlock();
-                assert!(!link.deliver(), "a ghost");
+                assert!(!link.deliver(), "the delayed request took effect");
             }
             Wire::Proxy(proxy) => {
                 let frozen = proxy.connections();
@@ -93,19 +93,19 @@ fn ghost(fixture: &mut Fixture) {
                 let error = behind.lock("k").timeout(Duration::from_millis(200)).wait().unwrap_err();
                 assert_eq!(error.code(), "LOCK_TIMEOUT");
                 eventually("another connection", || behind.ping().wait().ok());
-                assert!(proxy.connections() > frozen, "nothing was frozen");
-                // The key's next attempt begins when the clean-up of the last one is through.
+                assert!(proxy.connections() > frozen, "no connection was frozen");
+                // The next attempt on the key begins after the clean-up of the last one.
                 fixture.hold(&behind, "k").unlock();
                 proxy.heal();
                 eventually("the late request has arrived", || (proxy.connections() <= frozen).then_some(()));
             }
         }
-        let guard = direct.try_lock("k").wait().unwrap().expect("nobody holds it");
+        let guard = direct.try_lock("k").wait().unwrap().expect("the key is free");
         fixture.record(guard).unlock();
     }
 }
 
-fn ghost_in_a_socket(fixture: &mut Fixture) {
+fn late_request_in_a_socket(fixture: &mut Fixture) {
     fixture.use_server(Server::Cluster(Box::new(Cluster::start())));
     let cluster = fixture.cluster();
     let stopped = (cluster.leader() + 1) % 3;
@@ -120,15 +120,15 @@ fn ghost_in_a_socket(fixture: &mut Fixture) {
     let requested = proxy.requested();
     let waiting = fixture.waiting(manager.lock("k").timeout(Duration::from_millis(500)));
     eventually("the request is sent", || (proxy.requested() > requested).then_some(()));
-    // A time to pass: all of it has come through.
+    // A fixed pause: the whole request has passed the proxy.
     std::thread::sleep(Duration::from_millis(200));
     proxy.cut();
     assert_eq!(waiting.result().0.map(drop).unwrap_err().code(), "LOCK_TIMEOUT");
-    // The next attempt begins when that one is cleaned up.
+    // The next attempt begins after the clean-up of that one.
     fixture.hold(&manager, "k").unlock();
     first.process().resume();
     eventually("the late request is handled", || (first.handled("Txn") > handled).then_some(()));
-    fixture.record(rival.try_lock("k").wait().unwrap().expect("nobody holds it")).unlock();
+    fixture.record(rival.try_lock("k").wait().unwrap().expect("the key is free")).unlock();
 }
 
 fn release_unanswered(fixture: &mut Fixture) {
@@ -144,7 +144,7 @@ fn release_unanswered(fixture: &mut Fixture) {
             (start, next, at, unlocking)
         });
         fixture.next(at - start);
-        unlocking.join().unwrap().expect("it does not say that it was not held");
+        unlocking.join().unwrap().expect("the unlock succeeds");
         next.unlock();
     }
 }
@@ -161,13 +161,9 @@ fn renewal_unanswered(fixture: &mut Fixture) {
                 (behind.stats().failed_renewals > before.failed_renewals).then_some(())
             });
         });
-        eventually("renewals go on", || (behind.stats().renewals > before.renewals).then_some(()));
+        eventually("renewals continue", || (behind.stats().renewals > before.renewals).then_some(()));
         assert!(!held.guard.is_lost() && waiting.is_waiting());
-        let released = Instant::now();
-        held.unlock();
-        let (next, at) = waiting.got();
-        fixture.next(at.saturating_duration_since(released));
-        next.unlock();
+        fixture.hand_over(held, &waiting);
     }
 }
 
@@ -180,14 +176,10 @@ fn late_answers(fixture: &mut Fixture) {
         let waiting = fixture.wait_for(&direct, &key);
         let start = Instant::now();
         wire.proxy().delay(Duration::ZERO, SHORT + SHORT / 4);
-        let lost = held.lost();
-        fixture.loss(lost - start);
-        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
+        fixture.expect_loss(&held, start, SHORT);
         wire.proxy().delay(Duration::ZERO, Duration::ZERO);
         wire.proxy().reset_all();
-        let (next, at) = waiting.got();
-        fixture.next(at - start);
-        next.unlock();
+        fixture.next_holder(&waiting, start);
         eventually("the connection is up", || behind.ping().wait().ok());
     }
 }
@@ -200,7 +192,7 @@ fn late_release(fixture: &mut Fixture) {
         let held = fixture.hold(&behind, "k");
         let frozen = proxy.connections();
         proxy.freeze();
-        // The release waits in the frozen connection, and another copy goes on the next one.
+        // The release waits in the frozen connection, and a copy is sent on the next one.
         held.drop();
         let start = Instant::now();
         let next = fixture.hold(&direct, "k");
@@ -230,21 +222,17 @@ fn half_open(fixture: &mut Fixture) {
         assert!(start.elapsed() < limit + SLACK, "{:?}", start.elapsed());
         let mut drops: Vec<_> = others.into_iter().map(|held| held.drop()).collect();
         drops.sort_unstable();
-        // The machine may stop any one of them for a while, but not half.
+        // A busy machine may delay single tries, but not half of them.
         assert!(drops[drops.len() / 2] < Duration::from_millis(1), "{drops:?}");
-        let lost = held.lost();
-        fixture.loss(lost - start);
-        assert!(lost - start < SHORT + SLACK, "{:?}", lost - start);
-        let (next, at) = waiting.got();
-        fixture.next(at - start);
-        next.unlock();
+        fixture.expect_loss(&held, start, SHORT);
+        fixture.next_holder(&waiting, start);
         wire.heal();
         eventually("the connection is up", || behind.ping().wait().ok());
     }
 }
 
 fn reset_after_bytes(fixture: &mut Fixture) {
-    // All of what connecting and a few locks take, or a sample of it.
+    // All bytes of connecting and a few locks, or a sample of them.
     const ALL: usize = 1600;
     let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
     let direct = fixture.manager(MINUTE);
@@ -266,7 +254,7 @@ fn reset_after_bytes(fixture: &mut Fixture) {
         }
         proxy.reset_after(None);
         proxy.reset_all();
-        // Whatever is on its way, the next one gets the key.
+        // Whatever is in flight, the next acquire succeeds.
         let start = Instant::now();
         let next = fixture.hold(&direct, "k");
         fixture.next(start.elapsed());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::fixture::Fixture;
 use support::history::Violation;
 
-/// Where locks are kept.
+/// A backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     Memory,
@@ -32,9 +32,9 @@ pub(crate) type Play = fn(&mut Fixture);
 /// A fault on one backend.
 pub(crate) enum Cell {
     Run(Play),
-    /// It does not exist there.
+    /// It does not exist on this backend.
     Absent(Absence),
-    /// It is the same there as the fault with this number.
+    /// It is the same on this backend as the fault with this number.
     As(u32),
 }
 
@@ -85,7 +85,7 @@ impl Absence {
     }
 }
 
-/// A fault. The name says what happens and what must hold.
+/// A fault. The name describes the fault and the expected behaviour.
 pub(crate) struct Fault {
     pub(crate) number: u32,
     pub(crate) name: &'static str,
@@ -98,7 +98,7 @@ impl Fault {
         Self { number, name, cells: [Cell::Run(play), Cell::Run(play), Cell::Run(play)] }
     }
 
-    /// On etcd and on Redis, and why not in memory.
+    /// A fault on etcd and on Redis, with the reason why it does not exist in memory.
     pub(crate) const fn on_servers(number: u32, name: &'static str, why: Absence, play: Play) -> Self {
         Self { number, name, cells: [Cell::Absent(why), Cell::Run(play), Cell::Run(play)] }
     }
@@ -114,7 +114,7 @@ pub(crate) struct Figures {
     pub(crate) holds: usize,
     /// All violations in the history.
     pub(crate) overlaps: Vec<Violation>,
-    /// Overlaps up to this long cannot be avoided, and why so long.
+    /// The longest overlap that cannot be avoided, and its reason.
     pub(crate) bound: Option<(Duration, &'static str)>,
     /// The violations that the bound does not cover.
     pub(crate) beyond: Vec<Violation>,
@@ -124,7 +124,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Says what is wrong, if anything is.
+    /// The complaint, if there is one.
     pub(crate) fn complaint(&self) -> Option<String> {
         let mut complaint = String::new();
         if !self.beyond.is_empty() {

@@ -1,4 +1,4 @@
-"""The lock of a Python client, for the tests of interop: does line by line what src/client.rs says.
+"""The lock of a Python client, for the tests of interop: executes the commands in src/client.rs, one a line.
 
 client.py KIND URL KEY, with KEY as it is on the server.
 """
@@ -18,7 +18,7 @@ PAUSE = 0.02  # s, at most
 
 
 def lock_of(kind, url, key):
-    # BLPOP is to wait for longer than the default.
+    # BLPOP waits for longer than the default.
     server = redis.Redis.from_url(url, socket_timeout=None)
     if kind == "redis-py":
         return server.lock(key, timeout=TTL, sleep=RETRY)

@@ -1,4 +1,4 @@
-//! Very many waiters on one key: none is late, and none slows the others down.
+//! Very many waiters on one key: none is late, and none delays the others.
 
 use std::future::IntoFuture;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use leasehold::LockManager;
 use tokio::runtime::{Builder, Runtime};
 
-/// What is to be met by an optimized program on a machine that does nothing else.
+/// The limit for an optimized program on an idle machine.
 const OPTIMIZED: bool = !cfg!(debug_assertions);
 
 const CROWD: usize = 20_000;
@@ -16,7 +16,7 @@ fn runtime() -> Runtime {
 }
 
 #[test]
-fn a_crowd_is_back_when_its_time_is_over() {
+fn a_crowd_times_out_in_time() {
     let _alone = crate::ALONE.blocking_lock();
     const LIMIT: Duration = Duration::from_secs(3);
     let slack = if OPTIMIZED { Duration::from_millis(500) } else { Duration::from_secs(6) };
@@ -32,13 +32,13 @@ fn a_crowd_is_back_when_its_time_is_over() {
             last = begun.elapsed();
         }
         println!("{CROWD} back after {last:?}");
-        assert!(last < LIMIT + slack, "the last of {CROWD} came back after {last:?}");
+        assert!(last < LIMIT + slack, "the last of {CROWD} returned after {last:?}");
     });
 }
 
-/// Each of them is told whether it may have waited for itself: that must not cost a look at every hold.
+/// Each timeout reports whether the waiter may have waited for itself: that must not cost a check of every hold.
 #[test]
-fn a_crowd_beside_many_holds_is_back_as_soon_as_beside_one() {
+fn a_crowd_beside_many_holds_times_out_as_soon_as_beside_one() {
     let _alone = crate::ALONE.blocking_lock();
     const LIMIT: Duration = Duration::from_secs(2);
     const HALF: usize = 8_000;
@@ -87,7 +87,7 @@ fn a_crowd_is_aborted_at_once() {
     });
 }
 
-/// How many hand-overs a second this many tasks make among themselves.
+/// The number of handovers a second between this many tasks.
 fn hand_overs(tasks: usize, total: usize) -> f64 {
     runtime().block_on(async {
         let manager = LockManager::memory();
@@ -114,9 +114,9 @@ fn hand_overs(tasks: usize, total: usize) -> f64 {
 fn a_thousand_tasks_hand_over_about_as_fast_as_eight() {
     let _alone = crate::ALONE.blocking_lock();
     let total = if OPTIMIZED { 400_000 } else { 8_000 };
-    // The best of three: what else the machine does makes each of them slower, and none faster.
+    // The best of three: other work on the machine makes each of them slower, and none faster.
     let best = |tasks: usize| (0..3).map(|_| hand_overs(tasks, total)).fold(0.0, f64::max);
     let (few, many) = (best(8), best(1000));
-    println!("hand-overs a second: {few:.0} with 8 tasks, {many:.0} with 1,000");
+    println!("handovers a second: {few:.0} with 8 tasks, {many:.0} with 1,000");
     assert!(many > few / if OPTIMIZED { 2.0 } else { 4.0 }, "{few:.0} with 8 tasks, {many:.0} with 1,000");
 }

@@ -1,4 +1,4 @@
-//! Many locks, long queues, large values, and times that are promised: tests that need the machine for themselves, so they go one after
+//! Many locks, long queues, large values, and documented times: tests that need the whole machine, so they run one after
 //! another.
 
 mod crowd;
@@ -7,5 +7,5 @@ mod scale;
 mod sizes;
 mod taken;
 
-/// Held by the test whose turn it is.
+/// Held by the running test.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

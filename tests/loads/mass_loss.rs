@@ -10,7 +10,7 @@ use leasehold::{LockGuard, LockManager, LockRequest, Loss, Owner};
 use support::eventually;
 
 const HOLDS: usize = 10_000;
-/// As the promise has it in an optimized build; a debug build on a busy machine is given more.
+/// The documented limit in an optimized build; a debug build on a busy machine gets more.
 const IN_TIME: Duration = if cfg!(debug_assertions) { Duration::from_millis(1500) } else { Duration::from_millis(100) };
 
 /// A manager on another store, whose holds must not suffer.
@@ -64,7 +64,7 @@ fn all_lost(guards: &[LockGuard], due: impl Fn() -> Instant) -> (Duration, Vec<L
 }
 
 #[test]
-fn leases_of_their_own_that_end_at_once_are_notified_at_once() {
+fn separate_leases_that_end_together_are_notified_at_once() {
     let _alone = crate::ALONE.blocking_lock();
     let bystander = Bystander::new();
     let terms: [fn(LockRequest) -> LockRequest; 3] = [
@@ -113,6 +113,6 @@ fn the_end_of_a_session_with_many_holds_is_notified_at_once() {
     println!("the last loss was notified {late:?} after the revocation");
     assert!(late < IN_TIME.max(Duration::from_millis(200)), "{late:?}");
     assert!(causes.iter().all(|cause| *cause == Loss::Revoked));
-    eventually("all keys are forgotten", || (manager.stats().held == 0).then_some(()));
+    eventually("all keys are removed", || (manager.stats().held == 0).then_some(()));
     bystander.check();
 }

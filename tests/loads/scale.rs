@@ -1,4 +1,4 @@
-//! Many locks and many waiters on one etcd: what they cost, counted on the server.
+//! Many locks and many waiters on one etcd: their cost, counted on the server.
 
 use std::future::IntoFuture;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use support::proxy::Proxy;
 use support::{PATIENCE, soak};
 use tokio::time::timeout;
 
-/// How much of a processor some processes have used.
+/// The processor time that some processes have used.
 fn cpu(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     // User and system time are the 14th and 15th field; the name, the second, is in parentheses. A tick is 10 ms.
@@ -61,7 +61,7 @@ fn watchers(etcd: &Etcd) -> u64 {
 }
 
 async fn until(what: &str, mut probe: impl AsyncFnMut() -> bool) {
-    // A thousand of anything take their time on a busy machine.
+    // A thousand operations take long on a busy machine.
     let patience = 4 * PATIENCE;
     let deadline = Instant::now() + patience;
     while !probe().await {
@@ -70,7 +70,7 @@ async fn until(what: &str, mut probe: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Takes so many locks, a hundred at a time.
+/// Acquires `count` locks, a hundred at a time.
 async fn take(manager: &LockManager, count: usize) -> Vec<LockGuard> {
     let mut guards = Vec::new();
     let mut requests = FuturesUnordered::new();
@@ -107,7 +107,7 @@ async fn ten_thousand_locks_cost_one_renewal() {
     println!("the holder's own list in {:?}", start.elapsed());
     assert!(listed.len() == LOCKS && listed.iter().all(|info| info.token.is_some()));
 
-    // Idle. A time to pass: a TTL, in which nothing but renewals is sent.
+    // Idle. A fixed pause: a TTL, in which nothing but renewals is sent.
     let (before, renewed) = (Requests::of(&etcd), manager.stats().renewals);
     let (client_cpu, server_cpu, start) = (cpu(std::process::id()), cpu(etcd.process().id()), Instant::now());
     tokio::time::sleep(TTL).await;
@@ -119,7 +119,7 @@ async fn ten_thousand_locks_cost_one_renewal() {
         cpu(etcd.process().id()) - server_cpu
     );
     assert!((2..=4).contains(&renewals), "{renewals}");
-    // One more may be on its way at either end, and one be tried again.
+    // One more may be in flight at either end, and one be retried.
     assert!(idle.keep_alives <= renewals + 2 && idle.ranges <= renewals + 2, "{idle:?}");
     assert_eq!((idle.txns, idle.lease_questions, idle.watch_streams), (0, 0, 0));
 
@@ -128,7 +128,7 @@ async fn ten_thousand_locks_cost_one_renewal() {
     let start = Instant::now();
     admin.force_unlock(victim.key()).key_only().await.unwrap();
     assert_eq!(timeout(PATIENCE, victim.lost()).await.unwrap(), Loss::Revoked);
-    println!("a deleted claim is told of after {:?}", start.elapsed());
+    println!("a deleted claim is notified after {:?}", start.elapsed());
 
     // The same on a new connection, for what happened while there was none.
     let victim = guards.swap_remove(LOCKS / 3);
@@ -140,7 +140,7 @@ async fn ten_thousand_locks_cost_one_renewal() {
     proxy.refuse(false);
     let start = Instant::now();
     assert_eq!(timeout(PATIENCE, victim.lost()).await.unwrap(), Loss::Revoked);
-    println!("a claim deleted meanwhile is told of {:?} after the connection is back", start.elapsed());
+    println!("a claim deleted meanwhile is notified {:?} after the reconnect", start.elapsed());
     until("all watches stand again", async || watchers(&etcd) >= LOCKS as u64 - 1).await;
     println!(
         "watched again after {:?}: {:?}; processor time {:?} here, {:?} at the server",
@@ -161,7 +161,7 @@ async fn ten_thousand_locks_cost_one_renewal() {
     for guard in &guards {
         assert_eq!(timeout(PATIENCE, guard.lost()).await.unwrap(), Loss::Revoked);
     }
-    println!("all told of it {:?} later", start.elapsed());
+    println!("all notified {:?} later", start.elapsed());
     drop(guards);
     let again = take(&manager, 100).await;
     let start = Instant::now();
@@ -180,10 +180,10 @@ fn waiter(metadata: &[u8]) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_are_woken_one_at_a_time_and_in_order() {
     let _alone = crate::ALONE.lock().await;
-    // A thousand managers in one process keep a processor busy by themselves.
+    // A thousand managers in one process keep a processor busy.
     let waiters = if soak().is_some() { 1000 } else { 200 };
     let etcd = Etcd::start();
-    // Managers, each with a session and a watch stream of its own, over a few connections.
+    // Managers with separate sessions and watch streams, over a few connections.
     let mut clients = Vec::new();
     for _ in 0..4 {
         clients.push(Client::connect([etcd.endpoint()], None).await.unwrap());
@@ -204,7 +204,7 @@ async fn waiters_are_woken_one_at_a_time_and_in_order() {
             got.send((n, guard.token())).unwrap();
             // Confirmed, so that the requests of this one are all counted.
             guard.unlock().await.unwrap();
-            // Their sessions end when all have had their turn.
+            // Their sessions end when all have had the lock.
             let _ = done.wait_for(|done| *done).await;
             drop(manager);
         });
@@ -220,7 +220,7 @@ async fn waiters_are_woken_one_at_a_time_and_in_order() {
     println!("{waiters} managers wait after {:?}", start.elapsed());
     until("each has its watches", async || watchers(&etcd) >= 2 * waiters as u64).await;
 
-    // A time to pass, in which they wait.
+    // A fixed pause, in which they wait.
     let (before, start) = (Requests::of(&etcd), Instant::now());
     tokio::time::sleep(Duration::from_secs(5)).await;
     let idle = Requests::of(&etcd).since(before);
@@ -234,20 +234,20 @@ async fn waiters_are_woken_one_at_a_time_and_in_order() {
     held.unlock().await.unwrap();
     let mut last = None;
     for expected in queue {
-        let (n, token) = timeout(PATIENCE, order.recv()).await.expect("nobody is woken").unwrap();
-        assert_eq!(n, expected, "out of turn");
+        let (n, token) = timeout(PATIENCE, order.recv()).await.expect("no waiter is woken").unwrap();
+        assert_eq!(n, expected, "out of order");
         assert!(last < Some(token), "tokens grow");
         last = Some(token);
     }
     let took = start.elapsed();
     let used = Requests::of(&etcd).since(before);
     println!(
-        "{waiters} hand-overs in {took:?}, {:?} each: {used:?}; processor time {:?} here, {:?} at the server",
+        "{waiters} handovers in {took:?}, {:?} each: {used:?}; processor time {:?} here, {:?} at the server",
         took / u32::try_from(waiters).unwrap(),
         cpu(std::process::id()) - client_cpu,
         cpu(etcd.process().id()) - server_cpu
     );
-    // A look and a release each; were two woken by each release, it would be half as much again.
+    // A check and a release each; if each release woke two, it would be half as much again.
     assert!((used.txns as usize) < waiters * 5 / 2, "{used:?}");
     assert!((used.ranges as usize) < waiters / 4 + took.as_secs() as usize * waiters / 4, "{used:?}");
     done.send_replace(true);
@@ -297,14 +297,14 @@ async fn a_list_goes_through_any_number_of_locks_page_by_page() {
         assert_eq!((info.holders.len(), info.holders[0].pid, info.foreign), (1, n as u32, false));
         assert!(info.remaining.is_some() && info.since.is_some());
     }
-    // No answer has more than a thousand keys, and no lease is asked for twice.
+    // No answer has more than a thousand keys, and no lease is requested twice.
     assert!(used.ranges as usize <= count / 1000 + 1, "{used:?}");
     assert!(used.lease_questions <= 3, "{used:?}");
     assert_eq!(manager.list("0001").await.unwrap().len(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_goes_on_though_the_server_forgets_the_past() {
+async fn a_list_continues_although_the_history_is_compacted() {
     let _alone = crate::ALONE.lock().await;
     const COUNT: usize = 10_000;
     let etcd = Etcd::start();
@@ -361,7 +361,7 @@ async fn a_try_does_not_read_the_queue() {
     let (few, many) = (fastest_try(&manager, "few").await, fastest_try(&manager, "many").await);
     println!("a try of a key with one claim {few:?}, with 2,000 {many:?}");
     assert!(many < 2 * few, "{few:?} and {many:?}");
-    // The claim that was in the way has gone, and another one is: then none is.
+    // The blocking claim was deleted, and another one blocks; then none does.
     client.delete(format!("leasehold/many/{:016x}", 0), None).await.unwrap();
     assert!(manager.try_lock("many").await.unwrap().is_none());
     client.delete("leasehold/many/", Some(etcd_client::DeleteOptions::new().with_prefix())).await.unwrap();

@@ -1,4 +1,4 @@
-//! Requests and answers that are larger than etcd or its client takes.
+//! Requests and answers that are larger than etcd or its client accepts.
 
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -17,22 +17,22 @@ fn long(number: usize, filler: char) -> String {
 }
 
 fn manager(url: &str) -> LockManager {
-    // So that nothing but the server hands a key over.
+    // So that only the server hands a key over.
     LockManager::builder().url(url).ttl(PATIENCE).hand_over(Duration::ZERO, 0).build().wait().unwrap()
 }
 
-/// Locks all of them at the same time, each in a place of its own.
+/// Locks all of them at the same time, each in a separate task.
 fn lock_all(manager: &LockManager, keys: &[String]) -> Vec<Result<LockGuard, LockError>> {
     block_on(join_all(keys.iter().map(|key| manager.lock(key).timeout(PATIENCE).into_future())))
 }
 
-/// What shows that the connection was replaced: new ones, and streams of watches that are made again.
+/// The counters that show that the connection was replaced: connections, and watch streams.
 fn generation(etcd: &Etcd, proxy: &Proxy) -> (u64, u64) {
     let streams = metric(etcd.address(), "grpc_server_started_total", &["grpc_method=\"Watch\""]);
     (proxy.accepted(), streams)
 }
 
-/// How many transactions the server has refused for their size.
+/// The number of transactions that the server has refused for their size.
 fn refused(etcd: &Etcd) -> u64 {
     ["InvalidArgument", "ResourceExhausted"]
         .into_iter()
@@ -77,7 +77,7 @@ fn batches_of_long_keys_are_no_outage() {
 }
 
 #[test]
-fn what_is_too_large_for_the_server_is_halved_and_remembered_and_one_key_fails_no_other() {
+fn a_batch_that_is_too_large_is_halved_and_one_key_fails_no_other() {
     let _alone = crate::ALONE.blocking_lock();
     let etcd = Etcd::start_with(&["--max-request-bytes", "8192"]);
     let proxy = Proxy::start(etcd.address());
@@ -86,7 +86,7 @@ fn what_is_too_large_for_the_server_is_halved_and_remembered_and_one_key_fails_n
     let held = watched(&bystander, &etcd);
     let before = generation(&etcd, &proxy);
     let mut keys: Vec<_> = (0..60).map(|number| long(number, 'k')).collect();
-    // Of this one, not even one request is small enough.
+    // Even a single request for this one is too large.
     let hopeless = long(60, '/');
     keys.push(hopeless.clone());
     let mut refusals = Vec::new();
@@ -103,11 +103,11 @@ fn what_is_too_large_for_the_server_is_halved_and_remembered_and_one_key_fails_n
         refusals.push(refused(&etcd));
     }
     println!("refused after each round: {refusals:?}");
-    // It goes with one that is small at most: those two, the pair and itself.
+    // At most three refusals: with a small one, as part of a pair, and alone.
     assert!(refusals[3] - refusals[2] <= 3, "{refusals:?}");
     assert_eq!(generation(&etcd, &proxy).0, before.0, "the connection was replaced");
     assert!(!held.is_lost());
-    assert!(etcd.keys("leasehold/").iter().all(|name| !name.contains("%2F")), "something is left of what was refused");
+    assert!(etcd.keys("leasehold/").iter().all(|name| !name.contains("%2F")), "a refused request has left a claim");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +124,7 @@ async fn values_of_megabytes_hide_no_lock() {
     }
     let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
     let large = vec![b'x'; 5_000_000];
-    // Behind a holder, with a name like ours and with one of somebody else's; as holders; and by the hundred, of 40 kB each.
+    // Behind a holder, with a name like leasehold's and with a foreign one; as holders; and a hundred of 40 kB each.
     for name in ["k000/ff-1", "k000/theirs", "large/ff-2", "theirs/x", "k001/read/ff-3"] {
         client.put(format!("leasehold/{name}"), large.clone(), None).await.unwrap();
     }

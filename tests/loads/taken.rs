@@ -1,4 +1,4 @@
-//! What the server takes away: leases revoked and claims deleted, of those who hold and of those who wait.
+//! Leases that are revoked and claims that are deleted on the server, of holders and of waiters.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ impl Fixture {
         }
     }
 
-    /// Takes a claim away: with its lease, or alone.
+    /// Removes a claim: with its lease, or alone.
     async fn take(&self, claim: &KeyValue, with_lease: bool) {
         if with_lease {
             self.admin.lease_client().revoke(claim.lease()).await.unwrap();
@@ -58,7 +58,7 @@ impl Fixture {
         }
     }
 
-    /// How long it takes until holders learn of what is taken away, in many tries.
+    /// The times until holders are notified of the removal, in many tries.
     async fn times(&self, with_lease: bool) -> Vec<Duration> {
         let lanes = (0..2).map(|lane| async move {
             let (manager, key) = (self.manager().await, format!("k{lane}"));
@@ -82,14 +82,14 @@ impl Fixture {
     }
 }
 
-async fn a_loss_is_told_in_time(name: &str, with_lease: bool) {
+async fn a_loss_is_notified_in_time(name: &str, with_lease: bool) {
     let fixture = Fixture::new(name).await;
     let mut seen = Vec::new();
-    // Whatever else runs on this machine makes some of them late, and none early: the quietest of three series counts.
+    // Other work on the machine makes some of them late, and none early: the best of three series counts.
     for _ in 0..3 {
         let times = fixture.times(with_lease).await;
         let [p50, p99] = [50, 99].map(|percent| times[times.len() * percent / 100 - 1]);
-        println!("told of the loss after {p50:?} (p50), {p99:?} (p99)");
+        println!("the loss after {p50:?} (p50), {p99:?} (p99)");
         if p99 < Duration::from_millis(200) {
             return;
         }
@@ -101,13 +101,13 @@ async fn a_loss_is_told_in_time(name: &str, with_lease: bool) {
 #[tokio::test]
 async fn a_revoked_lease_is_a_loss_within_200_ms() {
     let _alone = crate::ALONE.lock().await;
-    a_loss_is_told_in_time("revoked", true).await;
+    a_loss_is_notified_in_time("revoked", true).await;
 }
 
 #[tokio::test]
 async fn a_deleted_claim_is_a_loss_within_200_ms_though_its_lease_lives() {
     let _alone = crate::ALONE.lock().await;
-    a_loss_is_told_in_time("deleted", false).await;
+    a_loss_is_notified_in_time("deleted", false).await;
 }
 
 #[tokio::test]
@@ -131,17 +131,17 @@ async fn a_waiter_whose_lease_or_claim_is_taken_queues_again() {
             fixture.take(&taken, true).await;
             claims = fixture.queue("k", 2, Some(&taken)).await;
             assert_ne!(claims[1].lease(), taken.lease());
-            // However often: the server answers, so nobody has to spare it.
+            // Any number of times: the server answers, so no pause is needed.
             assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
         }
         assert!(!waiting.is_finished() && !guard.is_lost());
-        // At the very moment at which it would be its turn.
+        // At the moment at which it would be granted.
         hold.released();
         let (unlocked, ()) = futures::join!(guard.unlock(), fixture.take(&claims[1], with_lease));
         unlocked.unwrap();
         let (hold, guard) = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
         hold.released();
-        // It may have had the lock for a moment when its claim was taken.
+        // It may have had the lock for a moment when its claim was removed.
         let _ = guard.unlock().await;
     }
     history.assert_clean(8);

@@ -1,41 +1,39 @@
-//! Users and passwords on etcd: refused at once where they are wrong, and renewed without anybody's notice where only the token
-//! is too old.
+//! Users and passwords on etcd: wrong ones are refused at once, and an expired token is renewed without an effect on
+//! callers.
 
-use std::error::Error;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use leasehold::backend::ErrorKind;
-use leasehold::{LockError, LockGuard, LockManager, LockManagerBuilder, Loss};
+use leasehold::{LockError, LockManager, LockManagerBuilder, Loss};
 use support::etcd::{Etcd, metric};
 use support::folder::Folder;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually, in_a_separate_process, logs};
+use support::{PATIENCE, all_texts, eventually, in_a_separate_process, in_the_background, logs, lost_since};
 
 /// Needs escapes in a URL.
 const PASSWORD: &str = "joe's p@ss/w:rd%?";
 const ESCAPED: &str = "joe%27s%20p%40ss%2Fw%3Ard%25%3F";
-/// What nobody may be told.
+/// The secrets that must not appear anywhere.
 const SECRETS: [&str; 3] = [PASSWORD, ESCAPED, "wr0ng"];
 
-/// What is expected to happen at once happens within this, on a busy machine: well under the managers' timeout, and sooner than
-/// anybody looks or renews by himself.
+/// The limit for an immediate effect, on a busy machine: well under the managers' timeout, and sooner than
+/// any periodic check or renewal.
 const SOON: Duration = Duration::from_secs(3);
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// An etcd with users: root, who may do anything, and joe, who may lock below `p/` and read below `seen/`. Nothing that is logged
-/// meanwhile has a secret in it.
+/// An etcd with two users: root has all permissions; joe can lock below `p/` and read below `seen/`. No log record
+/// contains a secret meanwhile.
 struct Fixture {
     etcd: Etcd,
     _folder: Folder,
 }
 
-/// The two kinds of tokens that etcd gives.
+/// The two kinds of etcd's tokens.
 #[derive(Clone, Copy, Debug)]
 enum Tokens {
-    /// The server forgets one that was not used for a second.
+    /// The server invalidates one that was not used for a second.
     Simple,
-    /// One says for itself how old it is, and is no good once any user or role has changed.
+    /// Self-contained; it has an expiry, and becomes invalid when any user or role is changed.
     Signed { seconds: u64 },
 }
 
@@ -51,7 +49,7 @@ impl Fixture {
                 format!("--auth-token=jwt,sign-method=HS256,priv-key={},ttl={seconds}s", key.display())
             }
         };
-        // As little work for a password as can be: the machine is busy with other tests.
+        // The cheapest password hash, because the machine is busy with other tests.
         let etcd = Etcd::start_with(&[&tokens, "--bcrypt-cost=4"]);
         etcd.etcdctl(&["user", "add", "root:secret"]);
         etcd.etcdctl(&["user", "add", "joe", "--new-user-password", PASSWORD]);
@@ -75,7 +73,7 @@ impl Fixture {
         LockManager::builder().url(format!("etcd://joe:{ESCAPED}@{endpoint}?prefix=p/")).timeout(TIMEOUT)
     }
 
-    /// Makes every token too old, in etcd's other way of saying so: any change to users and roles does.
+    /// Invalidates every token, with etcd's other error, by a change to users and roles.
     fn change_another_role(&self) {
         static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -88,7 +86,7 @@ impl Fixture {
         printed.lines().filter(|line| !line.is_empty()).map(Into::into).collect()
     }
 
-    /// How many tokens the server has made.
+    /// The number of tokens that the server has issued.
     fn logins(&self) -> u64 {
         metric(self.etcd.address(), "grpc_server_handled_total", &["grpc_method=\"Authenticate\"", "grpc_code=\"OK\""])
     }
@@ -108,33 +106,17 @@ fn tells_no_secret(text: &str) {
     }
 }
 
-/// Checks an error that the server's "no" has caused.
+/// Asserts that an error is a refusal by the server.
 fn assert_denied(what: &str, error: &LockError, took: Duration) {
     println!("{what}: {} after {took:?}: {error}", error.code());
     assert!(matches!(error, LockError::Backend { kind: ErrorKind::Denied, .. }), "{what}: {error:?}");
     assert_eq!(error.code(), "BACKEND");
     assert!(took < SOON, "{what}: {took:?}");
-    let sources = std::iter::successors(error.source(), |&error| error.source());
-    tells_no_secret(&sources.fold(format!("{error} {error:?}"), |text, error| format!("{text} {error} {error:?}")));
-}
-
-/// Locks on a thread of its own.
-fn in_the_background(manager: &LockManager, key: &str) -> Receiver<(LockGuard, Instant)> {
-    let (request, (got, guards)) = (manager.lock(key), channel());
-    std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
-    guards
-}
-
-/// The cause of the loss, and how long it took from `start` on.
-fn lost(guard: &LockGuard, start: Instant) -> (Loss, Duration) {
-    let (loss, at) = support::lost(guard);
-    let took = at.saturating_duration_since(start);
-    println!("{loss:?} after {took:?}");
-    (loss, took)
+    tells_no_secret(&all_texts(error));
 }
 
 #[test]
-fn who_may_not_is_told_at_once() {
+fn a_missing_permission_is_an_immediate_error() {
     in_a_separate_process!();
     let fixture = Fixture::new(Tokens::Simple);
     let endpoint = fixture.etcd.endpoint();
@@ -151,7 +133,7 @@ fn who_may_not_is_told_at_once() {
         let (error, took) = took(&|| LockManager::builder().url(&url).timeout(TIMEOUT).build().wait().unwrap_err());
         assert_denied(what, &error, took);
     }
-    // One that may read is refused when it wants to lock.
+    // A user with only read permission is refused when it locks.
     let reader = fixture.joe().prefix("seen/").build().wait().unwrap();
     tells_no_secret(&format!("{reader:?}"));
     assert_eq!(reader.info("k").wait().unwrap(), None);
@@ -165,7 +147,7 @@ fn who_may_not_is_told_at_once() {
 }
 
 #[test]
-fn a_token_that_expires_during_the_hold_is_nobodys_loss() {
+fn a_token_that_expires_during_the_hold_is_no_loss() {
     in_a_separate_process!();
     for tokens in [Tokens::Simple, Tokens::Signed { seconds: 1 }] {
         expires_during_the_hold(&Fixture::new(tokens));
@@ -176,9 +158,9 @@ fn expires_during_the_hold(fixture: &Fixture) {
     let (holder, waiter) = (fixture.joe().ttl(Duration::from_secs(6)), fixture.joe().ttl(Duration::from_secs(60)));
     let (holder, waiter) = (holder.build().wait().unwrap(), waiter.build().wait().unwrap());
     let guard = holder.lock("k").wait().unwrap();
-    let waiting = in_the_background(&waiter, "k");
+    let waiting = in_the_background(waiter.lock("k"));
     eventually("the other one waits", || (fixture.claims("k").len() == 2).then_some(()));
-    // Renewed each 2 s, so its token has expired before each. The waiter has sent nothing for longer still.
+    // Renewed every 2 s, so its token has expired before each renewal. The waiter has sent nothing for even longer.
     eventually("two renewals, each with a new token", || (holder.stats().renewals >= 2).then_some(()));
     assert!(!guard.is_lost());
     assert_eq!(holder.stats().failed_renewals, 0);
@@ -191,14 +173,14 @@ fn expires_during_the_hold(fixture: &Fixture) {
 }
 
 #[test]
-fn a_change_to_another_users_role_is_nobodys_loss() {
+fn a_change_to_another_users_role_is_no_loss() {
     in_a_separate_process!();
     let fixture = Fixture::new(Tokens::Signed { seconds: 600 });
     let (holder, waiter) = (fixture.joe().ttl(Duration::from_secs(3)), fixture.joe().ttl(Duration::from_secs(60)));
     let (holder, waiter) = (holder.build().wait().unwrap(), waiter.build().wait().unwrap());
     for round in 0..3 {
         let guard = holder.lock("k").wait().unwrap();
-        let waiting = in_the_background(&waiter, "k");
+        let waiting = in_the_background(waiter.lock("k"));
         eventually("the other one waits", || (fixture.claims("k").len() == 2).then_some(()));
         fixture.change_another_role();
         if round == 1 {
@@ -219,31 +201,31 @@ fn a_change_to_another_users_role_is_nobodys_loss() {
 }
 
 #[test]
-fn a_loss_is_told_though_the_token_is_too_old_for_the_watch() {
+fn a_loss_is_notified_though_the_token_is_too_old_for_the_watch() {
     in_a_separate_process!();
     for tokens in [Tokens::Simple, Tokens::Signed { seconds: 600 }] {
-        told_with_an_old_token(&Fixture::new(tokens));
+        notified_with_an_old_token(&Fixture::new(tokens));
     }
 }
 
-fn told_with_an_old_token(fixture: &Fixture) {
+fn notified_with_an_old_token(fixture: &Fixture) {
     let proxy = Proxy::start(fixture.etcd.address());
     let builder = fixture.joe_at(&proxy.address().to_string());
     let manager = builder.ttl(Duration::from_secs(60)).build().wait().unwrap();
     let guard = manager.lock("k").wait().unwrap();
-    // Nothing is sent until the renewal, in 20 s. A time to pass: the hold is old enough for its watch, and the token too old.
+    // Nothing is sent until the renewal, in 20 s. A fixed pause: the hold is old enough for its watch, and the token too old.
     std::thread::sleep(Duration::from_millis(2500));
     fixture.change_another_role();
     proxy.reset_all();
     let [claim] = &fixture.claims("k")[..] else { panic!("not one claim") };
     let start = Instant::now();
     fixture.root(&["del", claim]);
-    let (loss, took) = lost(&guard, start);
+    let (loss, took) = lost_since(&guard, start);
     assert!(loss == Loss::Revoked && took < SOON, "{loss:?} after {took:?}");
 }
 
 #[test]
-fn many_who_need_a_new_token_ask_for_one() {
+fn many_requests_share_one_new_token() {
     in_a_separate_process!();
     let fixture = Fixture::new(Tokens::Signed { seconds: 600 });
     let manager = fixture.joe().build().wait().unwrap();
@@ -263,10 +245,10 @@ fn many_who_need_a_new_token_ask_for_one() {
 }
 
 #[test]
-fn who_loses_the_right_to_lock_loses_the_lock_in_time() {
+fn a_revoked_permission_is_a_loss_in_time() {
     in_a_separate_process!();
     let fixture = Fixture::new(Tokens::Simple);
-    // Long enough for the session to live while a busy machine says no.
+    // Long enough for the session to outlive the refusals of a busy machine.
     let ttl = Duration::from_secs(6);
     let manager = fixture.joe().ttl(ttl).build().wait().unwrap();
     for revoke in [&["user", "revoke-role", "joe", "locks"], &["user", "delete", "joe"][..]] {
@@ -278,12 +260,12 @@ fn who_loses_the_right_to_lock_loses_the_lock_in_time() {
         let asked = Instant::now();
         let error = manager.lock("m").wait().unwrap_err();
         assert_denied("a lock that is not allowed any more", &error, asked.elapsed());
-        let (_, took) = lost(&guard, start);
+        let (_, took) = lost_since(&guard, start);
         assert!(took < ttl + SOON, "{took:?}");
         assert_eq!(guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
         if revoke.contains(&"revoke-role") {
             fixture.root(&["user", "grant-role", "joe", "locks"]);
-            drop(eventually("what may be locked again", || manager.lock("k").wait().ok()));
+            drop(eventually("the key can be locked again", || manager.lock("k").wait().ok()));
         }
     }
 }

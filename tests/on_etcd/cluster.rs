@@ -1,6 +1,6 @@
-//! Clusters of which a member is killed, stopped or cut off: nobody believes in a lock that another has, and work goes on.
+//! Clusters of which a member is killed, stopped or cut off: holds never overlap, and work continues.
 //!
-//! `LEASEHOLD_SOAK=60` repeats what is repeated for so many seconds instead of a few rounds.
+//! `LEASEHOLD_SOAK=60` runs the repeated tests for 60 seconds instead of a few rounds.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use support::history::{History, Hold};
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually};
 
-/// etcd's default.
+/// etcd's default election timeout.
 const ELECTION: Duration = Duration::from_secs(1);
 const PREFIX: &str = "cluster/";
 
@@ -21,14 +21,14 @@ fn manager(url: &str, ttl: Duration) -> LockManager {
     LockManager::builder().url(url).prefix(PREFIX).ttl(ttl).build().wait().unwrap()
 }
 
-/// How often to do what can be done again and again.
+/// The rounds of a repeated test.
 fn rounds(few: usize) -> impl Iterator<Item = usize> {
     let soak = std::env::var("LEASEHOLD_SOAK").ok().map(|seconds| Duration::from_secs(seconds.parse().unwrap()));
     let start = Instant::now();
     (0..).take_while(move |round| soak.map_or(*round < few, |soak| start.elapsed() < soak))
 }
 
-/// Clients that take turns on one key, each of which uses another member first, and what they believed.
+/// Clients that contend for one key and prefer different members, and the history of their holds.
 struct Clients {
     crowd: Crowd,
     history: History,
@@ -43,7 +43,7 @@ impl Clients {
         Self { crowd: Crowd::start(&history, managers), history, _folder: folder }
     }
 
-    /// Ends it, and demands that all was well and that nothing is left on the server.
+    /// Ends the clients, and asserts that the history is correct and that nothing is left on the server.
     fn finish(self, cluster: &Cluster<3>) {
         println!("{} turns", self.crowd.finish());
         self.history.assert_clean(8);
@@ -52,7 +52,7 @@ impl Clients {
 }
 
 #[test]
-fn when_the_leader_is_killed_work_goes_on() {
+fn work_continues_when_the_leader_is_killed() {
     let mut cluster = Cluster::<3>::start();
     let clients = Clients::start(&cluster, 8, Duration::from_secs(5));
     for _ in rounds(3) {
@@ -68,7 +68,7 @@ fn when_the_leader_is_killed_work_goes_on() {
 }
 
 #[test]
-fn a_stopped_leader_that_comes_back_confuses_nobody() {
+fn a_stopped_leader_that_resumes_causes_no_overlap() {
     let cluster = Cluster::<3>::start();
     let clients = Clients::start(&cluster, 8, Duration::from_secs(5));
     for _ in rounds(2) {
@@ -80,7 +80,7 @@ fn a_stopped_leader_that_comes_back_confuses_nobody() {
         let took = clients.crowd.progress();
         println!("progress {took:?} after the leader was stopped");
         assert!(took < Duration::from_secs(10), "{took:?}");
-        // A time to pass: what the fault says.
+        // A fixed pause: what the fault says.
         std::thread::sleep((3 * ELECTION).saturating_sub(stopped.elapsed()));
         process.resume();
         clients.crowd.progress();
@@ -88,7 +88,7 @@ fn a_stopped_leader_that_comes_back_confuses_nobody() {
     clients.finish(&cluster);
 }
 
-/// What two managers do with one key, each at its own members.
+/// Two managers on one key, each with its own members, and their history.
 struct Pair {
     history: History,
     _folder: Folder,
@@ -106,7 +106,7 @@ impl Pair {
         (guard, hold)
     }
 
-    /// Waits for the lock on a thread of its own, and is in the queue when this returns.
+    /// Waits for the lock on a separate thread; returns once the waiter is in the queue.
     fn wait_for(&self, manager: &LockManager, member: &Etcd) -> Receiver<(LockGuard, Hold, Instant)> {
         let (request, history, (got, guards)) = (manager.lock("k"), self.history.clone(), channel());
         std::thread::spawn(move || {
@@ -119,7 +119,7 @@ impl Pair {
     }
 }
 
-/// How many claims of a key there are.
+/// The number of claims of a key.
 fn claims(member: &Etcd, key: &str) -> usize {
     member
         .try_etcdctl(&["get", &format!("{PREFIX}{key}/"), "--prefix", "--keys-only"])
@@ -133,7 +133,7 @@ fn lost(guard: &LockGuard, hold: &Hold) -> (Loss, Instant) {
     lost
 }
 
-/// Ends the second one's hold well.
+/// Ends the rival's hold normally.
 fn release(guard: LockGuard, hold: &Hold) {
     assert!(!guard.is_lost());
     hold.released();
@@ -141,7 +141,7 @@ fn release(guard: LockGuard, hold: &Hold) {
 }
 
 #[test]
-fn what_a_deposed_leader_confirms_is_not_believed() {
+fn the_confirmation_of_a_deposed_leader_does_not_count() {
     const TTL: Duration = Duration::from_secs(10);
     let cluster = Cluster::<3>::start();
     let leader = cluster.leader();
@@ -217,14 +217,14 @@ fn a_holder_with_the_minority(member_is_leader: bool) {
     let start = Instant::now();
     let (cause, at) = lost(&guard, &hold);
     println!("lost {:?} after the cut, since {cause}", at - start);
-    // The leader may have answered one more renewal before it learnt that it is alone, never one that counts. A busy machine tells of
+    // The leader may answer one more renewal before it finds that it is alone, but that does not count. A busy machine notifies
     // the loss a little late.
     assert!(at - start < TTL + Duration::from_millis(500), "{:?}", at - start);
     let (next, next_hold, got) = waiting.recv_timeout(PATIENCE).unwrap();
     println!("the majority's in {:?} later", got - at);
     assert!(at < got);
     cluster.peers.heal();
-    // Whoever was cut off is back in the queue, and what it sends late touches nobody.
+    // The disconnected manager is in the queue again, and its late requests have no effect.
     drop(guard);
     let back = pair.wait_for(&holder, other);
     assert!(!next.is_lost());
@@ -235,11 +235,11 @@ fn a_holder_with_the_minority(member_is_leader: bool) {
 }
 
 #[test]
-fn who_is_cut_off_with_a_follower_knows_before_the_majority_moves_on() {
+fn a_holder_cut_off_with_a_follower_loses_before_the_majority_grants() {
     a_holder_with_the_minority(false);
 }
 
 #[test]
-fn who_is_cut_off_with_the_leader_knows_before_the_majority_moves_on() {
+fn a_holder_cut_off_with_the_leader_loses_before_the_majority_grants() {
     a_holder_with_the_minority(true);
 }

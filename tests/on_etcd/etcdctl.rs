@@ -1,23 +1,22 @@
-//! We and `etcdctl lock` exclude each other, queue with each other, and take what an administrator does with etcdctl.
+//! Leasehold and `etcdctl lock` exclude each other and share one queue, and an administrator can use etcdctl on leasehold's locks.
 
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use leasehold::{LockError, LockGuard, LockManager, Loss, Mode};
+use leasehold::{LockError, LockManager, Loss, Mode};
 use rustix::process::Signal;
 use support::child::Child;
 use support::etcd::Etcd;
-use support::{PATIENCE, eventually};
+use support::{PATIENCE, eventually, in_the_background, lost_since};
 
-/// What is expected to be told at once is told within this, on a busy machine.
-const TOLD: Duration = Duration::from_secs(2);
+/// The limit for an immediate notification, on a busy machine.
+const NOTIFIED: Duration = Duration::from_secs(2);
 
-/// A manager whose keys are etcd's, without a prefix.
+/// A manager without a prefix, so that its keys are etcdctl's.
 fn manager(etcd: &Etcd, name: &str) -> LockManager {
     LockManager::builder().url(format!("{}?prefix=", etcd.url())).name(name).build().wait().unwrap()
 }
 
-/// An `etcdctl lock` that has the lock, or waits for it.
+/// An `etcdctl lock` that holds the lock, or waits for it.
 struct Etcdctl(Child);
 
 impl Etcdctl {
@@ -28,7 +27,7 @@ impl Etcdctl {
         }))
     }
 
-    /// Waits until it has the lock: it prints its key then.
+    /// Waits until it holds the lock: it prints its key then.
     fn has_it(&mut self, key: &str) {
         assert!(self.0.line_with(&format!("{key}/")).len() >= 8);
     }
@@ -44,35 +43,20 @@ impl Etcdctl {
     }
 }
 
-/// Locks on a thread of its own.
-fn in_the_background(manager: &LockManager, key: &str) -> Receiver<LockGuard> {
-    let (request, (got, guards)) = (manager.lock(key), channel());
-    std::thread::spawn(move || got.send(request.wait().unwrap()));
-    guards
-}
-
 fn has_claims(etcd: &Etcd, key: &str, count: usize) {
     eventually(&format!("{count} claims of {key}"), || (etcd.keys(&format!("{key}/")).len() == count).then_some(()));
 }
 
-/// The lease of our only claim of the key, by its name.
+/// The lease of leasehold's only claim of the key, from the claim's name.
 fn lease_of(etcd: &Etcd, key: &str) -> String {
     let [claim] = &etcd.keys(&format!("{key}/"))[..] else { panic!("not one claim") };
     let lease = claim.rsplit('/').next().and_then(|name| name.split('-').next()).unwrap().to_owned();
-    assert!(etcd.leases().iter().any(|known| known.trim_start_matches('0') == lease), "{lease} is no lease");
+    assert!(etcd.leases().iter().any(|known| known.trim_start_matches('0') == lease), "{lease} is not a lease");
     lease
 }
 
-/// The cause of the loss, and how long it took from `start` on.
-fn lost(guard: &LockGuard, start: Instant) -> (Loss, Duration) {
-    let (loss, at) = support::lost(guard);
-    let took = at.saturating_duration_since(start);
-    println!("{loss:?} after {took:?}");
-    (loss, took)
-}
-
 #[test]
-fn etcdctl_waits_for_our_hold_and_gets_it_after_us() {
+fn etcdctl_waits_for_leasehold_and_gets_the_lock_after_it() {
     let etcd = Etcd::start();
     let ours = manager(&etcd, "ours");
     let guard = ours.lock("job").wait().unwrap();
@@ -88,7 +72,7 @@ fn etcdctl_waits_for_our_hold_and_gets_it_after_us() {
 }
 
 #[test]
-fn we_wait_for_etcdctl_and_get_it_after_it() {
+fn leasehold_waits_for_etcdctl_and_gets_the_lock_after_it() {
     let etcd = Etcd::start();
     let (one, two) = (manager(&etcd, "one"), manager(&etcd, "two"));
     let mut theirs = Etcdctl::lock(&etcd, "job");
@@ -98,19 +82,19 @@ fn we_wait_for_etcdctl_and_get_it_after_it() {
     }
     let error = one.lock("job").shared().timeout(Duration::from_millis(200)).wait().unwrap_err();
     assert_eq!(error.code(), "LOCK_TIMEOUT");
-    let first = in_the_background(&one, "job");
+    let first = in_the_background(one.lock("job"));
     has_claims(&etcd, "job", 2);
-    let second = in_the_background(&two, "job");
+    let second = in_the_background(two.lock("job"));
     has_claims(&etcd, "job", 3);
     assert!(first.try_recv().is_err() && second.try_recv().is_err());
     let start = Instant::now();
     theirs.unlock();
-    let guard = first.recv_timeout(PATIENCE).unwrap();
+    let guard = first.recv_timeout(PATIENCE).unwrap().0;
     println!("woken within {:?} of the signal", start.elapsed());
     assert!(second.try_recv().is_err());
     let token = guard.token();
     drop(guard);
-    assert!(second.recv_timeout(PATIENCE).unwrap().token() > token);
+    assert!(second.recv_timeout(PATIENCE).unwrap().0.token() > token);
 }
 
 #[test]
@@ -118,27 +102,27 @@ fn a_mixed_queue_is_served_first_come_first_served() {
     let etcd = Etcd::start();
     let managers = ["one", "two", "three"].map(|name| manager(&etcd, name));
     let first = managers[0].lock("job").wait().unwrap();
-    // Theirs, ours, theirs, ours.
+    // etcdctl, leasehold, etcdctl, leasehold.
     let mut second = Etcdctl::lock(&etcd, "job");
     has_claims(&etcd, "job", 2);
-    let third = in_the_background(&managers[1], "job");
+    let third = in_the_background(managers[1].lock("job"));
     has_claims(&etcd, "job", 3);
     let mut fourth = Etcdctl::lock(&etcd, "job");
     has_claims(&etcd, "job", 4);
-    let fifth = in_the_background(&managers[2], "job");
+    let fifth = in_the_background(managers[2].lock("job"));
     has_claims(&etcd, "job", 5);
 
     drop(first);
     second.has_it("job");
     assert!(third.try_recv().is_err() && fourth.waits() && fifth.try_recv().is_err());
     second.unlock();
-    let third = third.recv_timeout(PATIENCE).unwrap();
+    let third = third.recv_timeout(PATIENCE).unwrap().0;
     assert!(fourth.waits() && fifth.try_recv().is_err());
     third.unlock().wait().unwrap();
     fourth.has_it("job");
     assert!(fifth.try_recv().is_err());
     fourth.unlock();
-    drop(fifth.recv_timeout(PATIENCE).unwrap());
+    drop(fifth.recv_timeout(PATIENCE).unwrap().0);
     has_claims(&etcd, "job", 0);
 }
 
@@ -162,7 +146,7 @@ fn an_etcdctl_holder_is_shown_as_foreign() {
 }
 
 #[test]
-fn what_etcdctl_revokes_is_lost_at_once() {
+fn a_lease_revoked_by_etcdctl_is_lost_at_once() {
     let etcd = Etcd::start();
     let ours = manager(&etcd, "ours");
     for _ in 0..3 {
@@ -173,9 +157,9 @@ fn what_etcdctl_revokes_is_lost_at_once() {
         let start = Instant::now();
         etcd.etcdctl(&["lease", "revoke", &lease]);
         println!("etcdctl took {:?}", start.elapsed());
-        let (loss, took) = lost(&guard, start);
-        assert!(loss == Loss::Revoked && took < TOLD, "{loss:?} after {took:?}");
-        assert_eq!(lost(&also, start).0, Loss::Revoked);
+        let (loss, took) = lost_since(&guard, start);
+        assert!(loss == Loss::Revoked && took < NOTIFIED, "{loss:?} after {took:?}");
+        assert_eq!(lost_since(&also, start).0, Loss::Revoked);
         assert!(!isolated.is_lost());
         let error = guard.unlock().wait().unwrap_err();
         assert!(matches!(error, LockError::Expired { cause: Loss::Revoked, .. }), "{error:?}");
@@ -190,17 +174,17 @@ fn a_claim_that_etcdctl_deletes_is_lost_at_once_and_alone() {
     for _ in 0..3 {
         let (guard, also) = (ours.lock("job").wait().unwrap(), ours.lock("also").wait().unwrap());
         let token = guard.token();
-        let waiting = in_the_background(&other, "job");
+        let waiting = in_the_background(other.lock("job"));
         has_claims(&etcd, "job", 2);
         let [claim] = &etcd.keys(&format!("job/{}", lease_of(&etcd, "also")))[..] else { panic!("not one claim") };
         let start = Instant::now();
         etcd.etcdctl(&["del", claim]);
-        let (loss, took) = lost(&guard, start);
-        assert!(loss == Loss::Revoked && took < TOLD, "{loss:?} after {took:?}");
+        let (loss, took) = lost_since(&guard, start);
+        assert!(loss == Loss::Revoked && took < NOTIFIED, "{loss:?} after {took:?}");
         assert!(!also.is_lost());
-        let successor = waiting.recv_timeout(PATIENCE).unwrap();
+        let successor = waiting.recv_timeout(PATIENCE).unwrap().0;
         assert!(successor.token() > token);
-        // What comes late of the one who lost it does not touch the one who has it.
+        // Late requests of the previous holder have no effect on the present one.
         drop(guard);
         assert_eq!(also.unlock().wait().map_err(|error| error.code()), Ok(()));
         assert!(!successor.is_lost());
@@ -217,11 +201,11 @@ fn an_etcdctl_holder_can_be_forced_out() {
     let eviction = ours.force_unlock("job").wait().unwrap();
     assert_eq!(eviction.released, ["job"]);
     assert_eq!(eviction.holders.len(), 1);
-    // Its session is over: it ends, and not well.
+    // Its session has ended: it exits with an error.
     assert!(!theirs.0.finish());
     drop(ours.try_lock("job").wait().unwrap().expect("free"));
 
-    // Only the key: its session lives on.
+    // Only the key: its session continues.
     let mut theirs = Etcdctl::lock(&etcd, "job");
     theirs.has_it("job");
     let eviction = ours.force_unlock("job").key_only().wait().unwrap();

@@ -1,4 +1,4 @@
-//! Writes of one's own on etcd that happen only while the lock is held.
+//! Transactions of a program on etcd that succeed only while the lock is held.
 
 use etcd_client::{Client, Compare, Txn, TxnOp};
 use leasehold::LockManager;
@@ -18,7 +18,7 @@ async fn the_late_write_of_a_paused_holder_is_refused() {
     let paused = a.lock("k/with a part").await.unwrap();
     let late = paused.etcd_compare().unwrap();
     assert!(write(&mut client, late.clone(), "first").await);
-    // What it would know after its pause: nothing. Its lease is over, another has the lock.
+    // The paused holder does not know of its loss: its lease has ended, and another one has the lock.
     b.force_unlock("k/with a part").await.unwrap();
     let guard = b.lock("k/with a part").await.unwrap();
     assert!(write(&mut client, guard.etcd_compare().unwrap(), "second").await);
@@ -36,7 +36,7 @@ async fn the_late_write_of_a_paused_holder_is_refused() {
     for reader in readers {
         reader.unlock().await.unwrap();
     }
-    assert!(!write(&mut client, held, "fourth").await, "given back");
+    assert!(!write(&mut client, held, "fourth").await, "released");
 }
 
 #[tokio::test]
@@ -44,7 +44,8 @@ async fn other_backends_have_no_such_condition() {
     let guard = LockManager::memory().lock("k").await.unwrap();
     assert_eq!(guard.etcd_compare().unwrap_err().code(), "UNSUPPORTED");
     // Nor has one that calls itself etcd.
-    let pretender = Broken::new(Defect::None).as_kind("etcd");
+    let mut pretender = Broken::new(Defect::None);
+    pretender.kind = "etcd";
     let guard = LockManager::builder().backend(pretender).build().await.unwrap().lock("k").await.unwrap();
     assert_eq!(guard.etcd_compare().unwrap_err().code(), "UNSUPPORTED");
 }

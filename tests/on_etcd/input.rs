@@ -1,4 +1,4 @@
-//! What no server should ever see is refused before any I/O, with a code and with the word that is wrong.
+//! Invalid keys, options and URLs are refused before any I/O, with a code and the name of the invalid part.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use support::ports::free_port;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The error of a call that fails at its first poll, so without an answer from anywhere.
+/// The error of a call that fails at its first poll, so without any answer.
 fn refused<T: Debug>(call: impl IntoFuture<Output = Result<T>>) -> (&'static str, String) {
     let error = call.into_future().now_or_never().expect("refused at once").unwrap_err();
     (error.code(), error.to_string())
 }
 
-/// Managers whose servers have stopped answering: what is refused is refused here.
+/// Managers whose servers do not answer, so that a refusal is local.
 fn cut_off() -> (Etcd, [LockManager; 2]) {
     let etcd = Etcd::start();
     let on_etcd = LockManager::connect(etcd.url()).wait().unwrap();
@@ -181,7 +181,7 @@ fn urls_and_settings_are_refused_before_connecting() {
 }
 
 #[test]
-fn keys_that_look_like_others_never_meet() {
+fn similar_keys_are_different_locks() {
     let etcd = Etcd::start();
     let on_etcd = ["", "leasehold/", "p%"]
         .map(|prefix| LockManager::builder().url(etcd.url()).prefix(prefix).build().wait().unwrap());
@@ -209,11 +209,11 @@ fn keys_that_look_like_others_never_meet() {
 }
 
 #[test]
-fn what_others_wrote_is_bytes() {
+fn values_of_other_clients_are_only_bytes() {
     let etcd = Etcd::start();
     let manager = LockManager::builder().url(etcd.url()).prefix("p/").build().wait().unwrap();
     let values = ["", "\u{0}\u{1}", "null", "[[[[[[", r#"{"v":1}"#, r#"{"v":99,"name":7}"#, r#"{"v":1e400}"#];
-    // Names as ours, as etcdctl's, and as nobody's.
+    // Names like leasehold's, like etcdctl's, and like no known client's.
     for (n, value) in values.iter().enumerate() {
         for name in ["7f-1", "694d8a3b1c5e0a07", "-", "read/7f-1", "read/", "fffffffffffffffffffff-1", "x/y/z"] {
             let key = format!("k{n}");
@@ -223,7 +223,7 @@ fn what_others_wrote_is_bytes() {
             let info = manager.info(&key).wait().unwrap().unwrap();
             assert_eq!((&info.key, info.remaining), (&key, None));
             assert!(manager.list("k").wait().unwrap().iter().any(|info| info.key == key));
-            // Without a lease it never goes, but an administrator can remove it.
+            // Without a lease it never expires, but an administrator can remove it.
             let eviction = manager.force_unlock(&key).wait().unwrap();
             assert_eq!(eviction.released, [key.as_str()]);
             drop(manager.try_lock(&key).wait().unwrap().expect("free"));
@@ -237,7 +237,7 @@ fn put(etcd: &Etcd, name: &str, value: &str) {
     let mut put = etcd.etcdctl_command();
     put.args(["put", "--", name]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
     if value.is_empty() {
-        // etcdctl takes an empty input for a missing one.
+        // etcdctl treats an empty input as a missing one.
         put.arg("");
     }
     let mut put = put.spawn().unwrap();

@@ -1,22 +1,22 @@
-//! Loss is told in time, and only then: suspended machines, cut connections, lost answers, blocked runtimes.
+//! Losses are notified in time, and only real ones: suspended machines, cut connections, lost answers, blocked runtimes.
 
 use std::net::TcpListener;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use leasehold::testing::{ManualClock, MemoryStore};
-use leasehold::{LockError, LockGuard, LockManager, LockManagerBuilder, Loss, Owner};
+use leasehold::{LockError, LockManager, LockManagerBuilder, Loss, Owner};
 use support::etcd::Etcd;
 use support::folder::Folder;
 use support::history::History;
 use support::ports::free_port;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually, lost};
+use support::{PATIENCE, eventually, in_the_background, lost};
 
-/// The shortest that etcd grants.
+/// The shortest TTL that etcd grants.
 const TTL: Duration = Duration::from_secs(2);
 
-/// Managers on one etcd: one behind a proxy, and one with a connection of its own.
+/// Managers on one etcd: one behind a proxy, and one with a separate connection.
 struct Fixture {
     proxy: Proxy,
     behind: LockManager,
@@ -37,23 +37,16 @@ impl Fixture {
         Self { proxy, behind, direct, prefix }
     }
 
-    /// Loses all answers from here on, on a connection that is up.
+    /// Loses all answers from now on, on an established connection.
     fn drop_answers(&self) {
         eventually("the connection is up", || self.behind.ping().wait().ok());
         self.proxy.drop_answers(true);
     }
 
-    /// How many claims of the key there are on the server.
+    /// The number of claims of the key on the server.
     fn claims(&self, key: &str) -> usize {
         Etcd::shared().keys(&format!("{}{key}/", self.prefix)).len()
     }
-}
-
-/// Locks on a thread of its own.
-fn in_the_background(manager: &LockManager, key: &str) -> Receiver<(LockGuard, Instant)> {
-    let (request, (got, guards)) = (manager.lock(key), channel());
-    std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
-    guards
 }
 
 fn cause(error: LockError) -> Loss {
@@ -72,7 +65,7 @@ fn after_a_suspend_all_holds_are_lost_at_once() {
         let alone = manager.lock("m").isolated().wait().unwrap();
         assert!(!guard.is_lost());
         clock.advance(TTL);
-        // The first look after it is right, whatever any timer has done.
+        // The first check afterwards finds the loss, whatever the timers have done.
         assert!(guard.is_lost() && alone.is_lost());
         assert_eq!((guard.remaining(), guard.reenter().is_err()), (Duration::ZERO, true));
         let start = Instant::now();
@@ -86,7 +79,7 @@ fn after_a_suspend_all_holds_are_lost_at_once() {
 }
 
 #[test]
-fn one_who_is_cut_off_knows_before_another_gets_the_lock() {
+fn a_disconnected_holder_loses_before_the_next_one_acquires() {
     let fixture = Fixture::new("cut-off");
     let folder = Folder::new();
     let history = History::open(folder.path().join("history"));
@@ -114,7 +107,7 @@ fn one_who_is_cut_off_knows_before_another_gets_the_lock() {
         drop(guard);
         assert!(dropping.elapsed() < Duration::from_millis(50));
         fixture.proxy.heal();
-        // What comes late of the old holder does not touch the new one.
+        // Late requests of the old holder have no effect on the new one.
         assert!(fixture.behind.lock("other").timeout(PATIENCE).wait().is_ok());
         assert!(!next.is_lost() && fixture.behind.try_lock("k").wait().unwrap().is_none());
         next_hold.released();
@@ -162,7 +155,7 @@ fn limits_are_kept_while_the_connection_hangs() {
     fixture.proxy.heal();
     let start = Instant::now();
     for key in ["k", "k2", "k3", "held"] {
-        eventually("nothing is left of what was given up", || (fixture.claims(key) == 0).then_some(()));
+        eventually("no claim of the timed-out attempts is left", || (fixture.claims(key) == 0).then_some(()));
         println!("nothing is left of {key} {:?} after the connection was mended", start.elapsed());
     }
 }
@@ -203,7 +196,7 @@ fn one_lost_renewal_is_no_loss() {
     assert!(!guard.is_lost());
     fixture.proxy.drop_answers(false);
     let start = Instant::now();
-    eventually("renewals go on", || (fixture.behind.stats().renewals > renewed + 2).then_some(()));
+    eventually("renewals continue", || (fixture.behind.stats().renewals > renewed + 2).then_some(()));
     println!("three renewals {:?} after the connection was mended", start.elapsed());
     assert!(!guard.is_lost() && fixture.direct.try_lock("k").wait().unwrap().is_none());
     guard.unlock().wait().unwrap();
@@ -215,13 +208,13 @@ fn a_blocked_runtime_loses_nothing() {
     let on_memory = LockManager::builder().url("memory://blocked").ttl(TTL / 2).build().wait().unwrap();
     let beside = LockManager::connect("memory://blocked").wait().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let waiting = in_the_background(&fixture.direct, "k");
+    let waiting = in_the_background(fixture.direct.lock("k"));
     let (first, _) = waiting.recv_timeout(PATIENCE).unwrap();
     drop(first);
     runtime.block_on(async {
         let (guard, memory) = (fixture.behind.lock("k").await.unwrap(), on_memory.lock("k").await.unwrap());
-        let waiting = (in_the_background(&fixture.direct, "k"), in_the_background(&beside, "k"));
-        // The whole runtime: this is the only thread that it has.
+        let waiting = (in_the_background(fixture.direct.lock("k")), in_the_background(beside.lock("k")));
+        // Blocks the only thread of the runtime.
         let start = Instant::now();
         while start.elapsed() < 2 * TTL {
             std::hint::spin_loop();
@@ -237,7 +230,7 @@ fn a_blocked_runtime_loses_nothing() {
 #[test]
 fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
     let fixture = Fixture::with("acquire-lost", |builder| builder.ttl(Duration::from_secs(20)));
-    // The session is there, and nothing of the key is on its way.
+    // The session exists, and no request for the key is in flight.
     let recovered = || fixture.behind.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
 
     // Cancelled: by its timeout, and by being dropped.
@@ -252,7 +245,7 @@ fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
                 false => assert!(runtime.block_on(async { tokio::time::timeout(limit, request).await.is_err() })),
             }
         });
-        eventually("the claim is granted where nobody hears it", || (fixture.claims("k") == 1).then_some(()));
+        eventually("the claim is granted, and the answer lost", || (fixture.claims("k") == 1).then_some(()));
         waiting.join().unwrap();
         assert_eq!(fixture.behind.stats().waiting, 0);
         fixture.proxy.drop_answers(false);
@@ -265,8 +258,8 @@ fn an_acquire_whose_answer_was_lost_leaves_one_hold_or_nothing() {
     // Not cancelled: it gets the lock, once.
     recovered();
     fixture.drop_answers();
-    let waiting = in_the_background(&fixture.behind, "k");
-    eventually("the claim is granted where nobody hears it", || (fixture.claims("k") == 1).then_some(()));
+    let waiting = in_the_background(fixture.behind.lock("k"));
+    eventually("the claim is granted, and the answer lost", || (fixture.claims("k") == 1).then_some(()));
     fixture.proxy.drop_answers(false);
     let start = Instant::now();
     let (guard, at) = waiting.recv_timeout(PATIENCE).unwrap();
@@ -282,7 +275,7 @@ fn a_release_whose_answer_was_lost_is_a_release() {
     let fixture = Fixture::with("release-lost", |builder| builder.ttl(Duration::from_secs(20)));
     for _ in 0..3 {
         let guard = fixture.behind.lock("k").wait().unwrap();
-        let waiting = in_the_background(&fixture.direct, "k");
+        let waiting = in_the_background(fixture.direct.lock("k"));
         eventually("the other one waits", || (fixture.claims("k") == 2).then_some(()));
         fixture.drop_answers();
         let start = Instant::now();
@@ -299,8 +292,8 @@ fn a_release_whose_answer_was_lost_is_a_release() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_a_clear_error_in_time() {
-    // One that refuses, and one that takes the connection and says nothing.
+fn an_unreachable_server_is_a_clear_error_in_time() {
+    // One that refuses connections, and one that accepts them and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     for port in [free_port(), silent.local_addr().unwrap().port()] {
         let url = format!("etcd://user:hunter2@127.0.0.1:{port}?timeout=500ms");
@@ -323,14 +316,14 @@ fn a_manager_recovers_from_cuts_of_any_length() {
         let guard = fixture.behind.lock("k").ttl(Duration::from_secs(60)).timeout(PATIENCE).wait().unwrap();
         fixture.proxy.cut();
         drop(guard);
-        let waiting = in_the_background(&fixture.behind, "l");
-        // A time to pass: up to beyond where the connection's own pings give it up.
+        let waiting = in_the_background(fixture.behind.lock("l"));
+        // A fixed pause: up to longer than the timeout of the connection's own pings.
         std::thread::sleep(Duration::from_secs(seconds));
         fixture.proxy.heal();
         let start = Instant::now();
         eventually("the server answers", || fixture.behind.ping().wait().ok());
         println!("cut for {seconds} s: an answer {:?} after it was mended", start.elapsed());
-        eventually("the release is through", || (fixture.claims("k") == 0).then_some(()));
+        eventually("the release has arrived", || (fixture.claims("k") == 0).then_some(()));
         println!("cut for {seconds} s: released {:?} after it was mended", start.elapsed());
         drop(waiting.recv_timeout(PATIENCE).unwrap());
         println!("cut for {seconds} s: the waiter in {:?} after it was mended", start.elapsed());

@@ -1,12 +1,12 @@
-//! What etcd does, and what is done to it: outages, clusters, users, other clients, limits and sizes.
+//! etcd: outages, clusters, users, other clients, limits and sizes.
 
 mod auth;
 mod cluster;
 mod durations;
 mod etcdctl;
 mod fencing;
-mod ghosts;
 mod input;
+mod late_requests;
 mod loss;
 mod mixed_crowd;
 mod monitored;

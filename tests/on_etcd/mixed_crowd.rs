@@ -1,4 +1,4 @@
-//! A mixed crowd on one key: processes with our managers and `etcdctl lock` processes, for `LEASEHOLD_SOAK` seconds or a few.
+//! A mixed crowd on one key: processes of leasehold and `etcdctl lock` processes, for `LEASEHOLD_SOAK` seconds or a few.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -6,20 +6,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, WatchOptions};
-use leasehold::{LockManager, Owner};
+use leasehold::LockManager;
 use support::child::{self, Child};
+use support::crowd::lock_repeatedly;
 use support::etcd::Etcd;
 use support::folder::Folder;
 use support::history::{History, What};
 use support::process::Process;
-use support::{PATIENCE, eventually, soak};
+use support::{eventually, soak};
 
-/// How many processes there are of each kind, and how many threads in each of ours.
+/// The number of processes of each kind, and of threads in each of leasehold's.
 const OURS: usize = 3;
 const THREADS: usize = 3;
 const THEIRS: usize = 3;
 
-/// How long anybody holds the lock.
+/// The duration of each hold.
 const HOLD: Duration = Duration::from_millis(2);
 
 #[test]
@@ -29,7 +30,7 @@ fn a_mixed_crowd_never_overlaps_and_keeps_its_order() {
     let folder = Folder::new();
     let history = folder.path().join("history");
     let mut ours: Vec<_> = (0..OURS)
-        .map(|_| Child::of_this_test("mixed_crowd::locks_again_and_again", &[&etcd.url(), history.to_str().unwrap()]))
+        .map(|_| Child::of_this_test("mixed_crowd::locks_repeatedly", &[&etcd.url(), history.to_str().unwrap()]))
         .collect();
     ours.iter_mut().for_each(|child| child.expect("ready"));
     let ended = AtomicBool::new(false);
@@ -44,11 +45,11 @@ fn a_mixed_crowd_never_overlaps_and_keeps_its_order() {
             rounds
         };
         let theirs: Vec<_> = (0..THEIRS).map(|_| scope.spawn(their_rounds)).collect();
-        ours.iter_mut().for_each(|child| child.tell("go"));
-        // A time to pass: this is a soak.
+        ours.iter_mut().for_each(|child| child.send("go"));
+        // A fixed pause: this is a soak.
         std::thread::sleep(time);
         ended.store(true, Ordering::SeqCst);
-        ours.iter_mut().for_each(|child| child.tell("stop"));
+        ours.iter_mut().for_each(|child| child.send("stop"));
         theirs.into_iter().map(|their| their.join().unwrap()).sum()
     });
     for child in ours {
@@ -57,9 +58,9 @@ fn a_mixed_crowd_never_overlaps_and_keeps_its_order() {
     let history = History::open(history);
     let holds = history.records().iter().filter(|record| matches!(record.what, What::Acquired { .. })).count();
     println!("{holds} holds, {theirs} of them etcdctl's");
-    // All of them together: no two at a time, and tokens grow.
+    // All of them together: no two holds at a time, and tokens grow.
     history.assert_clean(holds);
-    // Each kind gets its turn all the time; etcdctl takes some to start.
+    // Each kind gets the lock all the time; etcdctl needs some time to start.
     let seconds = time.as_secs() as usize;
     assert!(theirs > seconds && holds - theirs > 5 * seconds);
     assert_eq!(etcd.keys("crowd/"), [""; 0]);
@@ -81,18 +82,18 @@ fn etcdctl_locks(etcd: &Etcd, history: &Path) {
     assert!(status.success(), "{status}");
 }
 
-/// Demands that the claims went in the order in which they came. Returns how many there were.
+/// Asserts that the claims were deleted in the order of their creation. Returns their number.
 fn in_order(etcd: &Etcd) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut client = Client::connect([etcd.endpoint()], None).await.unwrap();
         let last = client.put("last", "", None).await.unwrap().header().unwrap().revision();
-        // All that ever happened, from the beginning on.
+        // All events from the beginning on.
         let options = WatchOptions::new().with_all_keys().with_prev_key().with_start_revision(1);
         let mut watch = client.watch("", Some(options)).await.unwrap();
         let mut births = Vec::new();
         loop {
-            let answer = watch.message().await.unwrap().expect("the stream goes on");
+            let answer = watch.message().await.unwrap().expect("the stream continues");
             for event in answer.events() {
                 let now = event.kv().unwrap();
                 if event.event_type() == EventType::Delete && now.key().starts_with(b"crowd/") {
@@ -100,7 +101,7 @@ fn in_order(etcd: &Etcd) -> usize {
                 }
                 if now.mod_revision() == last {
                     let out_of_turn = births.windows(2).find(|pair| pair[0] >= pair[1]);
-                    assert_eq!(out_of_turn, None, "create revisions in the order in which the claims went");
+                    assert_eq!(out_of_turn, None, "create revisions in the order of the deletions");
                     return births.len();
                 }
             }
@@ -112,7 +113,7 @@ fn in_order(etcd: &Etcd) -> usize {
 #[ignore = "a child of another test"]
 fn holds_for_etcdctl() {
     let Some([history]) = child::role().map(|arguments| <[String; 1]>::try_from(arguments).unwrap()) else { return };
-    // The revision at which it got the lock, of which our tokens are made.
+    // The revision at which it got the lock, from which leasehold's tokens are made.
     let revision: u64 = std::env::var("ETCD_LOCK_REV").unwrap().parse().unwrap();
     let hold = History::open(history).acquired_elsewhere("crowd", Some(revision << 10));
     std::thread::sleep(HOLD);
@@ -121,30 +122,11 @@ fn holds_for_etcdctl() {
 
 #[test]
 #[ignore = "a child of another test"]
-fn locks_again_and_again() {
+fn locks_repeatedly() {
     let Some([url, history]) = child::role().map(|arguments| <[String; 2]>::try_from(arguments).unwrap()) else {
         return;
     };
     let history = History::open(history);
     let manager = LockManager::connect(format!("{url}?prefix=&ttl=10s")).wait().unwrap();
-    child::say("ready");
-    child::hear();
-    let stopped = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                while !stopped.load(Ordering::SeqCst) {
-                    let guard = manager.lock("crowd").owner(&Owner::new()).timeout(PATIENCE).wait().unwrap();
-                    let hold = history.acquired(&guard);
-                    std::thread::sleep(HOLD);
-                    assert!(!hold.is_lost(&guard));
-                    hold.released();
-                    drop(guard);
-                }
-            });
-        }
-        child::hear();
-        stopped.store(true, Ordering::SeqCst);
-    });
-    manager.close().wait().unwrap();
+    lock_repeatedly(&manager, &history, THREADS, HOLD, Duration::ZERO);
 }

@@ -1,4 +1,4 @@
-//! What an etcd counts of us, for those who watch over it.
+//! Leasehold in etcd's metrics.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const FAILED: [&str; 16] = [
     "Unauthenticated",
 ];
 
-/// How many keep-alive streams have ended with this code.
+/// The number of keep-alive streams that have ended with this code.
 fn ended(etcd: &Etcd, code: &str) -> u64 {
     let labels = ["grpc_method=\"LeaseKeepAlive\"", &format!("grpc_code=\"{code}\"")];
     metric(etcd.address(), "grpc_server_handled_total", &labels)

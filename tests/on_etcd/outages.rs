@@ -1,6 +1,5 @@
-//! An etcd that is away for a while, falls silent in part, forgets its past or has no space left.
+//! An etcd that is away for a while, stops sending some answers, compacts its history or has no space left.
 
-// Apart from the rest: not everybody who takes that builds HTTP/2 of their own.
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -12,34 +11,26 @@ use support::grpc::Grpc;
 use support::history::{History, Hold};
 use support::ports::free_port;
 use support::proxy::Proxy;
-use support::{PATIENCE, eventually, lost};
+use support::{PATIENCE, eventually, in_the_background, lost};
 
 const PREFIX: &str = "outages/";
-/// Within which a release is noticed.
+/// The limit for noticing a release.
 const SOON: Duration = Duration::from_secs(1);
 
 fn manager(url: impl AsRef<str>, ttl: Duration) -> LockManager {
     LockManager::builder().url(url).prefix(PREFIX).ttl(ttl).build().wait().unwrap()
 }
 
-/// How many claims of a key there are.
+/// The number of claims of a key.
 fn claims(etcd: &Etcd, key: &str) -> usize {
     etcd.keys(&format!("{PREFIX}{key}/")).len()
 }
 
-/// Locks on a thread of its own, and is in the queue behind somebody when this returns.
+/// Locks on a separate thread; returns once the waiter is second in the queue.
 fn wait_for(manager: &LockManager, key: &str, etcd: &Etcd) -> Receiver<(LockGuard, Instant)> {
-    let (request, (got, guards)) = (manager.lock(key), channel());
-    std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
+    let guards = in_the_background(manager.lock(key));
     eventually("the waiter is in the queue", || (claims(etcd, key) == 2).then_some(()));
     guards
-}
-
-/// Makes etcd forget all that was before now.
-fn compact(etcd: &Etcd) {
-    let status = etcd.etcdctl(&["endpoint", "status", "-w", "fields"]);
-    let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
-    etcd.etcdctl(&["compaction", revision]);
 }
 
 #[test]
@@ -64,8 +55,8 @@ fn a_compaction_while_the_watch_is_down_hides_no_release() {
         if !late && let Some(guard) = guard.take() {
             guard.unlock().wait().unwrap();
         }
-        compact(&etcd);
-        // A time to pass: how long the connection is down.
+        etcd.compact();
+        // A fixed pause: the connection is down.
         std::thread::sleep(Duration::from_secs(seconds));
         proxy.heal();
         let mut released = Instant::now();
@@ -83,12 +74,12 @@ fn a_compaction_while_the_watch_is_down_hides_no_release() {
 }
 
 #[test]
-fn waiters_whose_watch_falls_silent_look_by_themselves() {
+fn waiters_with_a_silent_watch_check_periodically() {
     let etcd = Etcd::start();
     let proxy = Grpc::start(etcd.address());
     let ttl = Duration::from_secs(60);
     let (holder, waiter) = (manager(etcd.url(), ttl), manager(format!("etcd://{}", proxy.address()), ttl));
-    // Each waiter looks at times of its own, and the latest of them is in time as well.
+    // Each waiter checks at different times, and the latest check is in time as well.
     let keys: Vec<_> = (0..24).map(|number| format!("k{number}")).collect();
     let guards: Vec<_> = keys.iter().map(|key| holder.lock(key).wait().unwrap()).collect();
     let waiting: Vec<_> = keys.iter().map(|key| wait_for(&waiter, key, &etcd)).collect();
@@ -106,7 +97,7 @@ fn waiters_whose_watch_falls_silent_look_by_themselves() {
 }
 
 #[test]
-fn where_watches_are_silent_from_the_start_locks_work() {
+fn locks_work_with_watches_that_are_silent_from_the_start() {
     let etcd = Etcd::start();
     let proxy = Grpc::start(etcd.address());
     proxy.silence("/etcdserverpb.Watch/Watch");
@@ -126,7 +117,7 @@ fn the_ttl_that_was_granted_is_shown() {
     let remaining = guard.remaining();
     assert!(remaining > Duration::from_millis(1200) && remaining < Duration::from_secs(2), "{remaining:?}");
     assert!(guard.renew().wait().unwrap() > Duration::from_millis(1200));
-    // A time to pass: longer than what was asked for.
+    // A fixed pause: longer than the requested TTL.
     std::thread::sleep(Duration::from_millis(1300));
     assert!(!guard.is_lost());
 }
@@ -135,7 +126,7 @@ fn the_ttl_that_was_granted_is_shown() {
 fn the_search_for_another_endpoint_begins_behind_the_one_that_failed() {
     let etcd = Etcd::start();
     let (first, second) = (Proxy::start(etcd.address()), Proxy::start(etcd.address()));
-    // Nobody listens at the first one, so the manager begins with the second.
+    // The first one refuses connections, so the manager begins with the second.
     let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let url = format!("etcd://{nobody},{},{}", first.address(), second.address());
     let manager = manager(url, Duration::from_secs(60));
@@ -190,10 +181,10 @@ fn a_long_restart_is_a_loss_in_time() {
     assert_eq!(lost(&guard).0, Loss::Unreachable);
     hold.lost();
     println!("lost {:?} after the server's end", start.elapsed());
-    // A busy machine tells of it a little late; nobody else is let in before, which is what counts.
+    // A busy machine notifies it a little late; what matters is that no other hold began before.
     assert!(start.elapsed() < ttl + SOON / 2, "{:?}", start.elapsed());
     etcd.restart();
-    // The server has the old claims still, for a whole TTL from its start on or until their managers have revoked them.
+    // The server still has the old claims, for a whole TTL from its start or until their managers have revoked them.
     let (next, next_hold) = taken.recv_timeout(PATIENCE).unwrap();
     println!("the next one in {:?} after the server's end", start.elapsed());
     assert!(next.token() > guard.token());
@@ -205,17 +196,16 @@ fn a_long_restart_is_a_loss_in_time() {
 }
 
 #[test]
-fn after_an_outage_all_are_back_at_once() {
+fn all_managers_recover_at_once_after_an_outage() {
     let etcd = Etcd::start();
     let proxy = Proxy::start(etcd.address());
     let ttl = Duration::from_secs(2);
     let managers: Vec<_> = (0..6).map(|_| manager(format!("etcd://{}", proxy.address()), ttl)).collect();
     proxy.refuse(true);
     proxy.reset_all();
-    // They begin at different times, so that they are at different points when it ends, and all have lost their sessions by then.
+    // They begin at different times, so that their backoffs differ when the outage ends; all have lost their sessions by then.
     let wait = |(number, manager): (usize, &LockManager)| {
-        let (request, (got, guards)) = (manager.lock(format!("k{number}")), channel());
-        std::thread::spawn(move || got.send((request.wait().unwrap(), Instant::now())));
+        let guards = in_the_background(manager.lock(format!("k{number}")));
         std::thread::sleep(Duration::from_millis(700));
         guards
     };
@@ -230,7 +220,7 @@ fn after_an_outage_all_are_back_at_once() {
 }
 
 #[test]
-fn without_space_locking_fails_clearly_and_all_else_goes_on() {
+fn without_space_only_locking_fails_and_clearly() {
     let etcd = Etcd::start_with(&["--quota-backend-bytes=500000"]);
     let ttl = Duration::from_secs(3);
     let (manager, other) = (manager(etcd.url(), ttl), manager(etcd.url(), ttl));
@@ -243,7 +233,7 @@ fn without_space_locking_fails_clearly_and_all_else_goes_on() {
     for error in [
         manager.lock("k").wait().unwrap_err(),
         manager.try_lock("k").wait().unwrap_err(),
-        // These need a lease of their own.
+        // These need separate leases.
         manager.lock("k").isolated().wait().unwrap_err(),
         manager.lock("k").ttl(2 * ttl).wait().unwrap_err(),
     ] {
@@ -251,11 +241,11 @@ fn without_space_locking_fails_clearly_and_all_else_goes_on() {
         assert_eq!(error.code(), "BACKEND");
         assert!(error.to_string().contains("space exceeded") && error.to_string().contains("\"k\""), "{error}");
     }
-    assert!(start.elapsed() < SOON, "no endless retry: {:?}", start.elapsed());
-    // Renewals go on.
+    assert!(start.elapsed() < SOON, "retried for too long: {:?}", start.elapsed());
+    // Renewals continue.
     eventually("the first deadline has passed", || (start.elapsed() > 2 * ttl).then_some(()));
     assert!(guards.iter().all(|guard| !guard.is_lost()));
-    // So do releases, also one that a claim would have taken along.
+    // So do releases, also one that would have been sent with a claim.
     let [held, dropped, again] = guards;
     drop(again);
     assert_eq!(manager.lock("again").wait().unwrap_err().code(), "BACKEND");
@@ -264,7 +254,7 @@ fn without_space_locking_fails_clearly_and_all_else_goes_on() {
     for key in ["held", "dropped", "again", "k"] {
         eventually("it is released", || (claims(&etcd, key) == 0).then_some(()));
     }
-    compact(&etcd);
+    etcd.compact();
     etcd.etcdctl(&["defrag"]);
     etcd.etcdctl(&["alarm", "disarm"]);
     for manager in [&manager, &other] {

@@ -50,7 +50,7 @@ fn a_grpc_proxy_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_given_client_that_goes_by_way_of_a_proxy_gets_no_lock() {
+async fn a_client_behind_a_proxy_gets_no_lock() {
     let etcd = Etcd::start();
     let proxy = GrpcProxy::start(&etcd, "");
     let client = etcd_client::Client::connect([proxy.address.to_string()], None).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a manager on etcd does after the server was away or went back in time, and on a server with narrow limits.
+//! Managers on etcd after an outage or a restore of the server, and with narrow limits on the server.
 
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ fn a_hold_that_is_taken_away_during_a_reconnect_is_lost_where_transactions_are_s
     let ttl = Duration::from_secs(6);
     let (holder, other) = (manager(format!("etcd://{}", proxy.address()), ttl), manager(etcd.url(), ttl));
     let mut guards = lock_many(&holder, 80);
-    // A time to pass: until each hold has a watch.
+    // A fixed pause: until each hold has a watch.
     std::thread::sleep(Duration::from_millis(200));
     proxy.refuse(true);
     proxy.reset_all();
@@ -113,12 +113,12 @@ fn a_key_that_was_released_in_an_outage_is_free_after_it() {
         let guard = if isolated { request.isolated() } else { request }.wait().unwrap();
         proxy.cut();
         drop(guard);
-        // A time to pass: the outage.
+        // A fixed pause: the outage.
         std::thread::sleep(outage);
         proxy.heal();
         eventually("the connection is up", || manager.ping().wait().ok());
         let up = Instant::now();
-        // Nobody calls lock(), which would take the release along.
+        // No lock() is called, which would send the release with its claim.
         let free = eventually("the key is free", || manager.try_lock("k").wait().ok().flatten());
         let took = up.elapsed();
         println!("isolated {isolated}: free after {took:?}");
@@ -138,7 +138,7 @@ fn a_long_outage_of_the_cluster_prolongs_no_lock_that_was_released_in_it() {
     etcd.kill();
     drop((session, own));
     lost(&held);
-    // A time to pass: more than three TTLs after the last renewal.
+    // A fixed pause: more than three TTLs after the last renewal.
     std::thread::sleep(ttl * 3);
     etcd.restart();
     eventually("the connection is up", || other.ping().wait().ok());
@@ -178,11 +178,11 @@ fn a_store_that_is_restored_from_a_backup_ends_the_sessions() {
         manager.lock(key).timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
         other.lock(key).timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
     }
-    // What came back with the backup was kept alive by nobody, and the old session was revoked.
+    // The leases from the backup were not kept alive, and the old session was revoked.
     let took = began.elapsed();
     println!("all locks work {took:?} after the loss");
     assert!(took < ttl / 2, "{took:?}");
-    eventually("the claims of the old session are gone", || {
+    eventually("the claims of the old session are deleted", || {
         etcd.keys(PREFIX).iter().all(|name| name.contains("%session/")).then_some(())
     });
 }

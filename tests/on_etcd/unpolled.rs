@@ -1,4 +1,4 @@
-//! Futures that are polled once and then left alone: they cost nobody else anything.
+//! Futures that are polled once and then neither polled nor dropped: they block no other call.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -10,7 +10,7 @@ use support::PATIENCE;
 use support::etcd::Etcd;
 use tokio::sync::{mpsc, oneshot};
 
-/// Within which an operation of another key is complete. The best of a few tries counts: the machine has other work.
+/// The limit for an operation on another key. The best of a few tries counts, because the machine is busy.
 const SOON: Duration = Duration::from_millis(100);
 
 type Left = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -26,7 +26,7 @@ fn left(call: impl Future<Output = impl Send> + Send + 'static) -> Left {
     call
 }
 
-/// Each kind of call, on keys of its own, polled once.
+/// Each kind of call, on separate keys, polled once.
 async fn kinds(manager: &LockManager, number: usize) -> Vec<Left> {
     let key = |kind: &str| format!("{kind}{number}");
     let held: LockGuard = manager.lock(key("unlock")).await.unwrap();
@@ -57,8 +57,8 @@ async fn kinds(manager: &LockManager, number: usize) -> Vec<Left> {
     all
 }
 
-/// A release and a lock of other keys are complete soon.
-async fn others_go_on(manager: &LockManager, what: &str) {
+/// Asserts that a release and a lock of other keys complete soon.
+async fn other_keys_work(manager: &LockManager, what: &str) {
     let mut best = Duration::MAX;
     for number in 0..40 {
         let began = Instant::now();
@@ -79,7 +79,7 @@ async fn others_go_on(manager: &LockManager, what: &str) {
 }
 
 #[tokio::test]
-async fn six_calls_that_are_left_alone_stop_no_other() {
+async fn six_unpolled_calls_block_no_other() {
     let etcd = Etcd::shared();
     let manager = manager(&etcd.url(), "six/").await;
     drop(manager.lock("first").await.unwrap());
@@ -88,15 +88,15 @@ async fn six_calls_that_are_left_alone_stop_no_other() {
         for number in 1..=6 {
             alone.push(kinds(&manager, number + 10 * (kind + 1)).await.remove(kind));
         }
-        others_go_on(&manager, &format!("six of kind {kind}")).await;
+        other_keys_work(&manager, &format!("six of kind {kind}")).await;
     }
 }
 
 #[tokio::test]
-async fn two_hundred_calls_that_are_left_alone_stop_no_other() {
+async fn two_hundred_unpolled_calls_block_no_other() {
     let etcd = Etcd::shared();
     let manager = manager(&etcd.url(), "many/").await;
-    // Large answers to those who list, which nobody reads.
+    // Large answers to `list`, which are not read.
     let keys = (0..1000).map(|number| manager.lock(format!("held{number:04}{}", "x".repeat(200))).into_future());
     let held: Vec<_> = join_all(keys).await.into_iter().map(Result::unwrap).collect();
     let mut alone = Vec::new();
@@ -104,12 +104,12 @@ async fn two_hundred_calls_that_are_left_alone_stop_no_other() {
         alone.extend(kinds(&manager, number).await);
     }
     assert_eq!(alone.len(), 200);
-    others_go_on(&manager, "two hundred calls").await;
+    other_keys_work(&manager, "two hundred calls").await;
     drop((alone, held));
 }
 
 #[tokio::test]
-async fn three_tasks_that_lock_for_each_other_go_on() {
+async fn three_tasks_that_lock_for_each_other_make_progress() {
     let etcd = Etcd::shared();
     let manager = manager(&etcd.url(), "three/").await;
     drop(manager.lock("first").await.unwrap());
@@ -148,16 +148,16 @@ async fn three_tasks_that_lock_for_each_other_go_on() {
     drop(senders);
     tokio::time::timeout(PATIENCE, join_all(tasks))
         .await
-        .expect("they stop each other")
+        .expect("they block each other")
         .into_iter()
         .for_each(|task| task.unwrap());
 }
 
 #[tokio::test]
-async fn a_lock_that_is_left_alone_delays_no_release_of_its_key() {
+async fn an_unpolled_lock_delays_no_release_of_its_key() {
     let etcd = Etcd::shared();
     let manager = manager(&etcd.url(), "carried/").await;
-    // Each is sent with the release of the guard before, and left alone then.
+    // Each is sent with the release of the guard before, and is not polled again.
     for round in 0..20 {
         let key = format!("k{round}");
         let guard = manager.lock(&key).await.unwrap();
@@ -178,10 +178,10 @@ async fn a_lock_that_is_left_alone_delays_no_release_of_its_key() {
 }
 
 #[tokio::test]
-async fn a_connect_that_is_left_alone_stops_no_other() {
+async fn an_unpolled_connect_blocks_no_other() {
     let etcd = Etcd::start();
     let url = etcd.url();
     let _alone = left(LockManager::builder().url(&url).prefix("connect/").build());
     let other = tokio::time::timeout(PATIENCE / 4, manager(&url, "connect/")).await.expect("it waits for the first");
-    others_go_on(&other, "a connect").await;
+    other_keys_work(&other, "a connect").await;
 }

@@ -1,4 +1,4 @@
-//! The stream of watches, which all managers on a connection share.
+//! The watch stream, which all managers on a connection share.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use support::etcd::{Etcd, metric};
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually, lost};
 
-/// How many streams of watches the server has begun.
+/// The number of watch streams that the server has begun.
 fn streams(etcd: &Etcd) -> u64 {
     metric(etcd.address(), "grpc_server_started_total", &["grpc_method=\"Watch\""])
 }
@@ -25,24 +25,24 @@ fn thirty_managers_need_one_stream_and_keep_their_holds_where_streams_are_few() 
     let lock = |n: usize| managers[n].lock(format!("k{n}")).timeout(PATIENCE).wait().unwrap();
     let guards: Vec<_> = (0..30).map(lock).collect();
     for manager in &managers {
-        eventually("it was renewed again and again", || (manager.stats().renewals >= 4).then_some(()));
+        eventually("several renewals", || (manager.stats().renewals >= 4).then_some(()));
     }
     assert_eq!(guards.iter().filter(|guard| guard.is_lost()).count(), 0);
-    // A session and a hold each; and one stream to find out what it is that we are connected to.
+    // A session and a hold each; and one stream for the check at connecting.
     assert_eq!(watchers(&etcd), 60);
     assert!(streams(&etcd) <= 2, "{} streams", streams(&etcd));
-    // Each is told of its own losses, and has no others.
+    // Each is notified of its own losses, and has no others.
     etcd.etcdctl(&["del", "--prefix", "leasehold/k7/"]);
     lost(&guards[7]);
     assert_eq!(guards.iter().filter(|guard| guard.is_lost()).count(), 1);
-    // A manager that ends takes its watches along, and no others.
+    // A manager that ends cancels its own watches only.
     let mut managers = managers;
     managers.remove(3).close().wait().unwrap();
     eventually("its watches have ended", || (watchers(&etcd) == 60 - 3).then_some(()));
 }
 
 #[test]
-fn a_hold_that_may_not_be_watched_any_more_disturbs_no_other() {
+fn a_hold_that_may_not_be_watched_any_more_affects_no_other() {
     let etcd = Etcd::start();
     for command in [
         &["user", "add", "root:secret"][..],
@@ -63,11 +63,11 @@ fn a_hold_that_may_not_be_watched_any_more_disturbs_no_other() {
     let (a, b) = (manager.lock("a").wait().unwrap(), manager.lock("b").wait().unwrap());
     eventually("all have their watches", || (watchers(&etcd) >= 3).then_some(()));
     root(&["role", "revoke-permission", "locks", "--prefix=true", "leasehold/a/"]);
-    // So that the watches are made again: those of today stay.
+    // So that the watches are created again: existing ones stay.
     proxy.reset_all();
     eventually("the others are watched again", || (watchers(&etcd) == 2).then_some(()));
     let before = streams(&etcd);
-    // A time to pass: the watch that is refused could be asked for a few times.
+    // A fixed pause: the watch that is refused could be asked for a few times.
     std::thread::sleep(Duration::from_secs(6));
     let more = streams(&etcd) - before;
     assert!(more <= 1, "{more} more streams");
@@ -76,7 +76,7 @@ fn a_hold_that_may_not_be_watched_any_more_disturbs_no_other() {
     root(&["del", "--prefix", "leasehold/b/"]);
     let (_, at) = lost(&b);
     let took = at.saturating_duration_since(deleted);
-    println!("told of a loss {took:?} after the deletion began");
+    println!("notified of a loss {took:?} after the deletion began");
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(!a.is_lost());
 }

@@ -1,4 +1,4 @@
-//! Writes of one's own on Redis that a holder of the past cannot make.
+//! Fenced writes on Redis, which an outdated holder cannot make.
 
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ async fn the_late_write_of_a_paused_holder_is_refused() {
     let paused = a.lock("k").await.unwrap();
     fenced.set(paused.token(), "first").await.unwrap();
     fenced.set(paused.token(), "first again").await.unwrap();
-    // What it would know after its pause: nothing. Another has the lock, and has written.
+    // The paused holder does not know of its loss: another one has the lock, and has written.
     b.force_unlock("k").await.unwrap();
     let guard = b.lock("k").await.unwrap();
     fenced.set(guard.token(), "second").await.unwrap();
-    // From another task, for that matter.
+    // From another task.
     let token = paused.token();
     let late = tokio::spawn(async move { (fenced.set(token, "first, too late").await, fenced) });
     let (refused, fenced) = late.await.unwrap();
@@ -116,7 +116,7 @@ fn any_client_can_use_the_script() {
 }
 
 #[tokio::test]
-async fn what_is_no_token_is_an_error_and_nothing_is_written() {
+async fn an_invalid_token_is_an_error_and_nothing_is_written() {
     let redis = Redis::shared();
     let mut fenced = Fenced::new(RedisFence::new("broken")).await;
     for wrong in ["1e15", "-1", "", "7.0", " 7"] {

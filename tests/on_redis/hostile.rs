@@ -1,4 +1,4 @@
-//! What others may do to a Redis that is shared with them: messages that are none, values that are none.
+//! A Redis that is shared with hostile clients: forged messages, and damaged or huge values.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ fn manager(redis: &Redis) -> LockManager {
     LockManager::builder().url(redis.url()).ttl(TTL).build().wait().unwrap()
 }
 
-/// Whose lock it is on the server: manager and attempt.
+/// The holder of a lock on the server: manager and attempt.
 fn holder(redis: &Redis, key: &str) -> (String, String) {
     let value = redis.cli(&["GET", &format!("lock:{key}")]);
     let mut parts = value.trim().split(':').map(str::to_owned);
@@ -48,7 +48,7 @@ fn a_message_of_a_loss_is_checked_before_it_is_believed() {
     for _ in 0..100 {
         assert_eq!(redis.cli(&["PUBLISH", &format!("lock:%wake:{name}"), &format!("l{attempt}")]).trim(), "1");
     }
-    // It has been heard when a later one has: that of a real eviction, of another lock.
+    // It was received when a later message was: that of a real eviction of another lock.
     let evicted = manager.lock("evicted").wait().unwrap();
     other.force_unlock("evicted").wait().unwrap();
     let start = Instant::now();
@@ -102,7 +102,7 @@ fn a_flood_of_messages_fills_no_memory_and_ends_no_hold() {
 }
 
 #[test]
-fn a_huge_value_at_a_key_costs_nobody_anything() {
+fn a_huge_value_at_a_key_costs_no_memory() {
     let redis = Redis::start();
     let manager = manager(&redis);
     let bystander = manager.lock("bystander").wait().unwrap();
@@ -118,10 +118,10 @@ fn a_huge_value_at_a_key_costs_nobody_anything() {
             *took += start.elapsed();
         }
     }
-    println!("50 tries and looks at a small value and a huge one: {took:?}");
+    println!("50 tries and lookups of a small value and a huge one: {took:?}");
     assert!(took[1] < 5 * took[0] + Duration::from_secs(1), "{took:?}");
     assert!(!bystander.is_lost());
-    // It excludes, and goes, as any other foreign lock.
+    // It excludes, and can be evicted, like any other foreign lock.
     let request = manager.lock("huge");
     let waiting = std::thread::spawn(move || request.wait());
     eventually("it waits", || (manager.info("huge").wait().ok()??.waiters == 1).then_some(()));
@@ -152,7 +152,7 @@ fn a_damaged_lock_ends_no_other_hold() {
     }
 }
 
-/// What is read of the members of a sharing period is bounded like what is read of a value.
+/// The members of a sharing period are read up to the same bound as a value.
 #[test]
 fn a_huge_member_of_a_sharing_period_is_cut() {
     let redis = Redis::start();

@@ -1,4 +1,4 @@
-//! What Redis does, and what is done to it: outages, refusals, others that write there, copies of requests that arrive late.
+//! Redis: outages, refusals, foreign writes, copies of requests that arrive late.
 
 mod blocked_keeper;
 mod fencing;

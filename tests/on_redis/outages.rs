@@ -1,4 +1,4 @@
-//! A Redis that is away for a while, forgets, has no memory left, becomes a replica, turns users out, or whose clock jumps.
+//! A Redis that is away for a while, loses its data, has no memory left, becomes a replica, deletes users, or whose clock jumps.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use support::history::{History, Hold, judge};
 use support::redis::Redis;
 use support::{PATIENCE, eventually};
 
-/// Where a lease is to end.
+/// The TTL for leases that should end.
 const SHORT: Duration = Duration::from_secs(3);
-/// Where it is to live through an outage.
+/// The TTL for leases that should survive an outage.
 const LONG: Duration = Duration::from_secs(9);
-/// What happens at once happens within this, on a busy machine.
+/// The limit for an immediate effect, on a busy machine.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Two managers on one server, and what they believed.
+/// Two managers on one server, and their history.
 struct Fixture {
     holder: LockManager,
     waiter: LockManager,
@@ -29,7 +29,7 @@ impl Fixture {
         Self::as_users(redis, ttl, |url| url)
     }
 
-    /// The holder logs in with a URL of its own.
+    /// The holder logs in with a separate URL.
     fn as_users(redis: &Redis, ttl: Duration, holder: impl FnOnce(String) -> String) -> Self {
         let build = |url: String| LockManager::builder().url(url).ttl(ttl).build().wait().unwrap();
         let folder = Folder::new();
@@ -43,7 +43,7 @@ impl Fixture {
         (guard, hold)
     }
 
-    /// Locks on a thread of its own, and is in the queue when this returns.
+    /// Locks on a separate thread; returns once the waiter is in the queue.
     fn wait_for(&self, key: &str) -> Receiver<(LockGuard, Hold, Instant)> {
         let (request, history, (got, guards)) = (self.waiter.lock(key), self.history.clone(), channel());
         std::thread::spawn(move || {
@@ -55,7 +55,7 @@ impl Fixture {
         guards
     }
 
-    /// Waits until the hold has been renewed from here on, at the latest after its old deadline.
+    /// Waits until the hold has been renewed from now on, and its old deadline has passed.
     fn lives_on(&self, guard: &LockGuard, hold: &Hold, since: Instant, ttl: Duration) {
         let renewals = self.holder.stats().renewals;
         eventually("a renewal", || (self.holder.stats().renewals > renewals).then_some(()));
@@ -64,7 +64,7 @@ impl Fixture {
     }
 }
 
-/// Waits for the loss on this thread. Returns when it was told.
+/// Waits for the loss on this thread. Returns when it was notified.
 fn lost(guard: &LockGuard, hold: &Hold) -> (Loss, Instant) {
     let lost = support::lost(guard);
     hold.lost();
@@ -77,7 +77,7 @@ fn unlock((guard, hold): (LockGuard, Hold)) {
 }
 
 #[test]
-fn a_server_that_is_stopped_for_longer_than_the_ttl_is_a_loss_before_it_goes_on() {
+fn a_server_stopped_for_longer_than_the_ttl_is_a_loss_before_it_resumes() {
     let redis = Redis::start();
     let fixture = Fixture::new(&redis, SHORT);
     let (guard, hold) = fixture.lock("k");
@@ -93,7 +93,7 @@ fn a_server_that_is_stopped_for_longer_than_the_ttl_is_a_loss_before_it_goes_on(
     let (next, next_hold, _) = waiting.recv_timeout(PATIENCE).unwrap();
     assert!(next.token() > guard.token());
     assert_eq!(guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
-    assert!(!next_hold.is_lost(&next), "the late release left it alone");
+    assert!(!next_hold.is_lost(&next), "the late release had no effect on it");
     unlock((next, next_hold));
     unlock(fixture.lock("k"));
     fixture.history.assert_clean(3);
@@ -107,7 +107,7 @@ fn a_server_that_is_stopped_for_less_than_a_third_of_the_ttl_is_no_loss() {
     let waiting = fixture.wait_for("k");
     let start = Instant::now();
     redis.process().stop();
-    // A time to pass: this is how long the server is stopped.
+    // A fixed pause: the server is stopped.
     std::thread::sleep(LONG / 4);
     redis.process().resume();
     fixture.lives_on(&guard, &hold, start, LONG);
@@ -165,8 +165,8 @@ fn a_flush_is_a_loss_within_a_third_of_the_ttl_and_tokens_grow() {
     gate.enter(guard.token(), |()| ()).unwrap();
     redis.cli(&["FLUSHALL"]);
     let flushed = Instant::now();
-    // Nobody can be told first: another may have it at once, with a greater token.
-    let next = fixture.waiter.try_lock("k").wait().unwrap().expect("the server knows of nobody");
+    // No notification is possible before: another one may have it at once, with a greater token.
+    let next = fixture.waiter.try_lock("k").wait().unwrap().expect("the server has no holder");
     assert!(next.token() > guard.token());
     gate.enter(next.token(), |()| ()).unwrap();
     assert!(gate.enter(guard.token(), |()| ()).is_err(), "the stale token is refused");
@@ -201,7 +201,7 @@ fn scripts_that_are_forgotten_are_not_noticed() {
 }
 
 #[test]
-fn without_memory_locking_fails_clearly_and_all_else_goes_on() {
+fn without_memory_only_locking_fails_and_clearly() {
     let redis = Redis::start();
     let fixture = Fixture::new(&redis, SHORT);
     let (guard, hold) = fixture.lock("held");
@@ -213,7 +213,7 @@ fn without_memory_locking_fails_clearly_and_all_else_goes_on() {
         assert_eq!((error.code(), error.key()), ("BACKEND", Some("k")));
         assert!(error.to_string().contains("memory"), "{error}");
     }
-    assert!(start.elapsed() < SOON, "no endless retry: {:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "retried for too long: {:?}", start.elapsed());
     dropped_hold.released();
     drop(dropped);
     fixture.lives_on(&guard, &hold, start, SHORT);
@@ -240,7 +240,7 @@ fn a_master_that_becomes_a_replica_is_a_loss_in_time() {
 }
 
 #[test]
-fn a_user_who_is_turned_out_is_told_so_and_loses_in_time() {
+fn a_deleted_user_gets_an_error_and_loses_in_time() {
     let redis = Redis::start();
     for change in [&["ACL", "DELUSER", "me"][..], &["ACL", "SETUSER", "me", "-@all"]] {
         let grant = ["ACL", "SETUSER", "me", "reset", "on", ">se?cret", "~*", "&*", "+@all"];
@@ -257,13 +257,13 @@ fn a_user_who_is_turned_out_is_told_so_and_loses_in_time() {
             assert_eq!(error.code(), "BACKEND");
             assert!(!format!("{error} {error:?}").contains("cret"));
         }
-        assert!(start.elapsed() < SHORT, "no endless retry: {:?}", start.elapsed());
+        assert!(start.elapsed() < SHORT, "retried for too long: {:?}", start.elapsed());
         let (_, at) = lost(&guard, &hold);
         println!("lost {:?} after {change:?}", at - start);
         assert!(at - start < SHORT + SOON);
         let (next, next_hold, _) = waiting.recv_timeout(PATIENCE).unwrap();
         unlock((next, next_hold));
-        // Let in again, it goes on by itself.
+        // Once the user exists again, it recovers automatically.
         redis.cli(&grant);
         unlock(fixture.lock("k"));
         fixture.history.assert_clean(3);
@@ -292,7 +292,7 @@ fn a_clock_that_jumps_ahead_is_a_loss_within_a_third_of_the_ttl() {
     unlock((next, next_hold));
     let verdict = judge(&fixture.history.records(), LONG / 3 + SOON);
     assert!(verdict.violations.is_empty(), "{verdict}");
-    // Back again, tokens grow all the same.
+    // With the clock set back, tokens still grow.
     let (before, hold) = fixture.lock("k");
     let token = before.token();
     unlock((before, hold));
@@ -303,7 +303,7 @@ fn a_clock_that_jumps_ahead_is_a_loss_within_a_third_of_the_ttl() {
 }
 
 #[test]
-fn a_waiter_whose_messages_are_cut_off_looks_by_itself() {
+fn a_waiter_without_messages_checks_periodically() {
     let redis = Redis::start();
     let fixture = Fixture::new(&redis, LONG);
     let mut times = Vec::new();
@@ -319,7 +319,7 @@ fn a_waiter_whose_messages_are_cut_off_looks_by_itself() {
     }
     times.sort_unstable();
     println!("in after the release: {times:?}");
-    // Each within a second, and most because everybody looks when messages are heard again, not because a second is over.
+    // Each within a second, and most by the check when messages are received again, not by the periodic one.
     assert!(times[6] < SOON && times[3] < SOON / 4, "{times:?}");
     fixture.history.assert_clean(14);
 }

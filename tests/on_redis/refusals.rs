@@ -1,4 +1,4 @@
-//! A real Redis that says "later": a wait without a limit goes on, a try ends with the manager's timeout.
+//! A real Redis with temporary refusals: a wait without a limit continues, a try ends with the manager's timeout.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ fn manager(server: &Redis) -> LockManager {
     LockManager::builder().url(server.url()).timeout(TIMEOUT).build().wait().unwrap()
 }
 
-/// Waits without a limit on a thread of its own.
+/// Waits without a limit on a separate thread.
 fn waiting(manager: &LockManager, key: &str) -> Receiver<Result<LockGuard>> {
     let (got, guards) = channel();
     let request = manager.lock(key).owner(&Owner::new());
@@ -23,7 +23,7 @@ fn waiting(manager: &LockManager, key: &str) -> Receiver<Result<LockGuard>> {
     guards
 }
 
-/// While the server refuses, a wait goes on and a try ends with the timeout; afterwards the lock is there.
+/// While the server refuses, a wait continues and a try ends with the timeout; afterwards the lock is granted.
 fn passes(server: &Redis, refuse: impl FnOnce(), relent: impl FnOnce()) {
     let manager = manager(server);
     let known = manager.lock("known").wait().unwrap();
@@ -41,7 +41,7 @@ fn passes(server: &Redis, refuse: impl FnOnce(), relent: impl FnOnce()) {
     }
     relent();
     let start = Instant::now();
-    let guard = guards.recv_timeout(PATIENCE).expect("it goes on").unwrap();
+    let guard = guards.recv_timeout(PATIENCE).expect("it continues").unwrap();
     println!("the lock {:?} after the refusals have ended", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     guard.unlock().wait().unwrap();
@@ -80,7 +80,7 @@ fn a_server_with_too_many_clients_ends_no_wait() {
         let manager = LockManager::builder().url(url).timeout(TIMEOUT).build().wait().unwrap();
         let held = manager.lock("k").wait().unwrap();
         let guards = waiting(&manager, "k");
-        // A client from before, which can lift the limit.
+        // An earlier client, which can lift the limit.
         let mut before = Before::connect(&server);
         before.run("CONFIG SET maxclients 1");
         before.run("CLIENT KILL TYPE normal SKIPME yes");
@@ -103,7 +103,7 @@ fn a_server_with_too_many_clients_ends_no_wait() {
     }
 }
 
-/// A connection by the socket that stays open.
+/// A persistent connection through the socket.
 struct Before(std::io::BufReader<std::os::unix::net::UnixStream>);
 
 impl Before {
@@ -114,7 +114,7 @@ impl Before {
         before
     }
 
-    /// Runs a command that is answered by one line.
+    /// Runs a command whose answer is one line.
     fn run(&mut self, command: &str) {
         use std::io::{BufRead, Write};
         self.0.get_mut().write_all(format!("{command}\r\n").as_bytes()).unwrap();
@@ -143,6 +143,6 @@ fn a_script_that_blocks_the_server_ends_no_wait() {
         ended => panic!("the wait has ended: {ended:?}"),
     }
     server.cli(&["SCRIPT", "KILL"]);
-    guards.recv_timeout(PATIENCE).expect("it goes on").unwrap().unlock().wait().unwrap();
+    guards.recv_timeout(PATIENCE).expect("it continues").unwrap().unlock().wait().unwrap();
     let _ = blocking.wait();
 }

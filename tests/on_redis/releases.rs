@@ -1,4 +1,4 @@
-//! Attempts and holds that come to an end on a real Redis: what is left of them, and what is reported.
+//! The ends of attempts and holds on a real Redis: their remains, and the reports.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use support::proxy::Proxy;
 use support::redis::Redis;
 use support::{PATIENCE, eventually, in_a_separate_process};
 
-/// How late a thread of a busy machine may be.
+/// The longest delay of a thread on a busy machine.
 const LATE: Duration = Duration::from_millis(500);
 
 fn manager(address: std::net::SocketAddr, ttl: Duration) -> LockManager {
@@ -27,20 +27,16 @@ fn a_copy_of_a_request_that_was_answered_busy_takes_nothing_later() {
         let frozen = proxy.connections();
         proxy.freeze();
         let request = if isolated { trying.lock("k").isolated() } else { trying.lock("k") };
-        // Sent into the frozen connection, and again on the next one.
+        // Sent on the frozen connection, and again on the next one.
         assert!(request.try_once().wait().unwrap().is_none());
         assert!(proxy.connections() > frozen, "it was sent twice");
         held.unlock().wait().unwrap();
-        // The old copy arrives: when its connection has ended, the server has read it all.
+        // The old copy arrives: when its connection has ended, the server has read it.
         proxy.heal();
         eventually("the old copy has arrived", || (proxy.connections() <= frozen).then_some(()));
         server.cli(&["PING"]);
-        let left = eventually("what the copy did is there to see", || Some(server.keys("lock:k")));
-        assert!(
-            left.is_empty(),
-            "isolated: {isolated}: the key is taken by nobody: {}",
-            server.cli(&["GET", "lock:k"])
-        );
+        let left = eventually("the effect of the copy is visible", || Some(server.keys("lock:k")));
+        assert!(left.is_empty(), "isolated: {isolated}: the key is free: {}", server.cli(&["GET", "lock:k"]));
         assert!(holder.try_lock("k").wait().unwrap().is_some());
     }
 }
@@ -76,7 +72,7 @@ fn busy_tries_leave_nothing_in_memory() {
             }
         })));
     };
-    // What is needed once.
+    // Allocations that are made once.
     tries(TRIES / 10);
     let (before, start) = (resident(), Instant::now());
     tries(TRIES);
@@ -97,7 +93,7 @@ fn busy_tries_leave_nothing_in_memory() {
 
 const TTL: Duration = Duration::from_secs(5);
 
-/// Holds a key behind a proxy that is cut after a tenth of the TTL; unlocks when three tenths are over. Returns what came of it.
+/// Holds a key behind a proxy that is cut after a tenth of the TTL; unlocks after three tenths. Returns the outcome.
 fn unlock_in_the_dark(
     server: &Redis,
     also: bool,
@@ -115,7 +111,7 @@ fn unlock_in_the_dark(
     let (done, outcome) = channel();
     std::thread::spawn(move || {
         let outcome = guard.unlock().wait();
-        // Received, or the test has failed.
+        // Fails only if the test has failed.
         let _ = done.send((outcome, start.elapsed()));
     });
     let (outcome, took) = outcome.recv_timeout(TTL + PATIENCE).expect("unlock() ends");
@@ -140,7 +136,7 @@ fn an_unlock_while_the_server_is_away_ends_at_the_deadline_of_its_hold() {
 }
 
 #[test]
-fn an_unlock_whose_server_is_gone_for_good_ends_as_well() {
+fn an_unlock_ends_although_the_server_never_returns() {
     let mut server = Redis::start();
     let address = server.address();
     let proxy = Proxy::start(address);
@@ -167,7 +163,7 @@ fn an_unlock_of_a_lock_that_was_removed_says_so() {
             }
             let error = guard.unlock().wait().unwrap_err();
             assert_eq!((error.code(), error.key()), ("LOCK_EXPIRED", Some("k")), "shared: {shared}, taken: {taken}");
-            assert_eq!(server.keys("lock:k").len(), usize::from(taken), "the successor is left alone");
+            assert_eq!(server.keys("lock:k").len(), usize::from(taken), "the successor keeps its lock");
             server.cli(&["DEL", "lock:k"]);
         }
     }

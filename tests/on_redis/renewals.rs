@@ -1,4 +1,4 @@
-//! Renewals that callers ask for.
+//! Renewals that callers request.
 
 use std::future::IntoFuture;
 
@@ -6,7 +6,7 @@ use futures::future::join_all;
 use leasehold::{LockManager, Owner};
 use support::redis::Redis;
 
-/// Holders of one session that ask at the same time for a proof share requests, since each request renews every hold.
+/// Holders of one session that request a renewal at the same time share requests, since each request renews every hold.
 #[tokio::test]
 async fn a_thousand_holders_can_have_a_proof_at_the_same_time() {
     let server = Redis::start();

@@ -1,4 +1,4 @@
-//! Futures that are polled once and then left alone, on a real Redis: nothing that others need stays with them.
+//! Futures that are polled once and then neither polled nor dropped, on a real Redis: they hold nothing that other calls need.
 
 use std::pin::Pin;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,7 +12,7 @@ use support::PATIENCE;
 use support::proxy::Proxy;
 use support::redis::Redis;
 
-/// What takes less than 100 ms, on a busy machine. Far less than a timeout, and than the time of a connection that does not answer.
+/// The limit for an operation of less than 100 ms, on a busy machine. Far less than any timeout.
 const PROMPT: Duration = Duration::from_millis(800);
 
 type Left = Pin<Box<dyn Future<Output = ()>>>;
@@ -24,7 +24,7 @@ const KINDS: [&str; 9] =
 /// Managers on one server.
 struct Fixture {
     manager: LockManager,
-    /// Holds what the others wait for.
+    /// Holds the keys that the others wait for.
     other: LockManager,
     _taken: LockGuard,
 }
@@ -45,7 +45,7 @@ impl Fixture {
         Self { manager, other, _taken: taken }
     }
 
-    /// Polls a call so many times, each after it was woken, and leaves it alone then.
+    /// Polls a call `times` times, each after it was woken, and then no more.
     fn left(&self, kind: &str, number: usize, polls: usize) -> Left {
         let key = format!("{kind} {number}");
         let manager = &self.manager;
@@ -71,7 +71,7 @@ impl Fixture {
         };
         let (waker, woken) = woken();
         for poll in 0..polls {
-            // Where it waits for a lock that is held, nobody wakes it.
+            // An acquire of a held lock is never woken.
             if poll > 0 && woken.recv_timeout(Duration::from_millis(20)).is_err() {
                 break;
             }
@@ -96,7 +96,7 @@ impl Fixture {
     }
 }
 
-/// A waker, and where it says that it was called.
+/// A waker, and the flag that it sets.
 fn woken() -> (Waker, Receiver<()>) {
     struct Call(Mutex<Sender<()>>);
     impl Wake for Call {
@@ -137,19 +137,19 @@ fn each_kind(url: &str, replicas: u32) {
 }
 
 #[test]
-fn a_call_that_is_left_alone_keeps_nobody_waiting() {
+fn an_unpolled_call_blocks_no_other() {
     each_kind(&Redis::start().url(), 0);
 }
 
 #[test]
-fn nor_where_replicas_have_to_confirm() {
+fn an_unpolled_call_blocks_no_other_with_replicas() {
     let master = Redis::start();
     let _replica = master.start_replica();
     each_kind(&master.url(), 1);
 }
 
 #[test]
-fn two_hundred_calls_that_are_left_alone_keep_nobody_waiting_and_cost_no_connection() {
+fn two_hundred_unpolled_calls_block_no_other_and_cost_no_connection() {
     for replicas in [0, 1] {
         let master = Redis::start();
         let _replica = master.start_replica();
@@ -161,13 +161,13 @@ fn two_hundred_calls_that_are_left_alone_keep_nobody_waiting_and_cost_no_connect
         let took = fixture.bystander("beside");
         println!("{replicas} replicas: release and lock in {took:?}");
         assert!(took.iter().all(|took| *took < PROMPT), "{took:?}");
-        // A time to pass: longer than an answer is waited for.
+        // A fixed pause: longer than an answer is waited for.
         std::thread::sleep(Duration::from_millis(2500));
         let took = fixture.bystander("beside, later");
         println!("{replicas} replicas: later in {took:?}");
         assert!(took.iter().all(|took| *took < PROMPT), "{took:?}");
-        assert_eq!(proxy.accepted(), accepted, "no connection was given up");
-        // And those go on that somebody polls again, all but the waiters for a key that is held.
+        assert_eq!(proxy.accepted(), accepted, "no connection was abandoned");
+        // Polled again, they complete, all but the waiters for a held key.
         drop(fixture._taken);
         block_on(futures::future::join_all(left));
         fixture.manager.close().wait().unwrap();

@@ -13,28 +13,28 @@ use support::program;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Makes a test of each function, on a server that all share, and of those that have one of their own.
+/// Generates tests of these functions: on a shared server, and for those that stop it, on a separate one.
 macro_rules! cli_tests {
     ($backend:ident: $server:ty) => {
         cli_tests! {
             $backend: $server;
             the_command_runs_under_the_lock_and_its_status_is_passed_on
             one_waits_for_the_other
-            who_is_late_is_told_so_by_the_status
-            what_cannot_be_run_releases_the_lock
+            a_busy_lock_is_reported_by_the_status
+            a_command_that_cannot_be_run_releases_the_lock
             a_lost_lock_stops_the_command
-            a_command_that_will_not_stop_is_killed
+            a_command_that_does_not_stop_is_killed
             signals_are_passed_on
             a_signal_while_waiting_leaves_nothing
             locks_are_shown
             a_change_of_holder_is_watched
-            wrong_arguments_are_told_from_failures
-            a_reader_that_has_gone_is_no_failure
+            wrong_arguments_differ_from_failures
+            a_closed_output_is_no_failure
             the_command_does_not_find_the_password
-            force_unlock_takes_only_what_it_has_shown;
+            force_unlock_revokes_only_the_holder_it_has_shown;
             a_server_that_stops_is_a_loss_in_time
             an_outage_does_not_end_a_watch
-            an_outage_while_waiting_is_told_from_a_holder
+            an_outage_while_waiting_differs_from_a_holder
             force_unlock_asks_first
         }
     };
@@ -86,7 +86,7 @@ fn hold(manager: &LockManager, key: &str) -> LockGuard {
     manager.lock(key).timeout(LIMIT).wait().unwrap()
 }
 
-/// A command that runs, with what it prints.
+/// A running command, with its output.
 struct Running {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
@@ -109,7 +109,7 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Its exit status and what it had to say.
+    /// Its exit status and its output.
     fn end(mut self) -> (i32, String) {
         let mut said = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
@@ -130,14 +130,14 @@ fn the_command_runs_under_the_lock_and_its_status_is_passed_on(url: &str) {
 
 fn one_waits_for_the_other(url: &str) {
     let mut first = Running::start(command(url, &["run", "cli/two", "--", "sh", "-c", "echo in; read line; exit 0"]));
-    // Its standard input is empty, so this ends at once; the point is the order of the tokens.
+    // Its standard input is empty, so this ends at once; the order of the tokens is tested.
     assert_eq!(first.line(), "in");
     let second = output(url, &["run", "cli/two", "--", "true"]);
     assert_eq!(code(&second), 0, "{second:?}");
     assert_eq!(first.end().0, 0);
 }
 
-fn who_is_late_is_told_so_by_the_status(url: &str) {
+fn a_busy_lock_is_reported_by_the_status(url: &str) {
     let manager = manager(url);
     let guard = hold(&manager, "cli/busy");
     let busy = output(url, &["run", "cli/busy", "--try", "--", "echo", "never"]);
@@ -151,7 +151,7 @@ fn who_is_late_is_told_so_by_the_status(url: &str) {
     drop(shared);
 }
 
-fn what_cannot_be_run_releases_the_lock(url: &str) {
+fn a_command_that_cannot_be_run_releases_the_lock(url: &str) {
     assert_eq!(code(&output(url, &["run", "cli/none", "--", "no-such-command-anywhere"])), 127);
     assert_eq!(code(&output(url, &["run", "cli/none", "--", "/etc/passwd"])), 126);
     assert_eq!(code(&output(url, &["who", "cli/none"])), 1);
@@ -168,7 +168,7 @@ fn a_lost_lock_stops_the_command(url: &str) {
     assert!(said.contains("cli/lost") && said.contains("revoked"), "{said}");
 }
 
-fn a_command_that_will_not_stop_is_killed(url: &str) {
+fn a_command_that_does_not_stop_is_killed(url: &str) {
     let script = "trap '' TERM; echo in; while :; do sleep 0.1; done";
     let arguments = ["run", "cli/stubborn", "--grace", "300ms", "--", "sh", "-c", script];
     let mut running = Running::start(command(url, &arguments));
@@ -262,7 +262,7 @@ fn force_unlock_asks_first(url: &str, _server: &Process) {
     };
     let refused = answer("n\n", &[]);
     assert_eq!(code(&refused), 1);
-    assert!(text(&refused.stderr).contains("holds other as well"), "{refused:?}");
+    assert!(text(&refused.stderr).contains("also holds other:"), "{refused:?}");
     assert!(!guard.is_lost());
     let alone = answer("y\n", &["--key-only"]);
     assert_eq!((code(&alone), text(&alone.stdout).contains("forced")), (0, true), "{alone:?}");
@@ -281,7 +281,7 @@ fn force_unlock_asks_first(url: &str, _server: &Process) {
     assert!(text(&answer("", &["--yes"]).stdout).contains("was free"));
 }
 
-/// `force-unlock` that has shown the holder and waits for an answer.
+/// A `force-unlock` that has shown the holder and waits for an answer.
 struct Asked(Child);
 
 impl Asked {
@@ -303,7 +303,7 @@ impl Asked {
     }
 }
 
-fn force_unlock_takes_only_what_it_has_shown(url: &str) {
+fn force_unlock_revokes_only_the_holder_it_has_shown(url: &str) {
     let named = |name: &str| LockManager::builder().url(url).name(name).build().wait().unwrap();
     let (first, second) = (named("first-one"), named("second-one"));
     for more in [&[][..], &["--key-only"]] {
@@ -332,7 +332,7 @@ fn force_unlock_takes_only_what_it_has_shown(url: &str) {
     assert_eq!(futures::executor::block_on(shown.lost()), leasehold::Loss::Revoked);
 }
 
-fn a_reader_that_has_gone_is_no_failure(url: &str) {
+fn a_closed_output_is_no_failure(url: &str) {
     let _held = hold(&manager(url), "cli/pipe");
     let nobody = || {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -352,7 +352,7 @@ fn a_reader_that_has_gone_is_no_failure(url: &str) {
         let output = command(url, arguments).stdout(nobody()).output().unwrap();
         assert_eq!((code(&output), text(&output.stderr)), (status, String::new()), "{arguments:?}");
     }
-    // Nor is one of what goes wrong.
+    // Nor is a closed standard error.
     for (arguments, status) in [
         (&["run", "cli/pipe", "--try", "--", "true"][..], 121),
         (&["run", "cli/pipe/free", "--", "no-such-command-anywhere"], 127),
@@ -373,7 +373,7 @@ fn the_command_does_not_find_the_password(url: &str) {
     }
 }
 
-fn an_outage_while_waiting_is_told_from_a_holder(url: &str, server: &Process) {
+fn an_outage_while_waiting_differs_from_a_holder(url: &str, server: &Process) {
     let url = format!("{url}?timeout=500ms");
     let manager = manager(&url);
     let _guard = hold(&manager, "outage");
@@ -415,7 +415,7 @@ fn an_outage_does_not_end_a_watch(url: &str, server: &Process) {
     watching.child.wait().unwrap();
 }
 
-/// What others have put on the server, by key, name of the holder and ms since 1970. One of the keys begins a terminal sequence.
+/// `put` writes foreign claims, by key, name of the holder and ms since 1970. One of the keys contains a terminal sequence.
 fn names_are_escaped_where_they_are_shown(url: &str, put: impl Fn(&str, &str, u64)) {
     let hostile = "\u{1b}[2J\n\u{202e}";
     let long = "n".repeat(1000);
@@ -444,8 +444,8 @@ fn names_are_escaped_where_they_are_shown(url: &str, put: impl Fn(&str, &str, u6
     for (arguments, status) in [
         (&["who", "cli/odd/name"][..], 0),
         (&["who", "cli/odd/late"], 0),
-        (&["run", "cli/odd/name", "--timeout", "100ms", "--", "true"], 122),
-        (&["run", "cli/odd/long", "--timeout", "100ms", "--", "true"], 122),
+        (&["run", "cli/odd/name", "--timeout", "1s", "--", "true"], 122),
+        (&["run", "cli/odd/long", "--timeout", "1s", "--", "true"], 122),
         (&["force-unlock", "cli/odd/name"], 1),
         (&["force-unlock", "--yes", "cli/odd/name"], 0),
     ] {
@@ -481,7 +481,7 @@ fn names_on_redis_are_escaped_where_they_are_shown() {
     });
 }
 
-fn wrong_arguments_are_told_from_failures(url: &str) {
+fn wrong_arguments_differ_from_failures(url: &str) {
     assert_eq!(code(&output(url, &["run", "cli/usage"])), 125, "no command");
     assert_eq!(code(&output(url, &["run", "cli/usage", "--try", "--timeout", "1s", "--", "true"])), 125, "either or");
     assert_eq!(code(&output(url, &["list"])), 125, "no such subcommand");
@@ -490,7 +490,7 @@ fn wrong_arguments_are_told_from_failures(url: &str) {
 }
 
 #[test]
-fn what_goes_wrong_is_said_without_secrets() {
+fn errors_contain_no_secrets() {
     let nobody = ["etcd", "redis"].map(|scheme| format!("{scheme}://joe:hush-hush@127.0.0.1:1?timeout=300ms"));
     for url in nobody.iter().map(String::as_str).chain(["nothing://here"]) {
         let output = output(url, &["ls"]);
@@ -504,7 +504,7 @@ fn what_goes_wrong_is_said_without_secrets() {
 }
 
 #[test]
-fn help_and_completions_teach() {
+fn help_and_completions_name_the_commands() {
     let help = text(&output("", &["run", "--help"]).stdout);
     for word in ["120", "121", "122", "123", "125", "126", "127", "LEASEHOLD_TOKEN", "--grace", "leasehold run --try"] {
         assert!(help.contains(word), "{word} in {help}");

@@ -1,4 +1,4 @@
-//! `leasehold run` on a real terminal and without one: signals, job control, and what a command leaves behind.
+//! `leasehold run` on a real terminal and without one: signals, job control, and remaining processes.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -23,7 +23,7 @@ const CTRL_Z: &[u8] = b"\x1a";
 /// A shell command that never ends.
 const FOREVER: &str = "while :; do sleep 0.1; done";
 
-/// A bash script in a session of its own.
+/// A bash script in a separate session.
 struct Session {
     shell: Process,
     keyboard: Option<File>,
@@ -39,7 +39,7 @@ impl Session {
         unlockpt(&terminal).unwrap();
         let path = ptsname(&terminal, Vec::new()).unwrap();
         let user = OpenOptions::new().read(true).write(true).open(OsStr::from_bytes(path.as_bytes())).unwrap();
-        // Only what is printed appears, as it is.
+        // The terminal echoes no input, and does not change the output.
         let mut modes = tcgetattr(&user).unwrap();
         modes.local_modes -= LocalModes::ECHO;
         modes.output_modes -= OutputModes::OPOST;
@@ -96,7 +96,7 @@ impl Session {
 }
 
 fn shell(arguments: &[&str], configure: impl FnOnce(&mut Command)) -> Process {
-    // Whatever this process was started with, by nohup for example, nothing is ignored there.
+    // Resets signals that this process ignores, under nohup for example.
     Process::spawn("env", |command| {
         command.args(["--default-signal", "setsid"]).args(arguments).env("LEASEHOLD_URL", Redis::shared().url());
         command.env("leasehold", program::command_line());
@@ -164,7 +164,7 @@ fn a_typed_interrupt_reaches_the_command_once() {
         assert_eq!(session.expect("times-"), "1");
         assert_eq!(session.ended(), 0);
     }
-    // Not sh: one that is interrupted right before it starts a command waits for that.
+    // Not sh, which waits for the command if it is interrupted right before the start.
     let mut session = Session::with_terminal(
         r#"trap : INT; echo piped | "$leasehold" run pty/interrupt -- bash -c 'echo ready; exec sleep 1000'; echo ended-$?"#,
     );
@@ -186,7 +186,7 @@ fn a_signal_that_is_sent_reaches_the_command() {
 }
 
 #[test]
-fn a_signal_ends_a_stopped_command_and_what_it_has_started() {
+fn a_signal_ends_a_stopped_command_and_its_descendants() {
     for start in [Session::with_terminal, Session::without_terminal] {
         for signal in [Signal::TERM, Signal::HUP, Signal::QUIT, Signal::INT] {
             let command = "sleep 1000 & echo started-$!; echo tool-$PPID; echo command-$$; kill -STOP $$; echo never";
@@ -200,12 +200,12 @@ fn a_signal_ends_a_stopped_command_and_what_it_has_started() {
             eventually("the command is stopped", || (state(command) == Some('T')).then_some(()));
             kill_process(tool, signal).unwrap();
             assert_eq!(session.ended(), 128 + signal.as_raw());
-            // A shell without job control lets what it starts in the background ignore these two.
+            // Background processes of a shell without job control ignore these two.
             if signal == Signal::INT || signal == Signal::QUIT {
                 // The end of a session with a terminal may have ended it already.
                 let _ = kill_process(started, Signal::KILL);
             }
-            eventually("what the command has started ends", || (!lives(started)).then_some(()));
+            eventually("the descendants of the command end", || (!lives(started)).then_some(()));
             assert!(is_free("pty/stopped"));
         }
     }
@@ -266,7 +266,7 @@ fn an_interrupt_that_was_ignored_at_the_start_stays_ignored() {
 #[test]
 fn a_hangup_is_ignored_under_nohup() {
     let command = format!("trap 'exit 42' USR1; kill -HUP $$; echo ready-$PPID; {FOREVER}");
-    // With its output in a pipe, nohup leaves it alone.
+    // nohup does not redirect output in a pipe.
     for start in [Session::with_terminal, Session::without_terminal] {
         let mut session = start(&format!(
             r#"set -o pipefail; nohup "$leasehold" run pty/nohup -- sh -c {} 2>&1 | cat; echo ended-$?"#,
@@ -280,7 +280,7 @@ fn a_hangup_is_ignored_under_nohup() {
 }
 
 #[test]
-fn a_loss_ends_all_that_the_command_has_started() {
+fn a_loss_ends_all_processes_of_the_command() {
     for start in [Session::with_terminal, Session::without_terminal] {
         let stubborn = |name: &str| format!("trap '' TERM; echo {name}-$$; {FOREVER}");
         let far = format!("setsid sh -c {} & sleep 1000", quoted(&stubborn("far")));
@@ -340,7 +340,7 @@ fn the_end_of_the_command_releases_the_lock_and_leaves_its_background_processes_
 }
 
 #[test]
-fn children_of_before_are_not_the_command_s() {
+fn earlier_children_do_not_count_as_the_commands() {
     let mut session = Session::without_terminal(
         r#"(sleep 1000 & echo other-$!; exec "$leasehold" run pty/exec --grace 300ms -- sh -c 'echo ready; exec sleep 1000')
         echo ended-$?"#,
@@ -353,7 +353,7 @@ fn children_of_before_are_not_the_command_s() {
     kill_process(other, Signal::KILL).unwrap();
 }
 
-/// A text as one word of a shell.
+/// A text quoted for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

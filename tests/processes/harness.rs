@@ -1,4 +1,4 @@
-//! The tests' own tools work: the proxy fails in the ways it says, children obey, servers start and come back.
+//! The tools of the tests work: the proxy's faults, child processes, starts and restarts of servers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use support::child::{self, Child};
 use support::proxy::Proxy;
 
-/// How long nothing must happen for "nothing happens".
+/// The time without an event after which there will be none.
 const SILENCE: Duration = Duration::from_millis(150);
 
-/// A server that sends back what it gets.
+/// An echo server.
 fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -118,7 +118,7 @@ fn a_proxy_resets() {
     assert!(refused.is_err());
     proxy.heal();
     assert_eq!(ask(&mut connect(&proxy), "b").unwrap(), "b");
-    support::eventually("the connections are gone", || (proxy.connections() == 0).then_some(()));
+    support::eventually("the connections are closed", || (proxy.connections() == 0).then_some(()));
     assert_eq!(proxy.accepted(), 4);
 }
 
@@ -135,10 +135,10 @@ fn a_proxy_delays() {
 #[test]
 fn a_stopped_child_says_nothing() {
     let mut child = Child::of_this_test("harness::a_child_that_repeats", &[]);
-    child.tell("a");
+    child.send("a");
     child.expect("a");
     child.process.stop();
-    child.tell("b");
+    child.send("b");
     assert_eq!(child.line_within(SILENCE), None);
     child.process.resume();
     child.expect("b");
@@ -199,7 +199,7 @@ mod etcd {
         let reads = |member: usize| cluster.members[member].try_etcdctl(&["get", "k", "--command-timeout=3s"]).is_ok();
         cluster.peers.isolate(first);
         eventually("the others have another leader", || reads((first + 1) % 3).then_some(()));
-        eventually("who is alone leads nobody", || (!reads(first)).then_some(()));
+        eventually("the isolated member is no leader", || (!reads(first)).then_some(()));
         assert!(cluster.members[first].try_etcdctl(&["get", "k", "--consistency=s"]).is_ok());
         cluster.peers.heal();
         eventually("all are together again", || reads(first).then_some(()));

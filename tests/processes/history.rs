@@ -1,4 +1,4 @@
-//! The judge of histories finds what is wrong, and only that: the negative control of all tests that rely on it.
+//! The judge of histories finds faults, and only those: the negative control of all tests that rely on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,7 +118,7 @@ fn an_overlap_may_be_allowed() {
     assert_eq!(judge(&records, Duration::from_nanos(4)).violations.len(), 1);
 }
 
-/// Four managers take turns on one key of a backend of the tests' own.
+/// Four managers contend for one key of a test backend.
 async fn run(defect: Defect) -> Verdict {
     let folder = Folder::new();
     let history = History::open(folder.path().join("history"));
@@ -143,7 +143,7 @@ async fn run(defect: Defect) -> Verdict {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broken_backend_is_found_out() {
+async fn a_broken_backend_is_detected() {
     let good = run(Defect::None).await;
     assert!(good.violations.is_empty() && good.holds == 12, "{good}");
     for defect in [Defect::NoExclusion, Defect::LateLoss] {
@@ -164,10 +164,10 @@ fn processes_write_to_one_history() {
         (0..2).map(|_| Child::of_this_test("history::a_process_that_writes", &[path.to_str().unwrap()])).collect();
     for child in &mut children {
         child.expect("ready");
-        child.tell("go");
+        child.send("go");
     }
     assert!(children.into_iter().all(Child::finish));
-    // Two processes, each with a store of its own: they do not exclude one another, and their tokens do not grow together.
+    // Two processes with separate stores: they do not exclude one another, and their tokens do not grow together.
     let records = History::open(&path).records();
     assert_eq!(records.len(), 2 * 50 * 3);
     assert_eq!(judge(&records, Duration::ZERO).holds, 100);

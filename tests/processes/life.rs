@@ -1,4 +1,4 @@
-//! Processes that end, are killed, stopped or forked while they hold a lock, and others that want it.
+//! Processes that end, are killed, stopped or forked while they hold a lock, and the next holders.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
@@ -10,16 +10,16 @@ use support::folder::Folder;
 use support::history::{History, What, now};
 use support::{PATIENCE, eventually};
 
-/// The shortest that etcd grants.
+/// The shortest TTL that etcd grants.
 const TTL: Duration = Duration::from_secs(2);
-/// How long after the end of its lease a lock is another's, by the promise and on a busy machine.
+/// The limit from the end of a lease to the next hold, on a busy machine.
 const AFTER: Duration = Duration::from_secs(1);
 
 fn manager(url: &str) -> LockManager {
     LockManager::builder().url(url).ttl(TTL).build().wait().unwrap()
 }
 
-/// A child that holds `key`, and what the parent has.
+/// A child that holds `key`, and the parent's manager.
 struct Fixture {
     folder: Folder,
     url: String,
@@ -43,7 +43,7 @@ impl Fixture {
         child
     }
 
-    /// Waits for the lock on a thread of its own; answers with the guard and the time.
+    /// Waits for the lock on a separate thread; sends the guard and the time.
     fn wait_for(&self, key: &str) -> Receiver<(LockGuard, u64)> {
         let (request, history, (got, guards)) = (self.manager.lock(key), self.history(), channel());
         std::thread::spawn(move || {
@@ -59,7 +59,7 @@ impl Fixture {
     }
 }
 
-/// Makes a test of each function on the server with this URL.
+/// Generates a test of each function on the server with this URL.
 macro_rules! on_a_server {
     ($server:expr; $($test:ident)*) => {
         $(
@@ -73,10 +73,10 @@ macro_rules! on_a_server {
         on_a_server! {
             $server;
             the_lock_of_a_killed_process_is_free_when_its_lease_is_over
-            a_stopped_process_finds_its_lock_lost_at_the_first_look
+            a_stopped_process_finds_its_lock_lost_at_the_first_check
             a_panic_releases
-            a_forked_child_has_nothing_of_its_parents_holds
-            a_forked_child_can_have_a_manager_of_its_own
+            a_forked_child_does_not_have_its_parents_holds
+            a_forked_child_can_create_a_manager
         }
     };
 }
@@ -127,13 +127,13 @@ fn a_program_that_ends_after_its_drops_leaves_no_lock_behind(server: String) {
         let key = format!("ends-{n}");
         let mut child = fixture.holder("life::drops_and_exits", &key);
         let waiting = (n % 2 == 0).then(|| fixture.wait_for(&key));
-        child.tell("go");
+        child.send("go");
         let (dropped, got) = match waiting {
             Some(waiting) => {
                 let dropped: u64 = child.said().parse().unwrap();
                 (dropped, waiting.recv_timeout(PATIENCE).unwrap().1)
             }
-            // Nobody waits: the release must be through when the process has ended.
+            // A try: the release must be complete when the process has ended.
             None => {
                 let dropped: u64 = child.said().parse().unwrap();
                 eventually("the child ends", || child.process.ended());
@@ -168,7 +168,7 @@ fn the_lock_of_a_killed_process_is_free_when_its_lease_is_over(server: String) {
         let waiting = fixture.wait_for(key);
         let killed = now();
         match role {
-            "life::holds_and_aborts" => child.tell("go"),
+            "life::holds_and_aborts" => child.send("go"),
             _ => child.process.kill(),
         }
         let (guard, got) = waiting.recv_timeout(PATIENCE).unwrap();
@@ -199,7 +199,7 @@ fn holds_and_aborts() {
     });
 }
 
-/// In a child: locks, says so, and goes on.
+/// In a child: locks, reports it, and continues.
 fn hold_and(then: impl FnOnce()) {
     let Some([url, folder, key]) = in_child() else { return };
     let manager = manager(&url);
@@ -209,15 +209,15 @@ fn hold_and(then: impl FnOnce()) {
     then();
 }
 
-fn a_stopped_process_finds_its_lock_lost_at_the_first_look(server: String) {
+fn a_stopped_process_finds_its_lock_lost_at_the_first_check(server: String) {
     let fixture = Fixture::new(server);
-    let mut child = fixture.holder("life::looks_again_and_again", "stopped");
+    let mut child = fixture.holder("life::checks_repeatedly", "stopped");
     let waiting = fixture.wait_for("stopped");
     let stopped = now();
     child.process.stop();
     let (guard, got) = waiting.recv_timeout(PATIENCE).unwrap();
     println!("the next one in {:?} after the stop, T is {TTL:?}", elapsed(stopped, got));
-    // A time to pass: the stop lasts 2 T.
+    // A fixed pause: the stop lasts 2 T.
     std::thread::sleep((2 * TTL).saturating_sub(elapsed(stopped, now())));
     let resumed = now();
     child.process.resume();
@@ -229,7 +229,7 @@ fn a_stopped_process_finds_its_lock_lost_at_the_first_look(server: String) {
     let believed = records.iter().find(|record| record.what == What::Alive && record.at >= resumed);
     assert_eq!(believed, None, "resumed at {resumed}");
     assert!(records.iter().any(|record| record.what == What::FoundLost));
-    // Its late drop left the successor alone.
+    // Its late drop had no effect on the successor.
     assert!(!guard.is_lost() && guard.renew().wait().is_ok());
     guard.unlock().wait().unwrap();
     fixture.history().assert_clean(2);
@@ -237,7 +237,7 @@ fn a_stopped_process_finds_its_lock_lost_at_the_first_look(server: String) {
 
 #[test]
 #[ignore = "a child of another test"]
-fn looks_again_and_again() {
+fn checks_repeatedly() {
     let Some([url, folder, key]) = in_child() else { return };
     let manager = manager(&url);
     let guard = manager.lock(&key).wait().unwrap();
@@ -255,7 +255,7 @@ fn a_panic_releases(server: String) {
     let fixture = Fixture::new(server);
     let mut child = fixture.holder("life::panics", "panicked");
     let waiting = fixture.wait_for("panicked");
-    child.tell("go");
+    child.send("go");
     let panicked: u64 = child.said().parse().unwrap();
     let (guard, got) = waiting.recv_timeout(PATIENCE).unwrap();
     println!("the next one in {:?} after the panic", elapsed(panicked, got));
@@ -276,7 +276,7 @@ fn panics() {
     panic!("on purpose");
 }
 
-fn a_forked_child_has_nothing_of_its_parents_holds(server: String) {
+fn a_forked_child_does_not_have_its_parents_holds(server: String) {
     let fixture = Fixture::new(server);
     let mut child = fixture.holder("life::forks", "forked");
     child.expect("forked");
@@ -287,10 +287,10 @@ fn a_forked_child_has_nothing_of_its_parents_holds(server: String) {
     for key in ["forked", "forked/dropped", "forked/unlocked"] {
         assert!(fixture.manager.try_lock(key).wait().unwrap().is_none(), "{key} is still the parent's");
     }
-    // A time to pass: the parent renews on.
+    // A fixed pause: the parent continues to renew.
     std::thread::sleep(2 * TTL);
     assert!(fixture.manager.try_lock("forked").wait().unwrap().is_none());
-    child.tell("go");
+    child.send("go");
     child.expect("unlocked");
     assert!(child.finish());
     for key in ["forked", "forked/dropped", "forked/unlocked"] {
@@ -311,7 +311,7 @@ fn forks() {
     let report = Path::new(&folder).join("report");
     match fork::fork().unwrap() {
         fork::Fork::Child => {
-            // A panic must not get into the harness of the parent.
+            // A panic must not reach the test harness of the parent.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let forked = Instant::now();
                 let codes = [
@@ -366,7 +366,7 @@ fn forks() {
     }
 }
 
-fn a_forked_child_can_have_a_manager_of_its_own(server: String) {
+fn a_forked_child_can_create_a_manager(server: String) {
     let fixture = Fixture::new(server);
     let mut child = fixture.holder("life::forks_and_connects", "prefork");
     assert_eq!(child.said(), "the lock is its parent's; locked another");

@@ -1,4 +1,4 @@
-//! Processes: those that hold locks and end, the command line, and the parts of the tests themselves that start and judge processes.
+//! Processes: their ends while they hold locks, the command line, and the tests' tools for processes and histories.
 
 mod cli;
 mod cli_pty;

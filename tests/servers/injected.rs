@@ -1,4 +1,4 @@
-//! Clients that the program has already.
+//! Clients of the program that are passed to the builder.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use leasehold::LockManager;
 const TTL: Duration = Duration::from_secs(7);
 
 #[tokio::test]
-async fn an_etcd_client_of_ones_own_is_used_and_never_closed() {
+async fn a_given_etcd_client_is_used_and_never_closed() {
     let etcd = support::etcd::Etcd::shared();
     let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await.unwrap();
     let builder = |client: &etcd_client::Client| LockManager::builder().etcd_client(client.clone()).prefix("injected/");
@@ -19,13 +19,13 @@ async fn an_etcd_client_of_ones_own_is_used_and_never_closed() {
     guard.unlock().await.unwrap();
     manager.close().await.unwrap();
     drop(manager);
-    // The program's own calls, and those of another manager.
+    // The program's calls, and those of another manager.
     client.put("injected-after", "", None).await.unwrap();
     drop(builder(&client).build().await.unwrap().lock("k").await.unwrap());
 }
 
 #[tokio::test]
-async fn a_redis_client_of_ones_own_says_where_to_connect() {
+async fn a_given_redis_client_says_where_to_connect() {
     let server = support::redis::Redis::shared();
     let client = redis::Client::open(server.url()).unwrap();
     let manager =
@@ -39,7 +39,7 @@ async fn a_redis_client_of_ones_own_says_where_to_connect() {
     redis::cmd("PING").exec_async(&mut connection).await.unwrap();
 }
 
-/// A server that is not there is found out at the start, whoever has made the client.
+/// An unreachable server is an error at the start, also with a given client.
 #[tokio::test]
 async fn a_redis_client_without_a_server_is_an_error_at_the_start() {
     let client = redis::Client::open(format!("redis://127.0.0.1:{}", support::ports::free_port())).unwrap();

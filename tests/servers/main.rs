@@ -1,5 +1,6 @@
-//! What is the same on etcd and on Redis: a network that fails, connections that are shared, outages in errors and logs, TLS.
+//! Tests for etcd and Redis alike: network faults, shared connections, credentials that change, outages in errors and logs, TLS.
 
+mod credentials;
 mod injected;
 mod network;
 mod outage_errors;

@@ -1,4 +1,4 @@
-//! What a network can do to a lock, for any backend: each fault is a function over a server that a proxy can stand in front of.
+//! Faults of the network, for any backend: each is a function of a server's address, which it puts behind a proxy.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use support::history::{History, Hold};
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually, soak};
 
-/// The TTL where a lease is to end: a machine that is busy may take a second for anything.
+/// The TTL for leases that should end: a busy machine may need a second for any operation.
 const TTL: Duration = Duration::from_secs(4);
 
-/// The TTL where none is.
+/// The TTL for leases that should not end.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The managers' timeout: after this they give an answer up.
+/// The managers' timeout.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What happens at once happens within this, on a busy machine: sooner than anybody looks by himself.
+/// The limit for an immediate effect, on a busy machine: sooner than any periodic check.
 const SOON: Duration = Duration::from_secs(3);
 
-/// Managers on one server: one behind a proxy, and one with a connection of its own. What they hold goes into one history.
+/// Managers on one server: one behind a proxy, and one with a direct connection. Their holds are recorded in one history.
 struct Network {
     proxy: Proxy,
     behind: LockManager,
@@ -36,7 +36,7 @@ struct Network {
 }
 
 impl Network {
-    /// Makes managers with keys of their own, on the server at `address` whose URLs begin with `scheme`.
+    /// Makes managers with separate keys, on the server at `address` whose URLs begin with `scheme`.
     fn new(scheme: &str, address: SocketAddr, fault: &str, ttl: Duration) -> Self {
         let proxy = Proxy::start(address);
         let build = |address: SocketAddr| {
@@ -44,7 +44,7 @@ impl Network {
             builder.ttl(ttl).timeout(TIMEOUT)
         };
         let behind = eventually("connected", || build(proxy.address()).name("behind").build().wait().ok());
-        // Its requests meet no fault, and take as long as a busy machine wants.
+        // Its requests meet no fault, and have a long timeout for a busy machine.
         let direct = build(address).name("direct").timeout(PATIENCE).build().wait().unwrap();
         let folder = Folder::new();
         let history = History::open(folder.path().join("history"));
@@ -57,7 +57,7 @@ impl Network {
         (guard, hold)
     }
 
-    /// Locks on a thread of its own, and waits there.
+    /// Locks on a separate thread.
     fn waiting(&self, manager: &LockManager, key: &str) -> Receiver<(LockGuard, Hold, Instant)> {
         let (request, history, (got, guards)) = (manager.lock(key), self.history.clone(), channel());
         std::thread::spawn(move || {
@@ -72,19 +72,19 @@ impl Network {
         self.direct.info(key).wait().unwrap()
     }
 
-    /// Waits until so many claims of the key are known to the server.
+    /// Waits until the server has this many claims of the key.
     fn claims(&self, key: &str, count: usize) {
         eventually(&format!("{count} claims of {key}"), || {
             (self.info(key).map_or(0, |info| info.holders.len() + info.waiters) == count).then_some(())
         });
     }
 
-    /// Waits until the manager behind the proxy has an answer.
+    /// Waits until the manager behind the proxy gets an answer.
     fn is_back(&self) {
         eventually("the server answers", || self.behind.ping().wait().ok());
     }
 
-    /// Freezes the connections. Returns how many there are.
+    /// Freezes the connections. Returns their number.
     fn freeze(&self) -> usize {
         let frozen = self.proxy.connections();
         self.proxy.freeze();
@@ -94,17 +94,17 @@ impl Network {
     /// Waits for another connection.
     fn is_overtaken(&self, frozen: usize) {
         self.is_back();
-        assert!(self.proxy.connections() > frozen, "nothing was frozen");
+        assert!(self.proxy.connections() > frozen, "no connection was frozen");
     }
 
-    /// Delivers what was frozen. Returns once the server has it: its connection, which nobody uses any more, ends then.
+    /// Delivers the frozen bytes. Returns once the server has received them: their connection, which is unused, ends then.
     fn thaw(&self, frozen: usize) {
         self.proxy.heal();
-        eventually("what was held back has arrived", || (self.proxy.connections() <= frozen).then_some(()));
+        eventually("the frozen bytes have arrived", || (self.proxy.connections() <= frozen).then_some(()));
     }
 }
 
-/// Gives up a hold as its history says.
+/// Unlocks, and records that in the history.
 fn unlock((guard, hold): (LockGuard, Hold)) -> Result<(), LockError> {
     hold.released();
     guard.unlock().wait()
@@ -117,7 +117,7 @@ fn lost(guard: &LockGuard, hold: &Hold) -> Loss {
     loss
 }
 
-/// Makes a test of each fault on each server.
+/// Generates a test of each fault on each server.
 macro_rules! network_tests {
     ($($fault:ident)*) => {
         mod etcd {
@@ -148,7 +148,7 @@ network_tests! {
     a_lost_answer_to_a_release_is_a_release
     a_lost_release_is_repeated
     a_lost_answer_to_a_renewal_is_no_loss
-    answers_that_come_too_late_save_nothing
+    late_answers_prolong_no_hold
     a_late_release_leaves_the_successor_alone
     a_half_open_connection_is_a_loss_in_time
     a_connection_that_breaks_after_any_byte_breaks_nothing_else
@@ -156,7 +156,7 @@ network_tests! {
 
 fn a_lost_answer_to_an_acquire_is_one_hold_or_none(scheme: &str, server: SocketAddr) {
     let net = Network::new(scheme, server, "acquire-lost", LONG);
-    // Others want the key as well, all the time.
+    // Other owners contend for the key all the time.
     let ended = Arc::new(AtomicBool::new(false));
     let crowd = crowd(&net, "k", &ended);
     for round in 0..4 {
@@ -172,7 +172,7 @@ fn a_lost_answer_to_an_acquire_is_one_hold_or_none(scheme: &str, server: SocketA
                 (guard, hold)
             }));
         });
-        // The request is with the server, and its answer is not here.
+        // The server has the request, and its answer is lost.
         eventually("the claim is known to the server", || {
             let info = net.info("k")?;
             let ours = info.holders.iter().any(|holder| holder.name == "behind");
@@ -200,7 +200,7 @@ fn a_lost_answer_to_an_acquire_is_one_hold_or_none(scheme: &str, server: SocketA
     net.history.assert_clean(rounds);
 }
 
-/// Locks and unlocks by the direct manager until it is told to end. Returns how often.
+/// Locks and unlocks by the direct manager until `end` is set. Returns the number of holds.
 fn crowd(net: &Network, key: &str, ended: &Arc<AtomicBool>) -> JoinHandle<usize> {
     let (manager, history, ended, key) = (net.direct.clone(), net.history.clone(), ended.clone(), key.to_owned());
     std::thread::spawn(move || {
@@ -208,7 +208,7 @@ fn crowd(net: &Network, key: &str, ended: &Arc<AtomicBool>) -> JoinHandle<usize>
         while !ended.load(Ordering::SeqCst) {
             let guard = manager.lock(&key).timeout(PATIENCE).wait().unwrap();
             let hold = history.acquired(&guard);
-            // A time to hold, so that others wait.
+            // Holds for a while, so that other owners wait.
             std::thread::sleep(Duration::from_millis(2));
             unlock((guard, hold)).unwrap();
             rounds += 1;
@@ -218,9 +218,9 @@ fn crowd(net: &Network, key: &str, ended: &Arc<AtomicBool>) -> JoinHandle<usize>
 }
 
 fn a_request_that_arrives_after_its_clean_up_has_no_effect(scheme: &str, server: SocketAddr) {
-    let net = Network::new(scheme, server, "ghost", LONG);
+    let net = Network::new(scheme, server, "late", LONG);
     for by_timeout in [true, false] {
-        // The session is there, and nothing is on its way.
+        // The session exists, and no request is in flight.
         unlock(net.lock(&net.behind, "warm")).unwrap();
         let frozen = net.freeze();
         let asked = Instant::now();
@@ -232,11 +232,11 @@ fn a_request_that_arrives_after_its_clean_up_has_no_effect(scheme: &str, server:
         }
         println!("given up after {:?}", asked.elapsed());
         net.is_overtaken(frozen);
-        // The key's next attempt begins when the clean-up of the last one is through.
+        // The next attempt on the key begins after the clean-up of the last one.
         unlock(net.lock(&net.behind, "k")).unwrap();
         net.claims("k", 0);
         net.thaw(frozen);
-        let other = net.direct.try_lock("k").wait().unwrap().expect("nobody holds it");
+        let other = net.direct.try_lock("k").wait().unwrap().expect("the key is free");
         other.unlock().wait().unwrap();
         net.claims("k", 0);
     }
@@ -279,7 +279,7 @@ fn a_lost_release_is_repeated(scheme: &str, server: SocketAddr) {
         let (unlocked, repeated) = unlocking.join().unwrap();
         unlocked.unwrap();
         println!("the next one in, confirmed {:?} later", repeated.saturating_duration_since(at));
-        // The confirmation and the next one come of the same write.
+        // The confirmation and the next grant are answers to the same write.
         assert!(at.saturating_duration_since(repeated) < SOON);
         unlock((guard, hold)).unwrap();
         net.proxy.heal();
@@ -301,7 +301,7 @@ fn a_lost_answer_to_a_renewal_is_no_loss(scheme: &str, server: SocketAddr) {
             (net.behind.stats().failed_renewals > before.failed_renewals).then_some(())
         });
         net.proxy.drop_answers(false);
-        eventually("renewals go on", || (net.behind.stats().renewals > before.renewals + 1).then_some(()));
+        eventually("renewals continue", || (net.behind.stats().renewals > before.renewals + 1).then_some(()));
         assert!(!hold.is_lost(&guard) && waiting.try_recv().is_err());
     }
     hold.released();
@@ -311,7 +311,7 @@ fn a_lost_answer_to_a_renewal_is_no_loss(scheme: &str, server: SocketAddr) {
     net.history.assert_clean(2);
 }
 
-fn answers_that_come_too_late_save_nothing(scheme: &str, server: SocketAddr) {
+fn late_answers_prolong_no_hold(scheme: &str, server: SocketAddr) {
     let net = Network::new(scheme, server, "late-answers", TTL);
     let (guard, hold) = net.lock(&net.behind, "k");
     let waiting = net.waiting(&net.direct, "k");
@@ -320,7 +320,7 @@ fn answers_that_come_too_late_save_nothing(scheme: &str, server: SocketAddr) {
     net.proxy.delay(Duration::ZERO, TTL + TTL / 4);
     lost(&guard, &hold);
     let known = start.elapsed();
-    // Its renewals get through all the time, so the server believes that it is alive until the manager ends the lease.
+    // Its renewals reach the server all the time, so the lease lives there until the manager revokes it.
     println!("lost after {known:?}");
     assert!(known < TTL + SOON && guard.is_lost());
     assert_eq!(guard.unlock().wait().unwrap_err().code(), "LOCK_EXPIRED");
@@ -343,7 +343,7 @@ fn a_late_release_leaves_the_successor_alone(scheme: &str, server: SocketAddr) {
         let guard = request(&net.behind).wait().unwrap();
         net.history.acquired(&guard).released();
         let frozen = net.freeze();
-        // The release waits in the frozen connection, and another copy goes on the next one.
+        // The release waits in the frozen connection, and a copy is sent on the next one.
         drop(guard);
         let next = request(&net.direct).wait().unwrap();
         let hold = net.history.acquired(&next);
@@ -383,7 +383,7 @@ fn a_half_open_connection_is_a_loss_in_time(scheme: &str, server: SocketAddr) {
         .collect();
     drops.sort();
     println!("a drop takes {:?}, at most {:?}", drops[drops.len() / 2], drops[drops.len() - 1]);
-    // The machine may stop any one of them for a while, but not half.
+    // A busy machine may delay single tries, but not half of them.
     assert!(drops[drops.len() / 2] < Duration::from_millis(1), "{drops:?}");
     assert_eq!(lost(&first, &hold), Loss::Unreachable);
     let known = Instant::now();
@@ -403,7 +403,7 @@ fn a_half_open_connection_is_a_loss_in_time(scheme: &str, server: SocketAddr) {
 }
 
 fn a_connection_that_breaks_after_any_byte_breaks_nothing_else(scheme: &str, server: SocketAddr) {
-    // All of what connecting and a few locks take, or a sample of it.
+    // All bytes of connecting and a few locks, or a sample of them.
     const ALL: u64 = 1600;
     const WORKERS: u64 = 6;
     let step = if soak().is_some() { 1 } else { 23 };
@@ -421,7 +421,7 @@ fn a_connection_that_breaks_after_any_byte_breaks_nothing_else(scheme: &str, ser
     });
 }
 
-/// Locks over connections that are reset after so many bytes of answers, and over good ones afterwards. Returns how often.
+/// Locks over connections that are reset after `bytes` bytes of answers, and over good ones afterwards. Returns the number of locks.
 fn breaks_after(net: &Network, bytes: u64) -> usize {
     let mut holds = 1;
     net.proxy.reset_after(Some(bytes));
@@ -442,7 +442,7 @@ fn breaks_after(net: &Network, bytes: u64) -> usize {
     }
     net.proxy.reset_after(None);
     net.proxy.reset_all();
-    // Whatever is on its way, the next one gets the key, and afterwards nothing is left.
+    // Whatever is in flight, the next acquire succeeds, and afterwards nothing is left.
     unlock(net.lock(&net.direct, "k")).unwrap_or_else(|error| panic!("{bytes} bytes: {error}"));
     unlock(net.lock(&net.behind, "k")).unwrap_or_else(|error| panic!("{bytes} bytes: {error}"));
     net.claims("k", 0);

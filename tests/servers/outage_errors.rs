@@ -1,4 +1,4 @@
-//! What an outage, or a refusal that may pass, leaves in errors and in the log.
+//! Outages and temporary refusals in errors and in the log.
 
 use std::error::Error;
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn manager(url: String, name: &str) -> LockManager {
     LockManager::builder().url(url).name(name).ttl(TTL).timeout(Duration::from_secs(2)).build().wait().unwrap()
 }
 
-/// The lines of this manager at this level that have these words.
+/// The lines of this manager at this level that contain this text.
 fn lines(name: &str, level: Level, words: &str) -> Vec<String> {
     let is_of_the_manager = |line: &&logs::Line| line.level == level && line.text.starts_with(&format!("{name}: "));
     logs::lines()
@@ -35,7 +35,7 @@ fn a_silent_server(url: String, name: &str, server: &Process) {
     let loss = lost(&guard).0;
     let error = manager.lock("k").timeout(TTL).wait().unwrap_err();
     assert!(matches!(error, LockError::Timeout { holder: None, .. }), "{error:?}");
-    let source = error.source().unwrap_or_else(|| panic!("nothing beneath: {error}")).to_string();
+    let source = error.source().unwrap_or_else(|| panic!("no source: {error}")).to_string();
     println!("{error}");
     assert!(source.contains(" at ") && error.to_string().contains(&source), "{error}");
     let error = manager.try_lock("k").wait().unwrap_err();
@@ -44,7 +44,7 @@ fn a_silent_server(url: String, name: &str, server: &Process) {
     eventually("the loss is logged", || lines(name, Level::Warn, "lock \"held\" lost (token ").pop())
         .split_once(&loss.to_string())
         .filter(|(_, rest)| rest.contains("the last renewal failed: "))
-        .unwrap_or_else(|| panic!("why it was not renewed: {:?}", lines(name, Level::Warn, "lost")));
+        .unwrap_or_else(|| panic!("the loss without the failed renewal: {:?}", lines(name, Level::Warn, "lost")));
     server.resume();
     eventually("the end is logged", || lines(name, Level::Info, "serves again").pop());
     assert!(manager.try_lock("k").wait().unwrap().is_some());
@@ -53,21 +53,21 @@ fn a_silent_server(url: String, name: &str, server: &Process) {
 }
 
 #[test]
-fn a_silent_redis_is_named_by_what_runs_into_its_timeout() {
+fn a_timeout_names_a_silent_redis() {
     in_a_separate_process!();
     let redis = Redis::start();
     a_silent_server(redis.url(), "silent-redis", redis.process());
 }
 
 #[test]
-fn a_silent_etcd_is_named_by_what_runs_into_its_timeout() {
+fn a_timeout_names_a_silent_etcd() {
     in_a_separate_process!();
     let etcd = Etcd::start();
     a_silent_server(etcd.url(), "silent-etcd", etcd.process());
 }
 
 #[test]
-fn a_replica_is_named_with_what_it_answers() {
+fn an_error_of_a_replica_quotes_its_answer() {
     in_a_separate_process!();
     let master = Redis::start();
     let replica = master.start_replica();

@@ -10,7 +10,7 @@ use leasehold::{LockManager, LockManagerBuilder};
 use support::eventually;
 use support::proxy::Proxy;
 
-/// Builds so many managers at the same time.
+/// Builds `count` managers at the same time.
 fn build(count: usize, configure: impl Fn(usize) -> LockManagerBuilder + Sync) -> Vec<LockManager> {
     let (barrier, configure) = (&Barrier::new(count), &configure);
     std::thread::scope(|scope| {
@@ -25,7 +25,7 @@ fn build(count: usize, configure: impl Fn(usize) -> LockManagerBuilder + Sync) -
     })
 }
 
-/// Each of them can lock, and they exclude each other.
+/// Asserts that each of them can lock, and that they exclude each other.
 fn work(managers: &[LockManager]) {
     for manager in managers {
         let guard = manager.lock("reuse").wait().unwrap();
@@ -34,24 +34,24 @@ fn work(managers: &[LockManager]) {
     }
 }
 
-fn hundred_managers_have_one_client(scheme: &str, server: SocketAddr, connections: u64) {
+fn a_hundred_managers_have_one_client(scheme: &str, server: SocketAddr, connections: u64) {
     let proxy = Proxy::start(server);
     let managers = build(100, |number| {
-        // What is no setting of the connection may differ.
+        // Settings that do not concern the connection may differ.
         let builder = LockManager::builder().url(format!("{scheme}://{}", proxy.address()));
         builder.name(format!("m{number}")).ttl(Duration::from_secs(10 + number as u64 % 2))
     });
     work(&managers);
     assert_eq!(proxy.accepted(), connections);
-    // The first ones go: the others keep what they have.
+    // The first ones are dropped: the others keep the connections.
     let mut managers = managers;
     managers.drain(..50).for_each(drop);
     work(&managers);
     assert_eq!((proxy.accepted(), proxy.connections() as u64), (connections, connections));
-    // What breaks is made anew for all together: on etcd by the client, and once more by whoever looks for another endpoint.
+    // A broken connection is replaced once for all: on etcd by the client, and once more by the search for another endpoint.
     proxy.reset_all();
     work(&managers);
-    eventually("all is there again", || (proxy.connections() as u64 == connections).then_some(()));
+    eventually("all connections are replaced", || (proxy.connections() as u64 == connections).then_some(()));
     assert!(proxy.accepted() <= 3 * connections, "{}", proxy.accepted());
     // It is closed with the last.
     drop(managers);
@@ -68,8 +68,8 @@ fn hundred_managers_have_one_client(scheme: &str, server: SocketAddr, connection
     assert_eq!(again[1].lock("reuse").wait().unwrap_err().code(), "CLOSED");
 }
 
-/// Whoever begins to connect and does not go on keeps nobody waiting, at whatever point that is.
-fn a_build_that_is_left_alone_keeps_nobody_waiting(scheme: &str, server: SocketAddr) {
+/// A build that is not polled any more, at any point, blocks no other one.
+fn an_unpolled_build_blocks_no_other(scheme: &str, server: SocketAddr) {
     let proxy = Proxy::start(server);
     let build = || LockManager::builder().url(format!("{scheme}://{}", proxy.address())).build();
     for polls in 1..6 {
@@ -78,7 +78,7 @@ fn a_build_that_is_left_alone_keeps_nobody_waiting(scheme: &str, server: SocketA
             if Pin::new(&mut left).poll(&mut Context::from_waker(Waker::noop())).is_ready() {
                 break;
             }
-            // A time for it to come to its next step.
+            // A fixed pause, for its next step to be ready.
             std::thread::sleep(Duration::from_millis(2));
         }
         work(&[build().wait().unwrap()]);
@@ -92,13 +92,13 @@ mod etcd {
     use support::etcd::Etcd;
 
     #[test]
-    fn a_build_that_is_left_alone_keeps_nobody_waiting() {
-        super::a_build_that_is_left_alone_keeps_nobody_waiting("etcd", Etcd::shared().address());
+    fn an_unpolled_build_blocks_no_other() {
+        super::an_unpolled_build_blocks_no_other("etcd", Etcd::shared().address());
     }
 
     #[test]
-    fn hundred_managers_have_one_client() {
-        super::hundred_managers_have_one_client("etcd", Etcd::shared().address(), 1);
+    fn a_hundred_managers_have_one_client() {
+        super::a_hundred_managers_have_one_client("etcd", Etcd::shared().address(), 1);
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod etcd {
         let error = at("me:wrong").build().wait().unwrap_err();
         assert_eq!(error.code(), "BACKEND");
         let error = at("me:secret").prefix("elsewhere/").build().wait().unwrap_err();
-        assert!(error.to_string().contains("denied"), "it may not lock there: {error}");
+        assert!(error.to_string().contains("denied"), "another error: {error}");
     }
 }
 
@@ -143,14 +143,14 @@ mod redis {
     use support::redis::Redis;
 
     #[test]
-    fn a_build_that_is_left_alone_keeps_nobody_waiting() {
-        super::a_build_that_is_left_alone_keeps_nobody_waiting("redis", Redis::shared().address());
+    fn an_unpolled_build_blocks_no_other() {
+        super::an_unpolled_build_blocks_no_other("redis", Redis::shared().address());
     }
 
     #[test]
-    fn hundred_managers_have_one_client() {
+    fn a_hundred_managers_have_one_client() {
         // One connection for commands, one for messages.
-        super::hundred_managers_have_one_client("redis", Redis::shared().address(), 2);
+        super::a_hundred_managers_have_one_client("redis", Redis::shared().address(), 2);
     }
 
     #[test]

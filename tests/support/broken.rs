@@ -1,4 +1,4 @@
-//! A backend that breaks one rule of the contract: what the judge of histories must notice.
+//! A backend that breaks one rule of the contract, which the judge of histories must detect.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -10,14 +10,14 @@ use leasehold::backend::{
 };
 use leasehold::{Eviction, LockInfo};
 
-/// What is wrong with the backend.
+/// The defect of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
-    /// Nothing: the positive control.
+    /// No defect: the positive control.
     None,
-    /// Everybody gets the lock.
+    /// Every claim is granted.
     NoExclusion,
-    /// The lock goes to the next one long before the lease is over.
+    /// The next claim is granted long before the lease has ended.
     LateLoss,
     /// All grants have the same epoch.
     RepeatedToken,
@@ -26,7 +26,8 @@ pub enum Defect {
 /// A small store of exclusive locks whose waiters poll.
 #[derive(Debug)]
 pub struct Broken {
-    kind: &'static str,
+    /// The name that it takes.
+    pub kind: &'static str,
     defect: Defect,
     state: Mutex<State>,
 }
@@ -40,11 +41,6 @@ struct State {
 impl Broken {
     pub fn new(defect: Defect) -> Self {
         Self { kind: "broken", defect, state: Mutex::default() }
-    }
-
-    /// Takes another backend's name.
-    pub fn as_kind(self, kind: &'static str) -> Self {
-        Self { kind, ..self }
     }
 
     fn grant(&self, claim: &Claim) -> Option<Grant> {

@@ -1,4 +1,4 @@
-//! Child processes that talk with their test by lines.
+//! Child processes that exchange lines with their test.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::PATIENCE;
 use super::process::Process;
 
-/// What the lines of a child that are meant for its parent begin with: the test harness prints lines of its own, and one
-/// without an end right before the first.
+/// The prefix of a child's lines for its parent: the test harness also prints lines, and one
+/// without a line break right before the first.
 const MARK: &str = "@@";
 const ROLE: &str = "LEASEHOLD_CHILD";
 const SEPARATE: &str = "LEASEHOLD_SEPARATE";
 
-/// A process that does its part of a test.
+/// A process that runs a part of a test.
 #[derive(Debug)]
 pub struct Child {
     pub process: Process,
@@ -26,7 +26,7 @@ pub struct Child {
 impl Child {
     /// Runs a function of this program, named with its modules, in a separate process.
     ///
-    /// It is a test that is ignored, and that begins with `let Some(arguments) = child::role() else { return };`.
+    /// The function is an ignored test that begins with `let Some(arguments) = child::role() else { return };`.
     pub fn of_this_test(function: &str, arguments: &[&str]) -> Self {
         Self::start(std::env::current_exe().unwrap(), |command| play(command, function, arguments))
     }
@@ -70,7 +70,7 @@ impl Child {
         }
     }
 
-    /// Returns the rest of the next line that has `text` in it.
+    /// Returns the rest of the next line that contains `text`.
     pub fn line_with(&mut self, text: &str) -> String {
         loop {
             let line = self.line();
@@ -80,30 +80,30 @@ impl Child {
         }
     }
 
-    /// Returns what the child says next with [`say`].
+    /// Returns the next line that the child sends with [`say`].
     pub fn said(&mut self) -> String {
         self.line_with(MARK)
     }
 
-    /// Waits until the child says this.
+    /// Waits until the child sends this line.
     pub fn expect(&mut self, word: &str) {
         let said = self.said();
         assert_eq!(said, word);
     }
 
     /// Sends the child a line, for [`hear`].
-    pub fn tell(&mut self, line: &str) {
+    pub fn send(&mut self, line: &str) {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    /// Waits until it has ended by itself, and says whether well.
+    /// Waits until it has ended. Returns whether it succeeded.
     pub fn finish(mut self) -> bool {
         drop(self.input.take());
         super::eventually("the child ends", || self.process.ended()).success()
     }
 }
 
-/// Makes a command that runs this program run a function of it, as for [`Child::of_this_test`].
+/// The command that runs a function of this program, as for [`Child::of_this_test`].
 pub fn play(command: &mut Command, function: &str, arguments: &[&str]) {
     command.args([function, "--exact", "--ignored", "--nocapture", "--test-threads=1"]).env(ROLE, arguments.join("\n"));
 }
@@ -113,19 +113,19 @@ pub fn role() -> Option<Vec<String>> {
     std::env::var(ROLE).ok().map(|arguments| arguments.split('\n').map(Into::into).collect())
 }
 
-/// In a child: says a line to its parent.
+/// In a child: sends a line to its parent.
 pub fn say(line: &str) {
     println!("{MARK}{line}");
 }
 
-/// In a child: waits for a line of its parent. `None` once the parent has no more.
+/// In a child: waits for a line of its parent. `None` once the parent sends no more.
 pub fn hear() -> Option<String> {
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line).unwrap();
     (read > 0).then(|| line.trim_end().to_owned())
 }
 
-/// Runs the rest of the test that calls it in a separate process: for what is one for a whole process, such as the logger, the keeper
+/// Runs the rest of the calling test in a separate process: for tests of what exists once in a process, such as the logger, the keeper
 /// or memory. The test is a function without arguments, and this is its first statement.
 #[macro_export]
 macro_rules! in_a_separate_process {
@@ -137,13 +137,13 @@ macro_rules! in_a_separate_process {
     };
 }
 
-/// What [`in_a_separate_process`](crate::in_a_separate_process) asks: in the parent, runs the test, and returns true.
+/// Used by [`in_a_separate_process`](crate::in_a_separate_process): in the parent, runs the test, and returns true.
 ///
 /// # Panics
 ///
 /// If the test fails, with what it prints.
 pub fn has_run_separately(here: &str) -> bool {
-    // The program, the modules, the test, and what is inside of it.
+    // The program, the modules, the test, and the name inside of it.
     let test = here.trim_end_matches("::here").trim_end_matches("::{{closure}}").split_once("::").unwrap().1;
     if std::env::var(SEPARATE).is_ok_and(|separate| separate == test) {
         return false;

@@ -1,4 +1,4 @@
-//! What the fuzz targets do with their bytes. Plain tests call them as well, so that they cannot rot.
+//! The functions of the fuzz targets. Plain tests call them as well, so that they stay correct.
 
 #[cfg(feature = "etcd")]
 #[path = "drivers/answers.rs"]
@@ -16,11 +16,11 @@ use leasehold::LockManager;
 
 use super::broken::{Broken, Defect};
 
-/// Any text is refused as a URL or accepted, without a panic, and without giving a password away.
+/// Any text is refused or accepted as a URL, without a panic, and without showing a password.
 pub fn url(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     check(&text, None);
-    // The same with a user and a password in the right place, whatever comes before and after.
+    // The same with a user and a password in the right place, whatever the rest.
     let (scheme, rest) = text.split_once("://").unwrap_or(("etcd", &text));
     let password = "correct-horse";
     check(&format!("{scheme}://user:{password}@{rest}"), Some(password));
@@ -28,7 +28,7 @@ pub fn url(data: &[u8]) {
 }
 
 fn check(url: &str, password: Option<&str>) {
-    // With a backend given, nothing is connected to, whatever the URL says.
+    // With a given backend, no connection is made, whatever the URL.
     let built = LockManager::builder().url(url).backend(Broken::new(Defect::None)).build();
     if let Err(error) = futures::executor::block_on(built) {
         assert!(["INVALID_CONFIG", "UNSUPPORTED"].contains(&error.code()), "{url:?}: {error}");

@@ -1,4 +1,4 @@
-//! A gRPC proxy, which sees the calls in a connection and can silence those of one method while all others go on.
+//! A gRPC proxy, which can drop the server's messages in calls of one method while all others continue.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::shared::listener::Listener;
 
-/// Stands in front of a server, on a separate port.
+/// A proxy in front of a server, on a separate port.
 #[derive(Debug)]
 pub struct Grpc {
     listener: Listener,
@@ -41,7 +41,7 @@ impl Grpc {
     }
 }
 
-/// Forwards the calls of a connection. Its end, and that of any call, is no error.
+/// Forwards the calls of a connection. The end of the connection or of a call is not an error.
 async fn connection(client: TcpStream, server: SocketAddr, silenced: Silenced) -> Option<()> {
     let upstream = TcpStream::connect(server).await.ok()?;
     let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
@@ -69,7 +69,7 @@ async fn connection(client: TcpStream, server: SocketAddr, silenced: Silenced) -
     Some(())
 }
 
-/// Forwards one direction of a call to its end, but for what is lost. An error on one side is one for the other.
+/// Forwards one direction of a call to its end, without dropped messages. An error on one side is passed to the other.
 async fn forward(mut from: RecvStream, mut to: SendStream<Bytes>, is_lost: impl Fn() -> bool) {
     let whole = async {
         while let Some(data) = from.data().await {

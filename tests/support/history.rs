@@ -1,8 +1,8 @@
-//! What all processes of a test believed and when, and a judge of it.
+//! The history of the holds of all processes of a test, and a judge of it.
 //!
-//! Belief in a hold begins when the acquire returns. It ends at the start of the unlock, or when the loss is told; or, for those
-//! who ask `is_lost()` again and again, at the last time taken *before* a call that answered "no": a stopped process believes
-//! nothing while it is stopped, and one that was killed nothing afterwards.
+//! The time of a hold begins when the acquire returns. It ends at the start of the unlock, or when the loss is notified; or, for a
+//! process that polls `is_lost()`, at the last time taken *before* a call that returned false: a stopped process holds nothing while
+//! it is stopped, and a killed one nothing afterwards.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -21,20 +21,20 @@ pub fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// What happened to a hold.
+/// An event of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Acquired {
         mode: Mode,
         token: u64,
     },
-    /// A client that is not ours has acquired it, exclusively; it knows no tokens.
+    /// A foreign client without tokens has acquired it exclusively.
     AcquiredWithoutToken,
-    /// `is_lost()` answered "no" to a question asked after this time.
+    /// `is_lost()`, called after this time, returned false.
     Alive,
-    /// `is_lost()` answered "yes".
+    /// `is_lost()` returned true.
     FoundLost,
-    /// `lost()` fired, or the loss was told in another way.
+    /// `lost()` completed, or the loss was notified in another way.
     Lost,
     /// The unlock, or the drop, is about to begin.
     Released,
@@ -44,7 +44,7 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub at: u64,
-    /// The hold, with a name that no other has in any process.
+    /// The name of the hold, unique over all processes.
     pub hold: String,
     pub key: String,
     pub what: What,
@@ -92,7 +92,7 @@ pub struct History {
 }
 
 impl History {
-    /// Opens a history, and makes it if it is not there.
+    /// Opens a history, and creates the file if it does not exist.
     pub fn open(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref().to_owned();
         let file = File::options().create(true).append(true).open(&path).unwrap();
@@ -108,7 +108,7 @@ impl History {
         self.begin(guard.key(), What::Acquired { mode: guard.mode(), token: guard.token().get() })
     }
 
-    /// Records an exclusive hold of a client that is not ours.
+    /// Records an exclusive hold of a foreign client.
     pub fn acquired_elsewhere(&self, key: &str, token: Option<u64>) -> Hold {
         let with = |token| What::Acquired { mode: Mode::Exclusive, token };
         self.begin(key, token.map_or(What::AcquiredWithoutToken, with))
@@ -116,7 +116,7 @@ impl History {
 
     fn begin(&self, key: &str, what: What) -> Hold {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        // A process id comes back within minutes where many processes are started.
+        // Process ids are reused within minutes if many processes are started.
         static PROCESS: LazyLock<u32> = LazyLock::new(rand::random);
         let name = format!("{}-{:08x}-{}", std::process::id(), *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed));
         let hold = Hold { history: self.clone(), name, key: key.to_owned() };
@@ -130,7 +130,7 @@ impl History {
         text.lines().map(|line| Record::parse(line).unwrap_or_else(|| panic!("no record: {line:?}"))).collect()
     }
 
-    /// Demands that all of it was right, and that there were at least `holds` of them.
+    /// Asserts that the history has no violation, and at least `holds` holds.
     pub fn assert_clean(&self, holds: usize) {
         let verdict = judge(&self.records(), Duration::ZERO);
         assert!(verdict.violations.is_empty(), "{verdict}");
@@ -147,7 +147,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Asks whether the lock is lost, and records the answer. For workers that may be stopped at any time.
+    /// Calls `is_lost()`, and records the answer. For workers that may be stopped at any time.
     pub fn is_lost(&self, guard: &LockGuard) -> bool {
         let before = now();
         let lost = guard.is_lost();
@@ -155,12 +155,12 @@ impl Hold {
         lost
     }
 
-    /// Records that the loss was told.
+    /// Records that the loss was notified.
     pub fn lost(&self) {
         self.record(now(), What::Lost);
     }
 
-    /// Records that the release begins: call it right before.
+    /// Records the release. To be called right before it.
     pub fn released(&self) {
         self.record(now(), What::Released);
     }
@@ -172,21 +172,21 @@ impl Hold {
     }
 }
 
-/// What a history shows.
+/// The judgement of a history.
 #[derive(Debug)]
 pub struct Verdict {
-    /// How many holds there were.
+    /// The number of holds.
     pub holds: usize,
     pub violations: Vec<Violation>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// Two believed in holds that exclude each other, for so long.
+    /// Two holds that exclude each other overlapped, for this long.
     Overlap { first: String, second: String, by: Duration },
-    /// A later hold has a token that does not show it.
+    /// A later hold does not have a greater token.
     Token { first: (String, u64), second: (String, u64) },
-    /// A record that has no place.
+    /// A record without a matching acquire.
     Stray { hold: String },
 }
 
@@ -206,7 +206,7 @@ struct Belief {
     to: u64,
 }
 
-/// Judges a history. Overlaps of at most `allowed` pass: where the server itself takes a lock away, nobody can be told first.
+/// Judges a history. Overlaps of at most `allowed` pass: if the server itself ends a hold, no earlier notification is possible.
 pub fn judge(records: &[Record], allowed: Duration) -> Verdict {
     let mut violations = Vec::new();
     let mut keys: BTreeMap<&str, Vec<Belief>> = BTreeMap::new();
@@ -229,7 +229,7 @@ pub fn judge(records: &[Record], allowed: Duration) -> Verdict {
     Verdict { holds: count, violations }
 }
 
-/// From when to when somebody believed in this hold.
+/// The time of a hold.
 fn belief(hold: &str, events: &[&Record]) -> Option<Belief> {
     let (first, rest) = events.split_first()?;
     let acquired = |what: What| match what {
@@ -248,14 +248,14 @@ fn belief(hold: &str, events: &[&Record]) -> Option<Belief> {
         (Some(_), ..) => known.unwrap_or(first.at),
         (None, Some(lost), _) => known.unwrap_or(lost),
         (None, None, Some(released)) => released,
-        // Killed, or still at it.
+        // Killed, or still holding.
         (None, None, None) => known.unwrap_or(first.at),
     };
     Some(Belief { hold: hold.to_owned(), mode, token, from: first.at, to })
 }
 
 fn overlaps(beliefs: &[Belief], allowed: Duration, violations: &mut Vec<Violation>) {
-    // Those before in time that may reach into this one: the longest of each mode is enough to find a violation.
+    // Earlier holds that may overlap this one: the longest of each mode is enough to find a violation.
     let mut reaching: [Option<&Belief>; 2] = [None, None];
     for belief in beliefs {
         for earlier in reaching.into_iter().flatten() {

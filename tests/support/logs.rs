@@ -1,4 +1,4 @@
-//! What this process logs. A process has one logger, so a test that asks for it runs in a separate one:
+//! The log records of this process. A process has one logger, so a test that uses it runs in a separate one:
 //! [`in_a_separate_process`](crate::in_a_separate_process).
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, Once};
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// A line, and its fields.
+/// A log record, with its fields.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub level: Level,

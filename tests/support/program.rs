@@ -1,4 +1,4 @@
-//! The programs of the main package.
+//! The program of the main package.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,12 +18,12 @@ pub fn command_line() -> &'static Path {
         let folder = |up: usize| test.ancestors().nth(up).unwrap();
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
-        // What cargo says to a test about its package is no reason to run build scripts again.
+        // Cargo's variables for this test would make build scripts run again.
         let is_of_the_test = |name: &str| ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|start| name.starts_with(start));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_of_the_test)) {
             cargo.env_remove(name);
         }
-        // The same packages, features and kinds of targets as in tests/run.sh, or all that it needs would be built again.
+        // The same packages, features and kinds of targets as in tests/run.sh; otherwise its dependencies would be built again.
         cargo.args(["build", "--quiet", "--package=leasehold", "--package=leasehold-tests", "--all-features"]);
         cargo.args(["--bins", "--examples", "--target-dir"]).arg(folder(3));
         if !cfg!(debug_assertions) {

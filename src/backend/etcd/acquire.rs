@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::attempt::{Answer, Lost, State, Step, next};
+use super::attempt::{Answer, LostPart, State, Step, next};
 use super::batch::{Batcher, Member};
 use super::blockers::Blockers;
 use super::claims::Claims;
@@ -268,14 +268,14 @@ impl Acquirer {
         Ok(())
     }
 
-    fn lost(&self, request: &Request<'_>, lost: Lost) -> BackendError {
+    fn lost(&self, request: &Request<'_>, lost: LostPart) -> BackendError {
         let endpoints = self.connection.endpoints();
         match lost {
-            Lost::Lease => {
+            LostPart::Lease => {
                 self.losses.report(Subject::Session(request.claim.lease.id));
                 error::lease_lost(endpoints)
             }
-            Lost::Claim => error::claim_lost(endpoints),
+            LostPart::Claim => error::claim_lost(endpoints),
         }
     }
 

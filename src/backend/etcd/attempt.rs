@@ -49,12 +49,12 @@ pub(super) enum Step {
     /// Give up: the key is not free, and the attempt does not wait.
     Busy,
     /// Give up: the claim cannot hold the key any more.
-    Lost(Lost),
+    Lost(LostPart),
 }
 
 /// Why a claim cannot hold its key any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
+pub(super) enum LostPart {
     /// Its lease has ended.
     Lease,
     /// It was removed from its queue.
@@ -90,7 +90,7 @@ pub(super) fn next(state: State, answer: Answer) -> (State, Step) {
         // An earlier copy of the request has put it, and its answer was lost.
         (_, Answer::Put(PutOutcome::Already { own })) => recheck(State::Queued(own.clone()), own),
         (state, Answer::Put(PutOutcome::Stale { .. })) => (state, Step::Put),
-        (state, Answer::Put(PutOutcome::Rewound | PutOutcome::Over)) => (state, Step::Lost(Lost::Lease)),
+        (state, Answer::Put(PutOutcome::Rewound | PutOutcome::Over)) => (state, Step::Lost(LostPart::Lease)),
         (state, Answer::Put(PutOutcome::Busy(_))) => (state, Step::Busy),
         // Any other answer is for a claim in the queue.
         (State::Unqueued, _) => (State::Unqueued, Step::Put),
@@ -110,7 +110,7 @@ fn positioned(state: State, position: Position, revision: i64) -> (State, Step) 
         (State::Queued(own) | State::Behind(Behind { own, .. }), Position::First) => {
             (State::Queued(own.clone()), Step::Won { own, proof: revision })
         }
-        (state, Position::Missing) => (state, Step::Lost(Lost::Claim)),
+        (state, Position::Missing) => (state, Step::Lost(LostPart::Claim)),
         (State::Behind(behind), Position::Behind(ahead)) if behind.ahead == ahead => {
             wait(Behind { seen: revision, ..behind })
         }
@@ -215,8 +215,8 @@ mod tests {
             // It was put by a copy: only another read shows its position.
             (put(PutOutcome::Already { own: own() }), (queued(), rechecks(FRESH))),
             (put(PutOutcome::Stale { version: 3 }), (State::Unqueued, Step::Put)),
-            (put(PutOutcome::Rewound), (State::Unqueued, Step::Lost(Lost::Lease))),
-            (put(PutOutcome::Over), (State::Unqueued, Step::Lost(Lost::Lease))),
+            (put(PutOutcome::Rewound), (State::Unqueued, Step::Lost(LostPart::Lease))),
+            (put(PutOutcome::Over), (State::Unqueued, Step::Lost(LostPart::Lease))),
             (put(PutOutcome::Busy(None)), (State::Unqueued, Step::Busy)),
         ];
         check(cases.into_iter().map(|((state, answer), expected)| (state, answer, expected)).collect());
@@ -233,8 +233,8 @@ mod tests {
             // Enough, whichever member has answered.
             (behind(15, true), position(STALE, Position::First), won),
             // The claim was removed while it waited: it must not wait for ever, nor believe that it is first later.
-            (queued(), position(FRESH, Position::Missing), (queued(), Step::Lost(Lost::Claim))),
-            (behind(15, true), position(FRESH, Position::Missing), (behind(15, true), Step::Lost(Lost::Claim))),
+            (queued(), position(FRESH, Position::Missing), (queued(), Step::Lost(LostPart::Claim))),
+            (behind(15, true), position(FRESH, Position::Missing), (behind(15, true), Step::Lost(LostPart::Claim))),
             (
                 behind(15, true),
                 position(FRESH, Position::Behind(ahead())),

@@ -309,7 +309,7 @@ mod tests {
     use futures::future::{BoxFuture, FutureExt, join_all};
 
     use super::super::parts::Parts;
-    use super::super::tests::{Client, Server, connect, run};
+    use super::super::tests::{Client, Server, connect, fixed, run};
     use super::*;
     use crate::backend::{Backend, Claim, Grant, LeaseScope, Wait};
     use crate::info::Mode;
@@ -433,7 +433,7 @@ mod tests {
                 server.ctl(command);
             }
             let mut options = server.options("p/");
-            (options.username, options.password) = (Some("joe".into()), Some("pass".into()));
+            options.account = fixed("joe", "pass");
             let etcd = connect(options).await.unwrap();
             let lease = etcd.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
             let client = Client { etcd, lease };

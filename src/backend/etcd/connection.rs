@@ -249,9 +249,18 @@ impl Connection {
                 if error::is_stale_token(&error) {
                     // In a separate task, so that it is completed for others even if this request is dropped.
                     let (shared, client) = (self.token.clone(), self.endpoints.client(|clients| clients.whole.clone()));
-                    let renewing = self.handle.spawn(async move { shared.renew(client, token).await });
+                    let endpoints = self.endpoints.clone();
+                    let renewing = self.handle.spawn(async move {
+                        if !shared.renew(client, token).await && endpoints.account_may_change() {
+                            endpoints.failed(generation);
+                        }
+                    });
                     let _ = tokio::time::timeout(limit, renewing).await;
                     return Err(error::of(self.endpoints(), error));
+                }
+                if error::is_wrong_password(&error) && self.endpoints.account_may_change() {
+                    self.endpoints.failed(generation);
+                    return Err(error::outdated(self.endpoints(), error));
                 }
                 let error = error::of(self.endpoints(), error);
                 if error.kind() == ErrorKind::Unreachable {

@@ -2,7 +2,7 @@
 //!
 //! etcd-client would spread requests over all endpoints, including a stopped one, and every other request would hang. So each
 //! client here has one endpoint, and all requests are sent there until one fails; then the next endpoint that answers is used, on
-//! a new connection, for which the files for TLS are read again.
+//! a new connection, for which the files for TLS and the password are read again.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -125,6 +125,11 @@ impl Endpoints {
         self.generations.subscribe()
     }
 
+    /// Returns whether a new connection may have other credentials.
+    pub(super) fn account_may_change(&self) -> bool {
+        self.others.as_ref().is_some_and(|(options, _)| options.account.may_change())
+    }
+
     /// Begins the search for another endpoint after a request of this generation has failed, once for all that failed.
     pub(super) fn failed(self: &Arc<Self>, generation: usize) {
         let Some((_, handle)) = &self.others else { return };
@@ -217,9 +222,11 @@ async fn dial(
     };
     #[cfg(not(feature = "etcd-tls"))]
     let (anonymous, scheme) = (settings(options), "http://");
-    let connect = match &options.username {
-        Some(user) => anonymous.clone().with_user(user, options.password.as_deref().unwrap_or_default()),
-        None => anonymous.clone(),
+    let connect = match options.account.credentials(limit).await {
+        Ok(Some(account)) => anonymous.clone().with_user(account.username(), account.password().expose()),
+        Ok(None) => anonymous.clone(),
+        Err(error) if error.kind() == ErrorKind::Unreachable => return Err(Failed::Here(error)),
+        Err(error) => return Err(Failed::Everywhere(error)),
     };
     let url = [format!("{scheme}{endpoint}")];
     let probe = probe(&options.prefix);

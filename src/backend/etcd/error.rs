@@ -19,6 +19,7 @@ const OUT_OF_RANGE: i32 = 11;
 const UNIMPLEMENTED: i32 = 12;
 const UNAUTHENTICATED: i32 = 16;
 
+const WRONG_PASSWORD: &str = "authentication failed";
 const COMPACTED: &str = "required revision has been compacted";
 const TOO_MANY: &str = "too many operations";
 
@@ -141,7 +142,7 @@ fn kind(error: &Error) -> ErrorKind {
     match status.code() as i32 {
         NOT_FOUND if message.contains("lease not found") => ErrorKind::LeaseLost,
         PERMISSION_DENIED | UNAUTHENTICATED => ErrorKind::Denied,
-        INVALID_ARGUMENT if message.contains("authentication failed") || message.contains("user name is empty") => {
+        INVALID_ARGUMENT if message.contains(WRONG_PASSWORD) || message.contains("user name is empty") => {
             ErrorKind::Denied
         }
         FAILED_PRECONDITION if message.contains("authentication is not enabled") => ErrorKind::Denied,
@@ -158,6 +159,18 @@ fn kind(error: &Error) -> ErrorKind {
 /// Returns whether the token has to be renewed. etcd-client renews it only for the first of these messages.
 pub(super) fn is_stale_token(error: &Error) -> bool {
     says(error, "invalid auth token") || says(error, "revision of auth store is old")
+}
+
+/// Returns whether the server does not accept the password.
+pub(super) fn is_wrong_password(error: &Error) -> bool {
+    says(error, WRONG_PASSWORD)
+}
+
+/// Returns the error of a password that was valid when the connection was opened, and may have been replaced since.
+pub(super) fn outdated(endpoints: &str, error: Error) -> BackendError {
+    let reason =
+        format!("etcd at {endpoints} does not accept the credentials any more; connecting with the present ones");
+    BackendError::new(ErrorKind::Unreachable, reason).because(error)
 }
 
 /// Returns whether the requested revision was compacted.

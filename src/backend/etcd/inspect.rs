@@ -1,4 +1,4 @@
-//! Locks on the server: read, listed, evicted.
+//! The calls about locks of any client: `info`, `list`, and `force_unlock` (here: evict).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

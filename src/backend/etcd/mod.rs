@@ -12,6 +12,8 @@ mod claims;
 mod connection;
 mod endpoints;
 mod error;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzzing;
 mod history;
 mod inspect;
 mod leases;
@@ -25,8 +27,6 @@ mod pool;
 mod proxy;
 mod release;
 mod releases;
-#[cfg(feature = "testing")]
-pub(crate) mod sent;
 mod session;
 #[cfg(test)]
 mod tests;

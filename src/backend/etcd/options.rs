@@ -5,6 +5,7 @@ use std::time::Duration;
 
 #[cfg(feature = "etcd-tls")]
 use super::tls::Tls;
+use crate::backend::Account;
 
 /// The shortest TTL of a lease: etcd counts in seconds.
 pub(crate) const MIN_TTL: Duration = Duration::from_secs(1);
@@ -17,10 +18,8 @@ pub(super) const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub(crate) struct Options {
     /// The endpoints, each `host:port`.
     pub(crate) endpoints: Vec<String>,
-    /// The user, if authentication is used.
-    pub(crate) username: Option<String>,
-    /// The user's password.
-    pub(crate) password: Option<String>,
+    /// The account, if authentication is used.
+    pub(crate) account: Account,
     /// The prefix of all names on the server.
     pub(crate) prefix: String,
     /// The time limit of a request, including its retries.

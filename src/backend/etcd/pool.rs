@@ -14,8 +14,8 @@ use super::options::Options;
 #[cfg(feature = "etcd-tls")]
 use super::tls::Tls;
 use super::{error, watch};
-use crate::backend::Result;
 use crate::backend::shared::Pool;
+use crate::backend::{Account, Result};
 
 /// The extra time for an attempt to connect to report its own error, which says more than that of the time limit.
 const GRACE: Duration = Duration::from_millis(50);
@@ -25,8 +25,7 @@ const GRACE: Duration = Duration::from_millis(50);
 struct Settings {
     /// Sorted, without duplicates.
     endpoints: Vec<String>,
-    username: Option<String>,
-    password: Option<String>,
+    account: Account,
     timeout: Duration,
     #[cfg(feature = "etcd-tls")]
     tls: Option<Tls>,
@@ -39,8 +38,7 @@ impl Settings {
         endpoints.dedup();
         Self {
             endpoints,
-            username: options.username.clone(),
-            password: options.password.clone(),
+            account: options.account.clone(),
             timeout: options.timeout,
             #[cfg(feature = "etcd-tls")]
             tls: options.tls.clone(),

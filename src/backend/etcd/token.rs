@@ -18,12 +18,16 @@ impl Token {
         self.renewals.load(Ordering::Acquire)
     }
 
-    /// Replaces the token of this generation, unless another request has done so. If this fails, the next request fails too, and
-    /// its error says why.
-    pub(super) async fn renew(&self, client: Client, generation: u64) {
+    /// Replaces the token of this generation, unless another request has done so, and returns whether there is a new one. If this
+    /// fails, the next request fails too, and its error says why.
+    pub(super) async fn renew(&self, client: Client, generation: u64) -> bool {
         let _alone = self.renewing.lock().await;
-        if self.generation() == generation && client.refresh_token().await.is_ok() {
+        if self.generation() == generation {
+            if client.refresh_token().await.is_err() {
+                return false;
+            }
             self.renewals.fetch_add(1, Ordering::AcqRel);
         }
+        true
     }
 }

@@ -1,4 +1,4 @@
-//! Acquiring a lock.
+//! The I/O of an acquire; the decisions are in `attempt`.
 
 use std::future::poll_fn;
 use std::sync::Arc;

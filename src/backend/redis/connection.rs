@@ -16,6 +16,7 @@ use super::scripts::Scripts;
 use super::{error, tls};
 use crate::backend::shared::Pool;
 use crate::backend::{BackendError, ErrorKind, Result};
+use crate::credentials::Credentials;
 use crate::process::report::debug;
 
 /// The longest time to wait for an answer.
@@ -94,7 +95,11 @@ impl Connector {
             0 => (self.timeout, self.timeout / 2),
             _ => (self.timeout.min(PATIENCE), self.timeout),
         };
-        let connection = self.shared.get(*broken, self.within(connect_limit, connect(&self.target))).await?;
+        let open = async {
+            let account = self.target.credentials(self.timeout).await?;
+            self.within(connect_limit, connect(&self.target, account.as_ref())).await
+        };
+        let connection = self.shared.get(*broken, open).await?;
         *broken = connection.generation;
         self.within(prepare_limit.min(PATIENCE), self.prepare(connection.client.clone())).await?;
         Ok(connection)
@@ -115,47 +120,49 @@ impl Connector {
 }
 
 /// Opens a connection for commands.
-async fn connect(target: &Target) -> Result<MultiplexedConnection> {
+async fn connect(target: &Target, account: Option<&Credentials>) -> Result<MultiplexedConnection> {
     // Requests have no timers: the task that sends them notices what is overdue.
     let config = AsyncConnectionConfig::new()
         .set_response_timeout(None)
         .set_connection_timeout(None)
         .set_pipeline_buffer_size(BUFFER);
-    let client = client(target, false).map_err(|error| explain_options(target, &error))?;
+    let client = client(target, None).map_err(|error| explain_options(target, &error))?;
     let connecting = async {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         if let Target::Server(server) = target {
-            log_in(server, &mut connection).await?;
+            log_in(server.database, account, &mut connection).await?;
         }
         Ok(connection)
     };
     connecting.await.map_err(|error: RedisError| explain(target, &error))
 }
 
-/// Opens a connection for messages.
-pub(super) async fn listen(target: &Target) -> Result<PubSub> {
+/// Opens a connection for messages. `timeout` limits the wait for credentials.
+pub(super) async fn listen(target: &Target, timeout: Duration) -> Result<PubSub> {
+    let account = target.credentials(timeout).await?;
     let listening = async {
-        let client = client(target, true).map_err(|error| explain_options(target, &error))?;
+        let client = client(target, Some(account.as_ref())).map_err(|error| explain_options(target, &error))?;
         client.get_async_pubsub().await.map_err(|error| explain(target, &error))
     };
     let no_answer = |_| Err(error::no_answer(&target.to_string(), PATIENCE));
     tokio::time::timeout(PATIENCE, listening).await.unwrap_or_else(no_answer)
 }
 
-/// Creates the client, with the account if `login`. Certificates are read each time, so that they can be replaced.
-fn client(target: &Target, login: bool) -> std::result::Result<Client, RedisError> {
-    let Server { address, username, password, database } = match target {
+/// Creates the client, which logs in and selects the database if `login` is given. Certificates are read each time, so that they can
+/// be replaced.
+fn client(target: &Target, login: Option<Option<&Credentials>>) -> std::result::Result<Client, RedisError> {
+    let Server { address, database, .. } = match target {
         Target::Client(client) => return Ok((**client).clone()),
         Target::Server(server) => server,
     };
     let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
-    if login {
+    if let Some(account) = login {
         settings = settings.set_db(i64::from(*database));
-        if let Some(username) = username {
-            settings = settings.set_username(username);
-        }
-        if let Some(password) = password {
-            settings = settings.set_password(password);
+        if let Some(account) = account {
+            if !account.username().is_empty() {
+                settings = settings.set_username(account.username());
+            }
+            settings = settings.set_password(account.password().expose());
         }
     }
     let keepalive =
@@ -176,10 +183,15 @@ fn client(target: &Target, login: bool) -> std::result::Result<Client, RedisErro
 
 /// Logs in and selects the database. The client could do it, but hides the reason of a refusal: a server with too many clients
 /// would seem to have refused the password.
-async fn log_in(server: &Server, connection: &mut MultiplexedConnection) -> std::result::Result<(), RedisError> {
-    if let Some(password) = &server.password {
-        let account = server.username.iter().chain([password]).collect::<Vec<_>>();
-        match redis::cmd("AUTH").arg(account).query_async::<()>(connection).await {
+async fn log_in(
+    database: u32,
+    account: Option<&Credentials>,
+    connection: &mut MultiplexedConnection,
+) -> std::result::Result<(), RedisError> {
+    if let Some(account) = account {
+        let password = account.password().expose();
+        let username = Some(account.username()).filter(|username| !username.is_empty());
+        match redis::cmd("AUTH").arg(username).arg(password).query_async::<()>(connection).await {
             // Before Redis 6 there are no user names.
             Err(error) if error.detail().is_some_and(|text| text.contains("wrong number of arguments")) => {
                 redis::cmd("AUTH").arg(password).query_async::<()>(connection).await?;
@@ -187,8 +199,8 @@ async fn log_in(server: &Server, connection: &mut MultiplexedConnection) -> std:
             answer => answer?,
         }
     }
-    if server.database != 0 {
-        redis::cmd("SELECT").arg(server.database).query_async::<()>(connection).await?;
+    if database != 0 {
+        redis::cmd("SELECT").arg(database).query_async::<()>(connection).await?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Snapshots of locks, and evictions.
+//! The calls about locks of any client: `info`, `list`, and `force_unlock` (here: evict).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -40,6 +40,8 @@ mod claims;
 mod confirmations;
 mod connection;
 mod error;
+#[cfg(feature = "testing")]
+pub(crate) mod fuzzing;
 mod in_flight;
 mod inspect;
 mod leases;
@@ -52,8 +54,6 @@ mod release;
 mod replicas;
 mod requests;
 mod scripts;
-#[cfg(feature = "testing")]
-pub(crate) mod sent;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -91,6 +91,9 @@ use crate::info::{Eviction, LockInfo};
 
 /// Longer than any wait, and short enough to be added to a time.
 const EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The extra time for connecting to report its own error, which says more than that of the time limit.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// The backend of one manager.
 pub(crate) struct Redis {
@@ -139,7 +142,7 @@ impl Redis {
         let limit = options.timeout.min(EVER);
         let server = options.target.to_string();
         let connecting = Self::start(options, clock, handle);
-        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| Err(error::no_answer(&server, limit)))
+        tokio::time::timeout(limit + GRACE, connecting).await.unwrap_or_else(|_| Err(error::no_answer(&server, limit)))
     }
 
     async fn start(options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
@@ -168,7 +171,7 @@ impl Redis {
                 Some(replicas)
             }
         };
-        let subscription = Subscription::of(&target, &handle).await?;
+        let subscription = Subscription::of(&target, timeout, &handle).await?;
 
         let batch = batch(claims.clone(), polling.clone());
         let releases = Releases::new(claims.clone(), batch.clone(), handle.clone());

@@ -7,6 +7,8 @@ use std::time::Duration;
 use redis::Client;
 
 use super::tls::Tls;
+use crate::backend::{Account, Result};
+use crate::credentials::Credentials;
 
 /// The options of one manager's backend.
 #[derive(Debug)]
@@ -42,12 +44,19 @@ pub(crate) enum Target {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     pub(crate) address: Address,
-    pub(crate) username: Option<String>,
-    pub(crate) password: Option<String>,
+    pub(crate) account: Account,
     pub(crate) database: u32,
 }
 
 impl Target {
+    /// Returns the credentials for the next connection, except for a client that the user configured, which has its own.
+    pub(super) async fn credentials(&self, limit: Duration) -> Result<Option<Credentials>> {
+        match self {
+            Self::Server(server) => server.account.credentials(limit).await,
+            Self::Client(_) => Ok(None),
+        }
+    }
+
     pub(super) fn uses_tls(&self) -> bool {
         matches!(self, Self::Server(Server { address: Address::Tcp { tls: Some(_), .. }, .. }))
     }

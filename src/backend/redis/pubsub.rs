@@ -89,6 +89,8 @@ impl Receiver {
 /// A connection for messages, which is replaced when it breaks.
 pub(super) struct Subscription {
     target: Target,
+    /// The time limit of the first manager.
+    timeout: Duration,
     handle: Handle,
     sink: Mutex<PubSubSink>,
     /// The managers' receivers, by channel.
@@ -110,20 +112,21 @@ impl Drop for Subscription {
 
 impl Subscription {
     /// Returns the subscription of all managers with this target, or a new one for a client that the user configured.
-    pub(super) async fn of(target: &Target, handle: &Handle) -> Result<Arc<Self>> {
+    pub(super) async fn of(target: &Target, timeout: Duration, handle: &Handle) -> Result<Arc<Self>> {
         static SUBSCRIPTIONS: Pool<Server, Subscription> = Pool::new();
-        let open = Self::open(target.clone(), handle.clone());
+        let open = Self::open(target.clone(), timeout, handle.clone());
         match target {
             Target::Server(server) => SUBSCRIPTIONS.get(handle.id(), server.clone(), open).await,
             Target::Client(_) => open.await,
         }
     }
 
-    async fn open(target: Target, handle: Handle) -> Result<Arc<Self>> {
-        let (sink, messages) = connection::listen(&target).await?.split();
+    async fn open(target: Target, timeout: Duration, handle: Handle) -> Result<Arc<Self>> {
+        let (sink, messages) = connection::listen(&target, timeout).await?.split();
         let silent = Arc::new(Notify::new());
         let subscription = Arc::new(Self {
             target,
+            timeout,
             handle,
             sink: Mutex::new(sink.clone()),
             receivers: Mutex::default(),
@@ -182,7 +185,7 @@ impl Subscription {
 
     /// Replaces a connection that broke.
     async fn reopen(&self) -> Result<(PubSubSink, PubSubStream)> {
-        let (sink, messages) = connection::listen(&self.target).await?.split();
+        let (sink, messages) = connection::listen(&self.target, self.timeout).await?.split();
         *self.sink.lock() = sink.clone();
         let receivers: Vec<_> = self.receivers.lock().values().filter_map(Weak::upgrade).collect();
         // All at once: no message is received meanwhile.

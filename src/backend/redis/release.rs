@@ -1,4 +1,4 @@
-//! Giving up attempts: releases, and attempts that are aborted.
+//! Releases, and aborts of attempts of unknown outcome.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -43,7 +43,8 @@ pub(super) fn client(info: ConnectionInfo, _: &Tls) -> Result<Client, RedisError
     Client::open(info)
 }
 
-/// Whether the error is about the files for TLS, which were valid when the manager connected: they may be about to be replaced.
+/// Whether the error is about the files for TLS or the password, which were valid when the manager connected: they may be about to
+/// be replaced.
 pub(super) fn is_about_files(error: &BackendError) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<RedisError>());
     error.kind() == ErrorKind::Misconfigured || cause.is_some_and(is_about_certificates)

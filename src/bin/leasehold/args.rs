@@ -57,7 +57,7 @@ pub(crate) enum Command {
         /// The key.
         key: String,
         /// The polling interval.
-        #[arg(long, default_value = "500ms", value_parser = humantime::parse_duration)]
+        #[arg(long, default_value = "500ms", value_parser = leasehold::parse_duration)]
         interval: Duration,
     },
 
@@ -113,15 +113,15 @@ pub(crate) struct Run {
 
     /// The maximum wait, after which to exit with 122, or with 123 if the server does not answer. Connecting has a separate limit,
     /// the `timeout` of the URL.
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = leasehold::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
     /// The TTL of the lease: how long the lock outlives this program if it is killed or cut off.
-    #[arg(long, value_parser = humantime::parse_duration)]
+    #[arg(long, value_parser = leasehold::parse_duration)]
     pub(crate) ttl: Option<Duration>,
 
     /// The grace period between SIGTERM and SIGKILL when the lock is lost.
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "5s", value_parser = leasehold::parse_duration)]
     pub(crate) grace: Duration,
 
     /// The command and its arguments.

@@ -1,5 +1,10 @@
 //! `leasehold`: locks for shell scripts and cron jobs, and lists of held locks and their holders.
 
+#[cfg(not(unix))]
+compile_error!(
+    "the program `leasehold` is for Unix: it passes signals on and manages process groups; build without the feature `cli`"
+);
+
 mod args;
 mod child;
 mod exit;

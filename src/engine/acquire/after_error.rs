@@ -5,7 +5,7 @@ use crate::error::ErrorKind;
 
 /// Where the attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum FailedAt {
     /// While its lease was being opened: it has no claim in the queue.
     Lease,
     /// While it claimed: its claim may be in the queue.
@@ -26,12 +26,12 @@ pub(super) enum AfterError {
 }
 
 /// Decides the next step. `wait`: whether the caller waits for the lock.
-pub(super) fn after_error(kind: ErrorKind, stage: Stage, wait: Wait) -> AfterError {
+pub(super) fn after_error(kind: ErrorKind, stage: FailedAt, wait: Wait) -> AfterError {
     match (kind, stage) {
-        (ErrorKind::LeaseLost, Stage::Claim) => AfterError::RetryLease,
+        (ErrorKind::LeaseLost, FailedAt::Claim) => AfterError::RetryLease,
         (ErrorKind::LeaseLost | ErrorKind::Unreachable, _) if wait == Wait::UntilGranted => AfterError::Retry,
-        (ErrorKind::Unreachable, Stage::Claim) | (_, Stage::Lease) => AfterError::Fail,
-        (_, Stage::Claim) => AfterError::Refuse,
+        (ErrorKind::Unreachable, FailedAt::Claim) | (_, FailedAt::Lease) => AfterError::Fail,
+        (_, FailedAt::Claim) => AfterError::Refuse,
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
             (Unsupported, [Fail, Fail, Refuse, Refuse]),
             (Closed, [Fail, Fail, Refuse, Refuse]),
         ];
-        let cases = [Stage::Lease, Stage::Claim].map(|stage| [(stage, Wait::UntilGranted), (stage, Wait::Never)]);
+        let cases = [FailedAt::Lease, FailedAt::Claim].map(|stage| [(stage, Wait::UntilGranted), (stage, Wait::Never)]);
         for (kind, expected) in table {
             let decided =
                 cases.as_flattened().iter().map(|&(stage, wait)| after_error(kind, stage, wait)).collect::<Vec<_>>();

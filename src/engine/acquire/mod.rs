@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use self::waiter::{Acquired, Waiter, log_acquired};
+use self::waiter::{Acquired, Waiter, count_acquired};
 use super::sessions::LeaseFor;
-use super::{EngineHandle, Entry, Options, Share};
+use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::arbiter::Decision;
 use crate::backend::Wait;
 use crate::error::{LockError, Result};
@@ -35,12 +35,17 @@ enum State {
 /// What is known before the first poll.
 struct Start {
     entry: Result<Arc<Entry>>,
-    options: Options,
+    options: RequestOptions,
     wait: Wait,
 }
 
 impl Acquisition {
-    pub(crate) fn new(engine: Arc<EngineHandle>, entry: Result<Arc<Entry>>, options: Options, wait: Wait) -> Self {
+    pub(crate) fn new(
+        engine: Arc<EngineHandle>,
+        entry: Result<Arc<Entry>>,
+        options: RequestOptions,
+        wait: Wait,
+    ) -> Self {
         Self { engine, state: State::Start(Start { entry, options, wait }), catching: CatchingWaker::default() }
     }
 
@@ -114,7 +119,7 @@ impl Start {
             Decision::Entered(hold, depth) => {
                 let share = Share::new(hold, entry);
                 if depth == 1 {
-                    log_acquired(&share, now, now);
+                    count_acquired(&share, now, now);
                 }
                 return Ok(Started::Done(Some(share)));
             }

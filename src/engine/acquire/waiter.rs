@@ -1,4 +1,4 @@
-//! [`Waiter`]: a place in the local queue, from the first wait to the hold.
+//! [`Waiter`]: an acquire with a place in the local queue, until it has a hold, fails, or is dropped.
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, poll_fn, select};
 
-use super::after_error::{AfterError, Stage, after_error};
+use super::after_error::{AfterError, FailedAt, after_error};
 use crate::arbiter::{Cancelled, Terms, Ticket, Turn};
 use crate::backend::backoff::Backoff;
 use crate::backend::{Claim, Grant, Wait};
@@ -16,7 +16,7 @@ use crate::engine::cleanup::Job;
 use crate::engine::lookup::{FRESH, Lookup};
 use crate::engine::losses::lose_if_early;
 use crate::engine::sessions::LeaseFor;
-use crate::engine::{Base, EngineHandle, Entry, HeldGrant, Options, Share, renew};
+use crate::engine::{Base, EngineHandle, Entry, HeldGrant, RequestOptions, Share, renew};
 use crate::error::{BackendError, ErrorKind, LockError, Result};
 use crate::info::{Holder, Loss};
 use crate::lease::{LeaseCell, Listener};
@@ -47,7 +47,7 @@ pub(super) struct Waiter {
     engine: Arc<EngineHandle>,
     entry: Arc<Entry>,
     owner: Owner,
-    options: Options,
+    options: RequestOptions,
     wait: Wait,
     asked: Timestamp,
     /// The place; `None` once the waiter has left the queue.
@@ -63,7 +63,7 @@ impl Waiter {
         engine: Arc<EngineHandle>,
         entry: Arc<Entry>,
         owner: Owner,
-        options: Options,
+        options: RequestOptions,
         wait: Wait,
         asked: Timestamp,
         ticket: Ticket,
@@ -152,7 +152,7 @@ impl Waiter {
                 },
             };
             let (error, stage, cell) = match attempt {
-                Err(error) => (error, Stage::Lease, None),
+                Err(error) => (error, FailedAt::Lease, None),
                 Ok(Attempt { cell, answer }) => match unless_lost(self.base(), &cell, answer).await {
                     Ok(Some(grant)) => match self.granted_afresh(grant, cell).await {
                         Some(share) => return Ok(Some(share)),
@@ -165,7 +165,7 @@ impl Waiter {
                         self.was_busy();
                         return Ok(None);
                     }
-                    Err(error) => (error, Stage::Claim, Some(cell)),
+                    Err(error) => (error, FailedAt::Claim, Some(cell)),
                 },
             };
             self.log_failure(&error);
@@ -227,7 +227,7 @@ impl Waiter {
         let now = self.base().now();
         if !share.is_lost() {
             if depth == 1 {
-                log_acquired(&share, self.asked, now);
+                count_acquired(&share, self.asked, now);
             }
             return Some(share);
         }
@@ -307,7 +307,7 @@ impl Waiter {
         self.sent = None;
         entry.apply(effects);
         lose_if_early(&engine, entry, share.held(), now);
-        log_acquired(&share, self.asked, now);
+        count_acquired(&share, self.asked, now);
         Some(share)
     }
 
@@ -373,7 +373,7 @@ impl Drop for Waiter {
 }
 
 /// Counts and logs a hold that begins.
-pub(super) fn log_acquired(share: &Share, asked: Timestamp, now: Timestamp) {
+pub(super) fn count_acquired(share: &Share, asked: Timestamp, now: Timestamp) {
     let (held, token) = (share.held(), share.hold().token.get());
     let base = &held.sessions.base;
     base.counters.acquired_after(now.since(asked));

@@ -1,12 +1,12 @@
-//! Clients that are not ours: each is a process, has one lock, and does with it line by line what it is told.
+//! Clients of other libraries: each is a process with one lock, and executes commands, one a line.
 //!
-//! | told | says | |
+//! | command | answer | |
 //! | --- | --- | --- |
-//! | | `ready` | once, at first |
-//! | `try` | `yes`, `no` | tries to take the lock |
+//! | | `ready` | once, at the start |
+//! | `try` | `yes`, `no` | tries to acquire the lock |
 //! | `lock` | `locked` | waits for it |
-//! | `unlock` | `unlocked` | releases it; ends badly if it is not held |
-//! | `crowd HISTORY NAME SECONDS` | how often | takes and releases it for so long, and records that under a name |
+//! | `unlock` | `unlocked` | releases it; exits with an error if it is not held |
+//! | `crowd HISTORY NAME SECONDS` | the number of holds | acquires and releases it repeatedly, and records the holds under a name |
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use std::time::Duration;
 use support::child::Child;
 use support::redis::Redis;
 
-/// How long their locks live. The Python packages are told in client.py.
+/// The TTL of their locks; the same as in client.py.
 pub const TTL: Duration = Duration::from_secs(30);
 
-/// How often they look where they have to.
+/// The polling interval of clients that poll.
 pub const RETRY: Duration = Duration::from_millis(20);
 
-/// How long a hold in a crowd lasts.
+/// The duration of a hold in a crowd.
 pub const HOLD: Duration = Duration::from_millis(1);
 
-/// How long they pause at most between two of those: who is given no message needs a free lock to find.
+/// The longest pause between two holds: clients without messages need a free lock to find.
 pub const PAUSE: Duration = Duration::from_millis(20);
 
-/// Who else takes locks on Redis.
+/// The other clients' libraries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     RedisPy,
@@ -52,12 +52,12 @@ impl Kind {
     }
 }
 
-/// One such client.
+/// One client process.
 #[derive(Debug)]
 pub struct Client(Child);
 
 impl Client {
-    /// Starts one for this key, which is the name on the server.
+    /// Starts a client for this key, which is the name on the server.
     pub fn start(kind: Kind, server: &Redis, key: &str) -> Self {
         // A test is target/debug/deps/test-hash.
         let test = std::env::current_exe().unwrap();
@@ -81,7 +81,7 @@ impl Client {
     }
 
     pub fn try_lock(&mut self) -> bool {
-        self.0.tell("try");
+        self.0.send("try");
         match &*self.0.said() {
             "yes" => true,
             "no" => false,
@@ -89,32 +89,32 @@ impl Client {
         }
     }
 
-    /// Makes it wait for the lock.
+    /// Sends `lock`, without waiting for the answer.
     pub fn begin_to_wait(&mut self) {
-        self.0.tell("lock");
+        self.0.send("lock");
     }
 
-    /// Whether it has said nothing for a while.
+    /// Whether it does not answer for a while.
     pub fn waits(&mut self) -> bool {
         self.0.line_within(Duration::from_millis(200)).is_none()
     }
 
-    /// Waits until it has the lock that it waits for.
+    /// Waits until it has acquired the lock.
     pub fn has_it(&mut self) {
         self.0.expect("locked");
     }
 
     pub fn unlock(&mut self) {
-        self.0.tell("unlock");
+        self.0.send("unlock");
         self.0.expect("unlocked");
     }
 
-    /// Makes it take the lock again and again for this time, and record that under this name.
+    /// Makes it acquire the lock repeatedly for this time, and record the holds under this name.
     pub fn begin_to_crowd(&mut self, history: &Path, name: &str, time: Duration) {
-        self.0.tell(&format!("crowd {} {name} {}", history.display(), time.as_secs_f64()));
+        self.0.send(&format!("crowd {} {name} {}", history.display(), time.as_secs_f64()));
     }
 
-    /// How often it had the lock, when the time is over.
+    /// Waits for the end of the time. Returns the number of holds.
     pub fn holds(&mut self) -> usize {
         self.0.said().parse().unwrap()
     }

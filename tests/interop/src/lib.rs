@@ -1,3 +1,3 @@
-//! What tests with other clients' locks need: those clients, each in a process of its own.
+//! Clients of other libraries for the tests, each in a separate process.
 
 pub mod client;

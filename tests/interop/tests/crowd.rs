@@ -1,60 +1,59 @@
-//! A mixed crowd on one key: processes with our managers and with each other client, for `LEASEHOLD_SOAK` seconds or a few.
+//! A mixed crowd on one key: processes of leasehold and of each other client, for `LEASEHOLD_SOAK` seconds or a few.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use leasehold::{LockManager, Owner};
+use leasehold::LockManager;
 use leasehold_interop_tests::client::{Client, HOLD, Kind, PAUSE};
 use support::child::{self, Child};
+use support::crowd::lock_repeatedly;
 use support::folder::Folder;
 use support::history::{History, Violation, What, judge};
 use support::redis::Redis;
-use support::{PATIENCE, soak};
+use support::soak;
 
-/// How many processes of ours there are, and how many threads in each.
+/// The number of leasehold's processes, and of threads in each.
 const OURS: usize = 2;
 const THREADS: usize = 2;
 
 #[test]
-fn a_mixed_crowd_never_overlaps_and_everybody_gets_turns() {
+fn a_mixed_crowd_never_overlaps_and_all_make_progress() {
     let time = soak().unwrap_or(Duration::from_secs(10));
     let server = Redis::start();
     let folder = Folder::new();
     let history = History::open(folder.path().join("history"));
     let url = format!("{}?signal_lists=true", server.url());
-    let mut ours: Vec<_> = (0..OURS)
-        .map(|_| Child::of_this_test("locks_again_and_again", &[&url, history.path().to_str().unwrap()]))
-        .collect();
+    let mut ours: Vec<_> =
+        (0..OURS).map(|_| Child::of_this_test("locks_repeatedly", &[&url, history.path().to_str().unwrap()])).collect();
     ours.iter_mut().for_each(|child| child.expect("ready"));
     let mut theirs = Kind::ALL.map(|kind| Client::start(kind, &server, "lock:crowd"));
-    ours.iter_mut().for_each(|child| child.tell("go"));
+    ours.iter_mut().for_each(|child| child.send("go"));
     theirs.iter_mut().for_each(|client| client.begin_to_crowd(history.path(), "crowd", time));
-    // A time to pass: this is a soak.
+    // A fixed pause: this is a soak.
     std::thread::sleep(time);
-    // Ours go on until then: who waits for a signal gets it from us.
+    // Leasehold's processes continue until then: clients that wait for a signal get it from them.
     let turns = theirs.each_mut().map(Client::holds);
-    ours.iter_mut().for_each(|child| child.tell("stop"));
+    ours.iter_mut().for_each(|child| child.send("stop"));
     for child in ours {
         assert!(child.finish());
     }
     let count = |is: fn(&What) -> bool| history.records().iter().filter(|record| is(&record.what)).count();
     let our_turns = count(|what| matches!(what, What::Acquired { .. }));
     println!("{our_turns} holds of ours, {:?}", Kind::ALL.map(Kind::word).iter().zip(turns).collect::<Vec<_>>());
-    assert_eq!(count(|what| *what == What::AcquiredWithoutToken), turns.iter().sum());
-    // All of them together: no two at a time, and our tokens grow.
+    assert_eq!(count(|what| *what == What::AcquiredWithoutToken), turns.iter().sum::<usize>());
+    // All of them together: no two holds at a time, and leasehold's tokens grow.
     history.assert_clean(our_turns + turns.iter().sum::<usize>());
     let seconds = time.as_secs() as usize;
-    assert!(our_turns > 5 * seconds && turns.iter().all(|turns| *turns > seconds), "somebody hardly gets it");
+    assert!(our_turns > 5 * seconds && turns.iter().all(|turns| *turns > seconds), "a client is starved");
     assert_eq!(server.cli(&["EXISTS", "lock:crowd"]), "0");
 }
 
 #[test]
-fn clients_that_do_not_exclude_one_another_are_found_out() {
+fn clients_that_do_not_exclude_one_another_are_detected() {
     let server = Redis::start();
     let folder = Folder::new();
     let history = History::open(folder.path().join("history"));
     for kinds in [[Kind::RedisPy, Kind::RedisPy], [Kind::Rslock, Kind::AsyncRedisLock]] {
-        // Each has a lock of its own, and they say that it is the same.
+        // Each has a separate lock, and they record it as the same.
         let keys = ["lock:a", "lock:b"];
         let mut clients: Vec<_> =
             kinds.into_iter().zip(keys).map(|(kind, key)| Client::start(kind, &server, key)).collect();
@@ -70,31 +69,11 @@ fn clients_that_do_not_exclude_one_another_are_found_out() {
 
 #[test]
 #[ignore = "a child of another test"]
-fn locks_again_and_again() {
+fn locks_repeatedly() {
     let Some([url, history]) = child::role().map(|arguments| <[String; 2]>::try_from(arguments).unwrap()) else {
         return;
     };
     let history = History::open(history);
     let manager = LockManager::connect(url).wait().unwrap();
-    child::say("ready");
-    child::hear();
-    let stopped = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                while !stopped.load(Ordering::SeqCst) {
-                    let guard = manager.lock("crowd").owner(&Owner::new()).timeout(PATIENCE).wait().unwrap();
-                    let hold = history.acquired(&guard);
-                    std::thread::sleep(HOLD);
-                    assert!(!hold.is_lost(&guard));
-                    hold.released();
-                    drop(guard);
-                    std::thread::sleep(PAUSE.mul_f64(rand::random()));
-                }
-            });
-        }
-        child::hear();
-        stopped.store(true, Ordering::SeqCst);
-    });
-    manager.close().wait().unwrap();
+    lock_repeatedly(&manager, &history, THREADS, HOLD, PAUSE);
 }

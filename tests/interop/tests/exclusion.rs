@@ -1,25 +1,17 @@
-//! Each other client excludes ours and is excluded, whoever comes first.
+//! Each other client and leasehold exclude each other, in either order.
 
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use leasehold::{LockGuard, LockManager, Mode};
+use leasehold::{LockManager, Mode};
 use leasehold_interop_tests::client::{Client, Kind, TTL};
-use support::eventually;
 use support::redis::Redis;
+use support::{eventually, in_the_background};
 
-/// What a waiter finds by its own looks, 100 ms apart, it has within this on a busy machine, and before anything expires.
+/// The limit for waiters that poll every 100 ms, on a busy machine; before any lock expires.
 const SOON: Duration = Duration::from_secs(5);
 
 fn manager(server: &Redis) -> LockManager {
     LockManager::connect(format!("{}?signal_lists=true", server.url())).wait().unwrap()
-}
-
-/// Locks on a thread of its own.
-fn in_the_background(manager: &LockManager, key: &str) -> Receiver<LockGuard> {
-    let (request, (got, guards)) = (manager.lock(key), channel());
-    std::thread::spawn(move || got.send(request.wait().unwrap()));
-    guards
 }
 
 fn waits(manager: &LockManager, key: &str) {
@@ -27,14 +19,14 @@ fn waits(manager: &LockManager, key: &str) {
 }
 
 #[test]
-fn we_wait_for_whoever_holds_it_and_get_it_after_that() {
+fn leasehold_waits_for_other_clients_and_gets_the_lock_after_them() {
     let server = Redis::start();
     let ours = manager(&server);
     for kind in Kind::ALL {
         let key = kind.word();
         let before = ours.lock(key).wait().unwrap().token();
         let mut theirs = Client::start(kind, &server, &format!("lock:{key}"));
-        eventually("our release has arrived", || theirs.try_lock().then_some(()));
+        eventually("the release has arrived", || theirs.try_lock().then_some(()));
         for request in [ours.lock(key), ours.lock(key).shared()] {
             assert!(request.try_once().wait().unwrap().is_none(), "{key}");
         }
@@ -44,12 +36,12 @@ fn we_wait_for_whoever_holds_it_and_get_it_after_that() {
         let error = ours.lock(key).timeout(Duration::from_millis(300)).wait().unwrap_err();
         assert_eq!(error.code(), "LOCK_TIMEOUT", "{key}: {error}");
 
-        let waiting = in_the_background(&ours, key);
+        let waiting = in_the_background(ours.lock(key));
         waits(&ours, key);
         assert!(waiting.try_recv().is_err(), "{key}");
         let start = Instant::now();
         theirs.unlock();
-        let guard = waiting.recv_timeout(SOON).expect("it is free");
+        let guard = waiting.recv_timeout(SOON).expect("it is free").0;
         println!("{key}: ours {:?} after the release began", start.elapsed());
         assert!(guard.token() > before && !theirs.try_lock(), "{key}");
         guard.unlock().wait().unwrap();
@@ -57,7 +49,7 @@ fn we_wait_for_whoever_holds_it_and_get_it_after_that() {
 }
 
 #[test]
-fn they_wait_for_our_holds_and_get_it_after_those() {
+fn other_clients_wait_for_leasehold_and_get_the_lock_after_it() {
     let server = Redis::start();
     let (one, two) = (manager(&server), manager(&server));
     for kind in Kind::ALL {
@@ -65,11 +57,11 @@ fn they_wait_for_our_holds_and_get_it_after_those() {
         let mut theirs = Client::start(kind, &server, &format!("lock:{key}"));
         let first = one.lock(key).wait().unwrap();
         assert!(!theirs.try_lock(), "{key}");
-        let second = in_the_background(&two, key);
+        let second = in_the_background(two.lock(key));
         waits(&one, key);
         first.unlock().wait().unwrap();
-        // Handed over, and never free.
-        let second = second.recv_timeout(SOON).expect("it was handed over");
+        // Handed over within the process: the lock is never free.
+        let second = second.recv_timeout(SOON).expect("it was handed over").0;
         assert!(!theirs.try_lock(), "{key}");
         second.unlock().wait().unwrap();
         assert!(theirs.try_lock(), "{key}");

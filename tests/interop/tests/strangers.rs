@@ -1,14 +1,13 @@
-//! What else may stand where a lock of ours would be.
+//! Foreign values at the key of a lock.
 
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager};
 use support::redis::Redis;
-use support::{PATIENCE, eventually};
+use support::{PATIENCE, eventually, in_the_background};
 
-/// What is found by a look each 100 ms is found within this, on a busy machine.
+/// The limit for a waiter that polls every 100 ms, on a busy machine.
 const SOON: Duration = Duration::from_secs(5);
 
 #[test]
@@ -20,20 +19,19 @@ fn a_lock_without_an_end_is_waited_for_and_can_be_forced_out() {
         assert!(ours.try_lock("k").wait().unwrap().is_none());
         let info = ours.info("k").wait().unwrap().unwrap();
         assert!(info.foreign && info.remaining.is_none() && info.holders.is_empty(), "{info:?}");
-        let (request, (got, guards)) = (ours.lock("k"), channel());
-        std::thread::spawn(move || got.send(request.wait().unwrap()));
+        let guards = in_the_background(ours.lock("k"));
         eventually("we wait", || (ours.info("k").wait().unwrap()?.waiters == 1).then_some(()));
         guards
     };
     let waiting = wait_for_theirs();
     server.cli(&["DEL", "lock:k"]);
-    let guard = waiting.recv_timeout(SOON).expect("it is free");
+    let (guard, _) = waiting.recv_timeout(SOON).expect("it is free");
     guard.unlock().wait().unwrap();
 
     let waiting = wait_for_theirs();
     let eviction = ours.force_unlock("k").wait().unwrap();
     assert!(eviction.released == ["k"] && eviction.holders.is_empty(), "{eviction:?}");
-    let guard = waiting.recv_timeout(SOON).expect("it was given to who waits");
+    let (guard, _) = waiting.recv_timeout(SOON).expect("it was granted to the waiter");
     guard.unlock().wait().unwrap();
 
     assert_eq!(server.cli(&["SET", "lock:k", "somebody", "NX"]), "OK");
@@ -45,7 +43,7 @@ fn a_lock_without_an_end_is_waited_for_and_can_be_forced_out() {
 fn a_lock_of_another_type_is_an_error_that_says_so_at_once() {
     let server = Redis::start();
     let ours = LockManager::connect(server.url()).wait().unwrap();
-    // As Redisson has it: who holds it, and how often.
+    // Like Redisson's: the holder, and its depth.
     let holder = "285475da-9152-4c83-822a-67ee2f116a79:52";
     server.cli(&["HSET", "lock:k", holder, "1"]);
     server.cli(&["PEXPIRE", "lock:k", "300000"]);
@@ -67,7 +65,7 @@ fn a_lock_of_another_type_is_an_error_that_says_so_at_once() {
     let info = ours.info("k").wait().unwrap().unwrap();
     assert!(info.foreign && info.holders.is_empty() && ours.is_locked("k").wait().unwrap(), "{info:?}");
     assert!(!ours.is_locked("a").wait().unwrap(), "all or none");
-    assert_eq!(server.cli(&["HGET", "lock:k", holder]), "1", "left alone");
+    assert_eq!(server.cli(&["HGET", "lock:k", holder]), "1", "unchanged");
     server.cli(&["DEL", "lock:k"]);
     ours.lock("k").wait().unwrap().unlock().wait().unwrap();
 }

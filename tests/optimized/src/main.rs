@@ -1,5 +1,5 @@
-//! An owner is known again in an optimized program, where a waker and its clone may have different copies of one vtable, and the
-//! library's copy of a function may be another than the program's.
+//! An owner is recognized in an optimized program, where a waker and its clone may have different copies of one vtable, and the
+//! library and the program may have different copies of a function.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ fn runtimes() -> [Runtime; 2] {
         .map(|runtime| runtime.expect("a runtime"))
 }
 
-/// What is nested is one owner; closures and guards enter each other.
+/// Nested calls are one owner; closures and guards enter each other.
 async fn nests(manager: &LockManager) {
     let _outer = manager.lock("k").await.expect("free");
     let inner = tokio::time::timeout(SOON, manager.lock("k")).await.expect("it waits for itself");
@@ -30,7 +30,7 @@ async fn nests(manager: &LockManager) {
     assert_eq!(tokio::time::timeout(SOON, depths).await.expect("it waits for itself").expect("held"), (3, 3));
 }
 
-/// Branches with wakers of their own are many.
+/// Branches with separate wakers are different owners.
 async fn excludes(manager: &LockManager) {
     let inside = AtomicUsize::new(0);
     let branch = || async {

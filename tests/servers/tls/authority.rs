@@ -1,4 +1,4 @@
-//! An authority of a test's own, and the certificates that it signs.
+//! A certificate authority of the tests.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub(super) struct Identity {
     pub(super) key: String,
 }
 
-/// What a client's URL names.
+/// The files that a client's URL names.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     pub(super) ca: PathBuf,
@@ -33,17 +33,17 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// Signs a certificate that is good for a server on this machine and for a client.
+    /// Signs a certificate that is valid for a server on this machine and for a client.
     pub(super) fn sign(&self, name: &str) -> Identity {
         self.signed(params(name, false))
     }
 
-    /// Signs one that was good a long time ago.
+    /// Signs an expired certificate.
     pub(super) fn sign_expired(&self, name: &str) -> Identity {
         self.signed(params(name, true))
     }
 
-    /// Signs one for a server of another name.
+    /// Signs a certificate for a server of another name.
     pub(super) fn sign_for_host(&self, host: &str) -> Identity {
         let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -56,7 +56,7 @@ impl Authority {
         Identity { certificate, key: key.serialize_pem() }
     }
 
-    /// Writes what a client with this identity needs that trusts this authority.
+    /// Writes the files of a client that has this identity and trusts this authority.
     pub(super) fn write(&self, folder: &Path, name: &str, identity: &Identity) -> Files {
         let path = |kind: &str| folder.join(format!("{name}-{kind}.pem"));
         let files = Files { ca: path("ca"), cert: path("cert"), key: path("key") };

@@ -14,7 +14,7 @@ use support::redis::Redis;
 struct Server {
     redis: Redis,
     port: u16,
-    /// With what it was started, to be written anew.
+    /// The files that it was started with, which tests overwrite.
     folder: Folder,
 }
 
@@ -56,7 +56,7 @@ fn certificates_are_checked_on_both_sides() {
     let missing = Files { ca: folder.path().join("nowhere"), ..good.clone() };
     let without = format!("rediss://127.0.0.1:{}?ca={}", server.port, good.ca.display());
     for (what, url, said) in [
-        // The server closes the connection and does not say why, or too late for it to be read.
+        // The server closes the connection without a reason, or sends the reason too late to be read.
         ("the client's is of another authority", server.url(&strange), ErrorKind::Unreachable),
         ("the client has none", without, ErrorKind::Unreachable),
         ("the server's has expired", expired.url(&good), ErrorKind::Denied),
@@ -68,7 +68,7 @@ fn certificates_are_checked_on_both_sides() {
         let error = LockManager::connect(url).wait().unwrap_err();
         println!("{what}: {error}");
         match &error {
-            // In time, the reason is read all the same.
+            // Sometimes the reason arrives in time.
             LockError::Backend { kind, .. } => assert!(*kind == said || *kind == ErrorKind::Denied, "{what}: {error}"),
             LockError::InvalidConfig { .. } => assert_eq!(said, ErrorKind::Misconfigured, "{what}: {error}"),
             _ => panic!("{what}: {error:?}"),
@@ -91,7 +91,7 @@ fn certificates_may_be_exchanged_while_a_lock_is_held() {
     new.write(folder.path(), "client", &new.sign("client"));
     for option in ["tls-ca-cert-file", "tls-cert-file", "tls-key-file"] {
         let path = server.redis.cli(&["CONFIG", "GET", option]).lines().nth(1).unwrap().to_owned();
-        // Read again when they are set, and only together do they fit.
+        // Read again when they are set; only together are they valid.
         server.redis.cli(&["CONFIG", "SET", option, &path]);
     }
     server.redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);

@@ -1,22 +1,22 @@
-//! What does not fit is refused at once and clearly: certificates, files, the wrong scheme.
+//! Invalid certificates, unusable files and the wrong scheme are refused at once, with a clear error.
 
-use std::error::Error;
 use std::time::{Duration, Instant};
 
 use super::authority::{Authority, Files};
 use super::server::{Server, url};
 use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager};
+use support::all_texts;
 use support::etcd::Etcd;
 use support::folder::Folder;
 
-/// The timeout of who connects here.
+/// The managers' timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is refused is refused within this, on a busy machine.
+/// The limit for an immediate refusal, on a busy machine.
 const FAST: Duration = Duration::from_secs(5);
 
-/// The error of a manager that cannot connect, and how long that took.
+/// The error of a manager that cannot connect, and the time until it.
 fn refused(url: &str) -> (LockError, Duration) {
     let start = Instant::now();
     let error = LockManager::builder().url(url).timeout(TIMEOUT).build().wait().unwrap_err();
@@ -28,12 +28,6 @@ fn refused(url: &str) -> (LockError, Duration) {
 fn kind(error: &LockError) -> ErrorKind {
     let LockError::Backend { kind, .. } = error else { panic!("{error:?}") };
     *kind
-}
-
-/// Everything that a log could show of it.
-fn text(error: &LockError) -> String {
-    let sources = std::iter::successors(error.source(), |&error| error.source());
-    sources.fold(format!("{error} {error:?}"), |text, error| format!("{text} {error} {error:?}"))
 }
 
 #[test]
@@ -77,7 +71,7 @@ fn the_wrong_scheme_is_a_clear_error() {
     for (url, hint) in
         [(format!("etcd://{}", secure.address()), "etcds://"), (url(plain.address(), &files), "no TLS (etcd://)")]
     {
-        // The server says nothing, as one does behind a balancer that is about to come up: it is tried until the timeout.
+        // The server does not answer, like one behind a balancer that is starting: retried until the timeout.
         let start = Instant::now();
         let limit = Duration::from_secs(4);
         let error = LockManager::builder().url(url).timeout(limit).build().wait().unwrap_err();
@@ -112,7 +106,7 @@ fn files_that_cannot_be_used_are_named() {
         (with(&|files| files.key = missing.clone()), "key:", "missing.pem"),
         (with(&|files| files.ca = garbage.clone()), "ca:", "garbage.pem"),
         (with(&|files| files.ca = folder.path().into()), "ca:", ""),
-        // Each in the other's place, and a key that is another certificate's.
+        // Certificate and key swapped, and the key of another certificate.
         (with(&|files| files.cert = good.key.clone()), "cert:", "good-key.pem"),
         (with(&|files| files.key = good.cert.clone()), "key:", "good-cert.pem"),
         (with(&|files| files.key = cut.clone()), "key:", "cut.pem"),
@@ -122,9 +116,9 @@ fn files_that_cannot_be_used_are_named() {
         assert_eq!(error.code(), "INVALID_CONFIG", "{error}");
         assert!(error.to_string().contains(option) && error.to_string().contains(file), "{error}");
         assert!(took < FAST, "{took:?}");
-        assert!(!text(&error).contains(&secret[..20]), "a secret in {error:?}");
+        assert!(!all_texts(&error).contains(&secret[..20]), "a secret in {error:?}");
     }
-    // An option without TLS, or half an identity, is refused before any file is looked at.
+    // An option without TLS, or half an identity, is refused before any file is read.
     for url in [
         format!("etcd://{}?ca={}", server.address(), good.ca.display()),
         format!("etcds://{}?cert={}", server.address(), good.cert.display()),

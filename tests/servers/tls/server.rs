@@ -1,4 +1,4 @@
-//! A real etcd that speaks TLS and asks for the client's certificate.
+//! A real etcd that uses TLS and requires client certificates.
 
 use std::net::SocketAddr;
 
@@ -9,12 +9,12 @@ use super::authority::{Authority, Files, Identity};
 
 pub(super) struct Server {
     etcd: Etcd,
-    /// With what it was started, to be written anew.
+    /// The files that it was started with, which tests overwrite.
     folder: Folder,
 }
 
 impl Server {
-    /// Starts one that trusts this authority and has this certificate.
+    /// Starts a server that trusts this authority and has this certificate.
     pub(super) fn start(authority: &Authority, identity: &Identity) -> Self {
         let folder = Folder::new();
         let Files { ca, cert, key } = authority.write(folder.path(), "server", identity);
@@ -23,7 +23,7 @@ impl Server {
         Self { etcd: Etcd::start_over_tls(&files), folder }
     }
 
-    /// Starts it again, on the same port and with the data that it had, with another authority and another certificate.
+    /// Restarts it on the same port and with its data, with another authority and another certificate.
     pub(super) fn restart(&mut self, authority: &Authority, identity: &Identity) {
         self.etcd.kill();
         authority.write(self.folder.path(), "server", identity);

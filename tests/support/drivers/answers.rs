@@ -1,14 +1,14 @@
-//! What an etcd sends, or something that says it is one: read without a panic, and never into a token that is none.
+//! Answers of an etcd server, or of an impostor: parsed without a panic, and never into a token out of range.
 
 use std::time::Duration;
 
 use leasehold::Mode;
 use leasehold::testing::{EtcdAnswers, EtcdKey, EtcdWatchAnswer};
 
-/// What tokens can be made of.
+/// The range of epochs.
 const EPOCHS: std::ops::Range<u64> = 1..1 << 53;
 
-/// Takes the bytes for the parts of answers: names and numbers that are right, nearly right, and anything at all.
+/// Uses the bytes as parts of answers: valid, nearly valid and arbitrary names and numbers.
 pub fn etcd_answers(data: &[u8]) {
     let mut bytes = Bytes(data);
     let (prefix, key) = (bytes.pick(&["", "p/", "%"]), bytes.pick(&["k", "a/b", "read", ""]));
@@ -19,7 +19,7 @@ pub fn etcd_answers(data: &[u8]) {
     let (revision, ranges) = (bytes.revision(created), bytes.ranges(&own, created));
     for epoch in [answers.read_placed(bytes.flag(), revision, &ranges), answers.read_standing(revision, &ranges)] {
         assert!(epoch.is_none_or(|epoch| EPOCHS.contains(&epoch)), "{revision:?} gave {epoch:?}");
-        // Nothing that is known to be older may be passed over.
+        // A claim that is known to be older must not be skipped.
         let keys = ranges.iter().flatten().filter(|key| key.name != own);
         assert!(epoch.is_none() || keys.clone().next().is_none() || ranges.iter().any(Vec::is_empty), "{ranges:?}");
     }
@@ -37,9 +37,9 @@ pub fn etcd_answers(data: &[u8]) {
 
     let watched = bytes.watch(&own, created);
     for at in answers.read_watch(&watched) {
-        let told =
+        let notified =
             watched.iter().flat_map(|answer| &answer.events).any(|(_, key)| key.name == own && key.modified == at);
-        assert!(told && at > 0, "{watched:?} gave {at}");
+        assert!(notified && at > 0, "{watched:?} gave {at}");
     }
 
     let (seconds, asked) = (bytes.number(30), Duration::from_secs(30));

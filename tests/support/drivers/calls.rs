@@ -1,4 +1,4 @@
-//! Random calls on two managers of one memory store, next to a plain model of who holds what.
+//! Random calls on two managers of one memory store, compared with a plain model of the holds.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,8 +11,8 @@ use leasehold::{Acquire, LockGuard, LockManager, Loss, Mode, Owner, Result};
 const KEYS: [&str; 2] = ["a", "a/b"];
 const OWNERS: usize = 3;
 
-/// Plays the calls that the bytes stand for, two bytes each, and compares what comes with what the model says. The first byte
-/// says whether local hand-overs are on.
+/// Makes the calls that the bytes encode, two bytes each, and compares the results with the model. The first byte enables local
+/// handovers.
 pub fn api_calls(data: &[u8]) {
     let Some((first, data)) = data.split_first() else { return };
     let mut fixture = Fixture::new(first % 2 == 0);
@@ -34,7 +34,7 @@ struct Fixture {
     tokens: [(u64, u64); KEYS.len()],
 }
 
-/// Who wants or has what: the model's view.
+/// A request or a hold in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Who {
     manager: usize,
@@ -115,7 +115,7 @@ impl Fixture {
             }
             10 => self.force_unlock(who.key, true),
             11 => self.try_all(who),
-            // Those who wait on the same lease would begin again, each in its own time: beyond the model.
+            // Waiters on the same lease would begin again at different times, which the model does not cover.
             _ if self.waiting.is_empty() => self.force_unlock(who.key, false),
             _ => {}
         }
@@ -137,14 +137,14 @@ impl Fixture {
     }
 
     fn lock(&mut self, who: Who) {
-        // Without a bound, a case could consist of nothing but waiters.
+        // Without a bound, a case could consist of waiters only.
         if self.waiting.len() < 6 {
             let mut future = self.request(who).into_future();
             match poll(&mut future) {
                 Poll::Ready(result) => self.resolved(who, result),
                 Poll::Pending => {
                     assert!(self.reentered(who).is_none(), "{who:?} waits for itself");
-                    assert!(!self.is_free_for(who), "{who:?} waits for nobody");
+                    assert!(!self.is_free_for(who), "{who:?} waits for a free key");
                     self.waiting.push(Waiting { who, future });
                 }
             }
@@ -156,7 +156,7 @@ impl Fixture {
         let free = self.is_free_for(who) || self.reentered(who).is_some();
         match tried.transpose() {
             Some(result) => {
-                assert!(free || self.may_join(who), "{who:?} has overtaken somebody");
+                assert!(free || self.may_join(who), "{who:?} has overtaken a waiter");
                 self.resolved(who, result);
             }
             None => assert!(!free, "{who:?} was refused a free lock"),
@@ -174,7 +174,7 @@ impl Fixture {
             (asked.into_iter().all(free), asked.into_iter().all(|who| free(who) || self.may_join(who)));
         match block_on(request.try_once()) {
             Ok(Some(guards)) => {
-                assert!(all_to_be_had, "{who:?} has overtaken somebody");
+                assert!(all_to_be_had, "{who:?} has overtaken a waiter");
                 asked.into_iter().zip(guards).for_each(|(who, guard)| self.resolved(who, Ok(guard)));
             }
             Ok(None) => assert!(!all_free, "{who:?} was refused free locks"),
@@ -186,7 +186,7 @@ impl Fixture {
         }
     }
 
-    /// An acquire has come to its end.
+    /// An acquire has completed.
     fn resolved(&mut self, who: Who, result: Result<LockGuard>) {
         match (self.reentered(who), result) {
             (Some(hold), Err(error)) => {
@@ -238,7 +238,7 @@ impl Fixture {
             self.holds.iter().filter(|hold| !hold.lost && hold.who.key == key).map(|hold| hold.who.manager).collect();
         assert_eq!(eviction.released.iter().any(|released| released == KEYS[key]), !evicted.is_empty());
         for hold in &mut self.holds {
-            // All holds here are of one TTL, so those of a manager are on one lease.
+            // All holds here have one TTL, so those of a manager are on one lease.
             let gone = if key_only { hold.who.key == key } else { evicted.contains(&hold.who.manager) };
             if gone && !hold.lost {
                 hold.lost = true;
@@ -248,7 +248,7 @@ impl Fixture {
         }
     }
 
-    /// Polls all waiters until nothing happens any more. Somebody gets on if nobody is in the way.
+    /// Polls all waiters until none makes progress. A waiter that is not blocked must make progress.
     fn quiesce(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -268,10 +268,10 @@ impl Fixture {
                     }
                     self.resolved(who, result);
                 }
-                None if self.somebody_could_go_on() => {
+                None if self.a_waiter_could_proceed() => {
                     assert!(
                         Instant::now() < deadline,
-                        "nobody gets on: {:?}",
+                        "no waiter makes progress: {:?}",
                         self.waiting.iter().map(|w| w.who).collect::<Vec<_>>()
                     );
                     std::thread::yield_now();
@@ -281,7 +281,7 @@ impl Fixture {
         }
     }
 
-    fn somebody_could_go_on(&self) -> bool {
+    fn a_waiter_could_proceed(&self) -> bool {
         (0..KEYS.len()).any(|key| {
             let mut waiting = self.waiting.iter().filter(|waiting| waiting.who.key == key).peekable();
             waiting.peek().is_some() && !self.holds.iter().any(|hold| !hold.lost && hold.who.key == key)
@@ -293,13 +293,14 @@ impl Fixture {
         self.holds.iter().position(|hold| !hold.lost && hold.who.is_same_hold(&who))
     }
 
-    /// Whether nobody holds or waits who comes before.
+    /// Whether no holder and no earlier waiter is in conflict.
     fn is_free_for(&self, who: Who) -> bool {
         let held = self.holds.iter().any(|hold| !hold.lost && hold.who.excludes(&who));
         !held && !self.waiting.iter().any(|waiting| waiting.who.key == who.key)
     }
 
-    /// Whether this manager has a shared grant that a reader may join without asking the store, who knows of writers elsewhere.
+    /// Whether this manager has a shared grant that a reader may join without a request to the store, which knows the other manager's
+    /// writers.
     fn may_join(&self, who: Who) -> bool {
         let same = |other: &Who| (other.manager, other.key) == (who.manager, who.key);
         self.hand_over
@@ -320,7 +321,7 @@ impl Fixture {
         taken
     }
 
-    /// Compares everything that can be asked with the model.
+    /// Compares the results of all queries with the model.
     fn check(&self) {
         for hold in &self.holds {
             for guard in &hold.guards {
@@ -353,7 +354,7 @@ impl Fixture {
         }
     }
 
-    /// Gives everything up, in any order: nothing may be left.
+    /// Drops everything, in any order: nothing may be left.
     fn end(mut self) {
         self.waiting.clear();
         self.holds.clear();

@@ -1,14 +1,14 @@
-//! Names on etcd: keys come back, and never meet one another.
+//! Names on etcd: decoding returns the key, and different keys have different names.
 
 use leasehold::testing::EtcdNames;
 
-/// Takes the bytes for two keys and a child, and for a name that somebody else may have written.
+/// Uses the bytes as two keys and a child, and as a foreign name.
 pub fn key_codec(data: &[u8]) {
     let mut parts = data.splitn(3, |&byte| byte == b'\n').map(String::from_utf8_lossy);
     let [first, second, child] = std::array::from_fn(|_| parts.next().unwrap_or_default());
     for names in ["", "leasehold/", "%"].map(EtcdNames::new) {
         keys(&names, &first, &second, &child);
-        // Any name at all is decoded or not, and only the one that its key encodes to.
+        // A name is decoded only if its key encodes to it.
         if let Some((key, child)) = names.decode(data) {
             let (start, end) = names.directory(&key);
             assert!(start.as_slice() <= data && data < end.as_slice());
@@ -28,7 +28,7 @@ fn keys(names: &EtcdNames, first: &str, second: &str, child: &str) {
         let name = [&start, child.as_bytes()].concat();
         assert_eq!(names.decode(&name), Some((first.to_owned(), child.as_bytes().to_owned())));
         assert!(start <= name && name < end);
-        // What is no lock lies below `%session/`.
+        // Records that are not locks are below `%session/`.
         let record = [&session[..session.len() - 1], b"%session/"].concat();
         assert!(!start.starts_with(&record) && names.decode(&record).is_none());
     }

@@ -1,11 +1,12 @@
-//! What a Redis sends, or anybody who may write or publish there: read without a panic, and never into a token that is none.
+//! Data from a Redis server, or from any client that writes or publishes there: parsed without a panic, and never into a token out of
+//! range.
 
 use leasehold::testing::RedisAnswers;
 
-/// What tokens can be made of.
+/// The range of epochs.
 const EPOCHS: std::ops::Range<u64> = 1..1 << 53;
 
-/// Takes the bytes as a value, as a message, as a reply from the wire, and as the texts in replies that are right but for those.
+/// Uses the bytes as a value, as a message, as a reply, and as the texts in otherwise valid replies.
 pub fn redis_answers(data: &[u8]) {
     let answers = RedisAnswers::new("lock:");
     if let Some((_, Some(epoch))) = answers.read_message(data) {

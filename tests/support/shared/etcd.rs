@@ -20,10 +20,10 @@ pub struct Etcd {
     process: Process,
     folder: Folder,
     arguments: Vec<String>,
-    /// The HTTP proxy by which it calls other members.
+    /// The HTTP proxy through which it calls other members.
     front: Option<SocketAddr>,
     client: SocketAddr,
-    /// Where it answers without TLS whether it is well.
+    /// The address of its health check, without TLS.
     health: SocketAddr,
 }
 
@@ -42,13 +42,13 @@ impl Etcd {
         Self::start_at("http", arguments)
     }
 
-    /// Starts a server whose clients have to speak TLS: the arguments name its certificate.
+    /// Starts a server whose clients have to use TLS: the arguments name its certificate.
     pub fn start_over_tls(arguments: &[&str]) -> Self {
         Self::start_at("https", arguments)
     }
 
     fn start_at(scheme: &str, arguments: &[&str]) -> Self {
-        // Another process may take a port between our look and etcd's.
+        // Another process may take a port between our check and etcd's start.
         for _ in 0..4 {
             if let Ok(server) = Self::alone(scheme, arguments) {
                 return server;
@@ -57,13 +57,13 @@ impl Etcd {
         Self::alone(scheme, arguments).unwrap_or_else(|log| panic!("etcd does not start:\n{log}"))
     }
 
-    /// Returns the server that all tests of this process share. Each uses keys of its own, and nobody stops it.
+    /// Returns the server that all tests of this process share. Each test uses separate keys, and none stops the server.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Etcd> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
-    /// Starts a server that is alone, or the error is its log.
+    /// Starts a server without a cluster. The error is its log.
     fn alone(scheme: &str, arguments: &[&str]) -> Result<Self, String> {
         let peer = format!("http://127.0.0.1:{}", free_port());
         let cluster = format!("m0={peer}");
@@ -74,7 +74,7 @@ impl Etcd {
 
     /// Launches a member of a cluster whose members listen for one another on these ports.
     fn member(number: usize, ports: &[u16], peers: &Peers) -> Self {
-        // Go calls no loopback address by way of a proxy, and only TLS makes it name its target.
+        // Go uses no proxy for loopback addresses, and sends CONNECT only for TLS.
         let urls: Vec<_> = ports.iter().map(|port| format!("https://0.0.0.0:{port}")).collect();
         let cluster: Vec<_> = urls.iter().enumerate().map(|(n, url)| format!("m{n}={url}")).collect();
         let cluster = cluster.join(",");
@@ -125,12 +125,12 @@ impl Etcd {
         self.folder.path()
     }
 
-    /// Kills it on the spot. Its data and its ports are kept.
+    /// Kills it with SIGKILL. Its data and its ports are kept.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Kills it if it is up, and starts it with the data that it had.
+    /// Kills it if it is up, and starts it again with its data.
     pub fn restart(&mut self) {
         self.restart_within(PATIENCE);
     }
@@ -142,27 +142,27 @@ impl Etcd {
             self.process = run(&self.arguments, &self.folder, self.front);
             match self.wait_until_up() {
                 Ok(()) => return,
-                // Its port may be in use for a moment, by a connection from there for example.
+                // Its port may be in use for a moment, as the source port of a connection for example.
                 Err(log) => assert!(Instant::now() < deadline, "etcd does not start again:\n{log}"),
             }
         }
     }
 
-    /// Starts it again with nothing in it, on the same ports.
+    /// Starts it again without data, on the same ports.
     pub fn restart_empty(&mut self) {
         self.process.kill();
         std::fs::remove_dir_all(self.folder.path().join("data")).unwrap();
         self.restart();
     }
 
-    /// Saves what is in it to a file in its folder, which it returns.
+    /// Saves a snapshot to a file in its folder, and returns the path.
     pub fn save_snapshot(&self) -> PathBuf {
         let file = self.folder.path().join("snapshot");
         self.etcdctl(&["snapshot", "save", file.to_str().unwrap()]);
         file
     }
 
-    /// Starts it again, on the same ports, with what was in it at a snapshot.
+    /// Starts it again on the same ports with the data of a snapshot.
     pub fn restore_snapshot(&mut self, file: &std::path::Path) {
         self.process.kill();
         let data = self.folder.path().join("data");
@@ -182,12 +182,12 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If it fails, with what it says.
+    /// If it fails, with its output.
     pub fn etcdctl(&self, arguments: &[&str]) -> String {
         self.try_etcdctl(arguments).unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
     }
 
-    /// Runs etcdctl; the error is what it says.
+    /// Runs etcdctl; the error is its output.
     pub fn try_etcdctl(&self, arguments: &[&str]) -> Result<String, String> {
         let output = self.etcdctl_command().args(arguments).stdin(Stdio::null()).output();
         let output = output.unwrap_or_else(|error| panic!("cannot run etcdctl: {error}"));
@@ -195,7 +195,14 @@ impl Etcd {
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
-    /// An etcdctl for this server, to be given arguments.
+    /// Compacts the history up to the present revision.
+    pub fn compact(&self) {
+        let status = self.etcdctl(&["endpoint", "status", "-w", "fields"]);
+        let revision = status.lines().find_map(|line| line.strip_prefix("\"Revision\" : ")).unwrap();
+        self.etcdctl(&["compaction", revision]);
+    }
+
+    /// An etcdctl command for this server, without arguments.
     pub fn etcdctl_command(&self) -> Command {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.client));
@@ -217,12 +224,12 @@ impl Etcd {
         printed.lines().skip(1).map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
     }
 
-    /// How many calls of a method, "Txn" for example, this member has handled since its start.
+    /// The number of calls of a method, "Txn" for example, that this member has handled since its start.
     pub fn handled(&self, method: &str) -> u64 {
         metric(self.client, "grpc_server_handled_total", &[&format!("grpc_method=\"{method}\"")])
     }
 
-    /// What the server has logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(log_path(&self.folder)).unwrap_or_default()
     }
@@ -271,7 +278,7 @@ impl<const N: usize> Cluster<N> {
         self.url_from(0)
     }
 
-    /// The same, with this member first: it is the one in use until it fails.
+    /// The URL with this member first: it is in use until it fails.
     pub fn url_from(&self, first: usize) -> String {
         let endpoints: Vec<_> = (0..N).map(|number| self.members[(first + number) % N].endpoint()).collect();
         format!("etcd://{}", endpoints.join(","))
@@ -306,7 +313,7 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// Whether the server answers that it is well: it has a leader and its disk works.
+/// Whether the server's health check passes: it has a leader and its disk works.
 pub fn is_healthy(address: SocketAddr) -> bool {
     http_get(address, "/health").is_ok_and(|answer| answer.contains("\"true\""))
 }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// A temporary folder, removed when this is dropped, and also when the test is killed or ends without dropping it, as it does with
-/// what is in a `static`.
+/// A temporary folder, removed when this is dropped, and also when the test is killed or ends without dropping it, for example
+/// in a `static`.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -22,7 +22,7 @@ impl Folder {
         Self::within(&std::env::temp_dir())
     }
 
-    /// Makes one in memory, if there is room for what a server wants: a disk that is busy with builds keeps a cluster from electing a
+    /// Makes one in memory, if there is room for a server's data: a disk that is busy with builds keeps a cluster from electing a
     /// leader for many seconds.
     pub fn in_memory() -> Self {
         const MEMORY: &str = "/dev/shm";

@@ -15,7 +15,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Calls `serve` for each connection, in the order in which they come, and runs what it returns beside the others.
+    /// Calls `serve` for each connection, in the order of arrival, and runs the returned futures concurrently.
     pub fn start<F>(mut serve: impl FnMut(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,

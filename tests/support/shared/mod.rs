@@ -1,6 +1,6 @@
-//! What the library's unit tests use as well: real servers, processes, the network between them, and random walks.
+//! Helpers that the library's unit tests use as well: real servers, processes, the network between them, and random walks.
 //!
-//! They include this folder by its path, so it knows nothing of the library.
+//! The unit tests include this folder by its path, so it cannot use the library.
 
 #[cfg(feature = "etcd")]
 pub mod etcd;
@@ -19,14 +19,14 @@ pub mod walk;
 
 use std::time::{Duration, Instant};
 
-/// The time within which what has to happen happens, on a machine that is busy with other tests.
+/// The limit for an expected event, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits until `probe` gives something.
+/// Waits until `probe` returns a value.
 ///
 /// # Panics
 ///
-/// After [`PATIENCE`], with what `what` says.
+/// After [`PATIENCE`], with the text `what`.
 pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,7 +1,7 @@
 //! The network between the members of a cluster, in which each member can be cut off.
 //!
-//! All members know one another by the same addresses, so a proxy in front of each would cut only what is said to it, not what it
-//! says. So each is told to call the others by an HTTP proxy of its own: that knows who calls whom, and takes the connection through
+//! All members know one another by the same addresses, so a proxy in front of each would cut only the connections to it, not those it
+//! makes. So each calls the others through a separate HTTP proxy, which knows both ends, and takes the connection through
 //! a [`Proxy`] for just that pair.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -46,7 +46,7 @@ impl Peers {
         Self { fronts, links }
     }
 
-    /// The HTTP proxy by which a member has to call the others.
+    /// The HTTP proxy through which a member calls the others.
     pub fn front(&self, member: usize) -> SocketAddr {
         self.fronts[member].address()
     }
@@ -68,7 +68,7 @@ impl Peers {
     }
 }
 
-/// Takes a connection to where it asks for.
+/// Connects a client of the HTTP proxy to its target.
 async fn connect(mut stream: TcpStream, caller: usize, links: Arc<Links>) -> Option<()> {
     // CONNECT host:port HTTP/1.1, more lines, and an empty one. Nothing follows before the answer.
     let (mut port, mut lines) = (None, BufReader::new(&mut stream).lines());

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-/// A port that nobody listens on now, from below the range that the kernel takes for outgoing connections: a server that is
+/// A port that is free now, below the range that the kernel uses for outgoing connections: a server that is
 /// started again on it finds it free.
 pub fn free_port() -> u16 {
     loop {

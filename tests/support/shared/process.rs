@@ -17,9 +17,9 @@ impl Process {
     ///
     /// # Panics
     ///
-    /// If it is not there.
+    /// If the program does not exist.
     pub fn spawn(program: impl AsRef<OsStr>, configure: impl FnOnce(&mut Command)) -> Self {
-        // setpriv is a part of util-linux, so it is there on any Linux; it becomes the program, under the same process id.
+        // setpriv is a part of util-linux, so it exists on any Linux; it becomes the program, under the same process id.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(program.as_ref());
         configure(&mut command);
@@ -42,7 +42,7 @@ impl Process {
         kill_process(pid, signal).unwrap();
     }
 
-    /// Stops it: it does and believes nothing from here on until [`resume`](Self::resume).
+    /// Stops it with SIGSTOP until [`resume`](Self::resume).
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         // The signal stops each thread at its own time.
@@ -62,14 +62,14 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Kills it, and waits for its end.
     pub fn kill(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 
-    /// Returns how it ended, if it has.
+    /// Returns its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().unwrap()
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::listener::Listener;
 
-/// Stands in front of a server, on a port of its own. Its connections are reset when it is dropped.
+/// A proxy in front of a server, on a separate port. Its connections are reset when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     listener: Listener,
@@ -37,7 +37,7 @@ struct State {
     reset_after: Option<u64>,
     /// Counts up: connections made before are reset.
     generation: u64,
-    /// Requests of the first so many connections wait, and arrive later.
+    /// Requests of the connections with smaller numbers wait, and arrive later.
     frozen: u64,
     refuse: bool,
 }
@@ -56,12 +56,12 @@ impl State {
     }
 }
 
-/// What happens to bytes of one direction.
+/// The fault of one direction.
 #[derive(Clone, Copy, Debug, Default)]
 struct Way {
-    /// They wait, and arrive later.
+    /// Bytes wait, and arrive later.
     held: bool,
-    /// They vanish.
+    /// Bytes are lost.
     dropped: bool,
     delay: Duration,
 }
@@ -98,12 +98,12 @@ impl Proxy {
         self.change(|state| state.server = server);
     }
 
-    /// Stops forwarding, silently, in both directions: connections stay open and nothing comes.
+    /// Stops forwarding, silently, in both directions: connections stay open, but no bytes arrive.
     pub fn cut(&self) {
         self.change(|state| (state.requests.held, state.answers.held) = (true, true));
     }
 
-    /// Forwards again, what has been held back first. Ends what all other methods but [`delay`](Self::delay) have begun.
+    /// Forwards again, beginning with the delayed bytes. Ends all faults but [`delay`](Self::delay).
     pub fn heal(&self) {
         self.drop_answers(false);
         self.change(|state| {
@@ -112,24 +112,24 @@ impl Proxy {
         });
     }
 
-    /// Holds requests back, until [`heal`](Self::heal): they arrive then, even if their connection has been closed meanwhile.
+    /// Delays requests until [`heal`](Self::heal): they arrive then, even if their connection has been closed meanwhile.
     pub fn hold_requests(&self) {
         self.change(|state| state.requests.held = true);
     }
 
-    /// Holds back the requests of the connections that there are now, until [`heal`](Self::heal); later ones are not touched. So
-    /// what is sent again on a new connection overtakes them.
+    /// Delays the requests of the present connections until [`heal`](Self::heal); later connections are not affected. So
+    /// a copy that is sent on a new connection overtakes them.
     pub fn freeze(&self) {
         let frozen = self.accepted();
         self.change(|state| state.frozen = frozen);
     }
 
-    /// Holds answers back, until [`heal`](Self::heal).
+    /// Delays answers until [`heal`](Self::heal).
     pub fn hold_answers(&self) {
         self.change(|state| state.answers.held = true);
     }
 
-    /// Loses all answers, or no longer. Connections that have lost some are of no use any more, and are reset at the end.
+    /// Starts or stops losing all answers. At the stop, connections that have lost answers are reset.
     pub fn drop_answers(&self, on: bool) {
         self.change(|state| {
             if state.answers.dropped && !on {
@@ -154,27 +154,27 @@ impl Proxy {
         self.change(|state| state.refuse = on);
     }
 
-    /// Makes requests, and answers, late by this much each. Throughput stays as it is.
+    /// Delays requests and answers by this much each. The throughput does not change.
     pub fn delay(&self, requests: Duration, answers: Duration) {
         self.change(|state| (state.requests.delay, state.answers.delay) = (requests, answers));
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub fn connections(&self) -> usize {
         self.counts.connections.load(Ordering::SeqCst)
     }
 
-    /// How many connections there have been.
+    /// The number of connections so far.
     pub fn accepted(&self) -> u64 {
         self.counts.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many bytes of requests have gone on to the server.
+    /// The number of bytes of requests forwarded to the server.
     pub fn requested(&self) -> u64 {
         self.counts.requests.load(Ordering::SeqCst)
     }
 
-    /// How many bytes of answers have gone on to clients.
+    /// The number of bytes of answers forwarded to clients.
     pub fn answered(&self) -> u64 {
         self.counts.answers.load(Ordering::SeqCst)
     }
@@ -192,7 +192,7 @@ async fn connection(
     counts: &Counts,
 ) {
     let Ok(mut upstream) = TcpStream::connect(born.server).await else { return reset(client) };
-    // The proxy adds nothing of its own to the time that a byte takes.
+    // Without Nagle's algorithm, so that the proxy adds no delay.
     let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
     let is_reset = {
         let (from_client, to_client) = client.split();
@@ -203,7 +203,7 @@ async fn connection(
         let requests = forward(from_client, to_server, requests, of_requests, None, &counts.requests);
         let answers =
             forward(from_server, to_client, answers, |state| state.answers, born.reset_after, &counts.answers);
-        // Both ways go on until they end, unless the limit is reached.
+        // Both directions continue until they end, unless the limit is reached.
         let both = async {
             let requests = async { Ok(requests.await) };
             let answers = async { if answers.await { Err(()) } else { Ok(()) } };
@@ -226,7 +226,7 @@ fn reset(stream: TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-/// Forwards one direction until it ends. True if it has come to `limit` bytes.
+/// Forwards one direction until it ends. True if it has reached `limit` bytes.
 async fn forward(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -239,7 +239,7 @@ async fn forward(
     let lengths = watched.clone();
     let read = async move {
         let mut buffer = vec![0; 64 * 1024];
-        // An error is the other side's end as well.
+        // An error also counts as the end.
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
             let arrival = Instant::now() + way(&lengths.borrow()).delay;
             if sender.send((arrival, buffer[..count].to_vec())).is_err() {
@@ -269,7 +269,7 @@ async fn forward(
                 }
             }
         }
-        // The end is held back as well.
+        // The end is delayed as well.
         let _ = watched.wait_for(|state| !way(state).held).await;
         let _ = to.shutdown().await;
         false

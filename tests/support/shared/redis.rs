@@ -24,7 +24,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts a server that keeps nothing on its disk.
+    /// Starts a server without persistence.
     ///
     /// # Panics
     ///
@@ -33,7 +33,7 @@ impl Redis {
         Self::start_with(&[])
     }
 
-    /// Starts a server with more arguments, which go before ours where they differ.
+    /// Starts a server with more arguments, which override the default ones.
     pub fn start_with(more: &[&str]) -> Self {
         Self::start_in(more, |_| Vec::new())
     }
@@ -47,7 +47,7 @@ impl Redis {
             without_jemalloc(folder);
             set_clock(folder, Duration::ZERO);
             let (clock, folder) = (clock(folder).display().to_string(), folder.path().display().to_string());
-            // The file is read again at each look at the clock, and only the time of day is another.
+            // The file is read at each clock call; only the time of day is changed, not the monotonic clock.
             [("LD_PRELOAD", &*library), ("FAKETIME_TIMESTAMP_FILE", &clock), ("FAKETIME_NO_CACHE", "1")]
                 .into_iter()
                 .chain([("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("LD_LIBRARY_PATH", &folder)])
@@ -56,13 +56,13 @@ impl Redis {
         })
     }
 
-    /// Puts the clock of the server ahead of the machine's.
+    /// Sets the clock of the server ahead of the machine's.
     pub fn set_clock(&self, ahead: Duration) {
         set_clock(&self.folder, ahead);
     }
 
     fn start_in(more: &[&str], environment: impl Fn(&Folder) -> Vec<(String, String)>) -> Self {
-        // Another process may take the port between our look and the server's.
+        // Another process may take the port between our check and the server's start.
         for _ in 0..4 {
             if let Ok(server) = Self::try_start(more, &environment) {
                 return server;
@@ -71,20 +71,20 @@ impl Redis {
         Self::try_start(more, &environment).unwrap_or_else(|log| panic!("redis-server does not start:\n{log}"))
     }
 
-    /// Starts a replica, and waits until it has what the master has.
+    /// Starts a replica, and waits until it is up to date.
     pub fn start_replica(&self) -> Self {
         let port = self.address.port().to_string();
         let replica = Self::start_with(&["--replicaof", "127.0.0.1", &port]);
         super::eventually("the replica is up to date", || {
             let is_up = replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
-            // The master has to count it among those that confirm.
+            // The master has to count it as online.
             let is_online = self.cli(&["INFO", "replication"]).contains("state=online");
             (is_up && is_online).then_some(())
         });
         replica
     }
 
-    /// Returns the server that all tests of this process share. Each uses keys of its own, and nobody stops it.
+    /// Returns the server that all tests of this process share. Each test uses separate keys, and none stops the server.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Redis> = OnceLock::new();
         SHARED.get_or_init(Self::start)
@@ -99,7 +99,7 @@ impl Redis {
             ("--unixsocket", socket(&folder).display().to_string()),
             ("--save", String::new()),
             ("--appendonly", "no".to_owned()),
-            // A replica gets all it needs at once.
+            // Without a delay before the first synchronization of a replica.
             ("--repl-diskless-sync-delay", "0".to_owned()),
         ];
         let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
@@ -122,7 +122,7 @@ impl Redis {
         format!("redis://{}", self.address)
     }
 
-    /// The URL for a manager, by the socket.
+    /// The URL for a manager, through the socket.
     pub fn unix_url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
@@ -142,12 +142,12 @@ impl Redis {
         self.folder.path()
     }
 
-    /// Kills it on the spot. Its port, and what it has written, are kept.
+    /// Kills it with SIGKILL. Its port and its data on disk are kept.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Kills it if it is up, and starts it again, with what it has written if it writes anything.
+    /// Kills it if it is up, and starts it again, with its data on disk if it has persistence.
     pub fn restart(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -155,7 +155,7 @@ impl Redis {
             self.process = launch(&self.arguments, &self.environment, &self.folder);
             match self.wait_until_up() {
                 Ok(()) => return,
-                // Its port may be in use for a moment, by a connection from there for example.
+                // Its port may be in use for a moment, as the source port of a connection for example.
                 Err(log) => assert!(Instant::now() < deadline, "redis-server does not start again:\n{log}"),
             }
         }
@@ -165,7 +165,7 @@ impl Redis {
     ///
     /// # Panics
     ///
-    /// If it fails, with what it says.
+    /// If it fails, with its output.
     pub fn cli(&self, arguments: &[&str]) -> String {
         let output = self.cli_command().arg("-e").args(arguments).stdin(Stdio::null()).output();
         let output = output.unwrap_or_else(|error| panic!("cannot run redis-cli: {error}"));
@@ -174,7 +174,7 @@ impl Redis {
         text(&output.stdout).trim_end().to_owned()
     }
 
-    /// A redis-cli for this server, to be given arguments.
+    /// A redis-cli command for this server, without arguments.
     pub fn cli_command(&self) -> Command {
         let mut command = Command::new("redis-cli");
         command.arg("-s").arg(self.socket());
@@ -189,7 +189,7 @@ impl Redis {
         keys
     }
 
-    /// What the server has logged.
+    /// The server's log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
@@ -210,7 +210,7 @@ impl Redis {
         }
     }
 
-    /// Whether it answers. Who has a password is up as well.
+    /// Whether it answers. A refusal for a missing password counts.
     fn has_loaded(&self) -> bool {
         let output = self.cli_command().arg("PING").stdin(Stdio::null()).output();
         output.is_ok_and(|output| {
@@ -224,7 +224,7 @@ fn socket(folder: &Folder) -> PathBuf {
     folder.path().join("socket")
 }
 
-/// Puts a library there by which the server uses the system's allocator: libfaketime and jemalloc need each other to begin with, and
+/// Creates a library that makes the server use the system's allocator: libfaketime and jemalloc wait for each other at the start, and
 /// the process hangs.
 fn without_jemalloc(folder: &Folder) {
     let source = folder.path().join("jemalloc.c");

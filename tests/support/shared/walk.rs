@@ -32,16 +32,16 @@ impl Drop for Seed {
     }
 }
 
-/// A text of a random length, of these characters.
+/// A text of random length, of these characters.
 pub fn text(rng: &mut StdRng, characters: &str, length: std::ops::Range<usize>) -> String {
     let characters: Vec<char> = characters.chars().collect();
     let length = rng.random_range(length);
     (0..length).map(|_| characters[rng.random_range(0..characters.len())]).collect()
 }
 
-/// A text of a random length, of characters of many scripts, none of which controls or formats anything.
+/// A text of random length, of characters of many scripts, without control and format characters.
 pub fn any_text(rng: &mut StdRng, length: std::ops::Range<usize>) -> String {
-    // The lengths in UTF-8 differ.
+    // Characters of different lengths in UTF-8.
     const RANGES: [(char, char); 6] =
         [(' ', '~'), ('®', 'ÿ'), ('Α', 'Ρ'), ('а', 'я'), ('一', '龥'), ('\u{1f600}', '\u{1f64f}')];
     let length = rng.random_range(length);
@@ -52,7 +52,7 @@ pub fn any_text(rng: &mut StdRng, length: std::ops::Range<usize>) -> String {
     (0..length).map(character).collect()
 }
 
-/// Bytes of a random length.
+/// Bytes of random length.
 pub fn any_bytes(rng: &mut StdRng, length: std::ops::Range<usize>) -> Vec<u8> {
     let length = rng.random_range(length);
     (0..length).map(|_| rng.random()).collect()

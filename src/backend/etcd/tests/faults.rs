@@ -26,7 +26,7 @@ fn an_unreachable_server_is_an_error_in_time_that_names_it() {
             for user in [None, Some("somebody".to_owned())] {
                 let mut options = options(&format!("127.0.0.1:{port}"), "p/");
                 options.timeout = Duration::from_secs(1);
-                (options.username, options.password) = (user, Some("hunter2".into()));
+                options.account = user.map_or(Account::Anonymous, |user| fixed(&user, "hunter2"));
                 let start = Instant::now();
                 let error = connect(options).await.unwrap_err();
                 assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
@@ -49,7 +49,7 @@ fn passwords_and_permissions_are_checked() {
         server.ctl(&["user", "grant-role", "joe", "locks"]);
         let with = |user: Option<&str>, password: &str, prefix: &str| {
             let mut options = server.options(prefix);
-            (options.username, options.password) = (user.map(Into::into), Some(password.into()));
+            options.account = user.map_or(Account::Anonymous, |user| fixed(user, password));
             connect(options)
         };
         with(Some("joe"), "pass", "p/").await.expect("a password that is not needed is no error");

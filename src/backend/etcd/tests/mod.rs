@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use super::{Etcd, Options};
 use crate::backend::{
-    AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock, Wait,
+    Account, AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock,
+    Wait,
 };
+use crate::credentials::Credentials;
 use crate::info::{Holder, Mode};
 use crate::support::etcd as servers;
 
@@ -75,14 +77,17 @@ impl Server {
 fn options(endpoint: &str, prefix: &str) -> Options {
     Options {
         endpoints: vec![endpoint.into()],
-        username: None,
-        password: None,
+        account: Account::Anonymous,
         prefix: prefix.into(),
         timeout: Duration::from_secs(5),
         retry_interval: Duration::from_millis(100),
         #[cfg(feature = "etcd-tls")]
         tls: None,
     }
+}
+
+pub(super) fn fixed(username: &str, password: &str) -> Account {
+    Account::Fixed(Credentials::new(username, password))
 }
 
 pub(super) async fn connect(options: Options) -> crate::backend::Result<Etcd> {

@@ -16,8 +16,10 @@ use super::attempt::Attempt;
 use super::scripts::{By, Kind, Op, Scripts};
 use super::{Address, Options, Redis, Target, answers, options};
 use crate::backend::{
-    AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock, Wait,
+    Account, AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock,
+    Wait,
 };
+use crate::credentials::Credentials;
 use crate::info::{Holder, Mode};
 use crate::support::ports::free_port;
 use crate::support::redis as servers;
@@ -56,8 +58,8 @@ impl Server {
     fn target(&self, user: Option<(&str, &str)>, database: u32) -> Target {
         Target::Server(options::Server {
             address: Address::Unix(self.server.socket()),
-            username: user.map(|(name, _)| name.to_owned()),
-            password: user.map(|(_, password)| password.to_owned()),
+            account: user
+                .map_or(Account::Anonymous, |(name, password)| Account::Fixed(Credentials::new(name, password))),
             database,
         })
     }

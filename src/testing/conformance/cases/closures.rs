@@ -134,7 +134,7 @@ pub async fn a_closure_may_be_dropped_halfway(a: LockManager, b: LockManager) {
     let (began, begun) = tokio::sync::oneshot::channel();
     let mut work = Box::pin(a.with_lock(&key, async |_| {
         let _dropped = Dropped(dropped.clone());
-        began.send(()).expect("somebody listens");
+        began.send(()).expect("the receiver lives");
         std::future::pending::<()>().await;
     }));
     tokio::select! {

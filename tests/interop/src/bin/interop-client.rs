@@ -1,6 +1,6 @@
-//! The lock of another crate, for the tests of interop: does line by line what the library says.
+//! The lock of another crate, for the tests of interop: executes the commands of the library, one a line.
 //!
-//! `interop-client KIND URL KEY`, with the key as it is on the server.
+//! `interop-client KIND URL KEY`; the key is its name on the server.
 
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,11 @@ impl Client {
         }
     }
 
-    /// Takes the lock, after waiting for it if it may. Says whether it has it.
+    /// Acquires the lock; waits for it if `wait`. Returns whether it was acquired.
     async fn acquire(&mut self, key: &str, wait: bool) -> bool {
         match self {
             Self::Rslock { manager, held } => {
-                // Without a second try it does not pause, so not while it waits.
+                // One try without a pause; the loop waits.
                 manager.set_retry(if wait { 3 } else { 1 }, RETRY);
                 *held = match wait {
                     true => Some(manager.acquire_no_guard(key, TTL).await.unwrap()),
@@ -59,7 +59,7 @@ impl Client {
         match self {
             Self::Rslock { manager, held } => {
                 let lock = held.take().unwrap();
-                // Its release does not say whether there was anything to be released.
+                // Its release does not report whether the lock was still held.
                 assert!(!manager.is_freed(&lock).await.unwrap());
                 lock.release().await;
             }

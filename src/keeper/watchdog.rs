@@ -16,21 +16,21 @@ const EVERY: Duration = Duration::from_millis(50);
 const SHORTEST: Duration = Duration::from_millis(2);
 
 /// A set of leases that the watchdog checks.
-pub(crate) trait Watched: Send + Sync {
+pub(crate) trait Checked: Send + Sync {
     /// Notifies the losses that the keeper is late with. Returns the time until the next possible loss, if there can be any.
     fn check(self: Arc<Self>) -> Option<Duration>;
 }
 
 /// The keeper's handle to the watchdog thread, which ends after the keeper.
 #[derive(Debug)]
-pub(super) struct Reporter {
+pub(super) struct Watchdog {
     jobs: SyncSender<Job>,
     shared: Arc<Shared>,
 }
 
 #[derive(Default)]
 struct Shared {
-    watched: Mutex<Vec<Weak<dyn Watched>>>,
+    watched: Mutex<Vec<Weak<dyn Checked>>>,
     /// Whether the thread waits for a job without a timeout.
     asleep: AtomicBool,
 }
@@ -41,12 +41,12 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-impl Reporter {
+impl Watchdog {
     pub(super) fn start() -> io::Result<Self> {
         let (jobs, queue) = sync_channel(report::QUEUE);
         let shared = Arc::<Shared>::default();
         let its = shared.clone();
-        thread::Builder::new().name("leasehold-report".into()).spawn(move || its.run(&queue))?;
+        thread::Builder::new().name("leasehold-watchdog".into()).spawn(move || its.run(&queue))?;
         Ok(Self { jobs, shared })
     }
 
@@ -55,7 +55,7 @@ impl Reporter {
         self.jobs.clone()
     }
 
-    pub(super) fn watch(&self, watched: Weak<dyn Watched>) {
+    pub(super) fn watch(&self, watched: Weak<dyn Checked>) {
         let mut all = self.shared.watched.lock();
         all.retain(|watched| watched.strong_count() > 0);
         all.push(watched);
