@@ -72,10 +72,9 @@ impl LockManager {
     /// Connects to the store that the URL names, and checks that it answers.
     ///
     /// `memory://name`, `etcd://[user:pass@]host[:port][,host[:port]…]`, `etcds://…`, `redis://[[user]:pass@]host[:port][/db]`,
-    /// `rediss://…`, `redis+unix:///path`. Options follow as a query:
-    /// `?prefix=…&ttl=30s&timeout=5s&name=…&retry_interval=100ms&max_retries=0&auto_renew=true&reentrant=true`; on Redis also
-    /// `signal_lists=false`; with TLS also the files `ca`, `cert` and `key`. Values that are shown are the defaults;
-    /// [`LockManagerBuilder`] documents each. All parts are percent-decoded. An empty `prefix=` means no prefix.
+    /// `rediss://…`, `redis+unix:///path`. Options follow as a query, such as `?prefix=jobs/&ttl=10s`:
+    /// [`guide::configuration`](crate::guide::configuration) lists all options with their defaults, and [`LockManagerBuilder`]
+    /// documents each. All parts are percent-decoded. An empty `prefix=` means no prefix.
     ///
     /// Managers with equal settings share a connection: the same endpoints in any order, credentials, database, TLS files, and on
     /// etcd the same timeout. It is closed with the last of them. A changed password or new TLS files take effect at the next
