@@ -22,6 +22,7 @@ pub(crate) mod backoff;
 mod caught;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
+mod events;
 #[cfg(any(feature = "etcd", feature = "redis"))]
 mod health;
 mod limit;

@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::auth_token::Token;
 use super::endpoints::{self, Endpoints};
 use super::history::{History, Mark};
 use super::limits::Limits;
-use super::token::Token;
 use super::txn::{self, Freshness};
 use super::watch::hub::{Commands, Hub};
 use super::{answer, error, proxy};

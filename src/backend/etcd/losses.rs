@@ -7,7 +7,6 @@ use std::time::Duration;
 use etcd_client::TxnOp;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -18,6 +17,7 @@ use super::txn::{ClaimKey, Freshness, keys_only};
 use super::watch::hub::{Notice, WatchId};
 use super::watched::{Notices, Subject, Watched};
 use crate::backend::backoff::Backoff;
+use crate::backend::events::Events;
 use crate::backend::{AttemptId, BackendError, ErrorKind, Event, LeaseId, Result};
 use crate::process::report::warn;
 
@@ -37,26 +37,25 @@ pub(super) struct Losses {
     /// Grants that are not watched yet, oldest first, with the time from which they are.
     recent: Mutex<VecDeque<(Instant, AttemptId)>>,
     has_recent: Arc<Notify>,
-    events: UnboundedSender<Event>,
+    pub(super) events: Arc<Events>,
 }
 
 impl Losses {
-    /// Creates it with its tasks, which do not keep it alive. Returns the events of all losses.
+    /// Creates it with its tasks, which do not keep it alive.
     pub(super) fn start(
         connection: Arc<Connection>,
         sessions: Arc<Sessions>,
         claims: Arc<Claims>,
-    ) -> (Arc<Self>, [AbortHandle; 3], UnboundedReceiver<Event>) {
+    ) -> (Arc<Self>, [AbortHandle; 3]) {
         let (watched, notices) = Watched::new(connection.clone());
-        let (events, receiver) = unbounded_channel();
-        let (recent, has_recent) = (Mutex::default(), Arc::default());
+        let (recent, has_recent, events) = Default::default();
         let losses = Arc::new(Self { connection, sessions, claims, watched, recent, has_recent, events });
         let tasks = [
             losses.spawn(watch_grants(Arc::downgrade(&losses), losses.has_recent.clone())),
             losses.spawn(listen(Arc::downgrade(&losses), notices)),
             losses.spawn(follow_history(Arc::downgrade(&losses), losses.connection.restores())),
         ];
-        (losses, tasks, receiver)
+        (losses, tasks)
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
@@ -89,8 +88,7 @@ impl Losses {
             }),
         };
         if let Some(event) = event {
-            // Without a receiver the backend has been dropped.
-            let _ = self.events.send(event);
+            self.events.push(event);
         }
     }
 

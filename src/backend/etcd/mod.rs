@@ -6,6 +6,7 @@
 mod acquire;
 mod answer;
 mod attempt;
+mod auth_token;
 mod batch;
 mod blockers;
 mod claims;
@@ -32,7 +33,6 @@ mod session;
 mod tests;
 #[cfg(feature = "etcd-tls")]
 mod tls;
-mod token;
 mod txn;
 mod value;
 mod watch;
@@ -45,7 +45,6 @@ use std::time::Duration;
 use futures::FutureExt;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::UnboundedReceiver;
 
 use self::connection::Connection;
 use self::options::FOREVER;
@@ -54,6 +53,7 @@ use self::parts::Parts;
 pub(crate) use self::release::exists;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
+use super::events::Events;
 use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};
 use crate::info::{Eviction, LockInfo};
 
@@ -61,7 +61,7 @@ use crate::info::{Eviction, LockInfo};
 pub(crate) struct Etcd {
     /// `None` once it was closed.
     parts: RwLock<Option<Arc<Parts>>>,
-    events: tokio::sync::Mutex<UnboundedReceiver<Event>>,
+    events: Arc<Events>,
 }
 
 impl fmt::Debug for Etcd {
@@ -93,8 +93,8 @@ impl Etcd {
     }
 
     fn new(connection: Arc<Connection>, prefix: String, retry_interval: Duration, clock: Arc<dyn Clock>) -> Self {
-        let (parts, events) = Parts::start(connection, prefix, retry_interval, clock);
-        Self { parts: RwLock::new(Some(parts)), events: tokio::sync::Mutex::new(events) }
+        let parts = Parts::start(connection, prefix, retry_interval, clock);
+        Self { events: parts.losses.events.clone(), parts: RwLock::new(Some(parts)) }
     }
 
     /// Returns the parts, unless it was closed.
@@ -159,13 +159,7 @@ impl Backend for Etcd {
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
-        async move {
-            match self.events.lock().await.recv().await {
-                Some(event) => Ok(event),
-                None => std::future::pending().await,
-            }
-        }
-        .boxed()
+        async { Ok(self.events.next().await) }.boxed()
     }
 
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::AbortHandle;
 
 use super::acquire::Acquirer;
@@ -18,7 +17,7 @@ use super::names::Names;
 use super::options::FOREVER;
 use super::release::Releaser;
 use super::session::Sessions;
-use crate::backend::{Clock, Event};
+use crate::backend::Clock;
 
 /// The shortest interval at which a waiter polls.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -35,17 +34,17 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Creates the parts, and starts their tasks. Returns the events of all losses.
+    /// Creates the parts, and starts their tasks.
     pub(super) fn start(
         connection: Arc<Connection>,
         prefix: String,
         retry_interval: Duration,
         clock: Arc<dyn Clock>,
-    ) -> (Arc<Self>, UnboundedReceiver<Event>) {
+    ) -> Arc<Self> {
         let names = Names::new(prefix);
         let manager = format!("{:016x}", rand::random::<u64>());
         let (sessions, claims) = (Arc::<Sessions>::default(), Arc::<Claims>::default());
-        let (losses, tasks, events) = Losses::start(connection.clone(), sessions.clone(), claims.clone());
+        let (losses, tasks) = Losses::start(connection.clone(), sessions.clone(), claims.clone());
         let batcher = Arc::new(Batcher::new(connection.clone(), claims.clone()));
         let leases = Arc::new(Leases::new(connection.clone(), names.clone(), clock, manager, sessions, losses.clone()));
         let releaser = Arc::new(Releaser::new(
@@ -68,7 +67,7 @@ impl Parts {
             blockers: Blockers::default(),
         };
         let inspector = Inspector::new(connection.clone(), names, claims);
-        (Arc::new(Self { connection, leases, acquirer, releaser, inspector, losses, tasks }), events)
+        Arc::new(Self { connection, leases, acquirer, releaser, inspector, losses, tasks })
     }
 
     /// Ends the tasks and the watches. Other managers may share the connection, so it stays.

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use self::state::Answer;
 pub(crate) use self::store::Store;
-use self::wakes::Mailbox;
+use super::events::Events;
 use super::{
     Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
 };
@@ -30,14 +30,14 @@ use crate::info::{Eviction, LockInfo};
 pub(crate) struct Memory {
     store: Arc<Store>,
     clock: Arc<dyn Clock>,
-    mailbox: Arc<Mailbox>,
+    events: Arc<Events>,
     closed: AtomicBool,
 }
 
 impl Memory {
     /// Creates a link. `clock` is the manager's, which dates leases.
     pub(crate) fn new(store: Arc<Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, mailbox: Arc::default(), closed: AtomicBool::new(false) }
+        Self { store, clock, events: Arc::default(), closed: AtomicBool::new(false) }
     }
 
     /// Returns the store, for calls that a closed link refuses: all but releases, aborts and revocations.
@@ -82,7 +82,7 @@ impl Backend for Memory {
     fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
         Box::pin(async move {
             let proven = self.clock.now();
-            let id = self.store()?.open(ttl, scope, &self.mailbox);
+            let id = self.store()?.open(ttl, scope, &self.events);
             Ok(Lease::new(id, ttl, proven, scope))
         })
     }
@@ -134,7 +134,7 @@ impl Backend for Memory {
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
-        Box::pin(async move { Ok(self.mailbox.next().await) })
+        Box::pin(async move { Ok(self.events.next().await) })
     }
 
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {

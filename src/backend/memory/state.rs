@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 
 use super::ids::{Aborted, IdMap};
 use super::queue::{Epoch, Place, Queue};
-use super::wakes::{Mailbox, Wakes};
+use super::wakes::Wakes;
+use crate::backend::events::Events;
 use crate::backend::{AttemptId, Claim, Clock, Event, Evict, EvictScope, LeaseId, LeaseScope, Timestamp, Wait};
 use crate::info::{Eviction, Holder, LockInfo};
 use crate::token::FencingToken;
@@ -38,7 +39,7 @@ struct LeaseEntry {
     foreign: bool,
     claims: IdMap<AttemptId, Arc<str>>,
     aborted: Aborted,
-    mailbox: Arc<Mailbox>,
+    events: Arc<Events>,
 }
 
 /// The answer to a claim.
@@ -71,13 +72,13 @@ impl State {
         self.clean_up_after(over, wakes);
     }
 
-    pub(super) fn open(&mut self, now: Timestamp, ttl: Duration, scope: LeaseScope, mailbox: Arc<Mailbox>) -> LeaseId {
+    pub(super) fn open(&mut self, now: Timestamp, ttl: Duration, scope: LeaseScope, events: Arc<Events>) -> LeaseId {
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         let end = now + ttl;
         let (claims, aborted) = Default::default();
         self.ends.insert((end, lease));
-        self.leases.insert(lease, LeaseEntry { ttl, end, scope, foreign: false, claims, aborted, mailbox });
+        self.leases.insert(lease, LeaseEntry { ttl, end, scope, foreign: false, claims, aborted, events });
         lease
     }
 
@@ -214,7 +215,7 @@ impl State {
                 for (lease, _) in claims {
                     // A lease can have two shared claims of the key.
                     let Some(entry) = self.forget(lease) else { continue };
-                    wakes.event(entry.mailbox.clone(), Event::LeaseLost(lease));
+                    wakes.event(entry.events.clone(), Event::LeaseLost(lease));
                     over.push(entry);
                 }
                 self.clean_up_after(over, wakes);
@@ -228,7 +229,7 @@ impl State {
     /// Removes one claim and notifies its link.
     fn evict_claim(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) {
         if let Some(entry) = self.leases.get(&lease) {
-            wakes.event(entry.mailbox.clone(), Event::ClaimLost(attempt));
+            wakes.event(entry.events.clone(), Event::ClaimLost(attempt));
         }
         self.give_up(lease, attempt, wakes);
     }

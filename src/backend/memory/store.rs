@@ -7,9 +7,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::state::{Answer, State};
-use super::wakes::{Mailbox, Wakes};
+use super::wakes::Wakes;
 #[cfg(feature = "testing")]
 use crate::backend::Lease;
+use crate::backend::events::Events;
 use crate::backend::{AttemptId, Claim, Clock, Evict, LeaseId, LeaseScope, SystemClock, Timestamp, Wait};
 use crate::info::{Eviction, LockInfo};
 #[cfg(feature = "testing")]
@@ -50,8 +51,8 @@ impl Store {
         self.step(|_, _, _| ());
     }
 
-    pub(super) fn open(&self, ttl: Duration, scope: LeaseScope, mailbox: &Arc<Mailbox>) -> LeaseId {
-        self.step(|state, now, _| state.open(now, ttl, scope, mailbox.clone()))
+    pub(super) fn open(&self, ttl: Duration, scope: LeaseScope, events: &Arc<Events>) -> LeaseId {
+        self.step(|state, now, _| state.open(now, ttl, scope, events.clone()))
     }
 
     /// Renews the leases, and returns for each whether it was alive.

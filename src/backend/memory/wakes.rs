@@ -1,12 +1,11 @@
 //! Notifications, to be sent when the store is unlocked.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 use crate::backend::Event;
+use crate::backend::events::Events;
 
 /// The notifications of one step of the store.
 ///
@@ -19,7 +18,7 @@ pub(super) struct Wakes(Vec<Wake>);
 enum Wake {
     Granted(oneshot::Sender<u64>, u64),
     Removed(oneshot::Sender<u64>),
-    Event(Arc<Mailbox>, Event),
+    Event(Arc<Events>, Event),
 }
 
 impl Wakes {
@@ -33,8 +32,8 @@ impl Wakes {
         self.0.push(Wake::Removed(waiter));
     }
 
-    pub(super) fn event(&mut self, mailbox: Arc<Mailbox>, event: Event) {
-        self.0.push(Wake::Event(mailbox, event));
+    pub(super) fn event(&mut self, events: Arc<Events>, event: Event) {
+        self.0.push(Wake::Event(events, event));
     }
 
     pub(super) fn send(self) {
@@ -43,36 +42,8 @@ impl Wakes {
                 // Without a receiver the acquire was dropped, and its claim will be aborted.
                 Wake::Granted(waiter, epoch) => drop(waiter.send(epoch)),
                 Wake::Removed(waiter) => drop(waiter),
-                Wake::Event(mailbox, event) => mailbox.deliver(event),
+                Wake::Event(events, event) => events.push(event),
             }
-        }
-    }
-}
-
-/// The losses of one link, until it takes them.
-#[derive(Debug, Default)]
-pub(super) struct Mailbox {
-    events: Mutex<VecDeque<Event>>,
-    filled: Notify,
-}
-
-impl Mailbox {
-    fn deliver(&self, event: Event) {
-        self.events.lock().push_back(event);
-        self.filled.notify_one();
-    }
-
-    /// Waits for the next event.
-    ///
-    /// # Cancel safety
-    ///
-    /// No event is lost if the future is dropped.
-    pub(super) async fn next(&self) -> Event {
-        loop {
-            if let Some(event) = self.events.lock().pop_front() {
-                return event;
-            }
-            self.filled.notified().await;
         }
     }
 }

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::answers;
 use super::attempt::Attempt;
 use super::batch::Batch;
 use super::release::Releases;
 use super::scripts::Op;
+use crate::backend::events::Events;
 use crate::backend::{Event, HEAD_START};
 use crate::process::report::debug;
 
@@ -19,22 +18,17 @@ pub(super) struct Losses {
     batch: Arc<Batch>,
     releases: Releases,
     handle: Handle,
-    sender: UnboundedSender<Event>,
-    events: Mutex<UnboundedReceiver<Event>>,
+    events: Events,
 }
 
 impl Losses {
     pub(super) fn new(batch: Arc<Batch>, releases: Releases, handle: Handle) -> Arc<Self> {
-        let (sender, events) = unbounded_channel();
-        Arc::new(Self { batch, releases, handle, sender, events: Mutex::new(events) })
+        Arc::new(Self { batch, releases, handle, events: Events::default() })
     }
 
     /// Waits for the next loss.
     pub(super) async fn next(&self) -> Event {
-        match self.events.lock().await.recv().await {
-            Some(event) => event,
-            None => std::future::pending().await,
-        }
+        self.events.next().await
     }
 
     /// Checks an attempt after a message that it was evicted. Anyone can send such a message, so a hold that can be renewed goes on.
@@ -68,8 +62,7 @@ impl Losses {
 
     /// Reports that an attempt has lost its hold, or may have, and cleans up what is left of it on the server.
     pub(super) fn lose(&self, attempt: &Arc<Attempt>) {
-        // Without a receiver the manager has ended.
-        let _ = self.sender.send(Event::ClaimLost(attempt.id));
+        self.events.push(Event::ClaimLost(attempt.id));
         attempt.give_up();
         let (releases, attempt) = (self.releases.clone(), attempt.clone());
         self.handle.spawn(async move {
