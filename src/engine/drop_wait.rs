@@ -47,9 +47,16 @@ impl UnconfirmedDrops {
     }
 
     fn wait(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
+        // Without a deadline that an instant can express there is none.
+        let deadline = Instant::now().checked_add(limit);
         let mut count = self.count.lock();
-        while *count > 0 && !self.changed.wait_until(&mut count, deadline).timed_out() {}
+        while *count > 0 {
+            match deadline {
+                Some(deadline) if self.changed.wait_until(&mut count, deadline).timed_out() => return,
+                Some(_) => {}
+                None => self.changed.wait(&mut count),
+            }
+        }
     }
 }
 
@@ -200,5 +207,21 @@ impl DropWait {
                 Self::Now(awaited, Now { unconfirmed, limit })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_no_instant_can_express_is_none() {
+        let unconfirmed = Arc::<UnconfirmedDrops>::default();
+        unconfirmed.wait(Duration::MAX);
+        let awaited = unconfirmed.add();
+        let confirms = std::thread::spawn(move || drop(awaited));
+        unconfirmed.wait(Duration::MAX);
+        assert_eq!(*unconfirmed.count.lock(), 0);
+        confirms.join().unwrap();
     }
 }
