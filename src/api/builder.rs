@@ -160,12 +160,14 @@ impl LockManagerBuilder {
         self.set(|settings| settings.name = Some(name))
     }
 
-    /// Sets the user name and the password.
+    /// Sets the user name and the password. On Redis the user name can be empty: then the password is that of the default user.
     pub fn credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
         let (username, password) = (username.into(), Secret::from(password.into()));
         self.set(|settings| {
-            settings.username = Some(username);
-            settings.password = Some(password);
+            // As in a URL: without a user name and a password there is no account.
+            settings.username = Some(username).filter(|username| !username.is_empty());
+            settings.password =
+                Some(password).filter(|password| !password.expose().is_empty() || settings.username.is_some());
         })
     }
 
@@ -350,6 +352,12 @@ impl LockManagerBuilder {
 fn settings(base: Base, changes: Vec<Change>, source: &Source) -> Result<Settings> {
     let mut settings = base.settings()?;
     changes.into_iter().for_each(|change| change(&mut settings));
+    if !matches!(source, Source::Settings) && (settings.credentials.is_some() || settings.password_file.is_some()) {
+        let option = if settings.credentials.is_some() { "credentials_from" } else { "password_file" };
+        return Err(LockError::config(format!(
+            "{option}: not supported with a client or a backend, which has its own account"
+        )));
+    }
     validate(&settings, source.backend(settings.backend))?;
     Ok(settings)
 }

@@ -6,6 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::backend::{BackendError, ErrorKind, Result};
 use crate::credentials::{Credentials, CredentialsSource};
 use crate::process::foreign::Catching;
@@ -34,13 +36,16 @@ impl Account {
     ///
     /// # Errors
     ///
-    /// `Misconfigured` if the file has no password, `Unreachable` if the callback does not return one within `limit`. The texts
-    /// have neither the path nor any contents.
+    /// `Misconfigured` if the file has no password, `Unreachable` if the file or the callback does not return one within `limit`.
+    /// The texts have neither the path nor any contents.
     pub(super) async fn credentials(&self, limit: Duration) -> Result<Option<Credentials>> {
         match self {
             Self::Anonymous => Ok(None),
             Self::Fixed(credentials) => Ok(Some(credentials.clone())),
-            Self::File { username, file } => Ok(Some(Credentials::new(username, &*read(file)?))),
+            Self::File { username, file } => {
+                let password = read_within(file.clone(), limit).await?;
+                Ok(Some(Credentials::new(username, password)))
+            }
             Self::Source(source) => ask(source, limit).await.map(Some),
         }
     }
@@ -64,11 +69,31 @@ impl fmt::Debug for Account {
     }
 }
 
+/// Reads a password on a separate thread: a file system whose server does not answer blocks it, maybe for ever.
+async fn read_within(file: PathBuf, limit: Duration) -> Result<String> {
+    let unreadable =
+        |reason: &dyn fmt::Display| BackendError::new(ErrorKind::Unreachable, format!("password_file: {reason}"));
+    let (reply, answer) = oneshot::channel();
+    // Without a receiver the limit has passed.
+    let read = move || drop(reply.send(read(&file)));
+    let started = std::thread::Builder::new().name("leasehold-password".into()).spawn(read);
+    started.map_err(|_| unreadable(&"the system cannot start a thread to read it"))?;
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Ok(password)) => password,
+        Ok(Err(_)) => Err(unreadable(&"not read")),
+        Err(_) => Err(unreadable(&format_args!("not read within {limit:?}"))),
+    }
+}
+
 /// Reads a password, without the line break at its end.
 fn read(file: &Path) -> Result<String> {
     let unusable = |reason: &dyn fmt::Display| {
         BackendError::new(ErrorKind::Misconfigured, format!("password_file: cannot be used: {reason}"))
     };
+    // To open a pipe would wait for its writer, and its contents can be read once only.
+    if std::fs::metadata(file).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Err(unusable(&"not a regular file"));
+    }
     let mut text = String::new();
     // An error of the system may be displayed, but not with its text, which could quote the path.
     let opened = File::open(file).and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text));
@@ -115,7 +140,9 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Misconfigured);
             assert!(error.to_string().starts_with("password_file: ") && error.to_string().len() < 100, "{error}");
         }
-        for path in [folder.path().to_owned(), folder.path().join("hunter2")] {
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [folder.path().to_owned(), folder.path().join("hunter2"), pipe] {
             let error = read(&path).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Misconfigured);
             assert!(!format!("{error:?}").contains(&*folder.path().to_string_lossy()), "{error:?}");

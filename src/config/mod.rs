@@ -6,11 +6,12 @@ mod load;
 #[cfg(feature = "config")]
 mod tests;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::Deserializer;
+use serde::de::{Deserializer, SeqAccess, Visitor};
 
 use crate::credentials::Secret;
 use crate::error::{LockError, Result};
@@ -39,6 +40,7 @@ pub struct Config {
     /// Memory only: the name of a store that managers of this process share. Without it the store is private.
     pub store: Option<String>,
     /// The servers, each `host` or `host:port`; exactly one for Redis, none for memory.
+    #[serde(deserialize_with = "hosts")]
     pub endpoints: Vec<String>,
     /// Redis only: the path of a Unix socket, instead of an endpoint.
     pub socket: Option<PathBuf>,
@@ -142,7 +144,10 @@ impl Config {
             "etcd" => (BackendKind::Etcd, 2379),
             "redis" => (BackendKind::Redis, 6379),
             other => {
-                let reason = format!("backend: unknown backend {other:?}; known backends are memory, etcd, redis");
+                // A URL in the wrong field may contain a password.
+                let is_word = other.len() <= 20 && other.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                let shown = if is_word { format!(" {other:?}") } else { String::new() };
+                let reason = format!("backend: unknown backend{shown}; known backends are memory, etcd, redis");
                 return Err(LockError::config(reason));
             }
         };
@@ -180,6 +185,33 @@ impl Config {
             signal_lists: *signal_lists,
         })
     }
+}
+
+/// A list of hosts. What is no list, a URL with a password for example, is not quoted.
+fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<String>, D::Error> {
+    struct Hosts;
+
+    impl<'de> Visitor<'de> for Hosts {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of hosts")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, _: &str) -> std::result::Result<Self::Value, E> {
+            Err(E::custom("endpoints: expects a list of hosts, not a text"))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Self::Value, A::Error> {
+            let mut hosts = Vec::new();
+            while let Some(host) = list.next_element()? {
+                hosts.push(host);
+            }
+            Ok(hosts)
+        }
+    }
+
+    deserializer.deserialize_any(Hosts)
 }
 
 fn some_text(text: &Option<String>) -> Option<String> {

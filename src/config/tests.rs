@@ -239,6 +239,8 @@ fn nothing_shows_a_password() {
     let shown = format!("{:?}", Config { password: Some("hunter2".into()), ..full() });
     assert!(shown.contains("etcd") && shown.contains("drop_wait") && !shown.contains("hunter2"), "{shown}");
     for (name, text) in [
+        ("a.toml", "[locks]\nbackend = \"redis://joe:hunter2@host\""),
+        ("a.yaml", "locks: { backend: redis, endpoints: 'redis://joe:hunter2@host' }"),
         ("a.toml", "[locks]\npassword = \"hunter2"),
         ("a.toml", "[locks]\npassword = hunter2"),
         ("a.yaml", "locks:\n  password: \"hunter2"),

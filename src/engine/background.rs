@@ -92,6 +92,8 @@ async fn listen(engine: Arc<Engine>) {
                 }
                 on_events(&engine, &events);
                 pauses = Backoff::slow();
+                // A backend that always has an event must not keep the keeper from its other work.
+                tokio::task::yield_now().await;
             }
             Either::Left((Err(error), _)) => {
                 let name = base.name();

@@ -109,8 +109,10 @@ impl Renewal {
             return;
         }
         self.unreachable = false;
-        if proof.proven >= self.lease.proven {
-            self.lease.proven = proof.proven;
+        // A backend with another clock may date it in the future.
+        let proven = proof.proven.min(now);
+        if proven >= self.lease.proven {
+            self.lease.proven = proven;
             self.lease.ttl = proof.ttl;
         }
         self.next = self.lease.proven + self.lease.ttl / 3;
@@ -205,6 +207,14 @@ mod tests {
         let mut old = Renewal::new(lease(0), RENEWED);
         old.hold(Some(at(5_000)));
         assert_eq!(old.step(at(5_000)), Step::Lost(Loss::MaxHold));
+    }
+
+    #[test]
+    fn a_proof_from_the_future_counts_from_its_answer() {
+        let mut renewal = Renewal::new(lease(0), RENEWED);
+        assert_eq!(renewal.step(at(10_000)), Step::Renew);
+        renewal.renewed(lease(3_600_000), at(10_001));
+        assert_eq!(renewal.deadline(), at(10_001 + 29_695));
     }
 
     #[test]

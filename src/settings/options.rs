@@ -164,6 +164,11 @@ impl Opt {
         Some(())
     }
 
+    /// Returns whether errors may quote the value.
+    pub(super) fn is_displayed(&self) -> bool {
+        self.name != "password_file"
+    }
+
     /// Returns what the option takes, for an error.
     pub(crate) fn takes(&self) -> &'static str {
         match &self.value {

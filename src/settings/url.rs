@@ -185,6 +185,7 @@ fn set_options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
         let Some(value) = value else {
             return Err(LockError::config(format!("{name}: missing value")));
         };
+        let quoted = |value: &str| if option.is_displayed() { quoted(value) } else { "the value".into() };
         let Some(value) = decoded(value) else {
             return Err(LockError::config(format!("{name}: invalid percent escape in {}", quoted(value))));
         };

@@ -1,6 +1,7 @@
 //! The library without a server: the public API, owners, logs, configuration, faults in memory.
 
 mod blocked_keeper;
+mod broken_backends;
 mod config;
 mod dependencies;
 mod drivers;

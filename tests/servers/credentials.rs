@@ -324,3 +324,15 @@ fn the_password_of_a_whole_redis_changes() {
     proxy.reset_all();
     works(&manager);
 }
+
+#[test]
+fn a_server_that_does_not_know_of_logins_is_named_without_the_password() {
+    let redis = support::redis::Redis::start_with(&["--rename-command", "AUTH", ""]);
+    for userinfo in [format!("joe:{}", SECRETS[0]), format!(":{}", SECRETS[0])] {
+        let url = format!("redis://{userinfo}@{}", redis.address());
+        let error = LockManager::connect(url).wait().unwrap_err();
+        assert_eq!(error.code(), "BACKEND", "{error}");
+        assert!(error.to_string().contains("AUTH"), "{error}");
+        shows_no_secret(&error);
+    }
+}

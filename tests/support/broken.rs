@@ -5,8 +5,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use leasehold::backend::{
-    AttemptId, Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Evict, Grant, Lease, LeaseId, LeaseScope,
-    Result, SystemClock, Timestamp, Wait,
+    AttemptId, Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Evict, Grant, Lease, LeaseId,
+    LeaseScope, Result, SystemClock, Timestamp, Wait,
 };
 use leasehold::{Eviction, LockInfo};
 
@@ -21,6 +21,10 @@ pub enum Defect {
     LateLoss,
     /// All grants have the same epoch.
     RepeatedToken,
+    /// Leases have ended when they are opened.
+    DeadLease,
+    /// There is always another event.
+    EndlessEvents,
 }
 
 /// A small store of exclusive locks whose waiters poll.
@@ -78,6 +82,7 @@ impl Backend for Broken {
                 state.count += 1;
                 LeaseId(state.count)
             };
+            let ttl = if self.defect == Defect::DeadLease { Duration::ZERO } else { ttl };
             Ok(Lease::new(id, ttl, SystemClock.now(), scope))
         })
     }
@@ -111,6 +116,13 @@ impl Backend for Broken {
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         self.forget(|held, _| *held == grant.attempt)
+    }
+
+    fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
+        match self.defect {
+            Defect::EndlessEvents => Box::pin(async { Ok(Event::LeaseLost(LeaseId(u64::MAX))) }),
+            _ => Box::pin(std::future::pending()),
+        }
     }
 
     fn inspect<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {

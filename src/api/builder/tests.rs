@@ -353,6 +353,25 @@ fn an_account_is_given_in_one_way() {
 }
 
 #[test]
+fn a_backend_has_its_own_account() {
+    let memory = || crate::api::connect::memory(None, &(Arc::new(SystemClock) as Arc<dyn Clock>));
+    let with = || LockManagerBuilder::default().backend(memory());
+    let source = CredentialsSource::new(|| async { Err::<crate::credentials::Credentials, ()>(()) });
+    for (builder, option) in
+        [(with().password_file("/run/secret"), "password_file"), (with().credentials_from(&source), "credentials_from")]
+    {
+        let error = refused(by_builder(builder));
+        assert!(error.contains(option) && error.contains("own account"), "{error}");
+    }
+    // As in a URL.
+    let empty = LockManagerBuilder::default().url("etcd://host").credentials("", "secret");
+    assert!(refused(by_builder(empty)).contains("username"));
+    assert!(
+        by_builder(LockManagerBuilder::default().url("redis://host").credentials("", "")).unwrap().password.is_none()
+    );
+}
+
+#[test]
 fn what_the_builder_overrides_is_not_checked() {
     let builder = LockManagerBuilder::default().url("memory://?ttl=2days").ttl(MS);
     assert_eq!(by_builder(builder).unwrap().ttl, MS);

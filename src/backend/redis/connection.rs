@@ -11,6 +11,7 @@ use redis::{
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+use super::error::Meaning::Refused;
 use super::options::{Address, Server, Target};
 use super::scripts::Scripts;
 use super::{error, tls};
@@ -195,6 +196,15 @@ async fn log_in(
             // Before Redis 6 there are no user names.
             Err(error) if error.detail().is_some_and(|text| text.contains("wrong number of arguments")) => {
                 redis::cmd("AUTH").arg(password).query_async::<()>(connection).await?;
+            }
+            // A server that does not know the command repeats its arguments.
+            Err(error)
+                if error::meaning(&error) == Some(Refused)
+                    && error.detail().is_some_and(|text| text.contains(password)) =>
+            {
+                let reason =
+                    (redis::ErrorKind::Client, "AUTH was refused; the text is not shown, because it has the password");
+                return Err(reason.into());
             }
             answer => answer?,
         }
