@@ -430,11 +430,11 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     fn promote(&mut self, now: Timestamp) -> bool {
         let Some(waiter) = self.queue.first() else { return false };
         // Only the newest grant can be exclusive and alive.
-        let comes_by_itself =
+        let will_be_handed_over =
             self.tenures.iter().next_back().is_some_and(|(_, tenure)| {
                 tenure.terms.mode == Mode::Exclusive && self.fits(tenure, waiter.terms, now)
             });
-        if self.claimant != Claimant::Nobody || comes_by_itself {
+        if self.claimant != Claimant::Nobody || will_be_handed_over {
             return false;
         }
         self.claimant = Claimant::Waiter(waiter.ticket);

@@ -81,7 +81,7 @@ pub enum LockError {
     #[error("invalid configuration: {reason}")]
     #[non_exhaustive]
     InvalidConfig {
-        /// The name of the option, and what is wrong with it.
+        /// The name of the option, and the reason.
         reason: String,
     },
     /// The manager was closed, or this process is a fork of the one that created it.
