@@ -13,7 +13,7 @@ use std::time::Duration;
 #[cfg(any(feature = "serde", feature = "cli"))]
 pub(crate) use self::duration::{EXPECTED as EXPECTED_DURATION, parse as parse_duration};
 pub(crate) use self::options::Bound;
-#[cfg(test)]
+#[cfg(all(test, feature = "config", feature = "redis"))]
 pub(crate) use self::options::{OPTIONS, Place};
 #[cfg(feature = "serde")]
 pub(crate) use self::url::endpoint;
