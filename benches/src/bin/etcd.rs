@@ -1,7 +1,7 @@
 //! Locks on a real etcd, compared with the same work done with the bare client in the same run: only the ratios matter.
 //!
-//! `cargo run --release --bin etcd [-- seconds [part…]]` with the parts `one`, `many`, `key`; the server is started here, on a free
-//! port.
+//! `cargo run --release -p leasehold-benches --bin etcd [-- seconds [part…]]` with the parts `one`, `many`, `key`; the server is
+//! started here, on a free port.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

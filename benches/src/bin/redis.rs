@@ -1,8 +1,8 @@
 //! Locks on a real Redis, compared with the same work done with the bare client, and with other clients' locks, in the same run: only
 //! the ratios matter.
 //!
-//! `cargo run --release --bin redis [-- seconds [part…]]` with the parts `one`, `many`, `key`, `renewal`; the server is started here,
-//! on a free port. redis-py takes part if `tests/run.sh --install-only` has installed it into the same target directory.
+//! `cargo run --release -p leasehold-benches --bin redis [-- seconds [part…]]` with the parts `one`, `many`, `key`, `renewal`; the
+//! server is started here, on a free port. redis-py takes part if `tests/run.sh --install-only` has installed it into the same target directory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
