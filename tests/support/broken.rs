@@ -119,10 +119,10 @@ impl Backend for Broken {
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
-        match self.defect {
-            Defect::EndlessEvents => Box::pin(async { Ok(Event::LeaseLost(LeaseId(u64::MAX))) }),
-            _ => Box::pin(std::future::pending()),
+        if self.defect == Defect::EndlessEvents {
+            return Box::pin(async { Ok(Event::LeaseLost(LeaseId(u64::MAX))) });
         }
+        Box::pin(std::future::pending())
     }
 
     fn inspect<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
