@@ -41,8 +41,12 @@ impl<'de> serde::Deserialize<'de> for Secret {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;
 
-        fn no_text<T, E: serde::de::Error>() -> Result<T, E> {
-            Err(E::custom("a secret must be a text; quote it if it is a number"))
+        macro_rules! refuse {
+            ($($visit:ident: $value:ty),*) => {
+                $(fn $visit<E: serde::de::Error>(self, _: $value) -> Result<Secret, E> {
+                    Err(E::custom("a secret must be a text; quote it if it is a number"))
+                })*
+            };
         }
 
         impl serde::de::Visitor<'_> for Text {
@@ -56,29 +60,7 @@ impl<'de> serde::Deserialize<'de> for Secret {
                 Ok(text.into())
             }
 
-            fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Secret, E> {
-                no_text()
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Secret, E> {
-                no_text()
-            }
-
-            fn visit_i128<E: serde::de::Error>(self, _: i128) -> Result<Secret, E> {
-                no_text()
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Secret, E> {
-                no_text()
-            }
-
-            fn visit_u128<E: serde::de::Error>(self, _: u128) -> Result<Secret, E> {
-                no_text()
-            }
-
-            fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Secret, E> {
-                no_text()
-            }
+            refuse!(visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_f64: f64);
         }
 
         deserializer.deserialize_any(Text)

@@ -1,5 +1,6 @@
 //! [`LockManagerBuilder`]: the options of a manager.
 
+// Two attributes: clippy knows tests by the plain one.
 #[cfg(test)]
 #[cfg(all(feature = "config", feature = "redis"))]
 mod tests;
@@ -163,12 +164,7 @@ impl LockManagerBuilder {
     /// Sets the user name and the password. On Redis the user name can be empty: then the password is that of the default user.
     pub fn credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
         let (username, password) = (username.into(), Secret::from(password.into()));
-        self.set(|settings| {
-            // As in a URL: without a user name and a password there is no account.
-            settings.username = Some(username).filter(|username| !username.is_empty());
-            settings.password =
-                Some(password).filter(|password| !password.expose().is_empty() || settings.username.is_some());
-        })
+        self.set(|settings| settings.set_account(Some(username), Some(password)))
     }
 
     /// Sets the file with the password, which is read at each connection, so that a changed file takes effect at the next

@@ -24,7 +24,6 @@ impl Backoff {
     }
 
     /// None at first, then from 20 ms to 1 s.
-    #[cfg(feature = "redis")]
     pub(crate) fn at_once() -> Self {
         Self { next: Duration::ZERO, shortest: Duration::from_millis(20), longest: Duration::from_secs(1) }
     }
@@ -37,7 +36,6 @@ impl Backoff {
     }
 
     /// Waits for the next delay.
-    #[cfg(any(feature = "etcd", feature = "redis"))]
     pub(crate) async fn pause(&mut self) {
         tokio::time::sleep(self.delay()).await;
     }

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "config")]
 mod load;
+// Two attributes: clippy knows tests by the plain one.
 #[cfg(test)]
 #[cfg(feature = "config")]
 mod tests;
@@ -152,20 +153,16 @@ impl Config {
             }
         };
         let endpoint = |text: &String| settings::endpoint(text, port, !text.contains('@'));
-        let username = some_text(username);
-        Ok(Settings {
+        let mut settings = Settings {
             backend,
             store: some_text(store),
             endpoints: endpoints.iter().map(endpoint).collect::<Result<_>>()?,
             unix_path: socket.clone(),
             database: *database,
-            // As in a URL, a template without values means no password.
-            password: password
-                .clone()
-                .filter(|password| !password.expose().is_empty() || (username.is_some() && password_file.is_none())),
+            username: None,
+            password: None,
             password_file: password_file.clone(),
             credentials: None,
-            username,
             tls: *tls,
             ca: ca.clone(),
             cert: cert.clone(),
@@ -183,7 +180,11 @@ impl Config {
             drop_wait: *drop_wait,
             min_replicas: *min_replicas,
             signal_lists: *signal_lists,
-        })
+        };
+        // Beside a file, an empty password is a template without a value.
+        let is_given = |password: &Secret| !password.expose().is_empty() || password_file.is_none();
+        settings.set_account(username.clone(), password.clone().filter(is_given));
+        Ok(settings)
     }
 }
 

@@ -112,7 +112,7 @@ impl Entered {
         let limit = self.request.options.limit(&base.defaults, self.request.wait);
         let started = base.now();
         let rest = || limit.map(|limit| limit.saturating_sub(base.now().since(started)));
-        let (mut pauses, mut is_lost_again) = (Backoff::slow(), false);
+        let mut losses = Backoff::at_once();
         loop {
             for place in 0..self.request.sorted.len() {
                 if self.shares[place].is_none() {
@@ -132,14 +132,11 @@ impl Entered {
             }
             // Lost during the wait for another key. Waiting for this one while holding those would be out of order.
             self.shares.iter_mut().for_each(|share| *share = None);
-            if std::mem::replace(&mut is_lost_again, true) {
-                // What ends as soon as it is granted is granted without a wait, which would notice the limit.
-                base.recovery.pause(&mut pauses).await;
-                if rest().is_some_and(|rest| rest.is_zero()) {
-                    let key = self.request.sorted[0].key.to_string();
-                    let after = limit.unwrap_or_default();
-                    return Err(LockError::Timeout { key, after, holder: None, own: false, source: None });
-                }
+            losses.pause().await;
+            // A hold that ends as soon as it is granted was granted without a wait, which would notice the limit.
+            if let Some(after) = limit.filter(|_| rest() == Some(Duration::ZERO)) {
+                let key = self.request.sorted[0].key.to_string();
+                return Err(LockError::Timeout { key, after, holder: None, own: false, source: None });
             }
         }
     }

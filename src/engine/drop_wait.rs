@@ -47,16 +47,8 @@ impl UnconfirmedDrops {
     }
 
     fn wait(&self, limit: Duration) {
-        // Without a deadline that an instant can express there is none.
-        let deadline = Instant::now().checked_add(limit);
-        let mut count = self.count.lock();
-        while *count > 0 {
-            match deadline {
-                Some(deadline) if self.changed.wait_until(&mut count, deadline).timed_out() => return,
-                Some(_) => {}
-                None => self.changed.wait(&mut count),
-            }
-        }
+        // A limit that no instant can express is none.
+        self.changed.wait_while_for(&mut self.count.lock(), |count| *count > 0, limit);
     }
 }
 

@@ -155,6 +155,12 @@ impl Settings {
         url::parse(url)
     }
 
+    /// Sets the account. Empty texts are a template without values; a user with an empty password has one.
+    pub(crate) fn set_account(&mut self, username: Option<String>, password: Option<Secret>) {
+        self.username = username.filter(|username| !username.is_empty());
+        self.password = password.filter(|password| !password.expose().is_empty() || self.username.is_some());
+    }
+
     /// Returns the effective prefix on this backend.
     pub(crate) fn prefix(&self, backend: BackendKind) -> &str {
         self.prefix.as_deref().unwrap_or_else(|| backend.default_prefix())

@@ -69,6 +69,15 @@ pub(crate) enum Value {
     Secret(Field<Option<Secret>>),
     /// The path of a file.
     File(Field<Option<PathBuf>>),
+    /// The path of a file, which is not displayed.
+    HiddenFile(Field<Option<PathBuf>>),
+}
+
+impl Value {
+    /// Returns whether errors may quote the value.
+    pub(super) fn is_displayed(&self) -> bool {
+        !matches!(self, Self::Secret(_) | Self::HiddenFile(_))
+    }
 }
 
 /// The bounds of a duration.
@@ -105,7 +114,7 @@ pub(crate) const OPTIONS: &[Opt] = &[
     Opt { name: "database", place: Address, backends: &[Redis], value: Value::Database(field!(database)) },
     Opt { name: "username", place: Address, backends: SERVERS, value: Value::Word(field!(username)) },
     Opt { name: "password", place: Address, backends: SERVERS, value: Value::Secret(field!(password)) },
-    Opt { name: "password_file", place: Query, backends: SERVERS, value: Value::File(field!(password_file)) },
+    Opt { name: "password_file", place: Query, backends: SERVERS, value: Value::HiddenFile(field!(password_file)) },
     Opt { name: "ca", place: Query, backends: SERVERS, value: Value::File(field!(ca)) },
     Opt { name: "cert", place: Query, backends: SERVERS, value: Value::File(field!(cert)) },
     Opt { name: "key", place: Query, backends: SERVERS, value: Value::File(field!(key)) },
@@ -158,15 +167,10 @@ impl Opt {
             Value::SomeDuration(field) => *field.of_mut(settings) = Some(duration::parse(text)?),
             Value::Text(field, _) | Value::Word(field) => *field.of_mut(settings) = Some(text.into()),
             Value::Secret(field) => *field.of_mut(settings) = Some(text.into()),
-            Value::File(_) if text.contains('\0') => return None,
-            Value::File(field) => *field.of_mut(settings) = Some(text.into()),
+            Value::File(_) | Value::HiddenFile(_) if text.contains('\0') => return None,
+            Value::File(field) | Value::HiddenFile(field) => *field.of_mut(settings) = Some(text.into()),
         }
         Some(())
-    }
-
-    /// Returns whether errors may quote the value.
-    pub(super) fn is_displayed(&self) -> bool {
-        self.name != "password_file"
     }
 
     /// Returns what the option takes, for an error.
@@ -178,7 +182,7 @@ impl Opt {
             Value::Database(_) => "a number",
             Value::Duration(..) | Value::SomeDuration(_) => duration::EXPECTED,
             Value::Text(..) | Value::Word(_) | Value::Secret(_) => "a text",
-            Value::File(_) => "a file's path",
+            Value::File(_) | Value::HiddenFile(_) => "a file's path",
         }
     }
 
@@ -200,7 +204,9 @@ impl Opt {
                 Some(text) if has_control(text) => wrong(&"must not contain control characters"),
                 _ => Ok(()),
             },
-            Value::File(field) if field.of(settings).as_ref().is_some_and(|file| file.as_os_str().is_empty()) => {
+            Value::File(field) | Value::HiddenFile(field)
+                if field.of(settings).as_ref().is_some_and(|file| file.as_os_str().is_empty()) =>
+            {
                 wrong(&"must not be empty")
             }
             _ => Ok(()),
@@ -228,7 +234,7 @@ impl Opt {
             Value::SomeDuration(field) => field.of(settings).is_some(),
             Value::Text(field, _) | Value::Word(field) => field.of(settings).is_some(),
             Value::Secret(field) => field.of(settings).is_some(),
-            Value::File(field) => field.of(settings).is_some(),
+            Value::File(field) | Value::HiddenFile(field) => field.of(settings).is_some(),
         }
     }
 }

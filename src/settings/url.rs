@@ -77,10 +77,7 @@ fn credentials(settings: &mut Settings, userinfo: &str) -> Result<()> {
     let user = decoded(user).ok_or_else(|| LockError::config("username: invalid percent escape"))?;
     let password =
         password.map(decoded).map(|text| text.ok_or_else(|| LockError::config("password: invalid percent escape")));
-    settings.username = Some(user).filter(|user| !user.is_empty());
-    // ":@host" is a template without values; "user:@host" means an empty password.
-    settings.password =
-        password.transpose()?.filter(|text| !text.is_empty() || settings.username.is_some()).map(Into::into);
+    settings.set_account(Some(user), password.transpose()?.map(Into::into));
     Ok(())
 }
 
@@ -185,7 +182,7 @@ fn set_options(settings: &mut Settings, query: &str, show: bool) -> Result<()> {
         let Some(value) = value else {
             return Err(LockError::config(format!("{name}: missing value")));
         };
-        let quoted = |value: &str| if option.is_displayed() { quoted(value) } else { "the value".into() };
+        let quoted = |value: &str| if option.value.is_displayed() { quoted(value) } else { "the value".into() };
         let Some(value) = decoded(value) else {
             return Err(LockError::config(format!("{name}: invalid percent escape in {}", quoted(value))));
         };

@@ -49,7 +49,7 @@ fn entries() -> impl Iterator<Item = Entry> {
     })
 }
 
-/// Runs one entry. Returns its figures, or the complaint.
+/// Runs one entry, and prints its row if times are what the run is for. Returns the figures, or the complaint.
 fn run((fault, backend, play): Entry, full: bool) -> Result<Figures, String> {
     let start = Instant::now();
     let figures = catch_unwind(AssertUnwindSafe(|| {
@@ -59,7 +59,9 @@ fn run((fault, backend, play): Entry, full: bool) -> Result<Figures, String> {
     }));
     let start_of_row = row_start(fault, backend);
     let Ok(figures) = figures else { return Err(format!("{start_of_row} panicked")) };
-    println!("{start_of_row} {} | {:.1?}", figures.columns(), start.elapsed());
+    if full {
+        println!("{start_of_row} {} | {:.1?}", figures.columns(), start.elapsed());
+    }
     match figures.complaint() {
         Some(complaint) => Err(format!("{start_of_row} {complaint}")),
         None => Ok(figures),

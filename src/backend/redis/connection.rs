@@ -127,7 +127,7 @@ async fn connect(target: &Target, account: Option<&Credentials>) -> Result<Multi
         .set_response_timeout(None)
         .set_connection_timeout(None)
         .set_pipeline_buffer_size(BUFFER);
-    let client = client(target, None).map_err(|error| explain_options(target, &error))?;
+    let client = client(target, RedisConnectionInfo::default()).map_err(|error| explain_options(target, &error))?;
     let connecting = async {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         if let Target::Server(server) = target {
@@ -142,30 +142,36 @@ async fn connect(target: &Target, account: Option<&Credentials>) -> Result<Multi
 pub(super) async fn listen(target: &Target, timeout: Duration) -> Result<PubSub> {
     let account = target.credentials(timeout).await?;
     let listening = async {
-        let client = client(target, Some(account.as_ref())).map_err(|error| explain_options(target, &error))?;
+        let client =
+            client(target, login(target, account.as_ref())).map_err(|error| explain_options(target, &error))?;
         client.get_async_pubsub().await.map_err(|error| explain(target, &error))
     };
     let no_answer = |_| Err(error::no_answer(&target.to_string(), PATIENCE));
     tokio::time::timeout(PATIENCE, listening).await.unwrap_or_else(no_answer)
 }
 
-/// Creates the client, which logs in and selects the database if `login` is given. Certificates are read each time, so that they can
-/// be replaced.
-fn client(target: &Target, login: Option<Option<&Credentials>>) -> std::result::Result<Client, RedisError> {
-    let Server { address, database, .. } = match target {
-        Target::Client(client) => return Ok((**client).clone()),
-        Target::Server(server) => server,
-    };
-    let mut settings = RedisConnectionInfo::default().set_skip_set_lib_name();
-    if let Some(account) = login {
-        settings = settings.set_db(i64::from(*database));
-        if let Some(account) = account {
-            if !account.username().is_empty() {
-                settings = settings.set_username(account.username());
-            }
-            settings = settings.set_password(account.password().expose());
-        }
+/// Returns the settings with which a client logs in and selects the database.
+fn login(target: &Target, account: Option<&Credentials>) -> RedisConnectionInfo {
+    let mut settings = RedisConnectionInfo::default();
+    if let Target::Server(server) = target {
+        settings = settings.set_db(i64::from(server.database));
     }
+    if let Some(account) = account {
+        if !account.username().is_empty() {
+            settings = settings.set_username(account.username());
+        }
+        settings = settings.set_password(account.password().expose());
+    }
+    settings
+}
+
+/// Creates the client. Certificates are read each time, so that they can be replaced.
+fn client(target: &Target, settings: RedisConnectionInfo) -> std::result::Result<Client, RedisError> {
+    let address = match target {
+        Target::Client(client) => return Ok((**client).clone()),
+        Target::Server(server) => &server.address,
+    };
+    let settings = settings.set_skip_set_lib_name();
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5)).with_retries(3);
     let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
@@ -197,9 +203,10 @@ async fn log_in(
             Err(error) if error.detail().is_some_and(|text| text.contains("wrong number of arguments")) => {
                 redis::cmd("AUTH").arg(password).query_async::<()>(connection).await?;
             }
-            // A server that does not know the command repeats its arguments.
+            // A proxy, for example, that repeats what it does not understand.
             Err(error)
                 if error::meaning(&error) == Some(Refused)
+                    && !password.is_empty()
                     && error.detail().is_some_and(|text| text.contains(password)) =>
             {
                 let reason =

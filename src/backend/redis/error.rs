@@ -90,9 +90,8 @@ pub(super) fn of(server: &str, error: &RedisError) -> BackendError {
         return answered(server, meaning, error.code().unwrap_or("ERR"), detail);
     }
     match error.kind() {
-        // The text comes from the server, and does not contain the password.
         RedisKind::AuthenticationFailed => {
-            let detail = error.detail().unwrap_or("wrong user or password");
+            let detail = if detail.is_empty() { "wrong user or password" } else { detail };
             BackendError::new(ErrorKind::Denied, format!("redis at {server} denied access: {detail}"))
         }
         // A database that does not exist, for example: the client has no code for it, only the server's text.

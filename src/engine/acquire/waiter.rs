@@ -139,7 +139,8 @@ impl Waiter {
 
     async fn acquire(&mut self, mut opening: Option<LeaseFor>, mut begun: Option<Attempt>) -> Acquired {
         let (mut pauses, mut paused) = (Backoff::slow(), self.base().now());
-        let mut is_lost_again = false;
+        // Between grants whose leases had ended: a backend may have more of them.
+        let mut losses = Backoff::at_once();
         loop {
             let attempt = match begun.take() {
                 Some(attempt) => Ok(attempt),
@@ -159,11 +160,7 @@ impl Waiter {
                         Some(share) => return Ok(Some(share)),
                         None => {
                             self.abort();
-                            // The second lease that had ended when it was granted: more may follow.
-                            if std::mem::replace(&mut is_lost_again, true) {
-                                let base = self.base().clone();
-                                base.recovery.pause(&mut pauses).await;
-                            }
+                            losses.pause().await;
                             continue;
                         }
                     },
