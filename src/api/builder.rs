@@ -284,7 +284,8 @@ impl LockManagerBuilder {
     /// is released and the request fails.
     ///
     /// Redis replicates asynchronously: a replica that is promoted to master may not have a lock that was granted just before.
-    /// Waiting for replicas makes this less likely, at the cost of two round trips per lock.
+    /// Waiting for replicas makes this less likely, at the cost of two round trips per lock. Renewals wait for them as well: one that
+    /// too few replicas have does not extend the hold.
     #[cfg(feature = "redis")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
     pub fn min_replicas(self, count: u32) -> Self {

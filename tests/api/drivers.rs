@@ -48,13 +48,13 @@ fn nearly_valid_replies() {
         let (short, long, few, more) = (digits(1..10), digits(0..21), digits(1..21), digits(1..13));
         let mut hex = || text(rng, HEX, 16..17);
         let (id, other) = (hex(), hex());
-        let kind = any_of(rng, &["", "g", "q", "b", "i", "l", "e"]);
-        let (mode, list) = (any_of(rng, &["x", "s"]), any_of(rng, &["g", "l"]));
+        let kind = any_of(rng, &["", "g", "q", "b", "i", "l", "e", "w"]);
+        let (mode, list) = (any_of(rng, &["x", "s", "l"]), any_of(rng, &["g", "l"]));
         let key = text(rng, "abcdefghijklmnopqrstuvwxyz/", 0..6);
         let first = match any_of(rng, &[0, 1, 2, 3, 4]) {
             0 => format!("{kind}{long}"),
-            1 => format!("{id}:{other}:{mode}1:{short}:{few}:{more}:h:n"),
-            2 => format!("shared:1:{long}"),
+            1 => format!("{id}:{other}:{mode}2:{long}:{short}:{few}:{more}:h:n::"),
+            2 => format!("shared:2:{long}"),
             3 => format!("lock:{key}"),
             _ => format!("{list}{id}{long}"),
         };

@@ -296,7 +296,7 @@ fn waiter_revoked(fixture: &mut Fixture) {
 
 fn waiter_removed(fixture: &mut Fixture) {
     waiter_taken(fixture, |fixture, key| {
-        let [queue] = &fixture.redis().keys(&format!("*%queue:lock:{key}"))[..] else { panic!("not one queue") };
+        let [queue] = &fixture.redis().keys(&format!("*%q2:lock:{key}"))[..] else { panic!("not one queue") };
         fixture.redis().cli(&["DEL", queue]);
         eventually("it queues again", || (!fixture.redis().keys(queue).is_empty()).then_some(()));
     });

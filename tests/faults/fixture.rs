@@ -52,7 +52,7 @@ impl Server {
             Self::Etcd(etcd) => left_on(etcd),
             Self::Cluster(cluster) => left_on(&cluster.members[0]),
             Self::Redis(redis) => {
-                let is_record = |key: &String| ["%fence:", "%gone:"].iter().any(|kind| key.contains(kind));
+                let is_record = |key: &String| ["%clock:", "%lives:", "%gone:"].iter().any(|kind| key.contains(kind));
                 redis.keys("*").into_iter().filter(|key| !is_record(key)).collect()
             }
         }

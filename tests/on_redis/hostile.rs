@@ -142,8 +142,8 @@ fn a_damaged_lock_ends_no_other_hold() {
     let manager = manager(&redis);
     let guards: Vec<_> = (0..5).map(|n| manager.lock(format!("k{n}")).wait().unwrap()).collect();
     let damaged = manager.lock("{t}shared").shared().wait().unwrap();
-    redis.cli(&["DEL", "{t}%readers:lock:{t}shared"]);
-    redis.cli(&["SET", "{t}%readers:lock:{t}shared", "x"]);
+    redis.cli(&["DEL", "{t}%r2:lock:{t}shared"]);
+    redis.cli(&["SET", "{t}%r2:lock:{t}shared", "x"]);
     let (cause, _) = lost(&damaged);
     assert!(matches!(cause, Loss::Revoked | Loss::Expired), "{cause}");
     std::thread::sleep(TTL);
@@ -157,12 +157,12 @@ fn a_damaged_lock_ends_no_other_hold() {
 fn a_huge_member_of_a_sharing_period_is_cut() {
     let redis = Redis::start();
     let manager = manager(&redis);
-    redis.cli(&["SET", "lock:{t}r", "shared:1:5"]);
+    redis.cli(&["SET", "lock:{t}r", "shared:2:5"]);
     redis.cli(&[
         "EVAL",
         "return redis.call('ZADD', KEYS[1], '+inf', string.rep('x', 33554432))",
         "1",
-        "{t}%readers:lock:{t}r",
+        "{t}%r2:lock:{t}r",
     ]);
     manager.info("{t}r").wait().unwrap();
     let before = resident();

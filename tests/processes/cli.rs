@@ -476,7 +476,7 @@ fn names_on_etcd_are_escaped_where_they_are_shown() {
 fn names_on_redis_are_escaped_where_they_are_shown() {
     let server = support::redis::Redis::shared();
     names_are_escaped_where_they_are_shown(&server.url(), |key, name, asked_at| {
-        let token = format!("0000000000000005:0000000000000abc:x1:30000:{asked_at}:7:h:{name}");
+        let token = format!("0000000000000005:0000000000000abc:x2:1700000000000000:30000:{asked_at}:7:h:{name}::");
         server.cli(&["SET", &format!("lock:{key}"), &token]);
     });
 }

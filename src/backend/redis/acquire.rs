@@ -3,13 +3,15 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use super::attempt::{Attempt, Outcome, Won};
+use super::attempt::{Attempt, Outcome};
 use super::batch::Batch;
 use super::claims::Claims;
 use super::confirmations::Confirmations;
+use super::error;
 use super::names::Names;
+use super::place::Won;
 use super::replicas::Replicas;
-use super::{error, value};
+use super::value::ClaimText;
 use crate::backend::{Claim, Clock, Grant, Result, Wait};
 
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Acquires {
         let name = self.names.of(&claim.key)?;
         // Registered before the first byte is sent: the message of a handover may overtake the answer.
         let begun = self.claims.begin(claim.lease.id, claim.attempt, || {
-            Attempt::new(claim, name, value::write(self.manager, claim), wait)
+            Attempt::new(claim, name, ClaimText::new(self.manager, claim), wait)
         });
         let Some(attempt) = begun else { return Err(error::lost(self.batch.server())) };
         self.batch.acquire(&attempt);
@@ -66,7 +68,7 @@ impl Acquires {
     /// Waits until enough replicas have the lock.
     async fn replicated(&self, attempt: &Arc<Attempt>, won: Won) -> Result<Won> {
         match &self.replicas {
-            Some(replicas) => replicas.confirm(attempt, won).await,
+            Some(replicas) => replicas.confirm(attempt, won.epoch).await,
             None => Ok(won),
         }
     }

@@ -37,8 +37,49 @@ pub(super) fn epoch(text: &str) -> Option<u64> {
 /// The error that an operation's answer is, if it is one, and what it means for the operation.
 pub(super) fn failed(server: &str, answer: &Value) -> Option<(Meaning, BackendError)> {
     let text = text(answer)?;
+    if let Some(key) = text.strip_prefix('w') {
+        return Some((Meaning::Incompatible, error::not_ours(server, key)));
+    }
     let error = text.strip_prefix('e')?;
     Some(error::in_script(server, error))
+}
+
+/// Takes off the mark that a step remains to be done. Returns whether it was there.
+pub(super) fn take_mark(answer: &mut Value) -> bool {
+    match answer {
+        Value::BulkString(text) if text.len() > 1 && text.ends_with(b"m") && b"gbq01".contains(&text[0]) => {
+            text.pop();
+            true
+        }
+        // After the removed claims, of which there is at least one.
+        Value::Array(removed) if removed.len() > 1 && removed.last().and_then(text) == Some("m") => {
+            removed.pop();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The answer to a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LifeAnswer {
+    /// It had not ended.
+    Alive,
+    /// It had, so places may have been removed; the old ones can be had again.
+    Ended,
+    /// It ended long ago, or is the first one: old places are lost.
+    Unknown,
+}
+
+impl LifeAnswer {
+    pub(super) fn read(answer: &Value) -> Option<Self> {
+        match text(answer)? {
+            "1" => Some(Self::Alive),
+            "0" => Some(Self::Ended),
+            "n" => Some(Self::Unknown),
+            _ => None,
+        }
+    }
 }
 
 /// The answer to an acquire.
@@ -53,8 +94,10 @@ pub(super) enum AcquireAnswer {
         first: bool,
         /// Whether the holder is another client library.
         foreign: bool,
-        /// The last epoch that was granted for this key; 0 if none is known.
-        fence: u64,
+        /// The last epoch before this call; 0 if none is known.
+        clock: u64,
+        /// The place in the queue.
+        place: u64,
     },
     Failed(BackendError),
 }
@@ -71,19 +114,22 @@ impl AcquireAnswer {
             b'g' => Self::Granted(epoch(rest)?),
             b'b' => Self::Busy,
             b'q' => {
-                let mut fields = rest.splitn(3, ':');
+                let mut fields = rest.splitn(4, ':');
                 let left: i64 = fields.next()?.parse().ok()?;
-                let fence = fields.next()?.parse().unwrap_or_default();
+                let clock = fields.next()?.parse().unwrap_or_default();
+                let place = fields.next()?.parse().ok()?;
                 let flags = fields.next()?;
                 Self::Queued {
                     left: u64::try_from(left).ok().map(Duration::from_millis),
                     first: flags.contains('f'),
                     foreign: flags.contains('o'),
-                    fence,
+                    clock,
+                    place,
                 }
             }
             b'd' => Self::Failed(error::lost(server)),
             b'i' => Self::Failed(error::incompatible(server)),
+            b'w' => Self::Failed(error::not_ours(server, rest)),
             b'e' => Self::Failed(error::in_script(server, rest).1),
             _ => return None,
         })

@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 use super::answers::AcquireAnswer;
 use super::names::Name;
+use super::place::{Look, Looked, NextPoll, Place, Seen, Won};
+use super::sent::SentRequests;
+use super::value::ClaimText;
 use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp, Wait};
 use crate::info::Mode;
 
@@ -18,8 +21,8 @@ const HANDOVER_TTL: Duration = Duration::from_secs(2);
 /// How long copies of a request may be in flight at least.
 const COPIES: Duration = Duration::from_secs(60);
 
-/// How often a waiter refreshes its place in the queue.
-const REFRESH: Duration = Duration::from_secs(1);
+/// How often a waiter looks at its lock.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One attempt.
 #[derive(Debug)]
@@ -28,8 +31,7 @@ pub(super) struct Attempt {
     pub(super) lease: LeaseId,
     pub(super) mode: Mode,
     pub(super) name: Arc<Name>,
-    /// The value of the lock's key while this attempt holds it.
-    pub(super) value: String,
+    pub(super) claim: ClaimText,
     pub(super) ttl: Duration,
     /// Whether it queues.
     pub(super) wait: Wait,
@@ -39,39 +41,18 @@ pub(super) struct Attempt {
 
 #[derive(Debug)]
 struct State {
-    requests: Requests,
+    requests: SentRequests,
     stage: Stage,
-}
-
-/// The acquire requests of the attempt.
-#[derive(Debug, Default)]
-struct Requests {
-    /// Whether one is queued or in flight.
-    pending: bool,
-    in_flight: u32,
-    /// Whether one was sent that will never be answered, so that a copy of it may still take effect.
-    unanswered: bool,
-    /// When the first one was sent.
-    first_sent: Option<Timestamp>,
-}
-
-impl Requests {
-    fn landed(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
-    }
-
-    /// Whether copies may still reach the server.
-    fn may_have_copies(&self) -> bool {
-        self.unanswered || self.in_flight > 0
-    }
 }
 
 #[derive(Debug)]
 enum Stage {
     Waiting {
         place: Place,
-        /// When to poll the server; `None` while a request is pending.
+        /// When to poll the server; `None` while a request or a look is pending.
         next_poll: Option<Instant>,
+        /// Whether to ask at the next poll: a look would show nothing new.
+        asks: bool,
         waker: Option<Waker>,
     },
     /// Granted, but not returned yet.
@@ -98,17 +79,8 @@ enum Stage {
 
 impl Stage {
     fn waiting(place: Place) -> Self {
-        Self::Waiting { place, next_poll: None, waker: None }
+        Self::Waiting { place, next_poll: None, asks: false, waker: None }
     }
-}
-
-/// What the attempt knows from answers "queued".
-#[derive(Clone, Copy, Debug, Default)]
-struct Place {
-    /// When the last request was sent that was answered so.
-    queued: Option<Timestamp>,
-    /// The last epoch that such an answer contained: grants up to this one are not this attempt's.
-    fence: u64,
 }
 
 /// Whether a hold is being checked.
@@ -120,28 +92,18 @@ enum Check {
     Repeat,
 }
 
-/// A grant, and how long it is certain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Won {
-    pub(super) epoch: u64,
-    /// The time from which its TTL counts.
-    pub(super) dated: Timestamp,
-    /// Its TTL on the server.
-    pub(super) ttl: Duration,
-}
-
 impl Attempt {
-    pub(super) fn new(claim: &Claim, name: Arc<Name>, value: String, wait: Wait) -> Self {
+    pub(super) fn new(claim: &Claim, name: Arc<Name>, text: ClaimText, wait: Wait) -> Self {
         Self {
             id: claim.attempt,
             lease: claim.lease.id,
             mode: claim.mode,
             name,
-            value,
+            claim: text,
             ttl: claim.lease.ttl,
             wait,
             retry_interval: claim.retry_interval,
-            state: Mutex::new(State { requests: Requests::default(), stage: Stage::waiting(Place::default()) }),
+            state: Mutex::new(State { requests: SentRequests::default(), stage: Stage::waiting(Place::default()) }),
         }
     }
 
@@ -157,6 +119,56 @@ impl Attempt {
         true
     }
 
+    /// A look is about to be sent, at the own place as well with `check`. `None` if the attempt does not wait, or a request is pending.
+    pub(super) fn begin_look(&self, check: bool) -> Option<Look> {
+        let State { requests, stage } = &mut *self.state.lock();
+        let Stage::Waiting { next_poll, place, .. } = stage else { return None };
+        if requests.pending {
+            return None;
+        }
+        *next_poll = None;
+        Some(place.next_look(check))
+    }
+
+    /// A look that was sent at `sent` was answered.
+    pub(super) fn looked(&self, seen: Option<&Seen>, sent: Timestamp, now: Instant) -> Looked {
+        let State { requests, stage } = &mut *self.state.lock();
+        let Stage::Waiting { next_poll, place, .. } = stage else { return Looked::Nothing };
+        if requests.pending {
+            return Looked::Nothing;
+        }
+        let Some(epoch) = seen.and_then(|seen| seen.epoch_of_another(&self.claim)) else { return Looked::Ask };
+        place.is_held_by_another(epoch, sent);
+        let at = now + jittered(LOOK);
+        *next_poll = Some(at);
+        Looked::Poll(at)
+    }
+
+    /// A look was not answered: to be repeated.
+    pub(super) fn look_failed(&self, now: Instant) -> Instant {
+        let at = now + jittered(LOOK);
+        if let Stage::Waiting { next_poll: next_poll @ None, .. } = &mut self.state.lock().stage {
+            *next_poll = Some(at);
+        }
+        at
+    }
+
+    /// Old places of this manager are lost.
+    pub(super) fn forget_place(&self) {
+        if let Stage::Waiting { place, .. } = &mut self.state.lock().stage {
+            place.number = 0;
+        }
+    }
+
+    /// The place to ask for, 0 for a new one; `None` if it does not queue.
+    pub(super) fn wanted_place(&self) -> Option<u64> {
+        let number = match &self.state.lock().stage {
+            Stage::Waiting { place, .. } => place.number,
+            _ => 0,
+        };
+        (self.wait == Wait::UntilGranted).then_some(number)
+    }
+
     /// The request is about to be sent. False if it must not be, because the attempt no longer waits.
     pub(super) fn sending(&self, now: Timestamp) -> bool {
         let State { requests, stage } = &mut *self.state.lock();
@@ -164,26 +176,24 @@ impl Attempt {
             requests.pending = false;
             return false;
         }
-        requests.in_flight += 1;
-        requests.first_sent.get_or_insert(now);
+        requests.sending(now);
         true
     }
 
     /// The server has refused the request for now: it will be sent again.
     pub(super) fn put_off(&self) {
-        self.state.lock().requests.landed();
+        self.state.lock().requests.put_off();
     }
 
     /// The request that was sent at `sent` was answered.
     pub(super) fn answered(&self, answer: AcquireAnswer, sent: Timestamp, now: Instant) -> Next {
         let mut state = self.state.lock();
-        state.requests.landed();
-        state.requests.pending = false;
+        state.requests.answered();
         let place = match &state.stage {
             Stage::Waiting { place, .. } | Stage::Granted { place, .. } => *place,
             Stage::Busy | Stage::Failed(_) | Stage::Held { .. } | Stage::Ended { .. } => return Next::Nothing,
         };
-        let copies = state.requests.may_have_copies();
+        let (copies, hint) = (state.requests.may_have_copies(), place.hint);
         match answer {
             AcquireAnswer::Granted(epoch) => {
                 replace(state, Stage::Granted { won: Won { epoch, dated: sent, ttl: self.ttl }, place });
@@ -197,27 +207,36 @@ impl Attempt {
                 replace(state, Stage::Failed(error));
                 Next::Nothing
             }
-            AcquireAnswer::Queued { left, first, foreign, fence } => {
-                let place = Place { queued: place.queued.max(Some(sent)), fence: place.fence.max(fence) };
-                if let Stage::Granted { won, .. } = state.stage
-                    && won.epoch > place.fence
-                {
-                    state.stage = Stage::Granted { won, place };
+            AcquireAnswer::Queued { left, first, foreign, clock, place: number } => {
+                let place = Place {
+                    queued: place.queued.max(Some(sent)),
+                    fence: place.fence.max(clock),
+                    number,
+                    hint: None,
+                    ..place
+                };
+                let hinted = |epoch| Won { epoch, dated: sent, ttl: self.ttl.min(HANDOVER_TTL) };
+                let won = match &state.stage {
+                    Stage::Granted { won, .. } => Some(*won),
+                    _ => hint.map(hinted),
+                };
+                if let Some(won) = won.filter(|won| place.is_new(won.epoch)) {
+                    replace(state, Stage::Granted { won, place });
                     return Next::Nothing;
                 }
                 // It waits. If a message handed the lock over, that hold had ended before this request arrived.
                 let waker = if let Stage::Waiting { waker, .. } = &mut state.stage { waker.take() } else { None };
                 let at = now + self.pause(left, first, foreign);
-                state.stage = Stage::Waiting { place, next_poll: Some(at), waker };
+                state.stage = Stage::Waiting { place, next_poll: Some(at), asks: foreign, waker };
                 Next::Poll(at)
             }
         }
     }
 
-    /// The time until the next poll: a second, to refresh the place; less for the first in the queue, which polls when the hold may
-    /// end, and at short intervals if the holder sends no messages.
+    /// The time until the next poll: a second; less for the first in the queue, which polls when the hold may end, and at short
+    /// intervals if the holder sends no messages.
     fn pause(&self, left: Option<Duration>, first: bool, foreign: bool) -> Duration {
-        let mut pause = REFRESH;
+        let mut pause = LOOK;
         if first {
             if foreign {
                 pause = pause.min(self.retry_interval);
@@ -226,16 +245,12 @@ impl Attempt {
                 pause = pause.min(left + Duration::from_millis(2));
             }
         }
-        // Jitter only shortens it: a place that is not refreshed expires soon after a second.
-        pause.mul_f64(rand::random_range(0.8..1.0))
+        jittered(pause)
     }
 
     /// The request that was sent will never be answered.
     pub(super) fn unanswered(&self) {
-        let requests = &mut self.state.lock().requests;
-        requests.landed();
-        requests.pending = false;
-        requests.unanswered = true;
+        self.state.lock().requests.unanswered();
     }
 
     /// A request is refused for good, or cannot be sent.
@@ -249,13 +264,19 @@ impl Attempt {
 
     /// A message says that the lock was handed over to this attempt. True if the server has to be asked first.
     pub(super) fn handed_over(&self, epoch: u64) -> bool {
-        let state = self.state.lock();
-        let Stage::Waiting { place, .. } = state.stage else { return false };
-        match place.queued.or(state.requests.first_sent) {
-            // An attempt that was still queued when a request was sent cannot have been granted before. The message itself may be of
-            // any age.
-            Some(dated) if epoch > place.fence => {
-                let won = Won { epoch, dated, ttl: self.ttl.min(HANDOVER_TTL) };
+        let mut state = self.state.lock();
+        let Stage::Waiting { place, .. } = &mut state.stage else { return false };
+        let was_announced = std::mem::replace(&mut place.announced, true);
+        // An attempt that was still queued when a request was sent cannot have been granted before. The message itself may be of any
+        // age.
+        match place.queued {
+            // The answer to the first request tells which epochs are later.
+            None if !was_announced => {
+                place.hint = Some(epoch);
+                false
+            }
+            Some(dated) if !was_announced && place.is_new(epoch) => {
+                let (won, place) = (Won { epoch, dated, ttl: self.ttl.min(HANDOVER_TTL) }, *place);
                 replace(state, Stage::Granted { won, place });
                 false
             }
@@ -306,7 +327,7 @@ impl Attempt {
     /// reach the server.
     pub(super) fn give_up(&self) -> Option<bool> {
         let mut state = self.state.lock();
-        let copies = state.requests.first_sent.map(|_| state.requests.may_have_copies());
+        let copies = state.requests.copies();
         if !matches!(state.stage, Stage::Ended { .. }) {
             let ended = Stage::Ended { releasing: matches!(state.stage, Stage::Held { .. }), released: false };
             let before = std::mem::replace(&mut state.stage, ended);
@@ -378,14 +399,19 @@ impl Attempt {
         }
     }
 
-    /// When to poll the server.
+    /// When to poll the server, and whether to ask then.
     pub(super) fn next_poll(&self) -> NextPoll {
         match self.state.lock().stage {
-            Stage::Waiting { next_poll: Some(at), .. } => NextPoll::At(at),
+            Stage::Waiting { next_poll: Some(at), asks, .. } => NextPoll::At { at, asks },
             Stage::Waiting { next_poll: None, .. } => NextPoll::Pending,
             _ => NextPoll::Never,
         }
     }
+}
+
+/// Jitter only shortens it: the first in a queue polls when a hold ends.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.8..1.0))
 }
 
 /// Sets the stage, and wakes the waiter after unlocking.
@@ -407,16 +433,6 @@ pub(super) enum Next {
     Ended {
         copies: bool,
     },
-}
-
-/// When a waiter polls the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NextPoll {
-    At(Instant),
-    /// A request is pending.
-    Pending,
-    /// The attempt no longer waits.
-    Never,
 }
 
 /// The outcome of an attempt.

@@ -17,19 +17,19 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::answers::{self, AcquireAnswer};
+use super::answers::{self, AcquireAnswer, LifeAnswer};
 use super::attempt::{Attempt, Next};
 use super::claims::Claims;
 use super::connection::{Connection, Connector, PATIENCE};
 use super::error::{self, Meaning};
 use super::in_flight::{Call, Content, InFlight};
-use super::polling::Polling;
+use super::polling::{Due, Polling};
 use super::requests::{Answer, Command, Request, Requests};
 use super::scripts::{By, Kind, Op, Scripts};
 use super::tls;
 use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
-use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp};
+use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp, Wait};
 use crate::process::report::debug;
 
 /// How often an idle connection is checked by a `PING`.
@@ -108,8 +108,21 @@ impl Batch {
     /// Requests the lock of an attempt, unless such a request is pending.
     pub(super) fn acquire(&self, attempt: &Arc<Attempt>) {
         if attempt.begin_request() {
-            self.requests.add([Request::unattended(Op::Acquire(attempt.clone()))]);
+            // A place in a queue counts only while its manager is known to be alive.
+            let life = (attempt.wait == Wait::UntilGranted && self.polling.begin_life()).then_some(Op::Life);
+            let ops = life.into_iter().chain([Op::Acquire(attempt.clone())]);
+            self.requests.add(ops.map(Request::unattended));
         }
+    }
+
+    /// Plans a poll of a waiter.
+    pub(super) fn plan(&self, attempt: &Arc<Attempt>, at: Instant) {
+        self.polling.plan(attempt, at);
+    }
+
+    /// The time by the manager's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Requests these operations, and returns their answers in the same order.
@@ -135,11 +148,14 @@ impl Batch {
         self.requests.add_command(command).await.unwrap_or_else(|_| Err(error::broken(self.server())))
     }
 
-    /// Re-checks the waiters that are due, without end.
-    pub(super) async fn poll_waiters(self: Arc<Self>) {
-        loop {
-            self.polling.due().await.iter().for_each(|attempt| self.acquire(attempt));
+    /// Waits until waiters are due, and returns them after a sign of life, which goes before their requests.
+    pub(super) async fn due(&self) -> Due {
+        let due = self.polling.due().await;
+        let is_idle = due.ask.is_empty() && due.look.is_empty();
+        if !is_idle && self.polling.begin_life() {
+            self.requests.add([Request::unattended(Op::Life)]);
         }
+        due
     }
 
     /// Sends requests without end, on one connection after another. The connections close with this future: a closed manager may live
@@ -336,7 +352,13 @@ impl Batch {
         self.requests.put_off(kind, requests, self.patience() / 4);
     }
 
-    fn deliver(&self, request: Request, answer: Value, failed: Option<BackendError>, sent: Timestamp) {
+    fn deliver(&self, request: Request, mut answer: Value, failed: Option<BackendError>, sent: Timestamp) {
+        if !matches!(request.op, Op::Inspect(_))
+            && answers::take_mark(&mut answer)
+            && let Some(name) = request.op.name()
+        {
+            self.requests.add([Request::unattended(Op::Admit(name.clone()))]);
+        }
         match &request.op {
             Op::Acquire(attempt) => {
                 let answer = AcquireAnswer::read(self.server(), &answer);
@@ -356,7 +378,12 @@ impl Batch {
                     self.claims.forget(attempt.id);
                 }
             }
-            Op::Release(..) | Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {}
+            Op::Life => {
+                if let Some(life) = LifeAnswer::read(&answer) {
+                    self.polling.lived(life);
+                }
+            }
+            Op::Release(..) | Op::Admit(_) | Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {}
         }
         request.answer(failed.map_or(Ok(answer), Err));
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::attempt::{Attempt, Won};
+use super::attempt::Attempt;
+use super::place::Won;
 use crate::backend::{AttemptId, Lease, LeaseId, LeaseScope, Limit, Timestamp};
 
 type Hasher = foldhash::fast::RandomState;

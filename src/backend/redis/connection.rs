@@ -222,10 +222,10 @@ async fn log_in(
     Ok(())
 }
 
-/// Checks that the server has a supported version.
+/// Checks that the server has a supported version, and all keys.
 async fn check(target: &Target, connection: &mut MultiplexedConnection) -> Result<()> {
     match redis::cmd("INFO").arg("server").query_async::<String>(connection).await {
-        Ok(info) => check_version(&target.to_string(), &info),
+        Ok(info) => check_version(&target.to_string(), &info).and_then(|()| check_mode(&target.to_string(), &info)),
         // Not every account may read it. A server that is too old refuses the scripts.
         Err(error) if error::of("", &error).kind() == ErrorKind::Denied && error.code() != Some("NOAUTH") => Ok(()),
         Err(error) => Err(explain(target, &error)),
@@ -238,6 +238,18 @@ fn check_version(server: &str, info: &str) -> Result<()> {
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) < OLDEST => Err(error::too_old(server, version)),
         // A server with another kind of version may work.
+        _ => Ok(()),
+    }
+}
+
+/// A node of a cluster serves a part of the keys only: calls for locks of different slots would fail, and their holds with them.
+fn check_mode(server: &str, info: &str) -> Result<()> {
+    // The second name is Valkey's.
+    let mode =
+        ["redis_mode:", "server_mode:"].iter().find_map(|name| info.lines().find_map(|line| line.strip_prefix(name)));
+    match mode.map(str::trim) {
+        Some("cluster") => Err(error::wrong_mode(server, "a node of a cluster")),
+        Some("sentinel") => Err(error::wrong_mode(server, "a sentinel")),
         _ => Ok(()),
     }
 }
@@ -285,5 +297,20 @@ mod tests {
             assert!(of(new).is_ok(), "{new}");
         }
         assert!(check_version("host:1", "").is_ok());
+    }
+
+    #[test]
+    fn a_server_that_does_not_have_all_keys_is_refused() {
+        for (mode, named) in
+            [("redis_mode:cluster", "cluster"), ("server_mode:cluster", "cluster"), ("redis_mode:sentinel", "sentinel")]
+        {
+            let error = check_mode("host:1", &format!("# Server\r\nredis_version:7.0.15\r\n{mode}\r\nos:Linux\r\n"))
+                .unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Misconfigured);
+            assert!(error.to_string().contains(named), "{error}");
+        }
+        for mode in ["redis_mode:standalone", "server_mode:standalone", "redis_mode:", ""] {
+            assert!(check_mode("host:1", &format!("# Server\r\n{mode}\r\n")).is_ok(), "{mode}");
+        }
     }
 }

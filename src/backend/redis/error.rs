@@ -59,6 +59,9 @@ const TEXTS: &[(&str, Meaning)] = &[
     // The server answers this to any request, and closes the connection.
     ("max number of clients", Elsewhere),
     ("Script killed by user", Later),
+    // A slot is being moved.
+    ("non local key", Later),
+    ("undeclared key", Later),
     // The error of a command that an ACL denies to a script, before Redis 7 without a code.
     ("can't run this command", Denied),
     ("No permissions to access", Denied),
@@ -143,6 +146,12 @@ pub(super) fn incompatible(server: &str) -> BackendError {
     BackendError::new(ErrorKind::Incompatible, reason)
 }
 
+/// Returns the error of a key that belongs to leasehold, but has not its shape.
+pub(super) fn not_ours(server: &str, key: &str) -> BackendError {
+    let reason = format!("the key {key:?} in redis at {server} was not written by leasehold: remove it");
+    BackendError::new(ErrorKind::Incompatible, reason)
+}
+
 /// Returns the error of a lease or a claim that no longer exists.
 pub(super) fn lost(server: &str) -> BackendError {
     BackendError::new(ErrorKind::LeaseLost, format!("the claim no longer exists in redis at {server}"))
@@ -154,10 +163,16 @@ pub(super) fn too_old(server: &str, version: &str) -> BackendError {
     BackendError::new(ErrorKind::Unsupported, reason)
 }
 
-/// Returns the error of a lock that too few replicas have.
-pub(super) fn too_few(server: &str, found: i64, wanted: u32) -> BackendError {
-    let reason = format!("{found} of {wanted} replicas of redis at {server} confirmed the lock in time");
-    BackendError::new(ErrorKind::Refused, reason)
+/// Returns the error of a server that does not have all keys.
+pub(super) fn wrong_mode(server: &str, what: &str) -> BackendError {
+    let reason = format!("redis at {server} is {what}, which is not supported: connect to a server that has all keys");
+    BackendError::new(ErrorKind::Misconfigured, reason)
+}
+
+/// Returns the error of a lock that too few replicas have: final for a new one, while a renewal is repeated.
+pub(super) fn too_few(server: &str, found: i64, wanted: u32, is_new: bool) -> BackendError {
+    let kind = if is_new { ErrorKind::Refused } else { ErrorKind::Unreachable };
+    BackendError::new(kind, format!("{found} of {wanted} replicas of redis at {server} confirmed the lock in time"))
 }
 
 /// Returns the error of a call after `close`.
@@ -180,6 +195,8 @@ mod tests {
         ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", Later),
         ("NOSCRIPT No matching script. Please use EVAL.", Later),
         ("ERR Error running script (call to f_1): Script killed by user with SCRIPT KILL...", Later),
+        ("ERR Script attempted to access a non local key in a cluster node", Later),
+        ("ERR Script tried accessing undeclared key", Later),
         ("READONLY You can't write against a read only replica.", Elsewhere),
         ("MASTERDOWN Connection with MASTER is down and replica-serve-stale-data is set to 'no'.", Elsewhere),
         ("ERR max number of clients reached", Elsewhere),
@@ -199,6 +216,7 @@ mod tests {
         ("ASK 3999 127.0.0.1:6381", Refused),
         ("ERR unknown command 'evalsha', with args beginning with: ", Refused),
         ("ERR DB index is out of range", Refused),
+        ("ERR Write commands not allowed after non deterministic commands. Call redis.replicate_commands()", Refused),
         ("WHATEVER a later version may say", Refused),
     ];
 

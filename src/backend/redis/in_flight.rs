@@ -39,7 +39,7 @@ pub(super) enum Content {
 pub(super) struct InFlight {
     calls: BTreeMap<u64, Call>,
     /// How many there are of each kind.
-    count: [usize; 5],
+    count: [usize; Kind::ALL.len()],
 }
 
 impl InFlight {
@@ -67,7 +67,7 @@ impl InFlight {
         let count = |kind: Kind| self.count[kind as usize];
         match kind {
             Kind::Release | Kind::Acquire => count(Kind::Release) < WINDOW && count(Kind::Acquire) < WINDOW,
-            Kind::Renew | Kind::Inspect | Kind::Evict => count(kind) < OTHERS,
+            Kind::Life | Kind::Admit | Kind::Renew | Kind::Inspect | Kind::Evict => count(kind) < OTHERS,
         }
     }
 

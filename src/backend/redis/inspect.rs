@@ -94,7 +94,6 @@ pub(super) struct Snapshot {
     kind: String,
     value: Vec<u8>,
     left: Option<Duration>,
-    fence: Option<u64>,
     waiters: usize,
     /// The ids of the claims that hold it: the readers', if it is shared.
     claims: Vec<ClaimId>,
@@ -109,7 +108,6 @@ impl Snapshot {
         let kind = answers::text(&fields.next()?)?.to_owned();
         let value = bytes(&fields.next()?)?.to_vec();
         let Value::Int(left) = fields.next()? else { return None };
-        let fence = answers::epoch(answers::text(&fields.next()?)?);
         let Value::Int(waiters) = fields.next()? else { return None };
         let (mut claims, mut values) = (Vec::new(), Vec::new());
         while let (Some(id), Some(value)) = (fields.next(), fields.next()) {
@@ -118,7 +116,7 @@ impl Snapshot {
         }
         let left = u64::try_from(left).ok().map(Duration::from_millis);
         let waiters = usize::try_from(waiters).unwrap_or_default();
-        Some(Self { kind, value, left, fence, waiters, claims, values })
+        Some(Self { kind, value, left, waiters, claims, values })
     }
 
     pub(super) fn info(self, key: &str) -> Option<LockInfo> {
@@ -126,20 +124,19 @@ impl Snapshot {
             return None;
         }
         let value = if self.kind == "string" { value::read(&self.value) } else { LockValue::Foreign };
-        // All its readers have expired, and no client has acquired it since.
-        if value == LockValue::Shared && self.claims.is_empty() {
-            return None;
-        }
-        let mode = if value == LockValue::Shared { Mode::Shared } else { Mode::Exclusive };
+        // What has the form of a sharing period and no readers is waited for like another client's lock.
+        let (mode, epoch, foreign) = match value {
+            LockValue::Shared(epoch) if self.values.first() != Some(&self.value) => (Mode::Shared, Some(epoch), false),
+            LockValue::Shared(_) | LockValue::Foreign => (Mode::Exclusive, None, true),
+            LockValue::Ours { epoch, .. } => (Mode::Exclusive, epoch, false),
+        };
         let mut info = LockInfo::new(key, mode);
         info.remaining = self.left;
         info.waiters = self.waiters;
-        info.foreign = value == LockValue::Foreign;
-        if !info.foreign {
-            info.token = self.fence.map(FencingToken::of_epoch);
-            // An epoch is the time of its grant, by the server's clock.
-            info.since = self.fence.and_then(|epoch| UNIX_EPOCH.checked_add(Duration::from_micros(epoch)));
-        }
+        info.foreign = foreign;
+        info.token = epoch.map(FencingToken::of_epoch);
+        // An epoch is the time of its grant, by the server's clock.
+        info.since = epoch.and_then(|epoch| UNIX_EPOCH.checked_add(Duration::from_micros(epoch)));
         info.claims = self.claims;
         info.holders.extend(self.values.iter().filter_map(|value| holder(value)));
         Some(info)
@@ -156,8 +153,8 @@ fn damaged(key: &str) -> LockInfo {
 /// The holder of a value, if it describes one.
 fn holder(value: &[u8]) -> Option<Holder> {
     match value::read(value) {
-        LockValue::Ours(holder) => holder,
-        LockValue::Shared | LockValue::Foreign => None,
+        LockValue::Ours { holder, .. } => holder,
+        LockValue::Shared(_) | LockValue::Foreign => None,
     }
 }
 

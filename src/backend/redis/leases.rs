@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
+use super::attempt::Attempt;
 use super::batch::Batch;
 use super::claims::{Claims, Renewing};
 use super::losses::Losses;
 use super::release::Releases;
+use super::replicas::Replicas;
 use super::scripts::Op;
 use super::{answers, error};
 use crate::backend::{Clock, ErrorKind, Lease, LeaseId, LeaseScope, Result};
@@ -21,6 +23,8 @@ pub(super) struct Leases {
     batch: Arc<Batch>,
     releases: Releases,
     losses: Arc<Losses>,
+    /// `None` if no replica has to confirm.
+    replicas: Option<Replicas>,
 }
 
 impl Leases {
@@ -30,8 +34,9 @@ impl Leases {
         batch: Arc<Batch>,
         releases: Releases,
         losses: Arc<Losses>,
+        replicas: Option<Replicas>,
     ) -> Self {
-        Self { clock, claims, batch, releases, losses }
+        Self { clock, claims, batch, releases, losses, replicas }
     }
 
     /// Opens a lease, without I/O.
@@ -60,25 +65,24 @@ impl Leases {
             let answer = answer.unwrap_or_else(|_| Err(error::no_answer(server, limit)));
             return answer.map(|_| lease);
         }
-        let ops = held.iter().map(|(attempt, epoch)| Op::Renew(attempt.clone(), *epoch)).collect();
-        let Ok(answers) = tokio::time::timeout(limit, self.batch.request(ops)).await else {
+        let Ok(answers) = tokio::time::timeout(limit, self.request(&held)).await else {
             return Err(error::no_answer(server, limit));
         };
         let mut outcome = Ok(lease);
         let is_session = scope == LeaseScope::Session;
         // The server serves this account: a lasting failure is of one hold alone.
-        let is_served = answers.iter().any(|answer| answer.as_ref().is_ok_and(answers::found));
+        let is_served = answers.iter().any(|answer| matches!(answer, Ok(true)));
         for ((attempt, _), answer) in held.iter().zip(answers) {
             match answer {
-                Ok(answer) if answers::found(&answer) => {
+                Ok(true) => {
                     if let Some(limit) = attempt.limit() {
                         limit.lift();
                     }
                 }
                 // Given up meanwhile.
-                Ok(_) if attempt.held().is_none() => {}
-                Ok(_) if is_session => self.losses.lose(attempt),
-                Ok(_) => outcome = Err(error::lost(server)),
+                Ok(false) if attempt.held().is_none() => {}
+                Ok(false) if is_session => self.losses.lose(attempt),
+                Ok(false) => outcome = Err(error::lost(server)),
                 Err(error) if is_session && is_served && error.kind() != ErrorKind::Unreachable => {
                     warn!(target: "leasehold::redis", "a hold cannot be renewed: {error}");
                     self.losses.lose(attempt);
@@ -87,6 +91,16 @@ impl Leases {
             }
         }
         outcome
+    }
+
+    /// Renews holds. Returns whether each attempt still held its lock.
+    async fn request(&self, held: &[(Arc<Attempt>, u64)]) -> Vec<Result<bool>> {
+        if let Some(replicas) = &self.replicas {
+            return join_all(held.iter().map(|(attempt, epoch)| replicas.renew(attempt, *epoch))).await;
+        }
+        let ops = held.iter().map(|(attempt, epoch)| Op::Renew(attempt.clone(), *epoch)).collect();
+        let answers = self.batch.request(ops).await;
+        answers.into_iter().map(|answer| answer.map(|answer| answers::found(&answer))).collect()
     }
 
     /// Ends a lease, and releases all holds on it.

@@ -6,18 +6,22 @@
 //! client libraries: redis-py, redsync, rslock, node-redlock. They acquire it with `SET … NX PX` and delete it if it has their
 //! value, so they exclude ours and are excluded. So does python-redis-lock, whose waiters wait for a list, `lock-signal:…`, which
 //! is written only if the options ask for it. The value identifies the claim of an exclusive hold, see [`value`]; it is
-//! `shared:1:<epoch>` while the lock is shared. Further keys in the same slot are named `{tag}%<kind>:<name of the lock>`, see
+//! `shared:2:<epoch>` while the lock is shared. Further keys in the same slot are named `{tag}%<kind>:<name of the lock>`, see
 //! [`names`]:
 //!
 //! | kind | content | lives |
 //! | --- | --- | --- |
-//! | `fence` | the last epoch granted, as text | a week after the last grant |
-//! | `queue` | sorted set of the waiters' values, in their order | 10 s after the last change |
-//! | `lives` | the same, by the time at which each expires, in ms of the server's clock | 10 s after the last change |
-//! | `readers` | sorted set of the readers' values, by the time at which each hold ends | as long as the longest hold |
+//! | `q2` | sorted set of the waiters' claims, by their places | 60 s after the last change; its waiters prolong it |
+//! | `r2` | sorted set of the readers' claims, by the time at which each hold ends, in ms of the server's clock | as long as the longest hold |
 //! | `gone` | sorted set of `<manager>:<attempt>`: tombstones of attempts, by the time until which copies may arrive | as long as the longest |
+//! | `ears` | nothing yet; for clients that watch a lock | |
 //!
-//! A manager listens on the channel `<prefix>%wake:<manager>`. Only five scripts change these keys, by the server's clock.
+//! Two keys belong to all locks with the prefix, which must not be the beginning of another one: `{tag}%clock:<prefix>`, the last
+//! epoch, and `{tag}%lives:<prefix>`, a sorted set of managers by the time at which the life of each ends. A place in a queue counts
+//! while its manager is alive, which a waiting manager says once a second.
+//!
+//! A manager listens on the channel `<prefix>%wake:<manager>`. Messages are hints: what they say is believed only if it is later than
+//! what the server has answered. Only the [scripts](script) change these keys, by the server's clock.
 //!
 //! # Leases
 //!
@@ -45,15 +49,19 @@ pub(crate) mod fuzzing;
 mod in_flight;
 mod inspect;
 mod leases;
+mod looks;
 mod losses;
 mod names;
 mod options;
+mod place;
 mod polling;
 mod pubsub;
 mod release;
 mod replicas;
 mod requests;
+mod script;
 mod scripts;
+mod sent;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -150,7 +158,13 @@ impl Redis {
         let mut tasks = Tasks::default();
         let names = Names::new(prefix);
         let manager = rand::random::<u64>();
-        let scripts = Scripts { channels: names.channels(), signals: signal_lists };
+        let scripts = Scripts {
+            channels: names.channels(),
+            clock: names.clock(),
+            lives: names.lives(),
+            manager,
+            signals: signal_lists,
+        };
         let channel = format!("{}{manager:016x}", scripts.channels);
         let server = target.to_string();
         let connector = |shared| Connector::new(target.clone(), shared, scripts.clone(), timeout);
@@ -185,11 +199,18 @@ impl Redis {
             losses: losses.clone(),
         });
         tasks.add(handle.spawn(batch.clone().run(shared, connection)));
-        tasks.add(handle.spawn(batch.clone().poll_waiters()));
+        tasks.add(handle.spawn(looks::poll_waiters(batch.clone())));
         tasks.add(handle.spawn(confirmations.clone().run()));
         // If the rest fails, its drop cleans up.
         let redis = Self {
-            leases: Leases::new(clock.clone(), claims.clone(), batch.clone(), releases.clone(), losses.clone()),
+            leases: Leases::new(
+                clock.clone(),
+                claims.clone(),
+                batch.clone(),
+                releases.clone(),
+                losses.clone(),
+                replicas.clone(),
+            ),
             inspector: Inspector::new(names.clone(), batch.clone()),
             acquires: Acquires { names, manager, clock, claims, batch: batch.clone(), replicas, confirmations },
             batch,

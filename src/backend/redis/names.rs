@@ -7,6 +7,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use redis::{Cmd, RedisWrite};
+
 use crate::backend::{BackendError, ErrorKind, Result};
 
 const SLOTS: u16 = 16384;
@@ -18,6 +20,19 @@ pub(super) struct Name {
     pub(super) lock: String,
     /// The prefix of its side keys: `{tag}%`.
     pub(super) side: String,
+}
+
+impl Name {
+    /// The name of a side key.
+    #[cfg(test)]
+    pub(super) fn side_key(&self, kind: &str) -> String {
+        format!("{}{kind}:{}", self.side, self.lock)
+    }
+
+    /// Adds the name of a side key to a command.
+    pub(super) fn write_side(&self, command: &mut Cmd, kind: &str) {
+        command.write_arg_fmt(format_args!("{}{kind}:{}", self.side, self.lock));
+    }
 }
 
 /// The names of one manager, with its prefix.
@@ -44,6 +59,15 @@ impl Names {
             return Err(BackendError::new(ErrorKind::Refused, reason));
         }
         Ok(Arc::new(Name { side: side(&lock), lock }))
+    }
+
+    /// The keys that all locks with the prefix have in common: the last epoch, and the lives of the managers.
+    pub(super) fn clock(&self) -> String {
+        format!("{}clock:{}", side(&self.prefix), self.prefix)
+    }
+
+    pub(super) fn lives(&self) -> String {
+        format!("{}lives:{}", side(&self.prefix), self.prefix)
     }
 
     /// The prefix of the managers' channels.
@@ -156,8 +180,8 @@ mod tests {
             let names = Names::new(prefix.into());
             for key in ["k", "a}b", "{}x", "{}", "{", "}", "}{", "{u}:q", "{{u}}", "a{b}c{d}", "ä{鍵}", " ", "{%}"] {
                 let name = names.of(key).unwrap();
-                for kind in ["fence", "queue", "readers"] {
-                    let side = format!("{}{kind}:{}", name.side, name.lock);
+                for kind in ["q2", "r2", "gone", "ears"] {
+                    let side = name.side_key(kind);
                     assert_eq!(hashed(&side), hashed(&name.lock), "{side}");
                     assert!(is_side_key(&side) && names.key(&side).is_none(), "{side}");
                 }

@@ -1,4 +1,4 @@
-//! When waiters poll the server: one call a second for all waiters of a manager, unless one is due sooner.
+//! When waiters poll the server: one look a second for all waiters of a manager, unless one is due sooner.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::attempt::{Attempt, NextPoll};
+use super::answers::LifeAnswer;
+use super::attempt::Attempt;
+use super::place::NextPoll;
 use crate::backend::AttemptId;
 
 /// Polls within this time are one: it is as much as jitter separates those of a second.
@@ -16,6 +18,9 @@ const TOGETHER: Duration = Duration::from_millis(200);
 
 /// How long an attempt that no longer waits is remembered at most.
 const FORGET: Duration = Duration::from_secs(1);
+
+/// How long after a life the next one is sent at the earliest. It lasts for 1.9 s, and waiters poll at least once a second.
+const LIFE: Duration = Duration::from_millis(700);
 
 /// The queued attempts, and the next poll.
 #[derive(Debug, Default)]
@@ -28,9 +33,24 @@ pub(super) struct Polling {
 struct Plan {
     next: Option<Instant>,
     /// All waiters are due, because messages may have been lost.
-    all: bool,
+    all_ask: bool,
+    /// All waiters are due to look, at their places as well: this manager's life had ended, so they may have been removed.
+    all_look: bool,
+    /// When the last life was sent.
+    life: Option<Instant>,
     /// Only waiters, so that the cost of a poll does not depend on the number of holds.
     waiting: HashMap<AttemptId, Arc<Attempt>>,
+}
+
+/// Waiters that are due.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// Those to ask for, since a look would show nothing new.
+    pub(super) ask: Vec<Arc<Attempt>>,
+    /// Those to look for.
+    pub(super) look: Vec<Arc<Attempt>>,
+    /// Whether each looks at its place in any case.
+    pub(super) places: bool,
 }
 
 impl Polling {
@@ -51,18 +71,42 @@ impl Polling {
         self.plan.lock().waiting.len()
     }
 
-    /// Makes all waiters due.
+    /// Makes all waiters ask.
     pub(super) fn all_now(&self) {
-        self.plan.lock().all = true;
+        self.plan.lock().all_ask = true;
+        self.changed.notify_one();
+    }
+
+    /// Whether to send a life now. Then it counts as sent.
+    pub(super) fn begin_life(&self) -> bool {
+        let (mut plan, now) = (self.plan.lock(), Instant::now());
+        let begins = plan.life.is_none_or(|last| now - last >= LIFE);
+        if begins {
+            plan.life = Some(now);
+        }
+        begins
+    }
+
+    /// A life was answered.
+    pub(super) fn lived(&self, answer: LifeAnswer) {
+        let mut plan = self.plan.lock();
+        if answer == LifeAnswer::Alive || plan.waiting.is_empty() {
+            return;
+        }
+        if answer == LifeAnswer::Unknown {
+            plan.waiting.values().for_each(|attempt| attempt.forget_place());
+        }
+        plan.all_look = true;
+        drop(plan);
         self.changed.notify_one();
     }
 
     /// Waits until waiters are due. Returns them.
-    pub(super) async fn due(&self) -> Vec<Arc<Attempt>> {
+    pub(super) async fn due(&self) -> Due {
         loop {
             let next = {
                 let mut plan = self.plan.lock();
-                if plan.all || plan.next.is_some_and(|next| next <= Instant::now()) {
+                if plan.all_ask || plan.all_look || plan.next.is_some_and(|next| next <= Instant::now()) {
                     return plan.take(Instant::now() + TOGETHER);
                 }
                 plan.next
@@ -83,18 +127,19 @@ impl Polling {
 
 impl Plan {
     /// Returns the waiters that are due by `until`, or all. Forgets the attempts that no longer wait, and plans for the rest.
-    fn take(&mut self, until: Instant) -> Vec<Arc<Attempt>> {
-        let all = std::mem::take(&mut self.all);
-        let (mut due, mut next) = (Vec::new(), None::<Instant>);
+    fn take(&mut self, until: Instant) -> Due {
+        let (all_ask, places) = (std::mem::take(&mut self.all_ask), std::mem::take(&mut self.all_look));
+        let (mut due, mut next) = (Due { places, ..Due::default() }, None::<Instant>);
         self.waiting.retain(|_, attempt| match attempt.next_poll() {
             NextPoll::Never => false,
             // The answer plans the next one.
             NextPoll::Pending => true,
-            NextPoll::At(at) if all || at <= until => {
-                due.push(attempt.clone());
+            NextPoll::At { at, asks } if all_ask || places || at <= until => {
+                let list = if all_ask || asks { &mut due.ask } else { &mut due.look };
+                list.push(attempt.clone());
                 true
             }
-            NextPoll::At(at) => {
+            NextPoll::At { at, .. } => {
                 next = Some(next.map_or(at, |next| next.min(at)));
                 true
             }

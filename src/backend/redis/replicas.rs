@@ -10,25 +10,28 @@ use redis::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::attempt::{Attempt, Won};
+use super::attempt::Attempt;
 use super::batch::Batch;
+use super::place::Won;
 use super::scripts::Op;
 use super::{answers, error};
-use crate::backend::{BackendError, Clock, Result};
+use crate::backend::{Clock, ErrorKind, Result};
 
 /// The longest time to wait for replicas: less than the connection's patience.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// A grant that replicas have to confirm.
+/// A hold that replicas have to confirm.
 #[derive(Debug)]
 struct Unconfirmed {
     attempt: Arc<Attempt>,
-    won: Won,
+    epoch: u64,
+    /// Whether it is a new one, and not a renewal.
+    is_new: bool,
     reply: oneshot::Sender<Result<Won>>,
 }
 
 /// Confirms that enough replicas have a lock.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Replicas {
     unconfirmed: UnboundedSender<Unconfirmed>,
 }
@@ -45,11 +48,27 @@ impl Replicas {
         (Self { unconfirmed }, serve(receiver, batch, count, limit.min(LIMIT), clock))
     }
 
-    /// Renews the hold, and waits until enough replicas have the renewal. Fails if there are too few in time.
-    pub(super) async fn confirm(&self, attempt: &Arc<Attempt>, won: Won) -> Result<Won> {
+    /// Renews a new hold, and waits until enough replicas have the renewal. Fails if there are too few in time.
+    pub(super) async fn confirm(&self, attempt: &Arc<Attempt>, epoch: u64) -> Result<Won> {
+        self.request(attempt, epoch, true).await
+    }
+
+    /// Renews a hold, and waits until enough replicas have the renewal. Returns whether the attempt still held the lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`](ErrorKind::Unreachable) if there are too few in time: a master that was deposed may go on answering.
+    pub(super) async fn renew(&self, attempt: &Arc<Attempt>, epoch: u64) -> Result<bool> {
+        match self.request(attempt, epoch, false).await {
+            Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(false),
+            renewed => renewed.map(|_| true),
+        }
+    }
+
+    async fn request(&self, attempt: &Arc<Attempt>, epoch: u64, is_new: bool) -> Result<Won> {
         let (reply, answer) = oneshot::channel();
         // The task ends only with the manager.
-        let _ = self.unconfirmed.send(Unconfirmed { attempt: attempt.clone(), won, reply });
+        let _ = self.unconfirmed.send(Unconfirmed { attempt: attempt.clone(), epoch, is_new, reply });
         answer.await.unwrap_or_else(|_| Err(error::closed()))
     }
 }
@@ -68,15 +87,15 @@ async fn serve(
             together.push(more);
         }
         // The callers of these have left.
-        together.retain(|grant| !grant.reply.is_closed());
+        together.retain(|hold| !hold.reply.is_closed());
         let dated = clock.now();
-        let ops = together.iter().map(|grant| Op::Renew(grant.attempt.clone(), grant.won.epoch)).collect();
+        let ops = together.iter().map(|hold| Op::Renew(hold.attempt.clone(), hold.epoch)).collect();
         let answers = batch.request(ops).await;
         let mut renewed = Vec::with_capacity(together.len());
-        for (Unconfirmed { attempt, won, reply }, answer) in together.into_iter().zip(answers) {
+        for (Unconfirmed { attempt, epoch, is_new, reply }, answer) in together.into_iter().zip(answers) {
             let refused = match answer {
                 Ok(answer) if answers::found(&answer) => {
-                    renewed.push((Won { dated, ttl: attempt.ttl, ..won }, reply));
+                    renewed.push((Won { epoch, dated, ttl: attempt.ttl }, is_new, reply));
                     continue;
                 }
                 Ok(_) => error::lost(batch.server()),
@@ -85,21 +104,26 @@ async fn serve(
             // A caller that has left does not need it.
             let _ = reply.send(Err(refused));
         }
-        let Some(longest) = renewed.iter().map(|(won, _)| won.ttl).max() else { continue };
-        let confirmed = wait(&batch, count, limit.min(longest / 4)).await;
-        for (won, reply) in renewed {
-            let _ = reply.send(confirmed.clone().map(|()| won));
+        let Some(longest) = renewed.iter().map(|(won, ..)| won.ttl).max() else { continue };
+        let found = wait(&batch, count, limit.min(longest / 4)).await;
+        for (won, is_new, reply) in renewed {
+            let confirmed = match &found {
+                Ok(found) if *found >= i64::from(count) => Ok(won),
+                Ok(found) => Err(error::too_few(batch.server(), *found, count, is_new)),
+                Err(error) => Err(error.clone()),
+            };
+            let _ = reply.send(confirmed);
         }
     }
 }
 
-/// `WAIT` is about the writes of its own connection: it waits for the renewals before it, which are later than the grants.
-async fn wait(batch: &Batch, count: u32, limit: Duration) -> std::result::Result<(), BackendError> {
+/// `WAIT` is about the writes of its own connection: it waits for the renewals before it, which are later than the grants. Returns how
+/// many replicas have them.
+async fn wait(batch: &Batch, count: u32, limit: Duration) -> Result<i64> {
     let mut wait = redis::cmd("WAIT");
     wait.arg(count).arg(u64::try_from(limit.as_millis()).unwrap_or_default().max(1));
     match batch.command(wait).await? {
-        Value::Int(found) if found >= i64::from(count) => Ok(()),
-        Value::Int(found) => Err(error::too_few(batch.server(), found, count)),
+        Value::Int(found) => Ok(found),
         _ => Err(error::malformed(batch.server())),
     }
 }

@@ -57,7 +57,7 @@ impl Request {
     fn is_wanted(&self, now: Timestamp) -> bool {
         match &self.op {
             Op::Acquire(attempt) => attempt.sending(now),
-            Op::Release(..) => true,
+            Op::Release(..) | Op::Admit(_) | Op::Life => true,
             Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {
                 self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
             }
@@ -95,9 +95,9 @@ pub(super) struct Requests {
 
 #[derive(Debug, Default)]
 struct Queues {
-    waiting: [VecDeque<Request>; 5],
+    waiting: [VecDeque<Request>; Kind::ALL.len()],
     /// The rests of the kinds that the server has refused for now.
-    rests: [Rest; 5],
+    rests: [Rest; Kind::ALL.len()],
     commands: VecDeque<Command>,
 }
 
@@ -216,7 +216,7 @@ impl Requests {
                     }
                 }
                 Op::Release(attempt, _) => attempt.release_unanswered(),
-                Op::Renew(..) | Op::Inspect(_) => {}
+                Op::Renew(..) | Op::Inspect(_) | Op::Admit(_) | Op::Life => {}
             }
             queues.waiting[request.op.kind() as usize].push_front(request);
         }

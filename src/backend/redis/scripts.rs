@@ -1,72 +1,30 @@
-//! The five scripts, and the calls that run them.
+//! The calls that run the scripts.
 //!
 //! A call has any number of operations, one [`Op`] for each lock. The outcome of each is independent of the others.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, Script};
+use redis::{Cmd, Pipeline, RedisWrite};
 
 use super::attempt::Attempt;
 use super::names::Name;
-use crate::backend::Wait;
+pub(super) use super::script::Kind;
 use crate::info::{ClaimId, Mode};
 
-/// A script.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Release,
-    Acquire,
-    Renew,
-    Inspect,
-    Evict,
-}
-
-impl Kind {
-    /// In the order in which they are sent: releases before acquires.
-    pub(super) const ALL: [Self; 5] = [Self::Release, Self::Acquire, Self::Renew, Self::Inspect, Self::Evict];
-
-    /// The most operations of one call, which must not block the server for longer than a few milliseconds.
-    pub(super) fn max_ops(self) -> usize {
-        match self {
-            Self::Release | Self::Acquire | Self::Inspect | Self::Evict => 128,
-            Self::Renew => 200,
-        }
-    }
-
-    /// The script, with or without the part that wakes the waiters of python-redis-lock.
-    fn compiled(self, signals: bool) -> &'static Compiled {
-        static SCRIPTS: LazyLock<[[Compiled; 5]; 2]> = LazyLock::new(|| {
-            [false, true].map(|signals| {
-                Kind::ALL.map(|kind| {
-                    let body = match kind {
-                        Kind::Release => include_str!("scripts/release.lua"),
-                        Kind::Acquire => include_str!("scripts/acquire.lua"),
-                        Kind::Renew => include_str!("scripts/renew.lua"),
-                        Kind::Inspect => include_str!("scripts/inspect.lua"),
-                        Kind::Evict => include_str!("scripts/evict.lua"),
-                    };
-                    let frees = matches!(kind, Kind::Release | Kind::Evict);
-                    let signal = if signals && frees { include_str!("scripts/signal.lua") } else { "" };
-                    let text = [include_str!("scripts/common.lua"), signal, body].concat();
-                    Compiled { hash: Script::new(&text).get_hash().to_owned(), text }
-                })
-            })
-        });
-        &SCRIPTS[usize::from(signals)][self as usize]
-    }
-}
-
-struct Compiled {
-    text: String,
-    hash: String,
-}
+/// How many keys an operation has, apart from `clock` and `lives`. Renewals and lives have others.
+const KEYS: usize = 5;
 
 /// The scripts with the options of one manager.
 #[derive(Clone, Debug)]
 pub(super) struct Scripts {
     /// The prefix of the managers' channels.
     pub(super) channels: String,
+    /// The keys that all locks have in common.
+    pub(super) clock: String,
+    pub(super) lives: String,
+    /// The id of the manager.
+    pub(super) manager: u64,
     /// Whether to wake the waiters of python-redis-lock.
     pub(super) signals: bool,
 }
@@ -97,14 +55,23 @@ impl Scripts {
             By::Hash => redis::cmd("EVALSHA"),
             By::Text => redis::cmd("EVAL"),
         };
-        call.arg(if by == By::Hash { &script.hash } else { &script.text }).arg(ops.len());
-        for op in ops.clone() {
-            call.arg(&op.name().lock);
+        call.arg(if by == By::Hash { &script.hash } else { &script.text });
+        match kind {
+            Kind::Life => {
+                call.arg(1).arg(&self.lives).arg(number).write_arg_fmt(format_args!("{:016x}", self.manager));
+            }
+            Kind::Renew => {
+                call.arg(ops.clone().map(Op::renewed_keys).sum::<usize>());
+                ops.clone().for_each(|op| op.write_renewed_keys(&mut call));
+                call.arg(number);
+            }
+            _ => {
+                call.arg(2 + ops.len() * KEYS).arg(&self.clock).arg(&self.lives);
+                ops.clone().for_each(|op| op.write_keys(&mut call));
+                call.arg(number).arg(&self.channels);
+            }
         }
-        call.arg(number).arg(&self.channels);
-        for op in ops {
-            op.write(&mut call);
-        }
+        ops.for_each(|op| op.write(&mut call));
         call
     }
 }
@@ -112,11 +79,15 @@ impl Scripts {
 /// An operation on one lock.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
+    /// Says that this manager is alive: its places in queues count. Of no lock.
+    Life,
     /// Acquires the lock, or joins its queue.
     Acquire(Arc<Attempt>),
     /// Gives up a hold or a place in the queue. If the duration is not zero, later copies of the attempt's requests are refused for
     /// as long.
     Release(Arc<Attempt>, Duration),
+    /// Goes on with what another operation has left undone, because it would have taken too long.
+    Admit(Arc<Name>),
     /// Extends a hold of this epoch to its full TTL.
     Renew(Arc<Attempt>, u64),
     Inspect(Arc<Name>),
@@ -127,36 +98,66 @@ pub(super) enum Op {
 impl Op {
     pub(super) fn kind(&self) -> Kind {
         match self {
+            Self::Life => Kind::Life,
             Self::Acquire(_) => Kind::Acquire,
             Self::Release(..) => Kind::Release,
+            Self::Admit(_) => Kind::Admit,
             Self::Renew(..) => Kind::Renew,
             Self::Inspect(_) => Kind::Inspect,
             Self::Evict(..) => Kind::Evict,
         }
     }
 
-    fn name(&self) -> &Name {
+    /// The lock; `None` for a life.
+    pub(super) fn name(&self) -> Option<&Arc<Name>> {
         match self {
-            Self::Acquire(attempt) | Self::Release(attempt, _) | Self::Renew(attempt, _) => &attempt.name,
-            Self::Inspect(name) | Self::Evict(name, _) => name,
+            Self::Acquire(attempt) | Self::Release(attempt, _) | Self::Renew(attempt, _) => Some(&attempt.name),
+            Self::Admit(name) | Self::Inspect(name) | Self::Evict(name, _) => Some(name),
+            Self::Life => None,
+        }
+    }
+
+    fn write_keys(&self, call: &mut Cmd) {
+        let Some(name) = self.name() else { return };
+        call.arg(&name.lock);
+        for kind in ["q2", "r2", "gone", "ears"] {
+            name.write_side(call, kind);
+        }
+    }
+
+    fn is_exclusive(&self) -> bool {
+        matches!(self, Self::Renew(attempt, _) if attempt.mode == Mode::Exclusive)
+    }
+
+    /// How many keys a renewal has.
+    fn renewed_keys(&self) -> usize {
+        if self.is_exclusive() { 1 } else { 2 }
+    }
+
+    fn write_renewed_keys(&self, call: &mut Cmd) {
+        let Some(name) = self.name() else { return };
+        call.arg(&name.lock);
+        if !self.is_exclusive() {
+            name.write_side(call, "r2");
         }
     }
 
     fn write(&self, call: &mut Cmd) {
-        call.arg(&self.name().side);
         match self {
             Self::Acquire(attempt) => {
-                call.arg(&attempt.value).arg(millis(attempt.ttl)).arg(u8::from(attempt.wait == Wait::UntilGranted));
+                let (head, rest) = attempt.claim.parts();
+                call.arg(head).arg(rest).arg(millis(attempt.ttl));
+                match attempt.wanted_place() {
+                    Some(place) => call.arg(place),
+                    None => call.arg(""),
+                };
             }
             Self::Release(attempt, tombstone) => {
-                call.arg(&attempt.value).arg(millis(*tombstone));
+                let (head, rest) = attempt.claim.parts();
+                call.arg(head).arg(rest).arg(millis(*tombstone));
             }
             Self::Renew(attempt, epoch) => {
-                call.arg(&attempt.value).arg(millis(attempt.ttl));
-                match attempt.mode {
-                    Mode::Exclusive => call.arg(""),
-                    Mode::Shared => call.arg(*epoch),
-                };
+                call.arg(attempt.claim.as_str()).arg(*epoch).arg(millis(attempt.ttl));
             }
             Self::Evict(_, only) => {
                 let list = |only: &Vec<ClaimId>| {
@@ -164,7 +165,7 @@ impl Op {
                 };
                 call.arg(only.as_ref().map(list).unwrap_or_default());
             }
-            Self::Inspect(_) => {}
+            Self::Life | Self::Admit(_) | Self::Inspect(_) => {}
         }
     }
 }

@@ -1,32 +1,66 @@
 //! The value of a lock's key, which identifies the attempt that holds it and describes the holder.
 //!
-//! `<manager>:<attempt>:<mode><version>:<TTL>:<asked at>:<pid>:<host>:<name>`: manager and attempt in 16 hex digits each, the mode
-//! `x` or `s`, the version 1, times in milliseconds, the host percent-encoded. The values of shared holds are
-//! in the readers' key, and the value of the lock's key is `shared:1:<epoch>`. Any other value is a lock of another client library,
-//! and excludes as well.
+//! `<manager>:<attempt>:<mode><version>:<epoch>:<TTL>:<asked at>:<pid>:<host>:<name>:<limit>:<value>`: manager and attempt in 16 hex
+//! digits each, the mode `x`, `s` or `l`, the version 2, times in milliseconds, host and name percent-encoded, the last two empty. A
+//! *claim* is the same without an epoch: the server adds it with the lock. Claims are the members of the queue and of the readers'
+//! key; while the lock is shared, its key has the value `shared:2:<epoch>`, or `limited:2:<epoch>`. Any other value is a lock of another
+//! client library, or of another version of this one, and excludes as well.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use super::answers;
 use crate::backend::{AttemptId, Claim};
 use crate::info::{Holder, Mode};
 
-const VERSION: &str = "1";
-const SHARED: &str = "shared:1:";
+const VERSION: &str = "2";
 const UNSAFE: &AsciiSet = &CONTROLS.add(b':').add(b'%').add(b' ');
 
-/// Writes the value of a claim.
-pub(super) fn write(manager: u64, claim: &Claim) -> String {
-    let mode = match claim.mode {
-        Mode::Exclusive => 'x',
-        Mode::Shared => 's',
-    };
-    let asked = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let (attempt, ttl) = (claim.attempt.0, claim.lease.ttl.as_millis());
-    let Holder { name, host, pid } = &*claim.holder;
-    let host = utf8_percent_encode(host, UNSAFE);
-    format!("{manager:016x}:{attempt:016x}:{mode}{VERSION}:{ttl}:{asked}:{pid}:{host}:{name}")
+/// How many bytes identify an attempt: manager and attempt.
+const ID: usize = 33;
+
+/// How many bytes precede the epoch.
+const HEAD: usize = 37;
+
+/// The text of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClaimText(String);
+
+impl ClaimText {
+    /// Writes a claim.
+    pub(super) fn new(manager: u64, claim: &Claim) -> Self {
+        let mode = match claim.mode {
+            Mode::Exclusive => 'x',
+            Mode::Shared => 's',
+        };
+        let asked = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let (attempt, ttl) = (claim.attempt.0, claim.lease.ttl.as_millis());
+        let Holder { name, host, pid } = &*claim.holder;
+        let (host, name) = (utf8_percent_encode(host, UNSAFE), utf8_percent_encode(name, UNSAFE));
+        Self(format!("{manager:016x}:{attempt:016x}:{mode}{VERSION}::{ttl}:{asked}:{pid}:{host}:{name}::"))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The parts before and after the epoch.
+    pub(super) fn parts(&self) -> (&str, &str) {
+        self.0.split_at(HEAD)
+    }
+
+    /// Whether a value is that of this attempt.
+    pub(super) fn is_in(&self, value: &[u8]) -> bool {
+        value.starts_with(&self.0.as_bytes()[..ID])
+    }
+
+    /// The value of the lock's key while the claim holds it with this epoch.
+    #[cfg(test)]
+    pub(super) fn with(&self, epoch: u64) -> String {
+        let (head, rest) = self.parts();
+        format!("{head}{epoch}{rest}")
+    }
 }
 
 /// Reads the id of an attempt.
@@ -41,10 +75,10 @@ fn is_id(text: &str) -> bool {
 /// The meaning of a lock's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LockValue {
-    /// Held by a manager of ours. The holder is `None` in the values of later versions.
-    Ours(Option<Holder>),
-    /// Shared by managers of ours.
-    Shared,
+    /// Held by a manager of ours. Values of other versions have neither an epoch nor a holder.
+    Ours { epoch: Option<u64>, holder: Option<Holder> },
+    /// Shared by managers of ours since this epoch.
+    Shared(u64),
     /// Held by another client library.
     Foreign,
 }
@@ -52,28 +86,33 @@ pub(super) enum LockValue {
 /// Reads a value, which anyone may have written.
 pub(super) fn read(value: &[u8]) -> LockValue {
     let Ok(text) = std::str::from_utf8(value) else { return LockValue::Foreign };
-    if text.starts_with(SHARED) {
-        return LockValue::Shared;
+    if let Some(("shared" | "limited", epoch)) = text.split_once(":2:")
+        && let Some(epoch) = answers::epoch(epoch)
+    {
+        return LockValue::Shared(epoch);
     }
     let mut fields = text.splitn(4, ':');
     let (Some(manager), Some(id), Some(mode)) = (fields.next(), fields.next(), fields.next()) else {
         return LockValue::Foreign;
     };
-    let version = mode.strip_prefix(['x', 's']).filter(|version| version.parse::<u32>().is_ok());
+    let version = mode.strip_prefix(['x', 's', 'l']).filter(|version| version.parse::<u32>().is_ok());
     match version {
         Some(version) if is_id(manager) && is_id(id) => {
-            LockValue::Ours(fields.next().filter(|_| version == VERSION).and_then(holder))
+            let rest = fields.next().filter(|_| version == VERSION).and_then(|rest| rest.split_once(':'));
+            let Some((epoch, rest)) = rest else { return LockValue::Ours { epoch: None, holder: None } };
+            LockValue::Ours { epoch: answers::epoch(epoch), holder: holder(rest) }
         }
         _ => LockValue::Foreign,
     }
 }
 
 fn holder(rest: &str) -> Option<Holder> {
-    let mut fields = rest.splitn(5, ':').skip(1);
+    let mut fields = rest.split(':').skip(1);
     let _asked = fields.next()?.parse::<u64>().ok()?;
     let pid = fields.next()?.parse().ok()?;
     let host = percent_decode_str(fields.next()?).decode_utf8().ok()?;
-    Some(Holder::new(fields.next()?, host, pid))
+    let name = percent_decode_str(fields.next()?).decode_utf8().ok()?;
+    Some(Holder::new(name, host, pid))
 }
 
 #[cfg(test)]
@@ -93,28 +132,46 @@ mod tests {
     fn what_is_written_is_read() {
         for holder in [Holder::new("user:service.dlock", "ho st:1%", 7), Holder::new("名", "", u32::MAX)] {
             for mode in [Mode::Exclusive, Mode::Shared] {
-                let written = write(5, &claim(holder.clone(), mode));
-                let LockValue::Ours(Some(read)) = read(written.as_bytes()) else { panic!("{written}") };
-                assert_eq!(read, holder);
+                let written = ClaimText::new(5, &claim(holder.clone(), mode));
+                let known = Some(holder.clone());
+                assert_eq!(read(written.as_str().as_bytes()), LockValue::Ours { epoch: None, holder: known.clone() });
+                let value = written.with(1_795_266_979_683_100);
+                let epoch = Some(1_795_266_979_683_100);
+                assert_eq!(read(value.as_bytes()), LockValue::Ours { epoch, holder: known });
+                assert!(written.is_in(value.as_bytes()) && !written.is_in(b"0000000000000005:"));
                 // The scripts expect these at fixed places.
-                assert_eq!(&written[..17], "0000000000000005:");
-                assert_eq!(attempt(&written[17..33]), Some(AttemptId(0xabc)));
-                assert_eq!(&written[34..36], if mode == Mode::Shared { "s1" } else { "x1" });
-                assert!(written[37..].starts_with("30000:"), "{written}");
+                assert_eq!(&value[..17], "0000000000000005:");
+                assert_eq!(attempt(&value[17..33]), Some(AttemptId(0xabc)));
+                assert_eq!(&value[33..37], if mode == Mode::Shared { ":s2:" } else { ":x2:" });
+                assert!(written.parts().1.starts_with(":30000:"), "{written:?}");
             }
         }
     }
 
     #[test]
     fn any_other_value_is_foreign() {
-        assert_eq!(read(b"shared:1:1795266979683100"), LockValue::Shared);
-        let future = b"0000000000000005:0000000000000abc:x2:who knows";
-        assert_eq!(read(future), LockValue::Ours(None), "a later version excludes as well");
-        let broken = b"0000000000000005:0000000000000abc:x1:30000:then:7:host:name";
-        assert_eq!(read(broken), LockValue::Ours(None));
-        for other in
-            ["", "5f0c6a2e8d", ":::", "0000000000000005:0000000000000abc:y1:", "shared:2:", "5:abc:x1:1:1:1:h:n"]
-        {
+        assert_eq!(read(b"shared:2:1795266979683100"), LockValue::Shared(1_795_266_979_683_100));
+        assert_eq!(read(b"limited:2:1795266979683100"), LockValue::Shared(1_795_266_979_683_100));
+        let other_versions = [
+            &b"0000000000000005:0000000000000abc:x3:who knows"[..],
+            b"0000000000000005:0000000000000abc:x1:30000:1:7:host:name",
+            b"0000000000000005:0000000000000abc:x2:",
+        ];
+        for value in other_versions {
+            assert_eq!(read(value), LockValue::Ours { epoch: None, holder: None }, "another version excludes as well");
+        }
+        let broken = b"0000000000000005:0000000000000abc:x2:1795266979683100:30000:then:7:host:name::";
+        assert_eq!(read(broken), LockValue::Ours { epoch: Some(1_795_266_979_683_100), holder: None });
+        for other in [
+            "",
+            "5f0c6a2e8d",
+            ":::",
+            "0000000000000005:0000000000000abc:y1:",
+            "shared:2:",
+            "shared:1:5",
+            "shared:2:inf",
+            "5:abc:x1:1:1:1:h:n",
+        ] {
             assert_eq!(read(other.as_bytes()), LockValue::Foreign, "{other:?}");
         }
         assert_eq!(read(b"\xff\xfe"), LockValue::Foreign);

@@ -1,65 +1,84 @@
--- Acquires a lock, or joins its queue. Arguments: side, value, TTL in ms, '1' to wait.
+-- Acquires locks, or joins their queues. Arguments: the two parts of the claim; the TTL in ms; '' not to wait, 0 to wait, or the place
+-- that was lost with the manager's life.
 --
--- Answers: g<epoch> granted; b busy; q<PTTL>:<fence>:[f][o] queued, f: first in the queue, o: the holder is another client library;
--- d refused, because the attempt was given up; i the key is not a string; e<error>.
+-- Reads and writes: all keys of the locks but the signal list, clock, lives.
 --
--- A repeated call of a queued attempt keeps and refreshes its place; one of a holder extends the hold to its full TTL.
-return for_each(4, function(lock, side, value, ttl, wait)
-  ttl = tonumber(ttl)
-  wait = wait == '1'
-  local fence, queue, tombstones = side .. 'fence:' .. lock, side .. 'queue:' .. lock, side .. 'gone:' .. lock
-  local last = redis.call('MGET', fence)[1]
-  if redis.call('EXISTS', lock, queue, tombstones) == 0 and not is_shared(value) then
-    local epoch = next_epoch(fence, last)
-    redis.call('SET', lock, value, 'PX', ttl)
-    return 'g' .. epoch
+-- Answers: g<epoch> granted; b busy; q<ms>:<clock>:<place>:[f][o] queued, with the time until the hold may end (-1: unknown, or not
+-- the first in the queue), the clock before this call, f: first in the queue, o: the holder sends no messages; d refused, because the
+-- attempt was given up; i the key is not a string; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
+--
+-- A repeated call of a queued attempt keeps its place; one of a holder extends the hold to its full TTL.
+local count = (#KEYS - 2) / 5
+local answers, none = { ARGV[1] }, false
+if count > 1 then
+  local sides = {}
+  for part = 1, count do
+    local key = 2 + (part - 1) * 5
+    sides[part * 3 - 2], sides[part * 3 - 1], sides[part * 3] = KEYS[key + 2], KEYS[key + 4], KEYS[key + 5]
   end
+  none = call('EXISTS', unpack(sides)) == 0
+end
+-- One epoch is enough for what is free: the long way takes another one for each grant.
+local epoch, granted, long
+-- The answer to all that need the clock, if it cannot be read.
+local problem
 
-  local tombstone = redis.call('ZSCORE', tombstones, value:sub(1, 33))
-  if tombstone and tonumber(tombstone) > now then return 'd' end
-  local held = value_of(lock)
-  if held == value then
-    redis.call('PEXPIRE', lock, ttl)
-    return 'g' .. (last or next_epoch(fence, last))
+-- Whether the time and the clock are known.
+local function begun()
+  if last then return true end
+  local done, found = pcall(begin)
+  if not done then problem = failed(found) end
+  return done
+end
+
+-- Joins the queue of a lock that another exclusive claim holds. nil if the long way has to see to it.
+local function join(key, head, rest)
+  local lock, queue = KEYS[key + 1], KEYS[key + 2]
+  local held = try('GETRANGE', lock, '0', '36')
+  if #held ~= 37 or sub(held, 34) ~= ':x2:' or sub(held, 1, 33) == sub(head, 1, 33) then return nil end
+  if not none and call('EXISTS', KEYS[key + 4]) == 1 then return nil end
+  local newest = try('ZREVRANGE', queue, '0', '0', 'WITHSCORES')
+  if newest.err then return nil end
+  newest = tonumber(newest[2])
+  if newest and newest >= micros then return nil end
+  if try('ZADD', queue, 'NX', time_text, head .. rest) ~= 1 then return nil end
+  local left, flags = -1, ''
+  if not newest then
+    -- Its waiters prolong the queue later, and only the first of them polls at the end of the hold.
+    call('PEXPIRE', queue, REST)
+    left, flags = call('PTTL', lock), 'f'
   end
+  return 'q' .. left .. ':' .. told .. ':' .. time_text .. ':' .. flags
+end
 
-  local lives, readers = side .. 'lives:' .. lock, side .. 'readers:' .. lock
-  local period, free = period_of(held), not held
-  if period then
-    redis.call('ZREMRANGEBYSCORE', readers, '-inf', now)
-    if redis.call('ZSCORE', readers, value) then
-      share(lock, readers, value, ttl)
-      return 'g' .. period
+local key, at = 2, 2
+for part = 1, count do
+  local head, rest, ttl, wanted, answer = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], nil
+  if byte(head, 35) == EXCLUSIVE and not problem then
+    -- Nothing is given before the epoch is written, and none is written for nothing.
+    if
+      none and (granted or call('EXISTS', KEYS[key + 1]) == 0)
+      or not none and call('EXISTS', KEYS[key + 1], KEYS[key + 2], KEYS[key + 4], KEYS[key + 5]) == 0
+    then
+      if not granted and begun() then
+        local done, found = pcall(next_epoch)
+        if done then
+          epoch, granted = found, 'g' .. found
+        else
+          answer = failed(found)
+        end
+      end
+      local set = granted and try('SET', KEYS[key + 1], head .. epoch .. rest, 'PX', ttl, 'NX')
+      if set then answer = set.ok and granted or failed(set) end
     end
-    if redis.call('ZCARD', readers) == 0 then period, free = nil, true end
-  elseif free and redis.call('EXISTS', lock) == 1 then
-    return 'i'
+    if not answer and wanted == '0' and begun() then answer = join(key, head, rest) end
   end
-
-  local placed = redis.call('ZSCORE', queue, value)
-  if placed then
-    -- PEXPIRE first: a refresh must work when memory is short.
-    redis.call('PEXPIRE', queue, REST)
-    redis.call('ZADD', lives, now + LIFE, value)
-    redis.call('PEXPIRE', lives, REST)
+  answer = answer or problem
+  if not answer then
+    long = long or long_way()
+    answer = long(part, head .. rest, ttl, wanted)
   end
-  local ahead = first(queue, lives)
-  local may = free or (period and is_shared(value))
-  if not placed and (wait or (may and not ahead)) then
-    local newest = redis.call('ZREVRANGE', queue, 0, 0, 'WITHSCORES')
-    redis.call('ZADD', queue, after(newest[2]), value)
-    redis.call('ZADD', lives, now + LIFE, value)
-    redis.call('PEXPIRE', queue, REST)
-    redis.call('PEXPIRE', lives, REST)
-  end
-  if free or period then
-    local epoch = admit(lock, side, period, value, ttl)
-    if epoch then return 'g' .. epoch end
-  end
-  if not wait then return 'b' end
-
-  local answer = 'q' .. redis.call('PTTL', lock) .. ':' .. (redis.call('GET', fence) or '') .. ':'
-  if redis.call('ZRANGE', queue, 0, 0)[1] == value then answer = answer .. 'f' end
-  if not free and not period and not held:find('^%x+:%x+:[sx]%d+:') then answer = answer .. 'o' end
-  return answer
-end)
+  answers[part + 1] = answer
+  key, at = key + 5, at + 4
+end
+return answers

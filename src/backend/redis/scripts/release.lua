@@ -1,37 +1,58 @@
--- Gives up an attempt: its hold, or its place in the queue. Arguments: side; value; and the TTL in ms of a tombstone, by which later
--- copies of its requests are refused, 0 for none.
+-- Gives up attempts: their holds, or their places in the queues. Arguments: the two parts of the claim; the TTL in ms of a tombstone,
+-- by which later copies of its requests are refused, 0 for none.
 --
--- Answers: 1 if it held the lock, else 0; e<error>.
-return for_each(3, function(lock, side, value, tombstone)
-  local queue = side .. 'queue:' .. lock
-  local held = value_of(lock)
-  local had, free, period = held == value, false, period_of(held)
-  if had then
-    redis.call('DEL', lock)
-    free = true
-  else
-    leave(queue, side .. 'lives:' .. lock, value)
-    if period then
-      local readers = side .. 'readers:' .. lock
-      had = redis.call('ZREM', readers, value) == 1
-      redis.call('ZREMRANGEBYSCORE', readers, '-inf', now)
-      if redis.call('ZCARD', readers) == 0 then
-        redis.call('DEL', lock)
-        period, free = nil, true
-      end
+-- Reads and writes: all keys of the locks, clock, lives.
+--
+-- Answers: 1 if it held the lock, else 0; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
+local count = (#KEYS - 2) / 5
+local answers, freed, none, long = { ARGV[1] }, {}, false, nil
+if count > 1 then
+  local sides = {}
+  for part = 1, count do
+    local key = 2 + (part - 1) * 5
+    sides[part * 2 - 1], sides[part * 2] = KEYS[key + 2], KEYS[key + 5]
+  end
+  none = call('EXISTS', unpack(sides)) == 0
+end
+
+-- Gives a lock that this call releases to the first in its queue, which is exclusive and alive. nil if the long way has to see to it.
+local function hand_over(key)
+  local claim = try('ZRANGE', KEYS[key + 2], '0', '0')[1]
+  if not claim or #claim > 4096 then return nil end
+  local mode, ttl = claim:match(SHAPE)
+  if mode ~= 'x' or #ttl > 8 or tonumber(ttl) < 1 then return nil end
+  if not last and not pcall(begin) then return nil end
+  local life = try('ZSCORE', KEYS[2], sub(claim, 1, 16))
+  if type(life) ~= 'string' or tonumber(life) <= now then return nil end
+  if tonumber(ttl) > HANDOVER then ttl = HANDOVER_TEXT end
+  -- ZREM first: it is not refused when memory is short.
+  call('ZREM', KEYS[key + 2], claim)
+  local epoch = next_epoch()
+  call('SET', KEYS[key + 1], sub(claim, 1, 37) .. epoch .. sub(claim, 38), 'PX', ttl)
+  try('PUBLISH', ARGV[2] .. sub(claim, 1, 16), 'g' .. sub(claim, 18, 33) .. epoch)
+  return '1'
+end
+
+local key, at = 2, 2
+for part = 1, count do
+  local head, tombstone, answer = ARGV[at + 1], ARGV[at + 3], nil
+  if
+    tombstone == '0'
+    and byte(head, 35) == EXCLUSIVE
+    and try('GETRANGE', KEYS[key + 1], '0', '36') == head
+  then
+    if none or call('EXISTS', KEYS[key + 2], KEYS[key + 5]) == 0 then
+      if not SIGNALS then freed[#freed + 1], answer = KEYS[key + 1], '1' end
     else
-      free = not held and redis.call('EXISTS', lock) == 0
+      answer = hand_over(key)
     end
   end
-
-  tombstone = tonumber(tombstone)
-  if tombstone > 0 then
-    local tombstones = side .. 'gone:' .. lock
-    redis.call('ZREMRANGEBYSCORE', tombstones, '-inf', now)
-    redis.call('ZADD', tombstones, now + tombstone, value:sub(1, 33))
-    prolong(tombstones, tombstone)
+  if not answer then
+    long = long or long_way()
+    answer = long(part, head .. ARGV[at + 2], tombstone)
   end
-  if (free or period) and redis.call('EXISTS', queue) == 1 then admit(lock, side, period) end
-  if signal and held and free then signal(lock) end
-  return had and '1' or '0'
-end)
+  answers[part + 1] = answer
+  key, at = key + 5, at + 3
+end
+if #freed > 0 then call('DEL', unpack(freed)) end
+return answers

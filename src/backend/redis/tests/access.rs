@@ -31,8 +31,8 @@ fn a_damaged_lock_does_not_hide_the_others() {
         let waiting = other.claim("damaged", Mode::Exclusive);
         let waiting = other.redis.acquire(&waiting, Wait::UntilGranted);
         tokio::select! { _ = waiting => panic!("busy"), () = client.queued("damaged", 1) => {} }
-        let lives = server.run::<Vec<String>>("KEYS *%lives:lock:damaged").remove(0);
-        server.run::<()>(&format!("SET {lives} text"));
+        let queue = server.run::<Vec<String>>("KEYS *%q2:lock:damaged").remove(0);
+        server.run::<()>(&format!("SET {queue} text"));
         assert_eq!(kind(client.redis.inspect("damaged").await), ErrorKind::Incompatible);
         let listed = client.redis.list("").await.unwrap();
         let keys: Vec<_> = listed.iter().map(|info| (&*info.key, info.foreign)).collect();
@@ -140,24 +140,13 @@ fn an_account_without_access_to_signal_lists_can_release() {
 }
 
 #[test]
-fn a_signal_list_on_another_server_of_a_cluster_does_not_prevent_a_release() {
+fn a_node_of_a_cluster_is_refused() {
     run(async {
-        let server = Server::start_clustered(&["--cluster-require-full-coverage", "no"]);
-        let slot = server.run::<u16>("CLUSTER KEYSLOT lock:k");
-        server.run::<()>(&format!("CLUSTER ADDSLOTS {slot}"));
-        let deadline = Instant::now() + LIMIT;
-        while !server.run::<String>("CLUSTER INFO").contains("cluster_state:ok") {
-            assert!(Instant::now() < deadline);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let refused = server.try_run::<bool>("EXISTS lock-signal:k").unwrap_err();
-        assert!(refused.to_string().contains("slot"), "{refused}");
-        let client = Client::with(Options { signal_lists: true, ..options(server.target(None, 0)) }).await;
-        client.release(&client.lock("k").await).await;
-        assert!(!server.run::<bool>("EXISTS lock:k"));
-        client.lock("k").await;
-        assert_eq!(client.redis.evict("k", &Evict::default()).await.unwrap().released, ["k"]);
-        assert!(!server.run::<bool>("EXISTS lock:k"));
+        let server = Server::start_clustered(&[]);
+        let refused = connect(options(server.target(None, 0))).await;
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Misconfigured);
+        assert!(error.to_string().contains("cluster"), "{error}");
     });
 }
 
@@ -186,12 +175,12 @@ fn a_request_polls_at_its_retry_interval() {
 fn side_keys_are_where_the_server_has_the_lock() {
     run(async {
         let server = Server::start_clustered(&[]);
-        let names = super::super::names::Names::new("lock:".into());
+        let names = Names::new("lock:".into());
         for key in ["k", "a}b", "{}x", "{u}:queue", "{", "}", "ä{鍵}", "{{a}}", "x{}{y}"] {
             let name = names.of(key).unwrap();
             let slot = |name: &str| server.run::<u16>(&format!("CLUSTER KEYSLOT {name}"));
-            for kind in ["fence", "queue", "lives", "readers", "gone"] {
-                let side = format!("{}{kind}:{}", name.side, name.lock);
+            for kind in ["q2", "r2", "gone", "ears"] {
+                let side = name.side_key(kind);
                 assert_eq!(slot(&side), slot(&name.lock), "{side}");
             }
         }
@@ -309,7 +298,7 @@ fn what_an_account_needs_is_enough() {
         let server = Server::start();
         // As in the documentation, with the commands that the scripts call.
         let commands = "+eval +evalsha +info +scan +ping +subscribe +unsubscribe +publish +time +get +getrange +mget +set +del +exists +type \
-            +pexpire +pttl +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zremrangebyscore +zrevrange +zscore";
+            +pexpire +pttl +zadd +zcard +zcount +zrange +zrangebyscore +zrem +zremrangebyrank +zremrangebyscore +zrevrange +zscore";
         let commands = commands.split_whitespace().collect::<Vec<_>>().join(" ");
         for (signal_lists, more) in [(false, ""), (true, " ~lock-signal:* +lpush")] {
             server.run::<()>(&format!(
@@ -384,7 +373,35 @@ fn a_lock_that_too_few_replicas_have_is_released() {
         }
         let client = Client::with(wanted()).await;
         let grant = client.lock("k").await;
-        assert_eq!(replica.run::<String>("GET lock:k"), client.attempt(&grant).value, "there when it is returned");
+        assert_eq!(
+            replica.run::<String>("GET lock:k"),
+            client.attempt(&grant).claim.with(grant.epoch),
+            "there when it is returned"
+        );
         assert!(grant.limit.is_none());
+    });
+}
+
+#[test]
+fn a_renewal_that_too_few_replicas_have_proves_nothing() {
+    run(async {
+        let master = Server::start();
+        let port = master.server.address().port().to_string();
+        let replica = Server::start_with(&["--replicaof", "127.0.0.1", &port]);
+        while !master.run::<String>("INFO replication").contains("state=online") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let client = Client::with(Options { min_replicas: 1, ..options(master.target(None, 0)) }).await;
+        let grant = client.lock("k").await;
+        let proven = client.renew().await.unwrap().proven;
+        assert!(proven > grant.lease.proven);
+        // As a master that is cut off from its replicas, or was deposed, and still answers.
+        replica.signal(rustix::process::Signal::STOP);
+        let refused = client.renew().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unreachable, "{refused}");
+        assert!(refused.to_string().contains("0 of 1 replicas"), "{refused}");
+        client.no_event().await;
+        replica.signal(rustix::process::Signal::CONT);
+        assert!(client.renew().await.unwrap().proven > proven);
     });
 }

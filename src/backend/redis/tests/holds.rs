@@ -2,6 +2,7 @@
 
 use futures::FutureExt;
 
+use super::super::value::ClaimText;
 use super::*;
 
 #[test]
@@ -59,7 +60,7 @@ fn an_answered_attempt_leaves_no_tombstone() {
         let grant = client.lock("k").await;
         client.release(&grant).await;
         let names = server.keys();
-        assert!(names.len() == 1 && names[0].contains("%fence:"), "{names:?}");
+        assert!(names.iter().all(|name| name.contains("%clock:") || name.contains("%lives:")), "{names:?}");
     });
 }
 
@@ -91,12 +92,12 @@ fn a_late_release_leaves_the_successor_alone() {
         let grant = second.lock("k").await;
         assert_eq!(text(&server.repeat(Op::Release(attempt.clone(), Duration::ZERO))), "0");
         assert_eq!(text(&server.repeat(Op::Renew(attempt, old.epoch))), "0");
-        assert_eq!(server.run::<String>("GET lock:k"), second.attempt(&grant).value);
+        assert_eq!(server.run::<String>("GET lock:k"), second.attempt(&grant).claim.with(grant.epoch));
     });
 }
 
 #[test]
-fn epochs_grow_with_any_fence_and_are_never_rounded() {
+fn epochs_grow_with_any_clock_and_are_never_rounded() {
     run(async {
         let server = Server::start();
         let client = Client::new(&server).await;
@@ -112,19 +113,22 @@ fn epochs_grow_with_any_fence_and_are_never_rounded() {
             last = epoch;
         }
         // The clock was ahead. Lua's number format would print many of these alike.
-        let name = client.redis.acquires.names.of("k").unwrap();
-        let fence = format!("{}fence:lock:k", name.side);
-        let ahead = 4_102_444_800_123_456_u64;
-        server.run::<()>(&format!("SET {fence} {ahead}"));
+        let clock = client.redis.acquires.names.clock();
+        let ahead = last + 3_600_000_000;
+        server.run::<()>(&format!("SET {clock} {ahead}"));
         for step in 1..=20 {
             assert_eq!(next().await, ahead + step);
-            assert_eq!(server.run::<String>(&format!("GET {fence}")), (ahead + step).to_string());
+            assert_eq!(server.run::<String>(&format!("GET {clock}")), (ahead + step).to_string());
         }
-        let week: u64 = server.run(&format!("TTL {fence}"));
-        assert!(week > 600_000, "{week}");
+        assert_eq!(server.run::<i64>(&format!("TTL {clock}")), -1);
         // Other clients can write anything.
-        server.run::<()>(&format!("SET {fence} nonsense"));
-        assert!(next().await > last);
+        for wrong in ["nonsense", "1e300", "4102444800123456"] {
+            server.run::<()>(&format!("SET {clock} {wrong}"));
+            let refused =
+                client.redis.acquire(&client.claim("k", Mode::Exclusive), Wait::UntilGranted).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Incompatible);
+            assert!(refused.to_string().contains(&clock), "{refused}");
+        }
         server.run::<()>("FLUSHALL");
         assert!(next().await > last, "a server without data is no start from zero");
     });
@@ -187,7 +191,7 @@ fn a_revoked_lease_leaves_nothing() {
         client.share("shared").await;
         let elsewhere = other.lock("elsewhere").await;
         client.redis.revoke(&client.lease).await.unwrap();
-        let left: Vec<_> = server.keys().into_iter().filter(|name| !name.contains("%fence:")).collect();
+        let left: Vec<_> = server.keys().into_iter().filter(|name| !name.contains('%')).collect();
         assert_eq!(left, ["lock:elsewhere"]);
         assert_eq!(
             kind(client.redis.acquire(&client.claim("k", Mode::Exclusive), Wait::UntilGranted).await),
@@ -205,10 +209,10 @@ fn a_grant_that_a_renewal_did_not_include_is_limited() {
         let client = Client::new(&server).await;
         let name = client.redis.acquires.names.of("k").unwrap();
         let claim = client.claim("k", Mode::Exclusive);
-        let token = super::super::value::write(client.redis.acquires.manager, &claim);
+        let text = ClaimText::new(client.redis.acquires.manager, &claim);
         let claims = &client.redis.acquires.claims;
         let attempt = claims
-            .begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, token, Wait::UntilGranted))
+            .begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, text, Wait::UntilGranted))
             .unwrap();
         client.redis.batch.acquire(&attempt);
         let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.acquires.clock.now())).await;
@@ -407,7 +411,7 @@ fn the_cost_of_a_lease_depends_on_its_own_holds_only() {
                 let claim = client.claim_on(lease, "k", Mode::Exclusive);
                 claims
                     .begin(lease.id, claim.attempt, || {
-                        Attempt::new(&claim, name.clone(), String::new(), Wait::UntilGranted)
+                        Attempt::new(&claim, name.clone(), ClaimText::new(0, &claim), Wait::UntilGranted)
                     })
                     .unwrap();
                 lease

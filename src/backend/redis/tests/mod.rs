@@ -1,7 +1,9 @@
 //! Tests against a real Redis, which each test starts.
 
 mod access;
+mod attempts;
 mod holds;
+mod model;
 mod queue;
 mod recovery;
 mod sharing;
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 use redis::{FromRedisValue, Value};
 
 use super::attempt::Attempt;
+use super::names::Names;
 use super::scripts::{By, Kind, Op, Scripts};
 use super::{Address, Options, Redis, Target, answers, options};
 use crate::backend::{
@@ -80,7 +83,14 @@ impl Server {
 
     /// Runs a script for an attempt, as a late copy of a request would.
     fn repeat(&self, op: Op) -> Value {
-        let scripts = Scripts { channels: "lock:%wake:".into(), signals: false };
+        let names = Names::new("lock:".into());
+        let scripts = Scripts {
+            channels: names.channels(),
+            clock: names.clock(),
+            lives: names.lives(),
+            manager: 0,
+            signals: false,
+        };
         let call = scripts.call(op.kind(), By::Text, 7, [&op].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
         answers::split(answer, 7, 1).unwrap().next().unwrap()

@@ -1,0 +1,110 @@
+//! Looks: what waiters read of their locks each second, by plain commands in one write.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+
+use super::attempt::Attempt;
+use super::batch::Batch;
+use super::place::{Look, Looked, Seen};
+use super::polling::Due;
+use crate::backend::Result;
+use crate::info::Mode;
+use crate::process::report::debug;
+
+/// How many locks one command reads.
+const SLICE: usize = 128;
+
+/// The TTL of a queue, in milliseconds.
+const QUEUE_TTL: u64 = 60_000;
+
+/// A waiter, and what it looks at apart from the lock.
+type Waiter = (Arc<Attempt>, Look);
+
+/// Checks the waiters that are due, without end.
+pub(super) async fn poll_waiters(batch: Arc<Batch>) {
+    loop {
+        let due = batch.due().await;
+        due.ask.iter().for_each(|attempt| batch.acquire(attempt));
+        look(&batch, &due).await;
+    }
+}
+
+/// Looks for all that are due, and asks for those that may have their lock, or may have lost their place.
+async fn look(batch: &Batch, due: &Due) {
+    let begin = |attempt: &Arc<Attempt>| attempt.begin_look(due.places).map(|look| (attempt.clone(), look));
+    let waiters: Vec<Waiter> = due.look.iter().filter_map(begin).collect();
+    let sent = batch.now();
+    let looks = join_all(waiters.chunks(SLICE).map(|slice| read(batch, slice))).await;
+    for (slice, seen) in waiters.chunks(SLICE).zip(looks) {
+        match seen {
+            Ok(seen) => {
+                for ((attempt, _), seen) in slice.iter().zip(seen) {
+                    match attempt.looked(seen.as_ref(), sent, Instant::now()) {
+                        Looked::Ask => batch.acquire(attempt),
+                        Looked::Poll(at) => batch.plan(attempt, at),
+                        Looked::Nothing => {}
+                    }
+                }
+            }
+            Err(error) => {
+                debug!(target: "leasehold::redis", "waiters could not look: {error}");
+                for (attempt, _) in slice {
+                    batch.plan(attempt, attempt.look_failed(Instant::now()));
+                }
+            }
+        }
+    }
+}
+
+/// Reads what is known of the locks of these waiters; `None` of one that is free.
+async fn read(batch: &Batch, waiters: &[Waiter]) -> Result<Vec<Option<Seen>>> {
+    let mut values = redis::cmd("MGET");
+    waiters.iter().for_each(|(attempt, _)| {
+        values.arg(&attempt.name.lock);
+    });
+    let score = |attempt: &Attempt, kind: &str| {
+        let mut score: Cmd = redis::cmd("ZSCORE");
+        attempt.name.write_side(&mut score, kind);
+        score.arg(attempt.claim.as_str());
+        score
+    };
+    let prolong = |attempt: &Attempt| {
+        let mut prolong: Cmd = redis::cmd("PEXPIRE");
+        attempt.name.write_side(&mut prolong, "q2");
+        prolong.arg(QUEUE_TTL);
+        prolong
+    };
+    let places = waiters.iter().filter(|(_, look)| look.place).map(|(attempt, _)| score(attempt, "q2"));
+    let shares =
+        waiters.iter().filter(|(attempt, _)| attempt.mode == Mode::Shared).map(|(attempt, _)| score(attempt, "r2"));
+    let prolonged = waiters.iter().filter(|(_, look)| look.prolong).map(|(attempt, _)| prolong(attempt));
+    let commands = [values].into_iter().chain(places).chain(shares).chain(prolonged);
+    let answers = join_all(commands.map(|command| batch.command(command))).await;
+    let mut answers = answers.into_iter();
+    let Some(Value::Array(values)) = answers.next().transpose()? else {
+        return Err(super::error::malformed(batch.server()));
+    };
+    let mut found = Vec::with_capacity(waiters.len());
+    for ((_, look), value) in waiters.iter().zip(values) {
+        let place = match look.place {
+            true => answers.next().transpose()?.map(|score| score != Value::Nil),
+            false => None,
+        };
+        found.push((value, place));
+    }
+    let mut seen = Vec::with_capacity(waiters.len());
+    for ((attempt, _), (value, place)) in waiters.iter().zip(found) {
+        let shares = match attempt.mode {
+            Mode::Shared => answers.next().transpose()?.is_some_and(|score| score != Value::Nil),
+            Mode::Exclusive => false,
+        };
+        seen.push(match value {
+            Value::BulkString(value) => Some(Seen { value, place, shares }),
+            _ => None,
+        });
+    }
+    Ok(seen)
+}

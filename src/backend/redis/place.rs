@@ -1,0 +1,123 @@
+//! What a waiting attempt knows of its place in the queue, what it learns by looks, and when it polls.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::value::{self, ClaimText, LockValue};
+use crate::backend::Timestamp;
+
+/// Each how many looks one is at the own place as well.
+const PLACE: u32 = 5;
+
+/// Each how many looks the queue is prolonged, which lives for 60 s.
+const PROLONG: u32 = 20;
+
+/// How far an epoch may be ahead of the others that an attempt knows, in microseconds. A greater one is only a hint.
+const DAY: u64 = 24 * 60 * 60 * 1_000_000;
+
+/// What the attempt knows from answers "queued" and from looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    /// When the last request or look was sent that found the lock with another.
+    pub(super) queued: Option<Timestamp>,
+    /// The last epoch that such an answer contained: grants up to this one are not this attempt's.
+    pub(super) fence: u64,
+    /// The place in the queue, which is the server's time in microseconds when it was taken; 0 if it is not known or lost.
+    pub(super) number: u64,
+    /// How often it has looked.
+    pub(super) looks: u32,
+    /// The epoch of a message that came before the first answer.
+    pub(super) hint: Option<u64>,
+    /// Whether a message was received: another one is only a hint, since the id is no secret any more.
+    pub(super) announced: bool,
+}
+
+impl Place {
+    /// Counts a look. Returns what to look at, with `check` the own place in any case.
+    pub(super) fn next_look(&mut self, check: bool) -> Look {
+        self.looks += 1;
+        Look { place: check || self.looks.is_multiple_of(PLACE), prolong: self.looks.is_multiple_of(PROLONG) }
+    }
+
+    /// A look that was sent at `sent` shows that another one holds the lock, since this epoch: what was given before is over, and a
+    /// message about it may still be on its way.
+    pub(super) fn is_held_by_another(&mut self, epoch: u64, sent: Timestamp) {
+        self.queued = self.queued.max(Some(sent));
+        self.fence = self.fence.max(epoch);
+    }
+
+    /// Whether a grant of this epoch is later than all that is known, and not absurdly so.
+    pub(super) fn is_new(&self, epoch: u64) -> bool {
+        epoch > self.fence && epoch < self.fence.max(self.number).saturating_add(DAY)
+    }
+}
+
+/// A grant, and how long it is certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Won {
+    pub(super) epoch: u64,
+    /// The time from which its TTL counts.
+    pub(super) dated: Timestamp,
+    /// Its TTL on the server.
+    pub(super) ttl: Duration,
+}
+
+/// What to look at, apart from the lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// The own place in the queue.
+    pub(super) place: bool,
+    /// Whether to prolong the queue.
+    pub(super) prolong: bool,
+}
+
+/// What a look shows of a lock that is held.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    /// The value of the lock's key.
+    pub(super) value: Vec<u8>,
+    /// Whether the attempt is in the queue, if that was looked at.
+    pub(super) place: Option<bool>,
+    /// Whether the attempt is among those who share the lock.
+    pub(super) shares: bool,
+}
+
+impl Seen {
+    /// The epoch since which another one holds the lock; `None` if it may be this claim's, or its place is lost.
+    pub(super) fn epoch_of_another(&self, claim: &ClaimText) -> Option<u64> {
+        if self.place == Some(false) {
+            return None;
+        }
+        match value::read(&self.value) {
+            LockValue::Ours { epoch, .. } if !claim.is_in(&self.value) => epoch,
+            LockValue::Shared(epoch) if !self.shares => Some(epoch),
+            _ => None,
+        }
+    }
+}
+
+/// What follows from a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// The lock may be free, or this attempt's; or its place is lost.
+    Ask,
+    /// Another one holds it: to be polled again at this time.
+    Poll(Instant),
+    /// The attempt does not wait, or asks already.
+    Nothing,
+}
+
+/// When a waiter polls the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NextPoll {
+    At {
+        at: Instant,
+        /// Whether to ask, and not to look only.
+        asks: bool,
+    },
+    /// A request or a look is pending.
+    Pending,
+    /// The attempt no longer waits.
+    Never,
+}

@@ -1,0 +1,69 @@
+-- Adds a claim to a queue, unless it is there. Returns its place, and whether the queue was empty.
+local function join(queue, claim, wanted)
+  local newest = read('ZREVRANGE', queue, '0', '0', 'WITHSCORES')[2]
+  -- PEXPIRE first: who waits already must not be refused when memory is short.
+  if newest then call('PEXPIRE', queue, REST) end
+  local last_place, place = whole(newest), micros
+  if last_place and last_place >= micros then place = last_place + 1 end
+  -- A place that was lost with the life of its manager, which has returned.
+  wanted = whole(wanted)
+  if wanted and wanted > 0 and wanted < place then place = wanted end
+  if call('ZADD', queue, 'NX', string.format('%.0f', place), claim) == 0 then
+    local known = call('ZSCORE', queue, claim)
+    return whole(known) or 0, call('ZRANGE', queue, '0', '0')[1] == claim
+  end
+  if not newest then call('PEXPIRE', queue, REST) end
+  return place, not newest
+end
+
+-- The time in ms until a hold may end that keeps this claim waiting; -1 if there is no such time.
+local function time_left(lock, mode)
+  if mode == 'l' and lock.mode == 'l' then
+    local next_end = read('ZRANGEBYSCORE', lock.readers, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    if next_end then return string.format('%.0f', math.max(0, tonumber(next_end) - now)) end
+  end
+  return call('PTTL', lock.key)
+end
+
+return function(lock, claim, ttl, wanted)
+  local id, mode, _, limit = claim:sub(1, 33), read_claim(claim)
+  local wait = wanted ~= ''
+  alive[claim:sub(1, 16)] = true
+  local tombstone = read('ZSCORE', lock.gone, id)
+  if tombstone and tonumber(tombstone) > now then return 'd' end
+
+  -- Read again: another part of this call may have been about the same lock.
+  look(lock)
+  local epoch = lock.held and lock.held:sub(1, 33) == id and lock.held:match('^%d+', 38)
+  if epoch and whole(epoch) then
+    call('PEXPIRE', lock.key, ttl)
+    return 'g' .. epoch
+  end
+  if lock.mode == mode then
+    local ends = read('ZSCORE', lock.readers, claim)
+    if ends and tonumber(ends) > now then return 'g' .. take(lock, mode, claim, ttl) end
+  end
+  if lock.held == '' and call('TYPE', lock.key).ok ~= 'string' then return 'i' end
+
+  local fitting, place, leads = fits(lock, mode, limit), nil, nil
+  if fitting then
+    local ahead, known = first(lock)
+    if known and (not ahead or ahead == claim) then
+      epoch = take(lock, mode, claim, ttl)
+      if ahead then call('ZREM', lock.queue, claim) end
+      if mode ~= 'x' then admit(lock) end
+      return 'g' .. epoch
+    end
+  end
+  if wait then place, leads = join(lock.queue, claim, wanted) end
+  -- A free lock with others ahead: its holder has expired.
+  if fitting then
+    epoch = admit(lock, claim, ttl)
+    if epoch then return 'g' .. epoch end
+  end
+  if not wait then return 'b' end
+  local answer = 'q' .. time_left(lock, mode) .. ':' .. told .. ':' .. string.format('%.0f', place) .. ':'
+  if leads then answer = answer .. 'f' end
+  if lock.held and not lock.mode and not lock.held:find('^%x+:%x+:[xsl]%d+:') then answer = answer .. 'o' end
+  return answer
+end

@@ -1,0 +1,22 @@
+local CHECKED = 1000 -- how many places are checked for the life of their manager
+
+return function(lock)
+  look(lock)
+  local kind = call('TYPE', lock.key).ok
+  local waiters = read('ZCARD', lock.queue)
+  for _, claim in ipairs(read('ZRANGE', lock.queue, 0, CHECKED - 1)) do
+    if not is_alive(claim:sub(1, 16)) then waiters = waiters - 1 end
+  end
+  local answer = { kind, lock.held or '', call('PTTL', lock.key), waiters }
+  local values = lock.held and { lock.held } or {}
+  if lock.mode then
+    values = read('ZRANGEBYSCORE', lock.readers, '(' .. now, '+inf')
+  end
+  for _, value in ipairs(values) do
+    -- As much as is read of a lock's value: another client may have written anything.
+    value = value:sub(1, LARGEST)
+    table.insert(answer, redis.sha1hex(value))
+    table.insert(answer, value)
+  end
+  return answer
+end

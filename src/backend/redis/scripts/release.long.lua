@@ -1,0 +1,45 @@
+-- Leaves a tombstone, by which later copies of an attempt's requests are refused for `ms`.
+local function bury(gone, id, ms)
+  local old = math.min(64, call('ZCOUNT', gone, '-inf', now))
+  if old > 0 then call('ZREMRANGEBYRANK', gone, 0, old - 1) end
+  call('ZADD', gone, now + ms, id)
+  call('PEXPIRE', gone, math.max(ms, call('PTTL', gone)))
+end
+
+return function(lock, claim, tombstone)
+  local id = claim:sub(1, 33)
+  tombstone = tonumber(tombstone)
+  if tombstone > 0 then read('ZSCORE', lock.gone, id) end
+  look(lock)
+  local found, freed = false, false
+  if lock.held and lock.held:sub(1, 33) == id then
+    found, freed = true, true
+  elseif lock.mode then
+    local ends = read('ZSCORE', lock.readers, claim)
+    read('ZREM', lock.queue, claim)
+    if ends then
+      found = tonumber(ends) > now
+      call('ZREM', lock.readers, claim)
+      lock.count = nil
+      local last = last_end(lock)
+      if last then
+        -- So the lock ends with its last holder.
+        call('PEXPIRE', lock.key, last - now)
+      else
+        freed = true
+      end
+    end
+  else
+    read('ZREM', lock.queue, claim)
+    -- Its period has ended, if it had one.
+    if byte(claim, 35) ~= EXCLUSIVE then read('ZREM', lock.readers, claim) end
+  end
+  if freed then lock.held, lock.mode = nil, nil end
+  if not lock.held or lock.mode then admit(lock) end
+  if freed and not lock.held then
+    call('DEL', lock.key, lock.readers)
+    if signal then signal(lock) end
+  end
+  if tombstone > 0 then bury(lock.gone, id, tombstone) end
+  return found and '1' or '0'
+end

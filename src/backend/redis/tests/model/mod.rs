@@ -1,0 +1,90 @@
+//! The scripts against a plain reference: random walks of managers on a real server whose time is that of the walk.
+//!
+//! Calls, answers and messages are dropped, delayed and repeated; managers are stopped and killed; side keys are deleted. The scenes
+//! are the interleavings that broke a simpler design, each by name.
+
+mod manager;
+mod scenes;
+mod server;
+mod walks;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use self::manager::Careless;
+use self::server::Defect;
+use self::walks::{Faults, walk_once};
+use self::world::World;
+use super::super::script::Kind;
+use super::Server as Redis;
+use crate::support::walk::walk;
+
+fn world(redis: &Redis, defect: Option<Defect>, careless: Careless) -> World {
+    World::new(redis.raw.get_connection().unwrap(), defect, careless)
+}
+
+#[test]
+fn the_server_reads_every_script() {
+    let redis = Redis::start();
+    for (signals, kind) in [false, true].into_iter().flat_map(|signals| Kind::ALL.map(|kind| (signals, kind))) {
+        let script = kind.compiled(signals);
+        let hash: String =
+            redis::cmd("SCRIPT").arg("LOAD").arg(&script.text).query(&mut redis.raw.get_connection().unwrap()).unwrap();
+        assert_eq!(hash, script.hash);
+    }
+}
+
+#[test]
+fn no_walk_breaks_a_rule() {
+    let redis = Redis::start();
+    let mut world = world(&redis, None, Careless::No);
+    for (stops, damage) in [(false, false), (true, false), (true, true)] {
+        walk(25, |rng| walk_once(&mut world, rng, Faults { stops, damage }));
+    }
+}
+
+/// Whether the first walks find a fault. They are the same in every run.
+fn is_found(world: &mut World) -> bool {
+    (0..40).any(|seed| {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let faults = Faults { stops: seed % 3 > 0, damage: seed % 3 > 1 };
+        catch_unwind(AssertUnwindSafe(|| walk_once(world, &mut rng, faults))).is_err()
+    })
+}
+
+#[test]
+fn a_fault_in_a_script_is_found() {
+    let redis = Redis::start();
+    let planted = |kind, text, instead| Defect { kind, text, instead };
+    for defect in [
+        // Copies of requests that were given up take effect.
+        planted(Kind::Release, "if tombstone > 0 then bury(lock.gone, id, tombstone) end", ""),
+        // The lock is read once a call.
+        planted(Kind::Acquire, ", 'PX', ttl, 'NX')", ", 'PX', ttl)"),
+        // Epochs are not stored.
+        planted(Kind::Acquire, "call('SET', KEYS[1], epoch)", ""),
+        // The queue does not count.
+        planted(
+            Kind::Acquire,
+            "KEYS[key + 2], KEYS[key + 4], KEYS[key + 5]) == 0\n    then",
+            "KEYS[key + 5]) == 0\n    then",
+        ),
+        // A hold that ended, or was evicted, returns by a renewal.
+        planted(Kind::Renew, "if not ends or tonumber(ends) <= now then return '0' end", ""),
+        // A reader that has released stays.
+        planted(Kind::Release, "      call('ZREM', lock.readers, claim)", ""),
+    ] {
+        assert!(is_found(&mut world(&redis, Some(defect), Careless::No)), "{defect:?}");
+    }
+}
+
+#[test]
+fn a_fault_in_a_manager_is_found() {
+    let redis = Redis::start();
+    for careless in [Careless::DatesByReceipt, Careless::WithoutTombstone, Careless::NeverLooks] {
+        assert!(is_found(&mut world(&redis, None, careless)), "{careless:?}");
+    }
+}

@@ -1,0 +1,127 @@
+//! The server of a walk: a real Redis, whose time is that of the walk.
+
+use redis::{Connection, Value, cmd};
+
+use super::super::super::script::Kind;
+
+const SHIM: &str = include_str!("shim.lua");
+const PREFIX: &str = "lock:";
+
+/// A fault that is planted into the scripts, to see that the model finds it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defect {
+    pub(super) kind: Kind,
+    pub(super) text: &'static str,
+    pub(super) instead: &'static str,
+}
+
+pub(super) struct Server {
+    connection: Connection,
+    hashes: [String; 7],
+    plain: String,
+}
+
+impl Server {
+    pub(super) fn new(mut connection: Connection, defect: Option<Defect>) -> Self {
+        let load = |connection: &mut Connection, text: &str| -> String {
+            cmd("SCRIPT").arg("LOAD").arg(format!("{SHIM}\n{text}")).query(connection).unwrap()
+        };
+        let hashes = Kind::ALL.map(|kind| {
+            let mut text = kind.compiled(false).text.clone();
+            if let Some(defect) = defect.filter(|defect| defect.kind == kind) {
+                assert!(text.contains(defect.text), "there is no {:?}", defect.text);
+                text = text.replace(defect.text, defect.instead);
+            }
+            load(&mut connection, &text)
+        });
+        let plain = load(&mut connection, "return redis.call(unpack(ARGV))");
+        Self { connection, hashes, plain }
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self, now: u64) {
+        cmd("FLUSHDB").exec(&mut self.connection).unwrap();
+        self.set_time(now);
+    }
+
+    /// Sets the time, in us.
+    pub(super) fn set_time(&mut self, now: u64) {
+        cmd("SET").arg("%now").arg(now).exec(&mut self.connection).unwrap();
+    }
+
+    /// Runs a script, and returns the answer for each operation.
+    pub(super) fn run(&mut self, kind: Kind, keys: &[String], args: &[String]) -> Vec<Value> {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.hashes[kind as usize]).arg(keys.len()).arg(keys).arg("7").arg(args);
+        let mut answers: Vec<Value> =
+            call.query(&mut self.connection).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        assert_eq!(text(&answers.remove(0)), "7");
+        answers
+    }
+
+    /// Runs a plain command.
+    pub(super) fn command(&mut self, words: &[&str]) -> Value {
+        cmd("EVALSHA").arg(&self.plain).arg(0).arg(words).query(&mut self.connection).unwrap()
+    }
+
+    /// Takes what was published: the manager and the message.
+    pub(super) fn messages(&mut self) -> Vec<(u64, String)> {
+        let messages: Vec<String> = cmd("LRANGE").arg("%messages").arg(0).arg(-1).query(&mut self.connection).unwrap();
+        cmd("DEL").arg("%messages").exec(&mut self.connection).unwrap();
+        let read = |message: String| {
+            let (channel, text) = message.split_once(' ').unwrap();
+            (u64::from_str_radix(channel.strip_prefix("lock:%wake:").unwrap(), 16).unwrap(), text.to_owned())
+        };
+        messages.into_iter().map(read).collect()
+    }
+
+    pub(super) fn get(&mut self, key: &str) -> Option<String> {
+        match self.command(&["GET", key]) {
+            Value::Nil => None,
+            value => Some(text(&value)),
+        }
+    }
+
+    pub(super) fn score(&mut self, key: &str, member: &str) -> Option<u64> {
+        match self.command(&["ZSCORE", key, member]) {
+            Value::Nil => None,
+            value => Some(text(&value).parse::<f64>().unwrap() as u64),
+        }
+    }
+
+    /// The members of a sorted set, with their scores.
+    pub(super) fn members(&mut self, key: &str) -> Vec<(String, u64)> {
+        let Value::Array(found) = self.command(&["ZRANGE", key, "0", "-1", "WITHSCORES"]) else { panic!("no list") };
+        found.chunks(2).map(|pair| (text(&pair[0]), text(&pair[1]).parse::<f64>().unwrap() as u64)).collect()
+    }
+}
+
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+        Value::Int(number) => number.to_string(),
+        other => panic!("no text: {other:?}"),
+    }
+}
+
+/// The names of the keys.
+pub(super) fn clock() -> String {
+    format!("%clock:{PREFIX}")
+}
+
+pub(super) fn lives() -> String {
+    format!("%lives:{PREFIX}")
+}
+
+pub(super) fn lock(key: usize) -> String {
+    format!("{PREFIX}k{key}")
+}
+
+pub(super) fn side(kind: &str, key: usize) -> String {
+    format!("{{t}}%{kind}:{}", lock(key))
+}
+
+pub(super) fn keys_of(keys: impl Iterator<Item = usize>) -> Vec<String> {
+    let of = |key| [lock(key), side("q2", key), side("r2", key), side("gone", key), side("ears", key)];
+    [clock(), lives()].into_iter().chain(keys.flat_map(of)).collect()
+}
