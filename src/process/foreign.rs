@@ -58,21 +58,21 @@ impl CatchingWaker {
 pub(crate) struct Catching<F> {
     what: Foreign,
     /// `None` once it has panicked.
-    future: Option<Pin<Box<F>>>,
+    future: Option<F>,
 }
 
-impl<F: Future> Catching<F> {
+impl<F: Future + Unpin> Catching<F> {
     pub(crate) fn new(what: Foreign, future: F) -> Self {
-        Self { what, future: Some(Box::pin(future)) }
+        Self { what, future: Some(future) }
     }
 }
 
-impl<F: Future> Future for Catching<F> {
+impl<F: Future + Unpin> Future for Catching<F> {
     type Output = Option<F::Output>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
         let what = self.what;
         let Some(future) = &mut self.future else { return Poll::Ready(None) };
-        let Some(polled) = catch(what, || future.as_mut().poll(cx)) else {
+        let Some(polled) = catch(what, || Pin::new(future).poll(cx)) else {
             let broken = self.future.take();
             catch(what, || drop(broken));
             return Poll::Ready(None);

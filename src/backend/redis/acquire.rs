@@ -32,10 +32,8 @@ impl Acquires {
     pub(super) async fn acquire(&self, claim: &Claim, wait: Wait) -> Result<Option<Grant>> {
         let name = self.names.of(&claim.key)?;
         // Registered before the first byte is sent: the message of a handover may overtake the answer.
-        let begun = self.claims.begin(claim.lease.id, claim.attempt, || {
-            Attempt::new(claim, name, ClaimText::new(self.manager, claim), wait)
-        });
-        let Some(attempt) = begun else { return Err(error::lost(self.batch.server())) };
+        let attempt = Attempt::new(claim, name, ClaimText::new(self.manager, claim), wait);
+        let Some(attempt) = self.claims.begin(attempt) else { return Err(error::lost(self.batch.server())) };
         self.batch.acquire(&attempt);
         loop {
             match poll_fn(|cx| attempt.poll(cx, self.clock.now())).await {

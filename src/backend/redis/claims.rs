@@ -65,11 +65,12 @@ impl Claims {
         Lease::new(id, ttl, now, scope)
     }
 
-    /// Returns the attempt, created by `new` if it is unknown. `None` if its lease has ended.
-    pub(super) fn begin(&self, lease: LeaseId, id: AttemptId, new: impl FnOnce() -> Attempt) -> Option<Arc<Attempt>> {
+    /// Registers an attempt. Returns it, or the one that is known by its id already; `None` if its lease has ended.
+    pub(super) fn begin(&self, attempt: Attempt) -> Option<Arc<Attempt>> {
+        let attempt = Arc::new(attempt);
         let mut registry = self.0.lock();
-        registry.live(lease)?.attempts.insert(id);
-        Some(registry.attempts.entry(id).or_insert_with(|| Arc::new(new())).clone())
+        registry.live(attempt.lease)?.attempts.insert(attempt.id);
+        Some(registry.attempts.entry(attempt.id).or_insert(attempt).clone())
     }
 
     pub(super) fn get(&self, id: AttemptId) -> Option<Arc<Attempt>> {

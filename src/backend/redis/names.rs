@@ -5,6 +5,7 @@
 //! `{` of a name and the first `}` after it, or of the whole name if there is no such text. So the tag is the one in the main name,
 //! or else the smallest number that hashes to the same slot; braces around the main name would not work for `a}b` or `{}x`.
 
+use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 use redis::{Cmd, RedisWrite};
@@ -31,7 +32,11 @@ impl Name {
 
     /// Adds the name of a side key to a command.
     pub(super) fn write_side(&self, command: &mut Cmd, kind: &str) {
-        command.write_arg_fmt(format_args!("{}{kind}:{}", self.side, self.lock));
+        let mut name = command.writer_for_next_arg();
+        for part in [&*self.side, kind, ":", &self.lock] {
+            // It writes to memory.
+            let _ = name.write_all(part.as_bytes());
+        }
     }
 }
 
@@ -97,8 +102,8 @@ impl Names {
 /// The prefix of the side keys of a name: `{tag}%`.
 pub(crate) fn side(name: &str) -> String {
     match tag(name) {
-        Some(tag) => format!("{{{tag}}}%"),
-        None => format!("{{{}}}%", smallest_tag(slot(name.as_bytes()))),
+        Some(tag) => ["{", tag, "}%"].concat(),
+        None => ["{", &smallest_tag(slot(name.as_bytes())).to_string(), "}%"].concat(),
     }
 }
 

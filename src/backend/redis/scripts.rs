@@ -51,11 +51,14 @@ impl Scripts {
         ops: impl ExactSizeIterator<Item = &'a Op> + Clone,
     ) -> Cmd {
         let script = kind.compiled(self.signals);
-        let mut call = match by {
-            By::Hash => redis::cmd("EVALSHA"),
-            By::Text => redis::cmd("EVAL"),
+        let (command, text) = match by {
+            By::Hash => ("EVALSHA", &script.hash),
+            By::Text => ("EVAL", &script.text),
         };
-        call.arg(if by == By::Hash { &script.hash } else { &script.text });
+        let keys = ops.clone().filter_map(Op::name).map(|name| KEYS * (name.lock.len() + name.side.len() + 8));
+        let mut call =
+            Cmd::with_capacity(8 + ops.len() * (KEYS + 4), text.len() + 200 + keys.sum::<usize>() + ops.len() * 200);
+        call.arg(command).arg(text);
         match kind {
             Kind::Life => {
                 call.arg(1).arg(&self.lives).arg(number).write_arg_fmt(format_args!("{:016x}", self.manager));

@@ -6,6 +6,7 @@
 //! key; while the lock is shared, its key has the value `shared:2:<epoch>`, or `limited:2:<epoch>`. Any other value is a lock of another
 //! client library, or of another version of this one, and excludes as well.
 
+use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
@@ -37,8 +38,20 @@ impl ClaimText {
         let asked = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let (attempt, ttl) = (claim.attempt.0, claim.lease.ttl.as_millis());
         let Holder { name, host, pid } = &*claim.holder;
-        let (host, name) = (utf8_percent_encode(host, UNSAFE), utf8_percent_encode(name, UNSAFE));
-        Self(format!("{manager:016x}:{attempt:016x}:{mode}{VERSION}::{ttl}:{asked}:{pid}:{host}:{name}::"))
+        let mut text = String::with_capacity(HEAD + 48 + host.len() + name.len());
+        push_id(&mut text, manager);
+        text.push(':');
+        push_id(&mut text, attempt);
+        text.extend([':', mode]);
+        text.push_str(VERSION);
+        text.push_str("::");
+        // It writes to memory.
+        let _ = write!(text, "{ttl}:{asked}:{pid}:");
+        text.extend(utf8_percent_encode(host, UNSAFE));
+        text.push(':');
+        text.extend(utf8_percent_encode(name, UNSAFE));
+        text.push_str("::");
+        Self(text)
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -61,6 +74,12 @@ impl ClaimText {
         let (head, rest) = self.parts();
         format!("{head}{epoch}{rest}")
     }
+}
+
+/// Adds an id, 16 hex digits.
+fn push_id(text: &mut String, id: u64) {
+    let digits = id.to_be_bytes().map(|byte| [byte >> 4, byte & 15]);
+    text.extend(digits.as_flattened().iter().map(|digit| char::from(b"0123456789abcdef"[usize::from(*digit)])));
 }
 
 /// Reads the id of an attempt.

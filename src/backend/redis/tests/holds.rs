@@ -211,9 +211,7 @@ fn a_grant_that_a_renewal_did_not_include_is_limited() {
         let claim = client.claim("k", Mode::Exclusive);
         let text = ClaimText::new(client.redis.acquires.manager, &claim);
         let claims = &client.redis.acquires.claims;
-        let attempt = claims
-            .begin(claim.lease.id, claim.attempt, || Attempt::new(&claim, name, text, Wait::UntilGranted))
-            .unwrap();
+        let attempt = claims.begin(Attempt::new(&claim, name, text, Wait::UntilGranted)).unwrap();
         client.redis.batch.acquire(&attempt);
         let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.acquires.clock.now())).await;
         let super::super::attempt::Outcome::Granted(won) = outcome else { panic!("{outcome:?}") };
@@ -409,11 +407,8 @@ fn the_cost_of_a_lease_depends_on_its_own_holds_only() {
             .map(|_| {
                 let lease = claims.open(TTL, LeaseScope::Session, client.redis.acquires.clock.now());
                 let claim = client.claim_on(lease, "k", Mode::Exclusive);
-                claims
-                    .begin(lease.id, claim.attempt, || {
-                        Attempt::new(&claim, name.clone(), ClaimText::new(0, &claim), Wait::UntilGranted)
-                    })
-                    .unwrap();
+                let text = ClaimText::new(0, &claim);
+                claims.begin(Attempt::new(&claim, name.clone(), text, Wait::UntilGranted)).unwrap();
                 lease
             })
             .collect();
