@@ -2,9 +2,11 @@
 
 mod blocked_keeper;
 mod fencing;
+mod forged;
 mod handover;
 mod hostile;
 mod outages;
+mod queues;
 mod refusals;
 mod releases;
 mod renewals;

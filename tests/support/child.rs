@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 use super::process::Process;
@@ -83,6 +83,17 @@ impl Child {
     /// Returns the next line that the child sends with [`say`].
     pub fn said(&mut self) -> String {
         self.line_with(MARK)
+    }
+
+    /// Returns the next line that the child sends with [`say`], or `None` if there is none within `limit`.
+    pub fn said_within(&mut self, limit: Duration) -> Option<String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let line = self.line_within(deadline.saturating_duration_since(Instant::now()))?;
+            if let Some((_, said)) = line.split_once(MARK) {
+                return Some(said.to_owned());
+            }
+        }
     }
 
     /// Waits until the child sends this line.

@@ -43,6 +43,8 @@ pub(super) struct Attempt {
 struct State {
     requests: SentRequests,
     stage: Stage,
+    /// Of the grant.
+    check: Check,
 }
 
 #[derive(Debug)]
@@ -66,7 +68,6 @@ enum Stage {
     Held {
         epoch: u64,
         limit: Option<Limit>,
-        check: Check,
     },
     /// Given up: no acquire is sent for it from now on.
     Ended {
@@ -81,11 +82,21 @@ impl Stage {
     fn waiting(place: Place) -> Self {
         Self::Waiting { place, next_poll: None, asks: false, waker: None }
     }
+
+    /// The epoch of the grant, returned or not.
+    fn epoch(&self) -> Option<u64> {
+        match self {
+            Self::Granted { won, .. } => Some(won.epoch),
+            Self::Held { epoch, .. } => Some(*epoch),
+            _ => None,
+        }
+    }
 }
 
-/// Whether a hold is being checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a grant is being checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Check {
+    #[default]
     Idle,
     Running,
     /// Another message came meanwhile: to be repeated.
@@ -103,13 +114,17 @@ impl Attempt {
             ttl: claim.lease.ttl,
             wait,
             retry_interval: claim.retry_interval,
-            state: Mutex::new(State { requests: SentRequests::default(), stage: Stage::waiting(Place::default()) }),
+            state: Mutex::new(State {
+                requests: SentRequests::default(),
+                stage: Stage::waiting(Place::default()),
+                check: Check::default(),
+            }),
         }
     }
 
     /// Whether to queue a request now: the attempt waits, and none is pending. Then it counts as pending.
     pub(super) fn begin_request(&self) -> bool {
-        let State { requests, stage } = &mut *self.state.lock();
+        let State { requests, stage, .. } = &mut *self.state.lock();
         let Stage::Waiting { next_poll, .. } = stage else { return false };
         if requests.pending {
             return false;
@@ -121,7 +136,7 @@ impl Attempt {
 
     /// A look is about to be sent, at the own place as well with `check`. `None` if the attempt does not wait, or a request is pending.
     pub(super) fn begin_look(&self, check: bool) -> Option<Look> {
-        let State { requests, stage } = &mut *self.state.lock();
+        let State { requests, stage, .. } = &mut *self.state.lock();
         let Stage::Waiting { next_poll, place, .. } = stage else { return None };
         if requests.pending {
             return None;
@@ -132,7 +147,7 @@ impl Attempt {
 
     /// A look that was sent at `sent` was answered.
     pub(super) fn looked(&self, seen: Option<&Seen>, sent: Timestamp, now: Instant) -> Looked {
-        let State { requests, stage } = &mut *self.state.lock();
+        let State { requests, stage, .. } = &mut *self.state.lock();
         let Stage::Waiting { next_poll, place, .. } = stage else { return Looked::Nothing };
         if requests.pending {
             return Looked::Nothing;
@@ -171,7 +186,7 @@ impl Attempt {
 
     /// The request is about to be sent. False if it must not be, because the attempt no longer waits.
     pub(super) fn sending(&self, now: Timestamp) -> bool {
-        let State { requests, stage } = &mut *self.state.lock();
+        let State { requests, stage, .. } = &mut *self.state.lock();
         if !matches!(stage, Stage::Waiting { .. }) {
             requests.pending = false;
             return false;
@@ -313,7 +328,7 @@ impl Attempt {
         let stage = &mut self.state.lock().stage;
         let is_granted = matches!(stage, Stage::Granted { .. });
         if is_granted {
-            *stage = Stage::Held { epoch, limit, check: Check::Idle };
+            *stage = Stage::Held { epoch, limit };
         }
         is_granted
     }
@@ -363,24 +378,33 @@ impl Attempt {
         matches!(self.state.lock().stage, Stage::Ended { releasing: true, .. })
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
-        matches!(self.state.lock().stage, Stage::Waiting { .. })
-    }
-
-    /// Whether to start a check of the hold. A check that is running already will be repeated.
-    pub(super) fn begin_check(&self) -> bool {
-        let Stage::Held { check, .. } = &mut self.state.lock().stage else { return false };
+    /// Whether to start a check of the grant, which has this epoch. A check that is running already will be repeated.
+    pub(super) fn begin_check(&self) -> Option<u64> {
+        let State { stage, check, .. } = &mut *self.state.lock();
+        let epoch = stage.epoch()?;
         let begins = *check == Check::Idle;
         *check = if begins { Check::Running } else { Check::Repeat };
-        begins
+        begins.then_some(epoch)
     }
 
-    /// A check of the hold has ended. Whether to repeat it.
-    pub(super) fn end_check(&self) -> bool {
-        let Stage::Held { check, .. } = &mut self.state.lock().stage else { return false };
-        let repeats = *check == Check::Repeat;
-        *check = if repeats { Check::Running } else { Check::Idle };
-        repeats
+    /// A check has ended. Returns the epoch of the grant to check again, if another message came meanwhile.
+    pub(super) fn end_check(&self) -> Option<u64> {
+        let State { stage, check, .. } = &mut *self.state.lock();
+        let again = stage.epoch().filter(|_| *check == Check::Repeat);
+        *check = if again.is_some() { Check::Running } else { Check::Idle };
+        again
+    }
+
+    /// Whether the lock is granted with this epoch, returned or not.
+    pub(super) fn is_granted(&self, epoch: u64) -> bool {
+        self.state.lock().stage.epoch() == Some(epoch)
+    }
+
+    /// Messages may have been lost, which others have heard: those that follow are only hints, since the id is no secret any more.
+    pub(super) fn miss_messages(&self) {
+        if let Stage::Waiting { place, .. } | Stage::Granted { place, .. } = &mut self.state.lock().stage {
+            place.announced = true;
+        }
     }
 
     /// The epoch, if the attempt holds the lock.

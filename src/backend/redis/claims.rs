@@ -77,6 +77,11 @@ impl Claims {
         self.0.lock().attempts.get(&id).cloned()
     }
 
+    /// Messages may have been lost, of any attempt.
+    pub(super) fn miss_messages(&self) {
+        self.0.lock().attempts.values().for_each(|attempt| attempt.miss_messages());
+    }
+
     /// The grant of an attempt is returned. `None` if the attempt was given up meanwhile; else the grant's limit, if it needs one:
     /// a renewal that did not include it may promise more for the lease than the grant's TTL.
     pub(super) fn hold(&self, attempt: &Attempt, won: Won) -> Option<Option<Limit>> {

@@ -31,30 +31,23 @@ impl Losses {
         self.events.next().await
     }
 
-    /// Checks an attempt after a message that it was evicted. Anyone can send such a message, so a hold that can be renewed goes on.
+    /// Checks an attempt after a message that it was evicted. Anyone can send such a message, so a grant that can be renewed goes on,
+    /// and one that is no longer wanted is left alone.
     pub(super) fn check(self: &Arc<Self>, attempt: Arc<Attempt>) {
-        let Some(epoch) = attempt.held() else {
-            // A waiter has nothing to lose. A grant that was not returned yet fails the acquire.
-            if !attempt.is_waiting() {
-                self.lose(&attempt);
-            }
-            return;
-        };
         // One check for all messages that come meanwhile.
-        if !attempt.begin_check() {
-            return;
-        }
+        let Some(mut epoch) = attempt.begin_check() else { return };
         let losses = self.clone();
         self.handle.spawn(async move {
             loop {
                 let renewal = losses.batch.request_one(Op::Renew(attempt.clone(), epoch)).await;
                 // After an error nothing is known: the deadline decides.
                 let is_lost = renewal.is_ok_and(|answer| answers::text(&answer) == Some("0"));
-                if is_lost && attempt.held().is_some() {
+                if is_lost && attempt.is_granted(epoch) {
                     return losses.lose(&attempt);
                 }
-                if !attempt.end_check() {
-                    return;
+                match attempt.end_check() {
+                    Some(again) => epoch = again,
+                    None => return,
                 }
             }
         });

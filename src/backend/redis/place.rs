@@ -29,7 +29,7 @@ pub(super) struct Place {
     pub(super) looks: u32,
     /// The epoch of a message that came before the first answer.
     pub(super) hint: Option<u64>,
-    /// Whether a message was received: another one is only a hint, since the id is no secret any more.
+    /// Whether a message was received, or may have been lost: another one is only a hint, since the id is no secret any more.
     pub(super) announced: bool,
 }
 

@@ -84,6 +84,12 @@ impl Receiver {
             None => debug!(target: "leasehold::redis", "ignored a message of unknown form"),
         }
     }
+
+    /// Messages may have been lost: all waiters ask.
+    fn miss(&self) {
+        self.claims.miss_messages();
+        self.polling.all_now();
+    }
 }
 
 /// A connection for messages, which is replaced when it breaks.
@@ -197,8 +203,7 @@ impl Subscription {
             }
         }
         self.generation.send_modify(|generation| *generation += 1);
-        // Messages that were sent meanwhile were lost.
-        receivers.iter().for_each(|receiver| receiver.polling.all_now());
+        receivers.iter().for_each(|receiver| receiver.miss());
         Ok((sink, messages))
     }
 }

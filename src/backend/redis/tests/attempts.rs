@@ -118,6 +118,22 @@ fn a_second_message_is_only_a_hint() {
 }
 
 #[test]
+fn a_message_is_only_a_hint_after_one_that_may_have_been_lost() {
+    let waiter = Waiter::queued();
+    // Others may have heard the lost one, which contained the id.
+    waiter.attempt.miss_messages();
+    waiter.ask();
+    waiter.answer_queued(EPOCH + 2);
+    assert!(waiter.attempt.handed_over(EPOCH + 3), "to be asked");
+    assert_eq!(waiter.granted(), None);
+    let waiter = Waiter::asking();
+    waiter.attempt.miss_messages();
+    assert!(waiter.attempt.handed_over(EPOCH + 3));
+    waiter.answer_queued(EPOCH);
+    assert_eq!(waiter.granted(), None);
+}
+
+#[test]
 fn a_message_that_overtakes_the_first_answer_counts_with_it() {
     let waiter = Waiter::asking();
     assert!(!waiter.attempt.handed_over(EPOCH + 1));
