@@ -1,6 +1,7 @@
 //! Redis: outages, refusals, foreign writes, copies of requests that arrive late.
 
 mod blocked_keeper;
+mod chaos;
 mod fencing;
 mod forged;
 mod handover;
@@ -11,3 +12,4 @@ mod refusals;
 mod releases;
 mod renewals;
 mod unpolled;
+mod waiters;
