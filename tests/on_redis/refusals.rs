@@ -59,7 +59,7 @@ fn a_master_without_the_replicas_that_it_wants_ends_no_wait() {
 #[test]
 fn a_disk_that_cannot_be_written_ends_no_wait() {
     let folder = Folder::new();
-    let server = Redis::start_with(&["--dir", folder.path().to_str().unwrap(), "--save", "3600 1"]);
+    let server = Redis::start_with(&["--dir", folder.path().to_str().unwrap(), "--save", "3600", "1"]);
     let refuse = || {
         std::fs::remove_dir_all(folder.path()).unwrap();
         server.cli(&["SET", "x", "1"]);

@@ -228,8 +228,13 @@ fn socket(folder: &Folder) -> PathBuf {
 /// the process hangs.
 fn without_jemalloc(folder: &Folder) {
     let source = folder.path().join("jemalloc.c");
-    let text = "#include <stddef.h>\nint mallctl(void) { return 2; }\nvoid malloc_stats_print(void) {}\n\
-        size_t nallocx(size_t size, int flags) { return size; }\n";
+    // Each version of a server uses some of these.
+    let text = "#include <stdlib.h>\nint mallctl(void) { return 2; }\nvoid malloc_stats_print(void) {}\n\
+        size_t nallocx(size_t size, int flags) { return size; }\n\
+        void *mallocx(size_t size, int flags) { return flags & 0x40 ? calloc(1, size) : malloc(size); }\n\
+        void *rallocx(void *memory, size_t size, int flags) { return realloc(memory, size); }\n\
+        void dallocx(void *memory, int flags) { free(memory); }\n\
+        void sdallocx(void *memory, size_t size, int flags) { free(memory); }\n";
     std::fs::write(&source, text).unwrap();
     let library = source.with_file_name("libjemalloc.so.2");
     let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(library).arg(source).status();

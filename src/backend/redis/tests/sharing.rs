@@ -57,9 +57,9 @@ fn a_renewal_needs_the_period_and_the_reader() {
         let readers = attempt.name.side_key("r2");
         let renew = || text(&server.repeat(Op::Renew(attempt.clone(), grant.epoch)));
         assert_eq!(renew(), "1");
-        server.run::<()>(&format!("SET lock:k shared:2:{} KEEPTTL", grant.epoch + 1));
+        server.run::<()>(&format!("SETRANGE lock:k 0 shared:2:{}", grant.epoch + 1));
         assert_eq!(renew(), "0", "of another period");
-        server.run::<()>(&format!("SET lock:k shared:2:{} KEEPTTL", grant.epoch));
+        server.run::<()>(&format!("SETRANGE lock:k 0 shared:2:{}", grant.epoch));
         assert_eq!(renew(), "1");
         server.run::<()>(&format!("ZADD {readers} 1 {}", attempt.claim.as_str()));
         assert_eq!(renew(), "0", "expired");
