@@ -8,8 +8,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::answers::AcquireAnswer;
+use super::check::Check;
 use super::names::Name;
-use super::place::{Look, Looked, NextPoll, Place, Seen, Won};
+use super::place::{Look, Looked, NextPoll, Place, Seen, Won, jittered};
 use super::sent::SentRequests;
 use super::value::ClaimText;
 use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp, Wait};
@@ -91,16 +92,6 @@ impl Stage {
             _ => None,
         }
     }
-}
-
-/// Whether a grant is being checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Check {
-    #[default]
-    Idle,
-    Running,
-    /// Another message came meanwhile: to be repeated.
-    Repeat,
 }
 
 impl Attempt {
@@ -382,17 +373,14 @@ impl Attempt {
     pub(super) fn begin_check(&self) -> Option<u64> {
         let State { stage, check, .. } = &mut *self.state.lock();
         let epoch = stage.epoch()?;
-        let begins = *check == Check::Idle;
-        *check = if begins { Check::Running } else { Check::Repeat };
-        begins.then_some(epoch)
+        check.begin().then_some(epoch)
     }
 
     /// A check has ended. Returns the epoch of the grant to check again, if another message came meanwhile.
     pub(super) fn end_check(&self) -> Option<u64> {
         let State { stage, check, .. } = &mut *self.state.lock();
-        let again = stage.epoch().filter(|_| *check == Check::Repeat);
-        *check = if again.is_some() { Check::Running } else { Check::Idle };
-        again
+        let epoch = stage.epoch();
+        if check.end(epoch.is_some()) { epoch } else { None }
     }
 
     /// Whether the lock is granted with this epoch, returned or not.
@@ -431,11 +419,6 @@ impl Attempt {
             _ => NextPoll::Never,
         }
     }
-}
-
-/// Jitter only shortens it: the first in a queue polls when a hold ends.
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.8..1.0))
 }
 
 /// Sets the stage, and wakes the waiter after unlocking.

@@ -40,6 +40,7 @@ mod acquire;
 mod answers;
 mod attempt;
 mod batch;
+mod check;
 mod claims;
 mod confirmations;
 mod connection;

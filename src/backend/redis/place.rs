@@ -121,3 +121,8 @@ pub(super) enum NextPoll {
     /// The attempt no longer waits.
     Never,
 }
+
+/// Jitter only shortens it: the first in a queue polls when a hold ends.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.8..1.0))
+}
