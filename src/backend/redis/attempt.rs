@@ -17,7 +17,7 @@ use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp, 
 use crate::info::Mode;
 
 /// The TTL of a handover until it is confirmed; the scripts have the same.
-const HANDOVER_TTL: Duration = Duration::from_secs(2);
+pub(super) const HANDOVER_TTL: Duration = Duration::from_secs(2);
 
 /// How long copies of a request may be in flight at least.
 const COPIES: Duration = Duration::from_secs(60);
@@ -144,10 +144,20 @@ impl Attempt {
             return Looked::Nothing;
         }
         let Some(epoch) = seen.and_then(|seen| seen.epoch_of_another(&self.claim)) else { return Looked::Ask };
-        place.is_held_by_another(epoch, sent);
-        let at = now + jittered(LOOK);
+        let is_new = place.is_held_by_another(epoch, sent);
+        let look = now + jittered(LOOK);
+        let at = place.handover_end.filter(|end| *end > now).map_or(look, |end| end.min(look));
         *next_poll = Some(at);
-        Looked::Poll(at)
+        if is_new { Looked::PollNew(at) } else { Looked::Poll(at) }
+    }
+
+    /// The handover to the present holder ends at this time. Returns when to poll, if that is earlier than planned.
+    pub(super) fn handover_ends(&self, end: Instant) -> Option<Instant> {
+        let Stage::Waiting { next_poll: Some(next), place, .. } = &mut self.state.lock().stage else { return None };
+        place.handover_end = Some(end);
+        let is_earlier = end < *next;
+        *next = end.min(*next);
+        is_earlier.then_some(end)
     }
 
     /// A look was not answered: to be repeated.

@@ -1,12 +1,13 @@
 //! Looks: what waiters read of their locks each second, by plain commands in one write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, HANDOVER_TTL};
 use super::batch::Batch;
 use super::place::{Look, Looked, Seen};
 use super::polling::Due;
@@ -41,13 +42,19 @@ async fn look(batch: &Batch, due: &Due) {
     for (slice, seen) in waiters.chunks(SLICE).zip(looks) {
         match seen {
             Ok(seen) => {
+                let mut new = Vec::new();
                 for ((attempt, _), seen) in slice.iter().zip(seen) {
                     match attempt.looked(seen.as_ref(), sent, Instant::now()) {
                         Looked::Ask => batch.acquire(attempt),
                         Looked::Poll(at) => batch.plan(attempt, at),
+                        Looked::PollNew(at) => {
+                            batch.plan(attempt, at);
+                            new.push(attempt);
+                        }
                         Looked::Nothing => {}
                     }
                 }
+                join_all(new.into_iter().map(|attempt| poll_at_end_of_handover(batch, attempt))).await;
             }
             Err(error) => {
                 debug!(target: "leasehold::redis", "waiters could not look: {error}");
@@ -55,6 +62,21 @@ async fn look(batch: &Batch, due: &Due) {
                     batch.plan(attempt, attempt.look_failed(Instant::now()));
                 }
             }
+        }
+    }
+}
+
+/// Plans a poll for the time when the handover to a new holder ends, unless it is confirmed already: that holder may be dead.
+async fn poll_at_end_of_handover(batch: &Batch, attempt: &Arc<Attempt>) {
+    let mut command = redis::cmd("PTTL");
+    command.arg(&attempt.name.lock);
+    if let Ok(Value::Int(left)) = batch.command(command).await
+        && let Some(left) = u64::try_from(left).ok().map(Duration::from_millis)
+        && left <= HANDOVER_TTL
+    {
+        let end = Instant::now() + left + Duration::from_millis(2);
+        if let Some(at) = attempt.handover_ends(end) {
+            batch.plan(attempt, at);
         }
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Place {
     pub(super) number: u64,
     /// How often it has looked.
     pub(super) looks: u32,
+    /// When the handover to the present holder ends, if it was not confirmed when it was seen.
+    pub(super) handover_end: Option<Instant>,
     /// The epoch of a message that came before the first answer.
     pub(super) hint: Option<u64>,
     /// Whether a message was received, or may have been lost: another one is only a hint, since the id is no secret any more.
@@ -41,10 +43,15 @@ impl Place {
     }
 
     /// A look that was sent at `sent` shows that another one holds the lock, since this epoch: what was given before is over, and a
-    /// message about it may still be on its way.
-    pub(super) fn is_held_by_another(&mut self, epoch: u64, sent: Timestamp) {
+    /// message about it may still be on its way. Returns whether this holder is new.
+    pub(super) fn is_held_by_another(&mut self, epoch: u64, sent: Timestamp) -> bool {
+        let is_new = epoch > self.fence;
+        if is_new {
+            self.handover_end = None;
+        }
         self.queued = self.queued.max(Some(sent));
         self.fence = self.fence.max(epoch);
+        is_new
     }
 
     /// Whether a grant of this epoch is later than all that is known, and not absurdly so.
@@ -104,6 +111,8 @@ pub(super) enum Looked {
     Ask,
     /// Another one holds it: to be polled again at this time.
     Poll(Instant),
+    /// The same, and it was not known before: if it is dead, its handover ends earlier.
+    PollNew(Instant),
     /// The attempt does not wait, or asks already.
     Nothing,
 }

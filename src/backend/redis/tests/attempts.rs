@@ -85,7 +85,7 @@ fn a_message_about_what_a_look_has_shown_to_be_over_is_not_believed() {
     let mut waiter = Waiter::queued();
     // It was given the lock and did not run; meanwhile that ended, and another one was given it.
     waiter.pass(Duration::from_secs(5));
-    assert!(matches!(waiter.look(&another(EPOCH + 10), None), Looked::Poll(_)));
+    assert!(matches!(waiter.look(&another(EPOCH + 10), None), Looked::PollNew(_)));
     assert!(waiter.attempt.handed_over(EPOCH + 5));
     assert_eq!(waiter.granted(), None);
 }
@@ -102,6 +102,22 @@ fn a_grant_by_message_counts_from_the_last_look_that_found_another() {
     waiter.pass(Duration::from_millis(900));
     assert!(!waiter.attempt.handed_over(EPOCH + 1));
     assert_eq!(waiter.granted(), Some(EPOCH + 1));
+}
+
+#[test]
+fn a_look_is_due_when_the_handover_to_a_new_holder_ends() {
+    let waiter = Waiter::queued();
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(waiter.look(&another(EPOCH + 1), None), Looked::PollNew(_)));
+    // After the next look.
+    let end = begun + Duration::from_millis(1_400);
+    assert_eq!(waiter.attempt.handover_ends(end), None);
+    waiter.attempt.begin_look(false).expect("it waits");
+    let seen = Seen { value: another(EPOCH + 1).into_bytes(), place: None, shares: false };
+    let later = begun + Duration::from_millis(900);
+    assert_eq!(waiter.attempt.looked(Some(&seen), waiter.now, later), Looked::Poll(end));
+    // The next holder has another end.
+    assert!(matches!(waiter.look(&another(EPOCH + 2), None), Looked::PollNew(at) if at != end));
 }
 
 #[test]

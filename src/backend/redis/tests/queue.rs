@@ -139,8 +139,9 @@ fn a_dead_waiter_does_not_delay_the_others_for_long() {
         let released = Instant::now();
         holder.release(&grant).await;
         waiting.await.unwrap().unwrap();
-        // The handover to the dead waiter lasts for two seconds, and the next poll comes within one more.
-        assert!(released.elapsed() < Duration::from_secs(4), "{:?}", released.elapsed());
+        // The handover to the dead waiter lasts for two seconds; the next one has seen when it ends.
+        println!("{:?}", released.elapsed());
+        assert!(released.elapsed() < Duration::from_secs(3), "{:?}", released.elapsed());
     });
 }
 
