@@ -56,9 +56,14 @@ impl Kind {
         };
         let signals = signals && matches!(self, Self::Release | Self::Evict);
         let signal = if signals { include_str!("scripts/signal.lua") } else { "local signal\n" };
+        let lone = match self {
+            Self::Release => include_str!("scripts/release.lone.lua"),
+            Self::Acquire => include_str!("scripts/acquire.lone.lua"),
+            _ => "",
+        };
         let (head, queue) = (include_str!("scripts/head.lua"), include_str!("scripts/queue.lua"));
         format!(
-            "local SIGNALS = {signals}\n{head}\nlocal function long_way()\n{queue}\n{signal}\n\
+            "local SIGNALS = {signals}\n{lone}\n{head}\nlocal function long_way()\n{queue}\n{signal}\n\
              local work = (function()\n{long}\nend)()\n\
              return function(part, ...) return perform(work, part, ...) end\nend\n\n{short}"
         )

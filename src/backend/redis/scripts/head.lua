@@ -9,7 +9,7 @@
 -- after the epoch, are the first 37 bytes and the rest.
 --
 -- A script has a short way for a lock that nobody waits for or shares, and for one whose holder and first waiter are exclusive; and a
--- long way for all others. To create a function takes as long as a command, so those of the long way are only created when needed.
+-- long way for all others. A call for one lock that nobody waits for ends before all that follows (acquire.lone, release.lone). To create a function takes as long as a command, so those of the long way are only created when needed.
 -- Numbers are passed as text, since to convert one takes as long. Nothing is rolled back when a command fails, so what may fail
 -- precedes the writes. When memory is short only the first write of a script is refused, and only one that may need memory: what must
 -- work then begins with DEL, PEXPIRE or ZREM.

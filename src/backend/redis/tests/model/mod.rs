@@ -72,6 +72,10 @@ fn a_fault_in_a_script_is_found() {
             "KEYS[key + 2], KEYS[key + 4], KEYS[key + 5]) == 0\n    then",
             "KEYS[key + 5]) == 0\n    then",
         ),
+        // A call for one lock does not count the queue, or the tombstones, or releases what another one holds.
+        planted(Kind::Acquire, "KEYS[3], KEYS[4], KEYS[6], KEYS[7]", "KEYS[3], KEYS[6], KEYS[7]"),
+        planted(Kind::Acquire, "KEYS[3], KEYS[4], KEYS[6], KEYS[7]", "KEYS[3], KEYS[4], KEYS[7]"),
+        planted(Kind::Release, "  and redis.pcall('GETRANGE', KEYS[3], '0', '36') == ARGV[3]\n", ""),
         // A hold that ended, or was evicted, returns by a renewal.
         planted(Kind::Renew, "if not ends or tonumber(ends) <= now then return '0' end", ""),
         // A reader that has released stays.
