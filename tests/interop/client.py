@@ -18,8 +18,8 @@ PAUSE = 0.02  # s, at most
 
 
 def lock_of(kind, url, key):
-    # BLPOP waits for longer than the default.
-    server = redis.Redis.from_url(url, socket_timeout=None)
+    # BLPOP waits for longer than the default. Redis 5 has no other protocol.
+    server = redis.Redis.from_url(url, socket_timeout=None, protocol=2)
     if kind == "redis-py":
         return server.lock(key, timeout=TTL, sleep=RETRY)
     if kind == "python-redis-lock":
