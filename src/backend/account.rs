@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -110,8 +110,12 @@ async fn ask(source: &CredentialsSource, limit: Duration) -> Result<Credentials>
     let failed = |what: &dyn fmt::Display| {
         BackendError::new(ErrorKind::Unreachable, format!("not connected: the credentials callback {what}"))
     };
+    // The callback may keep this thread before it returns its future.
+    let started = Instant::now();
     let asking = catch(Foreign::Credentials, || source.ask()).ok_or_else(|| failed(&"panicked"))?;
-    match tokio::time::timeout(limit, Catching::new(Foreign::Credentials, asking)).await {
+    match tokio::time::timeout(limit.saturating_sub(started.elapsed()), Catching::new(Foreign::Credentials, asking))
+        .await
+    {
         Ok(Some(Some(credentials))) => Ok(credentials),
         Ok(Some(None)) => Err(failed(&"failed")),
         Ok(None) => Err(failed(&"panicked")),

@@ -85,6 +85,8 @@ impl Server for Redis {
 enum Mood {
     Answers,
     Hangs,
+    /// Keeps the thread before it hangs.
+    HangsLate,
     Fails,
     Panics,
     PanicsAtOnce,
@@ -108,11 +110,14 @@ impl Vault {
             let (mood, password) = (*vault.mood.lock().unwrap(), *vault.password.lock().unwrap());
             vault.asked.fetch_add(1, Ordering::Relaxed);
             assert_ne!(mood, Mood::PanicsAtOnce, "{password}");
+            if mood == Mood::HangsLate {
+                std::thread::sleep(Duration::from_millis(200));
+            }
             async move {
                 // Needs the runtime's timers.
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 match mood {
-                    Mood::Hangs => std::future::pending().await,
+                    Mood::Hangs | Mood::HangsLate => std::future::pending().await,
                     Mood::Fails => Err(format!("no entry {password}")),
                     Mood::Panics | Mood::PanicsAtOnce => panic!("{password}"),
                     Mood::Answers => Ok(Credentials::new("joe", password)),
@@ -219,7 +224,7 @@ fn a_callback_that_gives_nothing_is_transient<S: Server>() {
     logs::collect();
     let (server, vault) = (S::start(), Vault::new());
     let proxy = Proxy::start(server.address());
-    let moods = [Mood::Hangs, Mood::Fails, Mood::Panics, Mood::PanicsAtOnce];
+    let moods = [Mood::Hangs, Mood::HangsLate, Mood::Fails, Mood::Panics, Mood::PanicsAtOnce];
     for mood in moods {
         vault.set(mood);
         let start = Instant::now();

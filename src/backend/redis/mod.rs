@@ -69,6 +69,7 @@ mod tls;
 mod value;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -150,7 +151,12 @@ impl Redis {
     pub(crate) async fn connect(options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
         let limit = options.timeout.min(EVER);
         let server = options.target.to_string();
-        let connecting = Self::start(options, clock, handle);
+        let mut connecting = pin!(Self::start(options, clock, handle));
+        // The limits of its parts begin before that of the whole, however long a foreign callback or the machine keeps this thread:
+        // they know what is missing.
+        if let Some(connected) = connecting.as_mut().now_or_never() {
+            return connected;
+        }
         tokio::time::timeout(limit + GRACE, connecting).await.unwrap_or_else(|_| Err(error::no_answer(&server, limit)))
     }
 
