@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::error::Meaning::Refused;
 use super::options::{Address, Server, Target};
 use super::scripts::Scripts;
-use super::{error, tls};
+use super::{commands, error, tls};
 use crate::backend::shared::Pool;
 use crate::backend::{BackendError, ErrorKind, Result};
 use crate::credentials::Credentials;
@@ -112,6 +112,7 @@ impl Connector {
 
     async fn prepare(&self, mut client: MultiplexedConnection) -> Result<()> {
         check(&self.target, &mut client).await?;
+        commands::check(&self.server, &mut client).await?;
         if let Err(error) = self.scripts.load().query_async::<()>(&mut client).await {
             // An account that may not load scripts sends each one with its first call.
             debug!(target: "leasehold::redis", "scripts not loaded: {}", error::of(&self.server, &error));
@@ -226,7 +227,8 @@ async fn log_in(
 async fn check(target: &Target, connection: &mut MultiplexedConnection) -> Result<()> {
     match redis::cmd("INFO").arg("server").query_async::<String>(connection).await {
         Ok(info) => check_version(&target.to_string(), &info).and_then(|()| check_mode(&target.to_string(), &info)),
-        // Not every account may read it. A server that is too old refuses the scripts.
+        // Not every account may read it, and what is missing is named later. A server that is too old refuses the scripts.
+        Err(error) if error::is_unknown_command(&error) => Ok(()),
         Err(error) if error::of("", &error).kind() == ErrorKind::Denied && error.code() != Some("NOAUTH") => Ok(()),
         Err(error) => Err(explain(target, &error)),
     }

@@ -13,6 +13,8 @@ pub(super) enum Meaning {
     Denied,
     /// The key has a value of another type than a lock's.
     Incompatible,
+    /// The server does not have a command that a script calls.
+    Lacking,
     /// Permanent: a repeated request would fail as well.
     Refused,
     /// Temporary: to be repeated, on this connection or another one. The request had no effect.
@@ -21,7 +23,7 @@ pub(super) enum Meaning {
     Elsewhere,
 }
 
-use Meaning::{Denied, Elsewhere, Incompatible, Later, Refused};
+use Meaning::{Denied, Elsewhere, Incompatible, Lacking, Later, Refused};
 
 /// Errors by their first word. All others are refusals.
 const CODES: &[(&str, Meaning)] = &[
@@ -62,6 +64,9 @@ const TEXTS: &[(&str, Meaning)] = &[
     // A slot is being moved.
     ("non local key", Later),
     ("undeclared key", Later),
+    ("Unknown Redis command called from", Lacking),
+    // Valkey's.
+    ("Unknown command called from", Lacking),
     // The error of a command that an ACL denies to a script, before Redis 7 without a code.
     ("can't run this command", Denied),
     ("No permissions to access", Denied),
@@ -85,6 +90,11 @@ fn means(code: &str, detail: &str) -> Meaning {
     CODES.iter().find(|(known, _)| *known == code).or_else(by_text).map_or(Refused, |(_, meaning)| *meaning)
 }
 
+/// Whether the server does not know a command that was sent.
+pub(super) fn is_unknown_command(error: &RedisError) -> bool {
+    error.detail().is_some_and(|text| text.starts_with("unknown command"))
+}
+
 /// Maps an error of the client.
 pub(super) fn of(server: &str, error: &RedisError) -> BackendError {
     // A server that does not know a command repeats its arguments, the password for example.
@@ -101,7 +111,10 @@ pub(super) fn of(server: &str, error: &RedisError) -> BackendError {
         RedisKind::UnexpectedReturnType | RedisKind::InvalidClientConfig | RedisKind::Client => {
             BackendError::new(ErrorKind::Refused, format!("redis at {server} cannot be used: {error} {detail}"))
         }
-        RedisKind::RESP3NotSupported => too_old(server, "one without RESP3"),
+        RedisKind::RESP3NotSupported => {
+            let reason = format!("redis at {server} is too old for the client's `protocol=resp3`: 6.0 has it");
+            BackendError::new(ErrorKind::Unsupported, reason)
+        }
         _ => BackendError::new(ErrorKind::Unreachable, format!("redis at {server} is unreachable"))
             .because(error.clone()),
     }
@@ -119,6 +132,8 @@ fn answered(server: &str, meaning: Meaning, code: &str, detail: &str) -> Backend
     let (kind, what) = match meaning {
         Denied => (ErrorKind::Denied, "denied access"),
         Incompatible => (ErrorKind::Incompatible, "has a value of another type at the key"),
+        // Its text does not name the command.
+        Lacking => (ErrorKind::Unsupported, "lacks a command that locks need, or has renamed it"),
         Refused => (ErrorKind::Refused, "refused"),
         Later | Elsewhere => (ErrorKind::Unreachable, "serves no requests at present"),
     };
@@ -160,6 +175,12 @@ pub(super) fn lost(server: &str) -> BackendError {
 /// Returns the error of a server that cannot run the scripts.
 pub(super) fn too_old(server: &str, version: &str) -> BackendError {
     let reason = format!("redis at {server} is too old: {version}; at least 5.0 is required");
+    BackendError::new(ErrorKind::Unsupported, reason)
+}
+
+/// Returns the error of a server without some commands.
+pub(super) fn lacks(server: &str, commands: &str) -> BackendError {
+    let reason = format!("redis at {server} lacks commands that locks need, or has renamed them: {commands}");
     BackendError::new(ErrorKind::Unsupported, reason)
 }
 
@@ -215,6 +236,7 @@ mod tests {
         ("MOVED 3999 127.0.0.1:6381", Refused),
         ("ASK 3999 127.0.0.1:6381", Refused),
         ("ERR unknown command 'evalsha', with args beginning with: ", Refused),
+        ("ERR Unknown Redis command called from script script: 0d1c, on @user_script:42.", Lacking),
         ("ERR DB index is out of range", Refused),
         ("ERR Write commands not allowed after non deterministic commands. Call redis.replicate_commands()", Refused),
         ("WHATEVER a later version may say", Refused),
@@ -225,6 +247,7 @@ mod tests {
             Later | Elsewhere => ErrorKind::Unreachable,
             Denied => ErrorKind::Denied,
             Incompatible => ErrorKind::Incompatible,
+            Lacking => ErrorKind::Unsupported,
             Refused => ErrorKind::Refused,
         }
     }

@@ -42,6 +42,7 @@ mod attempt;
 mod batch;
 mod check;
 mod claims;
+mod commands;
 mod confirmations;
 mod connection;
 mod error;

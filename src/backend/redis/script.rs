@@ -4,6 +4,10 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
+/// Redis 5 and 6 with `lua-replicate-commands no` send a script to their replicas instead of what it has written, and then let it
+/// write nothing after it has read the time, unless it begins with this. Later versions have nothing else.
+const EFFECTS: &str = "if redis.replicate_commands then redis.replicate_commands() end\n";
+
 /// A script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -35,7 +39,7 @@ impl Kind {
         static SCRIPTS: LazyLock<[[Compiled; 7]; 2]> = LazyLock::new(|| {
             [false, true].map(|signals| {
                 Kind::ALL.map(|kind| {
-                    let text = kind.text(signals);
+                    let text = EFFECTS.to_owned() + &kind.text(signals);
                     Compiled { hash: Script::new(&text).get_hash().to_owned(), text }
                 })
             })

@@ -6,7 +6,6 @@
 local LIFE = 1900     -- ms
 local RETURN = 10000  -- ms: how long after its end a life is known
 
-if redis.replicate_commands then redis.replicate_commands() end
 -- PEXPIRE first: when memory is short, a script whose first write is ZADD would be refused.
 local known = redis.pcall('PEXPIRE', KEYS[1], LIFE + RETURN)
 local time = redis.call('TIME')

@@ -6,6 +6,7 @@ mod holds;
 mod model;
 mod queue;
 mod recovery;
+mod servers;
 mod sharing;
 
 use std::future::Future;
@@ -24,8 +25,7 @@ use crate::backend::{
 };
 use crate::credentials::Credentials;
 use crate::info::{Holder, Mode};
-use crate::support::ports::free_port;
-use crate::support::redis as servers;
+use crate::support::redis as launcher;
 
 /// Longer than any step of a test takes.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -35,7 +35,7 @@ const TTL: Duration = Duration::from_secs(10);
 
 /// The Redis of one test, on a socket.
 struct Server {
-    server: servers::Redis,
+    server: launcher::Redis,
     raw: redis::Client,
 }
 
@@ -45,17 +45,22 @@ impl Server {
     }
 
     fn start_with(more: &[&str]) -> Self {
-        let server = servers::Redis::start_with(more);
+        let server = launcher::Redis::start_with(more);
         let raw = redis::Client::open(format!("unix://{}", server.socket().display())).unwrap();
         Self { server, raw }
     }
 
     /// Starts a server of a cluster, which serves no slots yet.
-    fn start_clustered(more: &[&str]) -> Self {
-        // For the other servers of the cluster, which there are none of; by default all would take the same one.
-        let port = free_port().to_string();
-        let own = ["--cluster-enabled", "yes", "--cluster-port", &port];
-        Self::start_with(&[&own, more].concat())
+    fn start_clustered() -> Self {
+        Self::start_with(&["--cluster-enabled", "yes"])
+    }
+
+    /// The version, of Valkey that of the Redis that it stands for.
+    fn version(&self) -> (u32, u32) {
+        let info: String = self.run("INFO server");
+        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap();
+        let mut numbers = version.split('.').map(|number| number.trim().parse().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap())
     }
 
     fn target(&self, user: Option<(&str, &str)>, database: u32) -> Target {
