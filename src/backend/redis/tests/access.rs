@@ -401,12 +401,12 @@ fn a_renewal_that_too_few_replicas_have_proves_nothing() {
         let proven = client.renew().await.unwrap().proven;
         assert!(proven > grant.lease.proven);
         // As a master that is cut off from its replicas, or was deposed, and still answers.
-        replica.signal(rustix::process::Signal::STOP);
+        replica.process().stop();
         let refused = client.renew().await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Unreachable, "{refused}");
         assert!(refused.to_string().contains("0 of 1 replicas"), "{refused}");
         client.no_event().await;
-        replica.signal(rustix::process::Signal::CONT);
+        replica.process().resume();
         assert!(client.renew().await.unwrap().proven > proven);
     });
 }

@@ -383,14 +383,14 @@ fn a_renewal_of_nothing_proves_nothing_to_a_release() {
         let server = Server::start();
         let client = Client::new(&server).await;
         let grant = client.lock("k").await;
-        server.signal(rustix::process::Signal::STOP);
+        server.process().stop();
         assert!(client.redis.release(&grant).now_or_never().is_none());
         assert_eq!(kind(client.renew().await), ErrorKind::Unreachable, "the release is not answered");
-        server.signal(rustix::process::Signal::CONT);
+        server.process().resume();
         client.release(&grant).await;
-        server.signal(rustix::process::Signal::STOP);
+        server.process().stop();
         assert!(client.renew().await.is_ok(), "an idle manager has nothing to ask for");
-        server.signal(rustix::process::Signal::CONT);
+        server.process().resume();
     });
 }
 

@@ -25,6 +25,7 @@ use crate::backend::{
 };
 use crate::credentials::Credentials;
 use crate::info::{Holder, Mode};
+use crate::support::process::Process;
 use crate::support::redis as launcher;
 
 /// Longer than any step of a test takes.
@@ -116,8 +117,8 @@ impl Server {
         keys
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
-        self.server.process().signal(signal);
+    fn process(&self) -> &Process {
+        self.server.process()
     }
 }
 

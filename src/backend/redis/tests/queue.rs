@@ -72,11 +72,11 @@ fn a_handover_that_cannot_be_confirmed_is_lost_in_time() {
         let waiting = place!(waiter, claim, 1);
         holder.release(&grant).await;
         let handed = waiting.await.unwrap().unwrap();
-        server.signal(rustix::process::Signal::STOP);
+        server.process().stop();
         let limit = handed.limit.unwrap();
         let event = waiter.event(LIMIT).await;
         let late = waiter.redis.acquires.clock.now().since(limit.until());
-        server.signal(rustix::process::Signal::CONT);
+        server.process().resume();
         assert_eq!(event, Event::ClaimLost(handed.attempt));
         assert!(late < Duration::from_millis(500), "{late:?}");
     });

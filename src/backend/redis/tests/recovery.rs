@@ -55,7 +55,7 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
         let server = Server::start();
         let client = Client::new(&server).await;
         let grant = client.lock("k").await;
-        server.signal(rustix::process::Signal::STOP);
+        server.process().stop();
         // Sent while the server is stopped, and given up before it was answered.
         let claim = client.claim("late", Mode::Exclusive);
         let acquire =
@@ -66,7 +66,7 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
         let asked = Instant::now();
         assert_eq!(kind(client.renew().await), ErrorKind::Unreachable);
         assert!(asked.elapsed() < TTL / 3, "{:?}", asked.elapsed());
-        server.signal(rustix::process::Signal::CONT);
+        server.process().resume();
         client.redis.abort(&claim).await.unwrap();
         assert!(!server.run::<bool>("EXISTS lock:late"));
         let again = Attempt::new(
