@@ -5,7 +5,7 @@
 # building the tests.
 #
 # This is the short suite. LEASEHOLD_ALL=1 takes hours: it repeats the conformance suite and all faults, runs what can go on and on for
-# minutes, and runs the tests on Redis with Valkey as well if it is installed.
+# minutes, and runs what needs a Redis on other servers as well: the programs in LEASEHOLD_REDIS_SERVERS, or Valkey if it is installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -60,6 +60,15 @@ install_python_clients() {
     cp "$wanted" "$target/python/"
 }
 
+all=${LEASEHOLD_ALL:-}
+redis_servers=()
+if [ -n "$all" ]; then
+    read -ra redis_servers <<<"${LEASEHOLD_REDIS_SERVERS-$(command -v valkey-server || true)}"
+    for server in "${redis_servers[@]}"; do
+        command -v "$server" >/dev/null || fail "LEASEHOLD_REDIS_SERVERS: there is no program $server"
+    done
+fi
+
 install_missing
 command -v cargo >/dev/null || fail "needs a Rust toolchain"
 target=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
@@ -73,7 +82,6 @@ export CARGO_PROFILE_DEV_DEBUG=${CARGO_PROFILE_DEV_DEBUG:-line-tables-only}
 # Most tests wait for servers and times, so more of them than there are processors go at a time.
 cores=$(nproc)
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((cores < 2 ? 4 : 3 * cores))}
-all=${LEASEHOLD_ALL:-}
 if [ -n "$all" ]; then
     export LEASEHOLD_REPEAT=${LEASEHOLD_REPEAT:-20} LEASEHOLD_SOAK=${LEASEHOLD_SOAK:-120} LEASEHOLD_CASES=${LEASEHOLD_CASES:-20000}
     LEASEHOLD_FAULTS=${LEASEHOLD_FAULTS:-$(seq -s, 1 45)}
@@ -130,16 +138,19 @@ start_etcd() {
 say "tests, all features"
 cargo test "${everything[@]}" --no-fail-fast
 
-if [ -n "$all" ] && command -v valkey-server >/dev/null; then
-    say "tests on Valkey"
-    export LEASEHOLD_REDIS_SERVER=valkey-server
-    cargo test "${everything[@]}" --no-fail-fast --test on_redis
-    cargo test "${everything[@]}" --no-fail-fast --test conformance --test servers redis
-    unset LEASEHOLD_REDIS_SERVER
-fi
-
 say "tests with other clients' locks"
 cargo test --package leasehold-interop-tests --no-fail-fast
+
+for server in "${redis_servers[@]}"; do
+    say "tests on $("$server" --version)"
+    export LEASEHOLD_REDIS_SERVER=$server
+    cargo test "${everything[@]}" --no-fail-fast --lib backend::redis
+    cargo test "${everything[@]}" --no-fail-fast --test on_redis
+    cargo test "${everything[@]}" --no-fail-fast --test conformance --test servers redis
+    LEASEHOLD_FAULTS=$(seq -s, 22 32) cargo test "${everything[@]}" --test faults each_fault
+    cargo test --package leasehold-interop-tests --no-fail-fast
+    unset LEASEHOLD_REDIS_SERVER
+done
 
 say "tests without features"
 cargo test --no-fail-fast --lib --quiet
