@@ -228,8 +228,9 @@ fn socket(folder: &Folder) -> PathBuf {
 /// the process hangs.
 fn without_jemalloc(folder: &Folder) {
     let source = folder.path().join("jemalloc.c");
-    // Each version of a server uses some of these.
-    let text = "#include <stdlib.h>\nint mallctl(void) { return 2; }\nvoid malloc_stats_print(void) {}\n\
+    // Each version of a server uses some of these. Later ones end without an arena, and divide by statistics.
+    let text = "#include <stdlib.h>\nvoid malloc_stats_print(void) {}\n\
+        int mallctl(const char *name, unsigned *found) { if (found) *found = 1; return 0; }\n\
         size_t nallocx(size_t size, int flags) { return size; }\n\
         void *mallocx(size_t size, int flags) { return flags & 0x40 ? calloc(1, size) : malloc(size); }\n\
         void *rallocx(void *memory, size_t size, int flags) { return realloc(memory, size); }\n\
