@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::answers::AcquireAnswer;
 use super::check::Check;
 use super::names::Name;
-use super::place::{Look, Looked, NextPoll, Place, Seen, Won, jittered};
+use super::place::{Look, Looked, NextPoll, Place, Seen, Won, pause};
 use super::sent::SentRequests;
 use super::value::ClaimText;
 use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp, Wait};
@@ -21,9 +21,6 @@ pub(super) const HANDOVER_TTL: Duration = Duration::from_secs(2);
 
 /// How long copies of a request may be in flight at least.
 const COPIES: Duration = Duration::from_secs(60);
-
-/// How often a waiter looks at its lock.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// One attempt.
 #[derive(Debug)]
@@ -145,8 +142,7 @@ impl Attempt {
         }
         let Some(epoch) = seen.and_then(|seen| seen.epoch_of_another(&self.claim)) else { return Looked::Ask };
         let is_new = place.is_held_by_another(epoch, sent);
-        let look = now + jittered(LOOK);
-        let at = place.handover_end.filter(|end| *end > now).map_or(look, |end| end.min(look));
+        let at = place.next_poll(now);
         *next_poll = Some(at);
         if is_new { Looked::PollNew(at) } else { Looked::Poll(at) }
     }
@@ -162,7 +158,7 @@ impl Attempt {
 
     /// A look was not answered: to be repeated.
     pub(super) fn look_failed(&self, now: Instant) -> Instant {
-        let at = now + jittered(LOOK);
+        let at = now + pause(None, false, None);
         if let Stage::Waiting { next_poll: next_poll @ None, .. } = &mut self.state.lock().stage {
             *next_poll = Some(at);
         }
@@ -242,26 +238,11 @@ impl Attempt {
                 }
                 // It waits. If a message handed the lock over, that hold had ended before this request arrived.
                 let waker = if let Stage::Waiting { waker, .. } = &mut state.stage { waker.take() } else { None };
-                let at = now + self.pause(left, first, foreign);
+                let at = now + pause(left, first, foreign.then_some(self.retry_interval));
                 state.stage = Stage::Waiting { place, next_poll: Some(at), asks: foreign, waker };
                 Next::Poll(at)
             }
         }
-    }
-
-    /// The time until the next poll: a second; less for the first in the queue, which polls when the hold may end, and at short
-    /// intervals if the holder sends no messages.
-    fn pause(&self, left: Option<Duration>, first: bool, foreign: bool) -> Duration {
-        let mut pause = LOOK;
-        if first {
-            if foreign {
-                pause = pause.min(self.retry_interval);
-            }
-            if let Some(left) = left {
-                pause = pause.min(left + Duration::from_millis(2));
-            }
-        }
-        jittered(pause)
     }
 
     /// The request that was sent will never be answered.

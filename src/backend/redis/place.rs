@@ -7,6 +7,9 @@ use tokio::time::Instant;
 use super::value::{self, ClaimText, LockValue};
 use crate::backend::Timestamp;
 
+/// How often a waiter looks at its lock.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Each how many looks one is at the own place as well.
 const PLACE: u32 = 5;
 
@@ -52,6 +55,12 @@ impl Place {
         self.queued = self.queued.max(Some(sent));
         self.fence = self.fence.max(epoch);
         is_new
+    }
+
+    /// When to poll after a look that found the lock with another.
+    pub(super) fn next_poll(&self, now: Instant) -> Instant {
+        let look = now + pause(None, false, None);
+        self.handover_end.filter(|end| *end > now).map_or(look, |end| end.min(look))
     }
 
     /// Whether a grant of this epoch is later than all that is known, and not absurdly so.
@@ -131,7 +140,11 @@ pub(super) enum NextPoll {
     Never,
 }
 
-/// Jitter only shortens it: the first in a queue polls when a hold ends.
-pub(super) fn jittered(pause: Duration) -> Duration {
+/// The time until the next poll: a second; less for the first in the queue, which polls when the hold may end (`left`), and at short
+/// intervals if the holder sends no messages.
+pub(super) fn pause(left: Option<Duration>, first: bool, silent: Option<Duration>) -> Duration {
+    let sooner = [silent, left.map(|left| left + Duration::from_millis(2))];
+    let pause = sooner.into_iter().flatten().filter(|_| first).fold(LOOK, Duration::min);
+    // Jitter only shortens it: the first in a queue polls when a hold ends.
     pause.mul_f64(rand::random_range(0.8..1.0))
 }
