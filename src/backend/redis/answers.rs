@@ -7,12 +7,84 @@ use redis::Value;
 use super::error::{self, Meaning};
 use crate::backend::BackendError;
 
-/// Splits the answer to a call into one value for each of its `count` operations. `None` if it is not the answer to call `number`.
-pub(super) fn split(answer: Value, number: u64, count: usize) -> Option<impl Iterator<Item = Value>> {
-    let Value::Array(values) = answer else { return None };
-    let mut values = values.into_iter();
-    let matches = text(&values.next()?)?.parse() == Ok(number);
-    (matches && values.len() == count).then_some(values)
+/// The answer to a call.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// A line for the number of the call, and one for each of its operations.
+    Lines(String),
+    /// One value for each of its operations.
+    Values(Vec<Value>),
+}
+
+impl Reply {
+    /// Reads the answer to a call of `count` operations. `None` if it is not the answer to call `number`.
+    pub(super) fn read(answer: Value, number: u64, count: usize) -> Option<Self> {
+        let (reply, said, parts) = match answer {
+            Value::Array(mut values) if !values.is_empty() => {
+                let said = text(&values.remove(0))?.parse();
+                let parts = values.len();
+                (Self::Values(values), said, parts)
+            }
+            Value::BulkString(bytes) => {
+                let lines = String::from_utf8(bytes).ok()?;
+                let (said, rest) = lines.split_once('\n')?;
+                let (said, parts) = (said.parse(), rest.bytes().filter(|byte| *byte == b'\n').count() + 1);
+                (Self::Lines(lines), said, parts)
+            }
+            _ => return None,
+        };
+        (said == Ok(number) && parts == count).then_some(reply)
+    }
+
+    /// The answers to its operations.
+    pub(super) fn into_answers(&mut self) -> Vec<Answer<'_>> {
+        match self {
+            Self::Lines(lines) => lines.split('\n').skip(1).map(Answer::Text).collect(),
+            Self::Values(values) => std::mem::take(values).into_iter().map(Answer::Value).collect(),
+        }
+    }
+}
+
+/// The answer to an operation.
+#[derive(Debug)]
+pub(super) enum Answer<'a> {
+    Text(&'a str),
+    Value(Value),
+}
+
+impl Answer<'_> {
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Value(value) => text(value),
+        }
+    }
+
+    /// Takes off the mark that a step remains to be done. Returns whether it was there.
+    pub(super) fn take_mark(&mut self) -> bool {
+        match self {
+            Self::Text(text) => match text.strip_suffix('m') {
+                Some(rest) if rest.starts_with(['g', 'b', 'q', '0', '1']) => {
+                    *text = rest;
+                    true
+                }
+                _ => false,
+            },
+            // After the removed claims, of which there is at least one.
+            Self::Value(Value::Array(removed)) if removed.len() > 1 && removed.last().and_then(text) == Some("m") => {
+                removed.pop();
+                true
+            }
+            Self::Value(_) => false,
+        }
+    }
+
+    pub(super) fn into_value(self) -> Value {
+        match self {
+            Self::Text(text) => Value::SimpleString(text.to_owned()),
+            Self::Value(value) => value,
+        }
+    }
 }
 
 /// A value as text.
@@ -35,29 +107,13 @@ pub(super) fn epoch(text: &str) -> Option<u64> {
 }
 
 /// The error that an operation's answer is, if it is one, and what it means for the operation.
-pub(super) fn failed(server: &str, answer: &Value) -> Option<(Meaning, BackendError)> {
-    let text = text(answer)?;
+pub(super) fn failed(server: &str, answer: &Answer<'_>) -> Option<(Meaning, BackendError)> {
+    let text = answer.text()?;
     if let Some(key) = text.strip_prefix('w') {
         return Some((Meaning::Incompatible, error::not_ours(server, key)));
     }
     let error = text.strip_prefix('e')?;
     Some(error::in_script(server, error))
-}
-
-/// Takes off the mark that a step remains to be done. Returns whether it was there.
-pub(super) fn take_mark(answer: &mut Value) -> bool {
-    match answer {
-        Value::BulkString(text) if text.len() > 1 && text.ends_with(b"m") && b"gbq01".contains(&text[0]) => {
-            text.pop();
-            true
-        }
-        // After the removed claims, of which there is at least one.
-        Value::Array(removed) if removed.len() > 1 && removed.last().and_then(text) == Some("m") => {
-            removed.pop();
-            true
-        }
-        _ => false,
-    }
 }
 
 /// The answer to a life.
@@ -72,8 +128,8 @@ pub(super) enum LifeAnswer {
 }
 
 impl LifeAnswer {
-    pub(super) fn read(answer: &Value) -> Option<Self> {
-        match text(answer)? {
+    pub(super) fn read(answer: &Answer<'_>) -> Option<Self> {
+        match answer.text()? {
             "1" => Some(Self::Alive),
             "0" => Some(Self::Ended),
             "n" => Some(Self::Unknown),
@@ -103,12 +159,12 @@ pub(super) enum AcquireAnswer {
 }
 
 impl AcquireAnswer {
-    pub(super) fn read(server: &str, answer: &Value) -> Self {
+    pub(super) fn read(server: &str, answer: &Answer<'_>) -> Self {
         Self::try_read(server, answer).unwrap_or_else(|| Self::Failed(error::malformed(server)))
     }
 
-    fn try_read(server: &str, answer: &Value) -> Option<Self> {
-        let text = text(answer)?;
+    fn try_read(server: &str, answer: &Answer<'_>) -> Option<Self> {
+        let text = answer.text()?;
         let rest = text.get(1..)?;
         Some(match text.as_bytes()[0] {
             b'g' => Self::Granted(epoch(rest)?),

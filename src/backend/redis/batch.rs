@@ -17,14 +17,14 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::answers::{self, AcquireAnswer, LifeAnswer};
+use super::answers::{self, AcquireAnswer, Answer, LifeAnswer, Reply};
 use super::attempt::{Attempt, Next};
 use super::claims::Claims;
 use super::connection::{Connection, Connector, PATIENCE};
 use super::error::{self, Meaning};
 use super::in_flight::{Call, Content, InFlight};
 use super::polling::{Due, Polling};
-use super::requests::{Answer, Command, Request, Requests};
+use super::requests::{Command, PendingAnswer, Request, Requests};
 use super::scripts::{By, Kind, Op, Scripts};
 use super::tls;
 use crate::backend::backoff::Backoff;
@@ -137,7 +137,7 @@ impl Batch {
     }
 
     /// Requests one operation.
-    pub(super) fn request_one(&self, op: Op) -> Answer {
+    pub(super) fn request_one(&self, op: Op) -> PendingAnswer {
         let (request, answer) = Request::with_answer(op);
         self.requests.add([request]);
         answer
@@ -320,11 +320,11 @@ impl Batch {
                 return Answered::Done;
             }
         };
-        let Some(answers) = answers::split(answer, number, requests.len()) else {
+        let Some(mut reply) = Reply::read(answer, number, requests.len()) else {
             return broken(requests, error::malformed(self.server()));
         };
         let (mut later, mut refused, mut elsewhere) = (Vec::new(), None, false);
-        for (request, answer) in requests.into_iter().zip(answers) {
+        for (request, answer) in requests.into_iter().zip(reply.into_answers()) {
             match answers::failed(self.server(), &answer) {
                 Some((meaning @ (Meaning::Later | Meaning::Elsewhere), error)) => {
                     elsewhere |= meaning == Meaning::Elsewhere;
@@ -352,9 +352,9 @@ impl Batch {
         self.requests.put_off(kind, requests, self.patience() / 4);
     }
 
-    fn deliver(&self, request: Request, mut answer: Value, failed: Option<BackendError>, sent: Timestamp) {
+    fn deliver(&self, request: Request, mut answer: Answer<'_>, failed: Option<BackendError>, sent: Timestamp) {
         if !matches!(request.op, Op::Inspect(_))
-            && answers::take_mark(&mut answer)
+            && answer.take_mark()
             && let Some(name) = request.op.name()
         {
             self.requests.add([Request::unattended(Op::Admit(name.clone()))]);
@@ -373,7 +373,7 @@ impl Batch {
                 }
             }
             Op::Release(attempt, _) if failed.is_none() => {
-                attempt.release_answered(answers::found(&answer));
+                attempt.release_answered(answer.text() == Some("1"));
                 if !request.has_reply() {
                     self.claims.forget(attempt.id);
                 }
@@ -385,7 +385,9 @@ impl Batch {
             }
             Op::Release(..) | Op::Admit(_) | Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {}
         }
-        request.answer(failed.map_or(Ok(answer), Err));
+        if request.has_reply() {
+            request.answer(failed.map_or_else(|| Ok(answer.into_value()), Err));
+        }
     }
 }
 

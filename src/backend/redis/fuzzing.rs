@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use super::answers::{self, AcquireAnswer};
+use super::answers::{self, AcquireAnswer, Answer, Reply};
 use super::inspect::{Snapshot, read_page};
 use super::names::Names;
 use super::pubsub::Message;
@@ -37,17 +37,15 @@ impl RedisAnswers {
 
     /// Reads a reply from the wire as the answers to `count` acquires. Returns the epochs that were granted.
     pub fn read_acquires(&self, reply: &[u8], number: u64, count: usize) -> Vec<u64> {
-        let answers = parse(reply).and_then(|reply| answers::split(reply, number, count));
-        let epoch = |answer: Value| match AcquireAnswer::read("server", &answer) {
+        let Some(mut reply) = parse(reply).and_then(|reply| Reply::read(reply, number, count)) else {
+            return Vec::new();
+        };
+        let epoch = |answer: Answer<'_>| match AcquireAnswer::read("server", &answer) {
             AcquireAnswer::Granted(epoch) => Some(epoch),
             _ => None,
         };
-        answers
-            .into_iter()
-            .flatten()
-            .filter(|answer| answers::failed("server", answer).is_none())
-            .filter_map(epoch)
-            .collect()
+        let answers = reply.into_answers().into_iter();
+        answers.filter(|answer| answers::failed("server", answer).is_none()).filter_map(epoch).collect()
     }
 
     /// Reads a reply from the wire as the snapshot of a lock.

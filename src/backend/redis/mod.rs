@@ -13,12 +13,13 @@
 //! | --- | --- | --- |
 //! | `q2` | sorted set of the waiters' claims, by their places | 60 s after the last change; its waiters prolong it |
 //! | `r2` | sorted set of the readers' claims, by the time at which each hold ends, in ms of the server's clock | as long as the longest hold |
-//! | `gone` | sorted set of `<manager>:<attempt>`: tombstones of attempts, by the time until which copies may arrive | as long as the longest |
-//! | `ears` | nothing yet; for clients that watch a lock | |
 //!
 //! Two keys belong to all locks with the prefix, which must not be the beginning of another one: `{tag}%clock:<prefix>`, the last
 //! epoch, and `{tag}%lives:<prefix>`, a sorted set of managers by the time at which the life of each ends. A place in a queue counts
-//! while its manager is alive, which a waiting manager says once a second.
+//! while its manager is alive, which a waiting manager says once a second. A manager that has aborted attempts has
+//! `{tag}%gone:<prefix><manager>`: tombstones, a sorted set of `<manager>:<attempt>` by the time until which copies may arrive, which
+//! lives as long as the longest. Each command and each key of a script costs, so what excludes is one key, and what is rare is not a key
+//! of each lock.
 //!
 //! A manager listens on the channel `<prefix>%wake:<manager>`. Messages are hints: what they say is believed only if it is later than
 //! what the server has answered. Only the [scripts](script) change these keys, by the server's clock.
@@ -170,6 +171,7 @@ impl Redis {
             channels: names.channels(),
             clock: names.clock(),
             lives: names.lives(),
+            gone: names.gone(manager),
             manager,
             signals: signal_lists,
         };

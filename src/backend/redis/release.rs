@@ -11,7 +11,7 @@ use super::attempt::Attempt;
 use super::batch::Batch;
 use super::claims::Claims;
 use super::error;
-use super::requests::Answer;
+use super::requests::PendingAnswer;
 use super::scripts::Op;
 use crate::backend::{AttemptId, Result};
 
@@ -72,7 +72,7 @@ struct Withdrawal {
     claims: Arc<Claims>,
     handle: Handle,
     attempt: Arc<Attempt>,
-    answer: Option<Answer>,
+    answer: Option<PendingAnswer>,
 }
 
 impl Future for Withdrawal {

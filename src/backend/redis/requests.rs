@@ -28,9 +28,9 @@ pub(super) struct Request {
 
 /// The answer to a request.
 #[derive(Debug)]
-pub(super) struct Answer(oneshot::Receiver<Result<Value>>);
+pub(super) struct PendingAnswer(oneshot::Receiver<Result<Value>>);
 
-impl Future for Answer {
+impl Future for PendingAnswer {
     type Output = Result<Value>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Value>> {
         Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(error::closed())))
@@ -43,9 +43,9 @@ impl Request {
         Self { op, reply: None }
     }
 
-    pub(super) fn with_answer(op: Op) -> (Self, Answer) {
+    pub(super) fn with_answer(op: Op) -> (Self, PendingAnswer) {
         let (reply, answer) = oneshot::channel();
-        (Self { op, reply: Some(reply) }, Answer(answer))
+        (Self { op, reply: Some(reply) }, PendingAnswer(answer))
     }
 
     /// Whether it has a caller, which sees to what follows from the answer.

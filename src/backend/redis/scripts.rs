@@ -8,12 +8,15 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline, RedisWrite};
 
 use super::attempt::Attempt;
-use super::names::Name;
+use super::names::{Name, write_parts};
 pub(super) use super::script::Kind;
 use crate::info::{ClaimId, Mode};
 
-/// How many keys an operation has, apart from `clock` and `lives`. Renewals and lives have others.
-const KEYS: usize = 5;
+/// How many keys an operation has, apart from those that all have in common. Renewals and lives have others.
+const KEYS: usize = 3;
+
+/// How many keys all operations have in common.
+const COMMON: usize = 3;
 
 /// The scripts with the options of one manager.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub(super) struct Scripts {
     /// The keys that all locks have in common.
     pub(super) clock: String,
     pub(super) lives: String,
+    /// The tombstones of the manager.
+    pub(super) gone: String,
     /// The id of the manager.
     pub(super) manager: u64,
     /// Whether to wake the waiters of python-redis-lock.
@@ -57,7 +62,7 @@ impl Scripts {
         };
         let keys = ops.clone().filter_map(Op::name).map(|name| KEYS * (name.lock.len() + name.side.len() + 8));
         let mut call =
-            Cmd::with_capacity(8 + ops.len() * (KEYS + 4), text.len() + 200 + keys.sum::<usize>() + ops.len() * 200);
+            Cmd::with_capacity(8 + ops.len() * (KEYS + 3), text.len() + 200 + keys.sum::<usize>() + ops.len() * 200);
         call.arg(command).arg(text);
         match kind {
             Kind::Life => {
@@ -69,7 +74,7 @@ impl Scripts {
                 call.arg(number);
             }
             _ => {
-                call.arg(2 + ops.len() * KEYS).arg(&self.clock).arg(&self.lives);
+                call.arg(COMMON + ops.len() * KEYS).arg(&self.clock).arg(&self.lives).arg(&self.gone);
                 ops.clone().for_each(|op| op.write_keys(&mut call));
                 call.arg(number).arg(&self.channels);
             }
@@ -123,7 +128,7 @@ impl Op {
     fn write_keys(&self, call: &mut Cmd) {
         let Some(name) = self.name() else { return };
         call.arg(&name.lock);
-        for kind in ["q2", "r2", "gone", "ears"] {
+        for kind in ["q2", "r2"] {
             name.write_side(call, kind);
         }
     }
@@ -148,16 +153,19 @@ impl Op {
     fn write(&self, call: &mut Cmd) {
         match self {
             Self::Acquire(attempt) => {
-                let (head, rest) = attempt.claim.parts();
-                call.arg(head).arg(rest).arg(millis(attempt.ttl));
+                let claim = attempt.claim.as_str();
                 match attempt.wanted_place() {
-                    Some(place) => call.arg(place),
-                    None => call.arg(""),
-                };
+                    None => write_parts(call, &["-", " ", claim]),
+                    Some(0) => write_parts(call, &["0", " ", claim]),
+                    Some(place) => write_parts(call, &[&place.to_string(), " ", claim]),
+                }
             }
             Self::Release(attempt, tombstone) => {
-                let (head, rest) = attempt.claim.parts();
-                call.arg(head).arg(rest).arg(millis(*tombstone));
+                let claim = attempt.claim.as_str();
+                match millis(*tombstone) {
+                    0 => write_parts(call, &["0", " ", claim]),
+                    tombstone => write_parts(call, &[&tombstone.to_string(), " ", claim]),
+                }
             }
             Self::Renew(attempt, epoch) => {
                 call.arg(attempt.claim.as_str()).arg(*epoch).arg(millis(attempt.ttl));

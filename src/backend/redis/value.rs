@@ -58,11 +58,6 @@ impl ClaimText {
         &self.0
     }
 
-    /// The parts before and after the epoch.
-    pub(super) fn parts(&self) -> (&str, &str) {
-        self.0.split_at(HEAD)
-    }
-
     /// Whether a value is that of this attempt.
     pub(super) fn is_in(&self, value: &[u8]) -> bool {
         value.starts_with(&self.0.as_bytes()[..ID])
@@ -71,7 +66,7 @@ impl ClaimText {
     /// The value of the lock's key while the claim holds it with this epoch.
     #[cfg(test)]
     pub(super) fn with(&self, epoch: u64) -> String {
-        let (head, rest) = self.parts();
+        let (head, rest) = self.0.split_at(HEAD);
         format!("{head}{epoch}{rest}")
     }
 }
@@ -162,7 +157,7 @@ mod tests {
                 assert_eq!(&value[..17], "0000000000000005:");
                 assert_eq!(attempt(&value[17..33]), Some(AttemptId(0xabc)));
                 assert_eq!(&value[33..37], if mode == Mode::Shared { ":s2:" } else { ":x2:" });
-                assert!(written.parts().1.starts_with(":30000:"), "{written:?}");
+                assert!(written.as_str()[HEAD..].starts_with(":30000:"), "{written:?}");
             }
         }
     }

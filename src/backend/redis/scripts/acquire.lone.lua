@@ -1,9 +1,10 @@
 -- One exclusive claim for a lock that is free, and that nobody waits for: before any function is created, since that takes as long as
 -- a command. All else goes on below.
 if
-  #KEYS == 7
-  and ARGV[3]:byte(35) == 120
-  and redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[6], KEYS[7]) == 0
+  #KEYS == 6
+  and ARGV[3]:byte(37) == 120
+  and ARGV[3]:byte(2) == 32
+  and redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5]) == 0
 then
   local time, known = redis.call('TIME'), redis.pcall('GET', KEYS[1])
   local now = time[1] * 1000000 + time[2]
@@ -12,8 +13,10 @@ then
     local epoch = time[1] .. ('00000' .. time[2]):sub(-6)
     -- Nothing is given before the epoch is written.
     if redis.pcall('SET', KEYS[1], epoch).ok then
-      local set = redis.pcall('SET', KEYS[3], ARGV[3] .. epoch .. ARGV[4], 'PX', ARGV[5], 'NX')
-      if set and set.ok then return { ARGV[1], 'g' .. epoch } end
+      local rest = ARGV[3]:sub(40)
+      local value = ARGV[3]:sub(3, 39) .. epoch .. rest
+      local set = redis.pcall('SET', KEYS[4], value, 'PX', rest:match('^:(%d+)'), 'NX')
+      if set and set.ok then return ARGV[1] .. '\ng' .. epoch end
     end
   end
 end

@@ -25,11 +25,11 @@ local function time_left(lock, mode)
   return call('PTTL', lock.key)
 end
 
-return function(lock, claim, ttl, wanted)
-  local id, mode, _, limit = claim:sub(1, 33), read_claim(claim)
-  local wait = wanted ~= ''
+return function(lock, wanted, claim)
+  local id, mode, ttl, limit = claim:sub(1, 33), read_claim(claim)
+  local wait = wanted ~= '-'
   alive[claim:sub(1, 16)] = true
-  local tombstone = read('ZSCORE', lock.gone, id)
+  local tombstone = read('ZSCORE', KEYS[3], id)
   if tombstone and tonumber(tombstone) > now then return 'd' end
 
   -- Read again: another part of this call may have been about the same lock.

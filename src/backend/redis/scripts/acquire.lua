@@ -1,5 +1,5 @@
--- Acquires locks, or joins their queues. Arguments: the two parts of the claim; the TTL in ms; '' not to wait, 0 to wait, or the place
--- that was lost with the manager's life.
+-- Acquires locks, or joins their queues. Argument: - not to wait, 0 to wait, or the place that was lost with the manager's
+-- life; a space; the claim.
 --
 -- Reads and writes: all keys of the locks but the signal list, clock, lives.
 --
@@ -8,16 +8,25 @@
 -- attempt was given up; i the key is not a string; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
 --
 -- A repeated call of a queued attempt keeps its place; one of a holder extends the hold to its full TTL.
-local count = (#KEYS - 2) / 5
-local answers, none = { ARGV[1] }, false
+local count = (#KEYS - 3) / 3
+-- Whether nobody waits for any of the locks, whether this manager has tombstones, and whether there is one of each claim.
+local quiet, buried, tombstones
 if count > 1 then
-  local sides = {}
-  for part = 1, count do
-    local key = 2 + (part - 1) * 5
-    sides[part * 3 - 2], sides[part * 3 - 1], sides[part * 3] = KEYS[key + 2], KEYS[key + 4], KEYS[key + 5]
-  end
-  none = call('EXISTS', unpack(sides)) == 0
+  local sides = { KEYS[3] }
+  for part = 1, count do sides[part + 1] = KEYS[part * 3 + 2] end
+  local found = call('EXISTS', unpack(sides))
+  buried = found > 0 and call('EXISTS', KEYS[3]) == 1
+  quiet = found == 0 or found == 1 and buried
+else
+  buried = call('EXISTS', KEYS[3]) == 1
 end
+if buried then
+  local ids = {}
+  for part = 1, count do ids[part] = ARGV[part + 2]:match('^%S+ (.*)'):sub(1, 33) end
+  -- Before Redis 6.2, and if the key is not ours, the long way sees to it.
+  tombstones = try('ZMSCORE', KEYS[3], unpack(ids))
+end
+
 -- One epoch is enough for what is free: the long way takes another one for each grant.
 local epoch, granted, long
 -- The answer to all that need the clock, if it cannot be read.
@@ -36,7 +45,6 @@ local function join(key, head, rest)
   local lock, queue = KEYS[key + 1], KEYS[key + 2]
   local held = try('GETRANGE', lock, '0', '36')
   if #held ~= 37 or sub(held, 34) ~= ':x2:' or sub(held, 1, 33) == sub(head, 1, 33) then return nil end
-  if not none and call('EXISTS', KEYS[key + 4]) == 1 then return nil end
   local newest = try('ZREVRANGE', queue, '0', '0', 'WITHSCORES')
   if newest.err then return nil end
   newest = tonumber(newest[2])
@@ -51,14 +59,22 @@ local function join(key, head, rest)
   return 'q' .. left .. ':' .. told .. ':' .. time_text .. ':' .. flags
 end
 
-local key, at = 2, 2
+-- The end of a claim, and the TTL in it: the same for most.
+local known_rest, ttl
+local answers, key = { ARGV[1] }, 3
 for part = 1, count do
-  local head, rest, ttl, wanted, answer = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], nil
-  if byte(head, 35) == EXCLUSIVE and not problem then
+  local request, answer = ARGV[part + 2], nil
+  if
+    byte(request, 2) == 32
+    and byte(request, 37) == EXCLUSIVE
+    and not problem
+    and (not buried or tombstones[part] == false)
+  then
+    local head, rest = sub(request, 3, 39), sub(request, 40)
     -- Nothing is given before the epoch is written, and none is written for nothing.
     if
-      none and (granted or call('EXISTS', KEYS[key + 1]) == 0)
-      or not none and call('EXISTS', KEYS[key + 1], KEYS[key + 2], KEYS[key + 4], KEYS[key + 5]) == 0
+      quiet and (granted or call('EXISTS', KEYS[key + 1]) == 0)
+      or not quiet and call('EXISTS', KEYS[key + 1], KEYS[key + 2]) == 0
     then
       if not granted and begun() then
         local done, found = pcall(next_epoch)
@@ -68,17 +84,20 @@ for part = 1, count do
           answer = failed(found)
         end
       end
+      if rest ~= known_rest then
+        known_rest, ttl = rest, rest:match('^:(%d+)')
+      end
       local set = granted and try('SET', KEYS[key + 1], head .. epoch .. rest, 'PX', ttl, 'NX')
       if set then answer = set.ok and granted or failed(set) end
     end
-    if not answer and wanted == '0' and begun() then answer = join(key, head, rest) end
+    if not answer and byte(request, 1) == 48 and begun() then answer = join(key, head, rest) end
   end
   answer = answer or problem
   if not answer then
     long = long or long_way()
-    answer = long(part, head .. rest, ttl, wanted)
+    answer = long(part, request:match('^(%S+) (.*)'))
   end
   answers[part + 1] = answer
-  key, at = key + 5, at + 4
+  key = key + 3
 end
-return answers
+return table.concat(answers, '\n')

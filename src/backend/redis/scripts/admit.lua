@@ -4,7 +4,7 @@
 --
 -- Answers: 1; w<key> that key is not ours; e<error>. An m at the end: a further step remains to be done.
 local answers, long = { ARGV[1] }, long_way()
-for part = 1, (#KEYS - 2) / 5 do
+for part = 1, (#KEYS - 3) / 3 do
   answers[part + 1] = long(part)
 end
-return answers
+return table.concat(answers, '\n')

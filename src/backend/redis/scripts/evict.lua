@@ -6,7 +6,7 @@
 -- Answers: the values of the removed claims, including those of other client libraries, then m if a step remains to be done; i the key
 -- is not a string; w<key> that key is not ours; e<error>.
 local answers, long = { ARGV[1] }, long_way()
-for part = 1, (#KEYS - 2) / 5 do
+for part = 1, (#KEYS - 3) / 3 do
   local answer = long(part, ARGV[part + 2])
   answers[part + 1] = answer
 end

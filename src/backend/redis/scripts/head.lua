@@ -1,8 +1,11 @@
 -- The common beginning of the scripts that change who holds a lock or waits for it.
 --
--- KEYS: clock, lives; then five keys for each lock: its main key, q2, r2, gone, ears.
+-- KEYS: clock, lives, and gone of the calling manager; then three keys for each lock: its main key, q2, r2.
 -- ARGV: the number of the call, which is returned first, so that the answer to another call is recognized; the prefix of the managers'
--- channels; then a fixed number of arguments for each lock.
+-- channels; then one argument for each lock.
+--
+-- The answers to the parts of a call, and its number, are lines of one text, if none of them is a list: a reply and an argument of many
+-- parts takes the server longer than what is done with them.
 --
 -- A claim is the value of a lock's key with an empty epoch: manager, attempt, mode, '', TTL, description. It is the member of an
 -- attempt in q2 and r2. Attempts are never reused, so the first 33 bytes, manager and attempt, identify it. Its two parts, before and
@@ -67,7 +70,7 @@ end
 
 -- Turns the error of one lock into its answer.
 local function failed(problem)
-  local text = tostring(type(problem) == 'table' and problem.err or problem)
+  local text = tostring(type(problem) == 'table' and problem.err or problem):gsub('\n', ' ')
   local key = text:match('^NOTOURS (.*)')
   return key and 'w' .. key or 'e' .. text
 end

@@ -5,7 +5,7 @@
 -- Answers: the type, value and PTTL of the lock, the number of waiters, and the id and the value of each claim that holds it;
 -- w<key> that key is not ours; e<error>.
 local answers, long = { ARGV[1] }, long_way()
-for part = 1, (#KEYS - 2) / 5 do
+for part = 1, (#KEYS - 3) / 3 do
   answers[part + 1] = long(part)
 end
 return answers

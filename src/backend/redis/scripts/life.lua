@@ -12,10 +12,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ends = redis.pcall('ZSCORE', KEYS[1], ARGV[2])
 if type(ends) == 'table' then
-  return { ARGV[1], ends.err:find('WRONGTYPE', 1, true) and 'w' .. KEYS[1] or 'e' .. ends.err }
+  return ARGV[1] .. '\n' .. (ends.err:find('WRONGTYPE', 1, true) and 'w' .. KEYS[1] or 'e' .. ends.err)
 end
 redis.call('ZADD', KEYS[1], now + LIFE, ARGV[2])
 if known == 0 then redis.call('PEXPIRE', KEYS[1], LIFE + RETURN) end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - RETURN)
-if not ends then return { ARGV[1], 'n' } end
-return { ARGV[1], tonumber(ends) > now and '1' or '0' }
+if not ends then return ARGV[1] .. '\nn' end
+return ARGV[1] .. '\n' .. (tonumber(ends) > now and '1' or '0')

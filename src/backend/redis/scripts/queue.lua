@@ -163,8 +163,8 @@ end
 
 -- The keys of the lock with this number.
 local function lock_of(part)
-  local at = 2 + (part - 1) * 5
-  return { key = KEYS[at + 1], queue = KEYS[at + 2], readers = KEYS[at + 3], gone = KEYS[at + 4] }
+  local at = part * 3
+  return { key = KEYS[at + 1], queue = KEYS[at + 2], readers = KEYS[at + 3] }
 end
 
 -- Calls `work` for the lock with this number and its arguments. An error of one does not affect the others.

@@ -1,13 +1,14 @@
 -- One exclusive hold that nobody waits for: before any function is created, since that takes as long as a command. All else goes on
 -- below.
 if
-  #KEYS == 7
+  #KEYS == 6
   and not SIGNALS
-  and ARGV[5] == '0'
-  and ARGV[3]:byte(35) == 120
-  and redis.pcall('GETRANGE', KEYS[3], '0', '36') == ARGV[3]
-  and redis.call('EXISTS', KEYS[4], KEYS[7]) == 0
+  and ARGV[3]:byte(1) == 48
+  and ARGV[3]:byte(2) == 32
+  and ARGV[3]:byte(37) == 120
+  and redis.pcall('GETRANGE', KEYS[4], '0', '36') == ARGV[3]:sub(3, 39)
+  and redis.call('EXISTS', KEYS[5]) == 0
 then
-  redis.call('DEL', KEYS[3])
-  return { ARGV[1], '1' }
+  redis.call('DEL', KEYS[4])
+  return ARGV[1] .. '\n1'
 end

@@ -1,15 +1,16 @@
 -- Leaves a tombstone, by which later copies of an attempt's requests are refused for `ms`.
-local function bury(gone, id, ms)
+local function bury(id, ms)
+  local gone = KEYS[3]
   local old = math.min(64, call('ZCOUNT', gone, '-inf', now))
   if old > 0 then call('ZREMRANGEBYRANK', gone, 0, old - 1) end
   call('ZADD', gone, now + ms, id)
   call('PEXPIRE', gone, math.max(ms, call('PTTL', gone)))
 end
 
-return function(lock, claim, tombstone)
+return function(lock, tombstone, claim)
   local id = claim:sub(1, 33)
   tombstone = tonumber(tombstone)
-  if tombstone > 0 then read('ZSCORE', lock.gone, id) end
+  if tombstone > 0 then read('ZSCORE', KEYS[3], id) end
   look(lock)
   local found, freed = false, false
   if lock.held and lock.held:sub(1, 33) == id then
@@ -40,6 +41,6 @@ return function(lock, claim, tombstone)
     call('DEL', lock.key, lock.readers)
     if signal then signal(lock) end
   end
-  if tombstone > 0 then bury(lock.gone, id, tombstone) end
+  if tombstone > 0 then bury(id, tombstone) end
   return found and '1' or '0'
 end

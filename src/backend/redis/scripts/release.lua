@@ -1,18 +1,15 @@
--- Gives up attempts: their holds, or their places in the queues. Arguments: the two parts of the claim; the TTL in ms of a tombstone,
--- by which later copies of its requests are refused, 0 for none.
+-- Gives up attempts: their holds, or their places in the queues. Argument: the TTL in ms of a tombstone, by which later copies of its
+-- requests are refused, 0 for none; a space; the claim.
 --
 -- Reads and writes: all keys of the locks, clock, lives.
 --
 -- Answers: 1 if it held the lock, else 0; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
-local count = (#KEYS - 2) / 5
+local count = (#KEYS - 3) / 3
 local answers, freed, none, long = { ARGV[1] }, {}, false, nil
 if count > 1 then
-  local sides = {}
-  for part = 1, count do
-    local key = 2 + (part - 1) * 5
-    sides[part * 2 - 1], sides[part * 2] = KEYS[key + 2], KEYS[key + 5]
-  end
-  none = call('EXISTS', unpack(sides)) == 0
+  local queues = {}
+  for part = 1, count do queues[part] = KEYS[part * 3 + 2] end
+  none = call('EXISTS', unpack(queues)) == 0
 end
 
 -- Gives a lock that this call releases to the first in its queue, which is exclusive and alive. nil if the long way has to see to it.
@@ -33,15 +30,16 @@ local function hand_over(key)
   return '1'
 end
 
-local key, at = 2, 2
+local key = 3
 for part = 1, count do
-  local head, tombstone, answer = ARGV[at + 1], ARGV[at + 3], nil
+  local request, answer = ARGV[part + 2], nil
   if
-    tombstone == '0'
-    and byte(head, 35) == EXCLUSIVE
-    and try('GETRANGE', KEYS[key + 1], '0', '36') == head
+    byte(request, 1) == 48
+    and byte(request, 2) == 32
+    and byte(request, 37) == EXCLUSIVE
+    and try('GETRANGE', KEYS[key + 1], '0', '36') == sub(request, 3, 39)
   then
-    if none or call('EXISTS', KEYS[key + 2], KEYS[key + 5]) == 0 then
+    if none or call('EXISTS', KEYS[key + 2]) == 0 then
       if not SIGNALS then freed[#freed + 1], answer = KEYS[key + 1], '1' end
     else
       answer = hand_over(key)
@@ -49,10 +47,10 @@ for part = 1, count do
   end
   if not answer then
     long = long or long_way()
-    answer = long(part, head .. ARGV[at + 2], tombstone)
+    answer = long(part, request:match('^(%d+) (.*)'))
   end
   answers[part + 1] = answer
-  key, at = key + 5, at + 3
+  key = key + 3
 end
 if #freed > 0 then call('DEL', unpack(freed)) end
-return answers
+return table.concat(answers, '\n')

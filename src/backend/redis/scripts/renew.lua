@@ -52,4 +52,4 @@ for part = 1, (#ARGV - 1) / 3 do
   end
   answers[part + 1] = answer
 end
-return answers
+return table.concat(answers, '\n')

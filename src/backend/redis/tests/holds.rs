@@ -22,7 +22,7 @@ fn a_late_copy_of_an_aborted_attempt_takes_nothing() {
             }
             assert_eq!(text(&server.repeat(acquire(&attempt))), "d", "aborted: {aborted}");
             assert!(!server.run::<bool>("EXISTS lock:k"));
-            let left: i64 = server.run(&format!("PTTL {}gone:lock:k", attempt.name.side));
+            let left: i64 = server.run(&format!("PTTL {}", Names::new("lock:".into()).gone(manager(&attempt))));
             assert!((50_000..=60_000).contains(&left), "{left}: it expires");
         }
         assert!(client.try_get("k", Mode::Exclusive).await.is_some(), "others are not refused");

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use redis::{FromRedisValue, Value};
 
+use super::answers::{self, Reply};
 use super::attempt::Attempt;
 use super::names::Names;
 use super::scripts::{By, Kind, Op, Scripts};
-use super::{Address, Options, Redis, Target, answers, options};
+use super::{Address, Options, Redis, Target, options};
 use crate::backend::{
     Account, AttemptId, Backend, Claim, ErrorKind, Event, Evict, EvictScope, Grant, Lease, LeaseScope, SystemClock,
     Wait,
@@ -89,17 +90,20 @@ impl Server {
 
     /// Runs a script for an attempt, as a late copy of a request would.
     fn repeat(&self, op: Op) -> Value {
+        let (Op::Acquire(attempt) | Op::Release(attempt, _) | Op::Renew(attempt, _)) = &op else { panic!("{op:?}") };
+        let manager = manager(attempt);
         let names = Names::new("lock:".into());
         let scripts = Scripts {
             channels: names.channels(),
             clock: names.clock(),
             lives: names.lives(),
-            manager: 0,
+            gone: names.gone(manager),
+            manager,
             signals: false,
         };
         let call = scripts.call(op.kind(), By::Text, 7, [&op].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
-        answers::split(answer, 7, 1).unwrap().next().unwrap()
+        Reply::read(answer, 7, 1).unwrap().into_answers().remove(0).into_value()
     }
 
     /// How often a command was called since the last call of this function.
@@ -120,6 +124,11 @@ impl Server {
     fn process(&self) -> &Process {
         self.server.process()
     }
+}
+
+/// The manager of an attempt.
+fn manager(attempt: &Attempt) -> u64 {
+    u64::from_str_radix(&attempt.claim.as_str()[..16], 16).unwrap()
 }
 
 fn options(target: Target) -> Options {

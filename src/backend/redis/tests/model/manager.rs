@@ -16,7 +16,6 @@ pub(super) enum Op {
         attempt: Id,
         claim: String,
         key: usize,
-        ttl: u64,
         wanted: String,
     },
     Release {
@@ -192,9 +191,9 @@ impl Manager {
             return;
         }
         attempt.pending = true;
-        let wanted = if attempt.wait { attempt.place.unwrap_or(0).to_string() } else { String::new() };
-        let (key, ttl) = (attempt.key, attempt.ttl);
-        self.ops.push_back(Op::Acquire { attempt: id, claim: attempt.claim.clone(), key, ttl, wanted });
+        let wanted = if attempt.wait { attempt.place.unwrap_or(0).to_string() } else { "-".into() };
+        let key = attempt.key;
+        self.ops.push_back(Op::Acquire { attempt: id, claim: attempt.claim.clone(), key, wanted });
     }
 
     /// Gives up an attempt.

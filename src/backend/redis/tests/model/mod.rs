@@ -61,21 +61,26 @@ fn a_fault_in_a_script_is_found() {
     let planted = |kind, text, instead| Defect { kind, text, instead };
     for defect in [
         // Copies of requests that were given up take effect.
-        planted(Kind::Release, "if tombstone > 0 then bury(lock.gone, id, tombstone) end", ""),
+        planted(Kind::Release, "if tombstone > 0 then bury(id, tombstone) end", ""),
         // The lock is read once a call.
         planted(Kind::Acquire, ", 'PX', ttl, 'NX')", ", 'PX', ttl)"),
+        // The epoch of a call for one lock is not later than the last.
+        planted(Kind::Acquire, "and tonumber(known) < now", ""),
         // Epochs are not stored.
         planted(Kind::Acquire, "call('SET', KEYS[1], epoch)", ""),
         // The queue does not count.
         planted(
             Kind::Acquire,
-            "KEYS[key + 2], KEYS[key + 4], KEYS[key + 5]) == 0\n    then",
-            "KEYS[key + 5]) == 0\n    then",
+            "call('EXISTS', KEYS[key + 1], KEYS[key + 2]) == 0\n    then",
+            "call('EXISTS', KEYS[key + 1]) == 0\n    then",
         ),
         // A call for one lock does not count the queue, or the tombstones, or releases what another one holds.
-        planted(Kind::Acquire, "KEYS[3], KEYS[4], KEYS[6], KEYS[7]", "KEYS[3], KEYS[6], KEYS[7]"),
-        planted(Kind::Acquire, "KEYS[3], KEYS[4], KEYS[6], KEYS[7]", "KEYS[3], KEYS[4], KEYS[7]"),
-        planted(Kind::Release, "  and redis.pcall('GETRANGE', KEYS[3], '0', '36') == ARGV[3]\n", ""),
+        planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5])", "'EXISTS', KEYS[3], KEYS[4])"),
+        planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5])", "'EXISTS', KEYS[4], KEYS[5])"),
+        planted(Kind::Release, "  and redis.pcall('GETRANGE', KEYS[4], '0', '36') == ARGV[3]:sub(3, 39)\n", ""),
+        // Several calls: the tombstones of all claims are not read.
+        planted(Kind::Acquire, "buried = found > 0 and call('EXISTS', KEYS[3]) == 1", "buried = false"),
+        planted(Kind::Acquire, "and (not buried or tombstones[part] == false)", ""),
         // A hold that ended, or was evicted, returns by a renewal.
         planted(Kind::Renew, "if not ends or tonumber(ends) <= now then return '0' end", ""),
         // A reader that has released stays.

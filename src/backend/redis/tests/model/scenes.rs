@@ -3,7 +3,7 @@
 use super::super::super::script::Kind;
 use super::Redis;
 use super::manager::SECOND;
-use super::server::{Server, clock, keys_of, lives, lock, side, text};
+use super::server::{Server, clock, gone, keys_of, lives, lock, side, text};
 
 const START: u64 = 1_800_000_000 * SECOND;
 
@@ -11,7 +11,7 @@ const START: u64 = 1_800_000_000 * SECOND;
 struct Scene {
     server: Server,
     now: u64,
-    _redis: Redis,
+    redis: Redis,
 }
 
 fn claim(manager: u64, attempt: u64, mode: char, ttl: u64) -> String {
@@ -24,7 +24,7 @@ impl Scene {
         let redis = Redis::start();
         let mut server = Server::new(redis.raw.get_connection().unwrap(), None);
         server.clear(START);
-        Self { server, now: START, _redis: redis }
+        Self { server, now: START, redis }
     }
 
     fn pass(&mut self, ms: u64) {
@@ -32,19 +32,18 @@ impl Scene {
         self.server.set_time(self.now);
     }
 
-    fn run(&mut self, kind: Kind, keys: &[usize], mut args: Vec<String>) -> Vec<String> {
-        args.insert(0, "lock:%wake:".into());
-        self.server.run(kind, &keys_of(keys.iter().copied()), &args).iter().map(text).collect()
+    /// Runs a script for the manager of these claims.
+    fn run(&mut self, kind: Kind, keys: &[usize], claims: &[&str], word: &str) -> Vec<String> {
+        let manager = u64::from_str_radix(&claims[0][..16], 16).unwrap();
+        let claims = claims.iter().map(|claim| format!("{word} {claim}"));
+        let args: Vec<_> = std::iter::once("lock:%wake:".to_owned()).chain(claims).collect();
+        self.server.run(kind, &keys_of(manager, keys.iter().copied()), &args).iter().map(text).collect()
     }
 
     /// Acquires for these claims, each of the lock next to it.
     fn acquire_as(&mut self, claims: &[(usize, &str)], wanted: &str) -> Vec<String> {
-        let keys: Vec<usize> = claims.iter().map(|(key, _)| *key).collect();
-        let args = claims.iter().flat_map(|(_, claim)| {
-            let ttl = claim.split(':').nth(4).unwrap();
-            [&claim[..37], &claim[37..], ttl, wanted].map(str::to_owned)
-        });
-        self.run(Kind::Acquire, &keys, args.collect())
+        let (keys, claims): (Vec<_>, Vec<_>) = claims.iter().copied().unzip();
+        self.run(Kind::Acquire, &keys, &claims, wanted)
     }
 
     fn acquire(&mut self, claim: &str) -> String {
@@ -52,12 +51,15 @@ impl Scene {
     }
 
     fn release_with(&mut self, claim: &str, tombstone: u64) -> String {
-        let args = vec![claim[..37].to_owned(), claim[37..].to_owned(), tombstone.to_string()];
-        self.run(Kind::Release, &[0], args).remove(0)
+        self.run(Kind::Release, &[0], &[claim], &tombstone.to_string()).remove(0)
     }
 
     fn release(&mut self, claim: &str) -> String {
         self.release_with(claim, 0)
+    }
+
+    fn admit(&mut self) -> String {
+        text(&self.server.run(Kind::Admit, &keys_of(1, [0].into_iter()), &["lock:%wake:".into()])[0])
     }
 
     fn renew(&mut self, claim: &str, epoch: &str) -> String {
@@ -147,7 +149,7 @@ fn a_call_that_grants_nothing_does_not_write_the_clock() {
     let before = scene.server.get(&clock());
     scene.pass(100);
     assert!(scene.acquire(&claim(2, 2, 'x', 10_000)).starts_with('q'));
-    assert_eq!(scene.acquire_as(&[(0, &claim(3, 3, 's', 10_000))], ""), ["b"]);
+    assert_eq!(scene.acquire_as(&[(0, &claim(3, 3, 's', 10_000))], "-"), ["b"]);
     assert_eq!(scene.server.get(&clock()), before);
 }
 
@@ -168,12 +170,16 @@ fn two_parts_of_a_call_about_one_lock_do_not_both_get_it() {
 #[test]
 fn one_tombstone_does_not_send_the_others_the_long_way() {
     let mut scene = Scene::new();
-    scene.release_with(&claim(9, 9, 'x', 10_000), 60_000);
     let claims: Vec<String> = (0..4).map(|attempt| claim(1, attempt, 'x', 10_000)).collect();
+    scene.release_with(&claims[0], 60_000);
     let ops: Vec<(usize, &str)> = claims.iter().enumerate().map(|(key, claim)| (key, &**claim)).collect();
-    let epochs: Vec<u64> = scene.acquire_as(&ops, "0").iter().map(|answer| epoch(answer)).collect();
-    assert_eq!(epochs[1..], [epochs[1]; 3], "one epoch for what goes the short way");
-    assert!(epochs[0] != epochs[1], "{epochs:?}");
+    let answers = scene.acquire_as(&ops, "0");
+    assert_eq!(answers[0], "d");
+    let epochs: Vec<u64> = answers[1..].iter().map(|answer| epoch(answer)).collect();
+    // Older servers cannot read several scores at once.
+    if scene.redis.version() >= (6, 2) {
+        assert_eq!(epochs, [epochs[0]; 3], "one epoch for what goes the short way");
+    }
 }
 
 #[test]
@@ -346,7 +352,7 @@ fn a_thousand_dead_waiters_are_removed_in_steps() {
     let mut calls = 1;
     while answer.ends_with('m') {
         assert!(scene.messages().is_empty());
-        answer = scene.run(Kind::Admit, &[0], Vec::new()).remove(0);
+        answer = scene.admit();
         calls += 1;
     }
     assert_eq!((scene.messages()[0].0, calls), (1_000, 4));
@@ -365,7 +371,7 @@ fn many_readers_are_let_in_by_steps() {
     let mut answer = scene.release(&holder);
     let mut steps = vec![scene.messages().len()];
     while answer.ends_with('m') {
-        answer = scene.run(Kind::Admit, &[0], Vec::new()).remove(0);
+        answer = scene.admit();
         steps.push(scene.messages().len());
     }
     assert_eq!((steps.iter().sum::<usize>(), steps.len()), (600, 3), "{steps:?}");
@@ -396,7 +402,7 @@ fn what_is_not_ours_at_a_side_key_is_named_and_nothing_is_written() {
         (clock(), ["SET", "inf"]),
         (clock(), ["SET", "1900000000000000"]),
         (clock(), ["SADD", "x"]),
-        (side("gone", 0), ["SET", "x"]),
+        (gone(1), ["SET", "x"]),
     ] {
         let mut scene = Scene::new();
         scene.server.command(&[command[0], &name, command[1]]);
@@ -470,17 +476,17 @@ fn a_claim_is_evicted_alone() {
     let period = epoch(&scene.acquire(&first)).to_string();
     epoch(&scene.acquire(&second));
     scene.queue(3..4, 'x');
-    let shown = scene.server.run(Kind::Inspect, &keys_of([0].into_iter()), &["lock:%wake:".into()]);
+    let shown = scene.server.run(Kind::Inspect, &keys_of(1, [0].into_iter()), &["lock:%wake:".into()]);
     let redis::Value::Array(shown) = &shown[0] else { panic!("{shown:?}") };
     assert_eq!((text(&shown[0]), text(&shown[3]), text(&shown[5])), ("string".into(), "1".into(), second.clone()));
     let only = format!("={},", text(&shown[6]));
     assert_eq!(text(&shown[7]), first);
-    scene.server.run(Kind::Evict, &keys_of([0].into_iter()), &["lock:%wake:".into(), only]);
+    scene.server.run(Kind::Evict, &keys_of(1, [0].into_iter()), &["lock:%wake:".into(), only]);
     assert_eq!(scene.messages(), [(1, format!("l{:016x}", 1))]);
     assert_eq!(scene.renew(&first, &period), "0");
     assert_eq!(scene.left(), 5_000, "as long as the other");
     assert_eq!(scene.renew(&second, &period), "1");
-    scene.server.run(Kind::Evict, &keys_of([0].into_iter()), &["lock:%wake:".into(), String::new()]);
+    scene.server.run(Kind::Evict, &keys_of(1, [0].into_iter()), &["lock:%wake:".into(), String::new()]);
     let messages = scene.messages();
     assert_eq!(messages[0], (2, format!("l{:016x}", 2)));
     assert_eq!(messages[1].0, 3, "and the waiter gets the lock");

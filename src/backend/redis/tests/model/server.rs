@@ -2,6 +2,7 @@
 
 use redis::{Connection, Value, cmd};
 
+use super::super::super::answers::{Answer, Reply};
 use super::super::super::script::Kind;
 
 const SHIM: &str = include_str!("shim.lua");
@@ -53,10 +54,14 @@ impl Server {
     pub(super) fn run(&mut self, kind: Kind, keys: &[String], args: &[String]) -> Vec<Value> {
         let mut call = cmd("EVALSHA");
         call.arg(&self.hashes[kind as usize]).arg(keys.len()).arg(keys).arg("7").arg(args);
-        let mut answers: Vec<Value> =
-            call.query(&mut self.connection).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
-        assert_eq!(text(&answers.remove(0)), "7");
-        answers
+        let answer: Value = call.query(&mut self.connection).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        let count = match kind {
+            Kind::Life => 1,
+            Kind::Renew => args.len() / 3,
+            _ => (keys.len() - 3) / 3,
+        };
+        let mut reply = Reply::read(answer, 7, count).unwrap();
+        reply.into_answers().into_iter().map(Answer::into_value).collect()
     }
 
     /// Runs a plain command.
@@ -99,6 +104,7 @@ impl Server {
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+        Value::SimpleString(text) => text.clone(),
         Value::Int(number) => number.to_string(),
         other => panic!("no text: {other:?}"),
     }
@@ -121,7 +127,12 @@ pub(super) fn side(kind: &str, key: usize) -> String {
     format!("{{t}}%{kind}:{}", lock(key))
 }
 
-pub(super) fn keys_of(keys: impl Iterator<Item = usize>) -> Vec<String> {
-    let of = |key| [lock(key), side("q2", key), side("r2", key), side("gone", key), side("ears", key)];
-    [clock(), lives()].into_iter().chain(keys.flat_map(of)).collect()
+pub(super) fn gone(manager: u64) -> String {
+    format!("%gone:{PREFIX}{manager:016x}")
+}
+
+/// The keys of a manager's call.
+pub(super) fn keys_of(manager: u64, keys: impl Iterator<Item = usize>) -> Vec<String> {
+    let of = |key| [lock(key), side("q2", key), side("r2", key)];
+    [clock(), lives(), gone(manager)].into_iter().chain(keys.flat_map(of)).collect()
 }

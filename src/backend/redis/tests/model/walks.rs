@@ -135,7 +135,7 @@ fn foreign_lock(world: &mut World, key: usize) -> Option<()> {
 
 fn evict(world: &mut World, key: usize) {
     world.forfeit(key);
-    let answers = world.server.run(Kind::Evict, &keys_of([key].into_iter()), &["lock:%wake:".into(), String::new()]);
+    let answers = world.server.run(Kind::Evict, &keys_of(1, [key].into_iter()), &["lock:%wake:".into(), String::new()]);
     world.note(|| format!("k{key} evicted: {answers:?}"));
     let messages = world.server.messages();
     world.messages.extend(messages);

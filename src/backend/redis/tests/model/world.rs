@@ -133,23 +133,16 @@ impl World {
 
     pub(super) fn run(&mut self, kind: Kind, manager: u64, call: &Call) -> Vec<Answer> {
         let channel = || "lock:%wake:".to_owned();
-        let (mut keys, mut args) = (keys_of(call.ops.iter().filter_map(key_of)), vec![channel()]);
+        let (mut keys, mut args) = (keys_of(manager, call.ops.iter().filter_map(key_of)), vec![channel()]);
         match kind {
             Kind::Life => (keys, args) = (vec![lives()], vec![format!("{manager:016x}")]),
             Kind::Renew => (keys, args) = (Vec::new(), Vec::new()),
             _ => {}
         }
         for op in &call.ops {
-            let parts = |claim: &str| [claim[..37].to_owned(), claim[37..].to_owned()];
             match op {
-                Op::Acquire { claim, ttl, wanted, .. } => {
-                    args.extend(parts(claim));
-                    args.extend([(ttl / 1000).to_string(), wanted.clone()]);
-                }
-                Op::Release { claim, tombstone, .. } => {
-                    args.extend(parts(claim));
-                    args.push(tombstone.to_string());
-                }
+                Op::Acquire { claim, wanted, .. } => args.push(format!("{wanted} {claim}")),
+                Op::Release { claim, tombstone, .. } => args.push(format!("{tombstone} {claim}")),
                 Op::Renew { claim, key, epoch, ttl, .. } => {
                     keys.push(lock(*key));
                     if claim.as_bytes()[34] != b'x' {
