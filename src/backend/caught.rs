@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 
-use crate::backend::{Backend, BackendError, Claim, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};
+use crate::backend::{
+    Backend, BackendError, Claim, Completion, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+};
 use crate::info::{Eviction, LockInfo};
 use crate::process::foreign::Catching;
 use crate::process::report::{Foreign, catch};
@@ -41,6 +43,11 @@ impl Caught {
     }
 }
 
+/// The outcome of an acquire whose future was [`Catching`].
+pub(crate) fn acquired(caught: Option<Result<Option<Grant>>>) -> Result<Option<Grant>> {
+    caught.unwrap_or_else(|| Err(panicked()))
+}
+
 fn panicked() -> BackendError {
     BackendError::new(ErrorKind::Unreachable, "the backend panicked")
 }
@@ -68,13 +75,22 @@ impl Backend for Caught {
         self.ask(|backend| backend.revoke(lease))
     }
     fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
-        self.ask(move |backend| backend.acquire(claim, wait))
+        // The caller catches what its future does: see `acquired`.
+        let call = catch(Foreign::Backend, || self.0.acquire(claim, wait));
+        call.unwrap_or_else(|| std::future::ready(Err(panicked())).boxed())
+    }
+    fn acquire_now(&self, claim: &Claim, wait: Wait) -> Option<Result<Option<Grant>>> {
+        catch(Foreign::Backend, || self.0.acquire_now(claim, wait)).unwrap_or_else(|| Some(Err(panicked())))
     }
     fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
         self.ask(|backend| backend.abort(claim))
     }
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         self.ask(|backend| backend.release(grant))
+    }
+    fn begin_release(&self, grant: &Grant, completion: Completion) -> Option<Completion> {
+        // Unwinding drops the completion, which reports an unknown outcome.
+        catch(Foreign::Backend, || self.0.begin_release(grant, completion)).flatten()
     }
     fn outage(&self) -> Option<BackendError> {
         catch(Foreign::Backend, || self.0.outage()).flatten()

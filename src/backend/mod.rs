@@ -20,6 +20,7 @@
 mod account;
 pub(crate) mod backoff;
 mod caught;
+mod completion;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 mod events;
@@ -39,9 +40,14 @@ use std::time::Duration;
 
 #[cfg(any(feature = "etcd", feature = "redis"))]
 pub(crate) use self::account::Account;
-pub(crate) use self::caught::Caught;
+pub(crate) use self::caught::{Caught, acquired};
+pub(crate) use self::completion::Completes;
+pub use self::completion::Completion;
 pub use self::limit::Limit;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub(crate) use self::types::derived;
 pub use self::types::{AttemptId, Claim, Event, Evict, EvictScope, Grant, Lease, LeaseId, LeaseScope, Wait};
+pub(crate) use self::types::{KeyMemo, Memo};
 pub use crate::clock::{Clock, SystemClock, Timestamp};
 pub use crate::error::{BackendError, ErrorKind};
 pub use futures::future::BoxFuture;
@@ -135,6 +141,15 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// The future may be dropped at any time. [`abort`](Self::abort) is called afterwards, as after every error.
     fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>>;
 
+    /// Acquires a lock without I/O: the same as [`acquire`](Self::acquire) where that completes at once.
+    ///
+    /// Returns `None` if the claim cannot be granted or refused now; then it has left nothing behind, and `acquire` is called. The
+    /// default returns `None`.
+    fn acquire_now(&self, claim: &Claim, wait: Wait) -> Option<Result<Option<Grant>>> {
+        let _ = (claim, wait);
+        None
+    }
+
     /// Aborts an attempt whose outcome is unknown, so that it never holds the key or a place in the queue.
     ///
     /// Copies of its request that reach the store after this call has returned must not take effect either. If the claim's lease is
@@ -161,6 +176,16 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// The future may be dropped at any time, also after its first poll; another call then repeats the release.
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>>;
+
+    /// Begins the first [`release`](Self::release) of a grant, and reports its outcome to `completion`, at once or later: what needs
+    /// no future costs less.
+    ///
+    /// Returns the completion if the backend has done nothing; then `release` is called, as it is if the outcome is not reported in
+    /// time. The default returns it.
+    fn begin_release(&self, grant: &Grant, completion: Completion) -> Option<Completion> {
+        let _ = grant;
+        Some(completion)
+    }
 
     /// Waits for the next loss that the store reports. The default never completes, for stores that report none.
     ///
@@ -240,11 +265,17 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         (**self).acquire(claim, wait)
     }
+    fn acquire_now(&self, claim: &Claim, wait: Wait) -> Option<Result<Option<Grant>>> {
+        (**self).acquire_now(claim, wait)
+    }
     fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
         (**self).abort(claim)
     }
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         (**self).release(grant)
+    }
+    fn begin_release(&self, grant: &Grant, completion: Completion) -> Option<Completion> {
+        (**self).begin_release(grant, completion)
     }
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {
         (**self).next_event()

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::Limit;
@@ -80,13 +80,51 @@ pub struct Claim {
     pub holder: Arc<Holder>,
     /// How often to poll the server where notifications are not reliable: 100 ms by default.
     pub retry_interval: Duration,
+    /// Where the backend keeps what it has derived from the key.
+    pub(crate) memo: KeyMemo,
+}
+
+/// The memo of a claim's key, if it has one.
+#[derive(Clone, Default)]
+pub(crate) struct KeyMemo(pub(crate) Option<Arc<dyn Memo>>);
+
+impl fmt::Debug for KeyMemo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyMemo").finish_non_exhaustive()
+    }
+}
+
+/// What lives as long as a manager uses a key.
+pub(crate) trait Memo: Send + Sync {
+    /// A place for what a backend has derived from the key.
+    fn derived(&self) -> &OnceLock<Arc<dyn Any + Send + Sync>>;
 }
 
 impl Claim {
     /// Creates a claim.
     pub fn new(attempt: AttemptId, key: Arc<str>, mode: Mode, lease: Lease, holder: Arc<Holder>) -> Self {
-        Self { attempt, key, mode, lease, holder, retry_interval: Duration::from_millis(100) }
+        Self { attempt, key, mode, lease, holder, retry_interval: Duration::from_millis(100), memo: KeyMemo::default() }
     }
+}
+
+/// Returns what a backend has derived from the claim's key, or derives it.
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub(crate) fn derived<T: Any + Send + Sync, E>(
+    claim: &Claim,
+    derive: impl FnOnce() -> std::result::Result<Arc<T>, E>,
+) -> std::result::Result<Arc<T>, E> {
+    let memo = claim.memo.0.as_ref().map(|memo| memo.derived());
+    if let Some(known) = memo.and_then(OnceLock::get)
+        && let Ok(known) = known.clone().downcast()
+    {
+        return Ok(known);
+    }
+    let new = derive()?;
+    if let Some(memo) = memo {
+        // Another one may have derived the same.
+        let _ = memo.set(new.clone());
+    }
+    Ok(new)
 }
 
 /// Whether an acquire waits for a key that is held.

@@ -51,6 +51,7 @@ async fn keep(engine: Arc<Engine>) {
         }
         sessions.outage_log.report_outage(base);
         engine.keys.nudge_contended();
+        let is_releasing = engine.cleanup.releases.check(base.now());
         let round = sessions.round();
         leases_are_over(&engine, round.over);
         if !round.renew.is_empty() {
@@ -59,7 +60,7 @@ async fn keep(engine: Arc<Engine>) {
         }
         let pause = match round.next {
             Some(next) => next.since(base.now()).min(ROUND),
-            None if engine.keys.is_contended() || sessions.outage_log.has_outage() => ROUND,
+            None if is_releasing || engine.keys.is_contended() || sessions.outage_log.has_outage() => ROUND,
             None => Duration::from_secs(3600),
         };
         let renewed = async {

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::base::Base;
 use super::drop_wait::DropWait;
+use super::releasing::Releases;
 use crate::backend::backoff::Backoff;
 use crate::backend::{Claim, Grant};
-use crate::error::{BackendError, ErrorKind, LockError, Result};
+use crate::error::{BackendError, ErrorKind, Result};
 use crate::lease::LeaseCell;
-use crate::process::foreign::CatchingWaker;
 use crate::process::report::debug;
 
 /// One clean-up.
@@ -35,11 +35,17 @@ pub(crate) struct Cleanup {
     /// Releases and jobs that the server has not confirmed.
     unconfirmed: AtomicUsize,
     confirmed: Notify,
+    pub(super) releases: Releases,
 }
 
 impl Cleanup {
     pub(super) fn new(base: Arc<Base>) -> Arc<Self> {
-        Arc::new(Self { base, unconfirmed: AtomicUsize::new(0), confirmed: Notify::new() })
+        Arc::new(Self {
+            base,
+            unconfirmed: AtomicUsize::new(0),
+            confirmed: Notify::new(),
+            releases: Releases::default(),
+        })
     }
 
     pub(crate) fn has_unconfirmed(&self) -> bool {
@@ -63,34 +69,11 @@ impl Cleanup {
         Unconfirmed(self.clone())
     }
 
-    /// Polls `work` once here and continues it on the keeper, whether the caller waits or not.
-    pub(super) fn start(self: &Arc<Self>, work: impl Future<Output = Result<()>> + Send + 'static) -> InFlight {
-        let unconfirmed = self.count();
+    /// Polls `work` once here, which sends its request. Returns the rest, for the keeper, unless it has ended.
+    pub(super) fn poll_first<F: Future<Output = ()> + Send + 'static>(&self, work: F) -> Option<Pin<Box<F>>> {
         let mut work = Box::pin(work);
-        // Sends the request; a store in memory completes it.
         let first = self.base.keeper.enter().map(|_within| work.as_mut().poll(&mut Context::from_waker(Waker::noop())));
-        if let Ok(Poll::Ready(outcome)) = first {
-            return InFlight::Done(outcome);
-        }
-        // The keeper does the rest, so that nothing depends on whether the caller polls again.
-        let (report, outcome) = oneshot::channel();
-        let (awaited, now) = DropWait::new(&self.base).split();
-        let base = self.base.clone();
-        self.base.keeper.spawn(async move {
-            let outcome = work.await;
-            drop(unconfirmed);
-            // The caller may not wait any more.
-            let _ = report.send(outcome);
-            if base.lifecycle.is_closed() && awaited.is_some() {
-                // This was the manager's last operation: its sessions end too.
-                base.lifecycle.ended().await;
-            }
-            drop(awaited);
-        });
-        if let Some(now) = now {
-            now.wait();
-        }
-        InFlight::Going(outcome, CatchingWaker::default())
+        if matches!(first, Ok(Poll::Ready(()))) { None } else { Some(work) }
     }
 
     /// Runs a job in the background.
@@ -100,12 +83,27 @@ impl Cleanup {
 
     /// Runs a job in the background, and calls `then` once it is confirmed or abandoned.
     pub(super) fn run_then(self: &Arc<Self>, cell: Arc<LeaseCell>, job: Job, then: impl FnOnce() + Send + 'static) {
-        let cleanup = self.clone();
-        drop(self.start(async move {
+        let (cleanup, unconfirmed) = (self.clone(), self.count());
+        let first = self.poll_first(async move {
             cleanup.until_confirmed(&cell, &job).await;
             then();
-            Ok(())
-        }));
+        });
+        let Some(rest) = first else { return };
+        // The keeper does the rest, so that nothing depends on whether the caller polls again.
+        let (awaited, now) = DropWait::new(&self.base).split();
+        let base = self.base.clone();
+        self.base.keeper.spawn(async move {
+            rest.await;
+            drop(unconfirmed);
+            if base.lifecycle.is_closed() && awaited.is_some() {
+                // This was the manager's last operation: its sessions end too.
+                base.lifecycle.ended().await;
+            }
+            drop(awaited);
+        });
+        if let Some(now) = now {
+            now.wait();
+        }
     }
 
     /// Repeats a job until it succeeds, however late: a server that is down ends no lease. A closed manager abandons the job once the
@@ -152,25 +150,6 @@ impl Drop for Unconfirmed {
     fn drop(&mut self) {
         if self.0.unconfirmed.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.confirmed.notify_waiters();
-        }
-    }
-}
-
-/// Work that continues whether this future is polled or not.
-pub(crate) enum InFlight {
-    Going(oneshot::Receiver<Result<()>>, CatchingWaker),
-    Done(Result<()>),
-}
-
-impl Future for InFlight {
-    type Output = Result<()>;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        match &mut *self {
-            Self::Done(outcome) => Poll::Ready(outcome.clone()),
-            Self::Going(outcome, catching) => {
-                let polled = catching.poll(cx, |cx| Pin::new(outcome).poll(cx));
-                polled.map(|outcome| outcome.unwrap_or_else(|_| Err(LockError::closed(None, "unlock"))))
-            }
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::cleanup::Job;
+use super::sessions::ROUND;
 use crate::info::Loss;
 
 /// Closes the manager: all holds are lost, all leases revoked, waiters fail.
@@ -32,7 +33,10 @@ pub(crate) async fn close(engine: Arc<Engine>, bound: Duration) -> bool {
         // Releases need the backend until the server has confirmed them or their leases have ended.
         let engine = engine.clone();
         base.keeper.spawn(async move {
-            engine.cleanup.all_confirmed().await;
+            // The background task that repeats what is overdue has ended.
+            while tokio::time::timeout(ROUND, engine.cleanup.all_confirmed()).await.is_err() {
+                engine.cleanup.releases.check(engine.base.now());
+            }
             // There is no caller left to report to.
             let _ = engine.base.backend.close().await;
         });

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::releasing::Releasing;
 use super::sessions::{Limited, Sessions};
 use crate::arbiter::{Granted, HoldId};
 use crate::backend::Grant;
@@ -30,6 +31,7 @@ pub(crate) struct HeldGrant {
     /// The loss of the claim alone, while its lease lives.
     lost: LossFlag,
     pub(crate) signal: Signal,
+    pub(super) releasing: Releasing,
 }
 
 impl HeldGrant {
@@ -40,8 +42,8 @@ impl HeldGrant {
         sessions: Arc<Sessions>,
         manager: Arc<dyn Any + Send + Sync>,
     ) -> Arc<Self> {
-        let (lost, signal) = (LossFlag::default(), Signal::default());
-        let held = Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal });
+        let (lost, signal, releasing) = Default::default();
+        let held = Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal, releasing });
         if let Some(limit) = &held.grant.limit {
             let limited: Weak<HeldGrant> = Arc::downgrade(&held);
             held.sessions.watch_limit(limit.clone(), limited);
@@ -95,11 +97,21 @@ impl HeldGrant {
 
     /// Counts and logs the loss, unless the manager was closed.
     pub(super) fn report_loss(&self, cause: Loss) {
+        self.count_loss(cause);
+        self.log_loss(cause);
+    }
+
+    pub(super) fn count_loss(&self, cause: Loss) {
+        if cause != Loss::Closed {
+            self.sessions.base.counters.lost(cause);
+        }
+    }
+
+    pub(super) fn log_loss(&self, cause: Loss) {
         if cause == Loss::Closed {
             return;
         }
         let base = &self.sessions.base;
-        base.counters.lost(cause);
         let (name, key, token) = (base.name(), self.key.as_ref(), self.first_token().get());
         warn!(
             target: "leasehold", name = name, key = key, token = token, lease:% = self.cell.id();

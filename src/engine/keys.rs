@@ -1,8 +1,9 @@
 //! The keys in use, one entry each.
 
+use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 
 use futures::future::{FutureExt, ready};
@@ -13,7 +14,7 @@ use super::hold::HeldGrant;
 use super::lookup::{LastLookup, Lookup};
 use super::release::release;
 use crate::arbiter::{Arbiter, Effects};
-use crate::backend::AttemptId;
+use crate::backend::{AttemptId, Memo};
 use crate::clock::Timestamp;
 use crate::info::Loss;
 use crate::process::foreign;
@@ -27,7 +28,14 @@ pub(crate) struct Entry {
     pub(crate) key: Arc<str>,
     arbiter: Mutex<KeyArbiter>,
     last_lookup: LastLookup,
+    derived: OnceLock<Arc<dyn Any + Send + Sync>>,
     keys: Arc<Keys>,
+}
+
+impl Memo for Entry {
+    fn derived(&self) -> &OnceLock<Arc<dyn Any + Send + Sync>> {
+        &self.derived
+    }
 }
 
 impl Entry {
@@ -148,6 +156,7 @@ impl Keys {
             key: key.into(),
             arbiter: Mutex::new(Arbiter::new(self.base.defaults.handover)),
             last_lookup: LastLookup::default(),
+            derived: OnceLock::new(),
             keys: self.clone(),
         });
         by_key.insert(entry.key.clone(), Arc::downgrade(&entry));

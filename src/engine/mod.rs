@@ -23,6 +23,7 @@ mod options;
 mod outage;
 mod recovery;
 mod release;
+mod releasing;
 mod renewals;
 mod sessions;
 mod share;

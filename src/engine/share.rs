@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::cleanup::InFlight;
 use super::hold::{HeldGrant, Hold};
 use super::keys::Entry;
+use super::release::InFlight;
 use crate::clock::Timestamp;
 use crate::error::{LockError, Result};
 use crate::info::Loss;

@@ -19,7 +19,8 @@ use self::state::Answer;
 pub(crate) use self::store::Store;
 use super::events::Events;
 use super::{
-    Backend, BackendError, BoxFuture, Claim, Clock, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+    Backend, BackendError, BoxFuture, Claim, Clock, Completion, ErrorKind, Event, Evict, Grant, Lease, LeaseScope,
+    Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 
@@ -119,6 +120,14 @@ impl Backend for Memory {
         })
     }
 
+    fn acquire_now(&self, claim: &Claim, wait: Wait) -> Option<Result<Option<Grant>>> {
+        match self.store().ok()?.acquire(claim, Wait::Never) {
+            Answer::Granted(epoch) => Some(Ok(Some(Grant::new(claim, epoch)))),
+            Answer::Busy if wait == Wait::Never => Some(Ok(None)),
+            Answer::Busy | Answer::Refused | Answer::Queued(_) => None,
+        }
+    }
+
     fn abort<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             self.store.abort(claim.lease.id, claim.attempt);
@@ -131,6 +140,12 @@ impl Backend for Memory {
             self.store.release(grant.lease.id, grant.attempt);
             Ok(())
         })
+    }
+
+    fn begin_release(&self, grant: &Grant, completion: Completion) -> Option<Completion> {
+        self.store.release(grant.lease.id, grant.attempt);
+        completion.complete(Ok(()));
+        None
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {

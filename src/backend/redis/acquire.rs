@@ -11,14 +11,13 @@ use super::error;
 use super::names::Names;
 use super::place::Won;
 use super::replicas::Replicas;
-use super::value::ClaimText;
-use crate::backend::{Claim, Clock, Grant, Result, Wait};
+use super::value::{ClaimText, Writer};
+use crate::backend::{Claim, Clock, Grant, Result, Wait, derived};
 
 #[derive(Debug)]
 pub(super) struct Acquires {
     pub(super) names: Names,
-    /// The id of this manager on the server.
-    pub(super) manager: u64,
+    pub(super) writer: Writer,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) claims: Arc<Claims>,
     pub(super) batch: Arc<Batch>,
@@ -30,9 +29,9 @@ pub(super) struct Acquires {
 impl Acquires {
     /// Acquires a lock; waits in its queue if the claim is to `wait`.
     pub(super) async fn acquire(&self, claim: &Claim, wait: Wait) -> Result<Option<Grant>> {
-        let name = self.names.of(&claim.key)?;
+        let name = derived(claim, || self.names.of(&claim.key))?;
         // Registered before the first byte is sent: the message of a handover may overtake the answer.
-        let attempt = Attempt::new(claim, name, ClaimText::new(self.manager, claim), wait);
+        let attempt = Attempt::new(claim, name, ClaimText::new(&self.writer, claim), wait);
         let Some(attempt) = self.claims.begin(attempt) else { return Err(error::lost(self.batch.server())) };
         self.batch.acquire(&attempt);
         loop {

@@ -37,7 +37,7 @@ impl Reply {
     }
 
     /// The answers to its operations.
-    pub(super) fn into_answers(&mut self) -> Vec<Answer<'_>> {
+    pub(super) fn take_answers(&mut self) -> Vec<Answer<'_>> {
         match self {
             Self::Lines(lines) => lines.split('\n').skip(1).map(Answer::Text).collect(),
             Self::Values(values) => std::mem::take(values).into_iter().map(Answer::Value).collect(),

@@ -29,7 +29,7 @@ use super::scripts::{By, Kind, Op, Scripts};
 use super::tls;
 use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
-use crate::backend::{BackendError, Clock, ErrorKind, Result, Timestamp, Wait};
+use crate::backend::{BackendError, Clock, Completion, ErrorKind, Result, Timestamp, Wait};
 use crate::process::report::debug;
 
 /// How often an idle connection is checked by a `PING`.
@@ -113,6 +113,11 @@ impl Batch {
             let ops = life.into_iter().chain([Op::Acquire(attempt.clone())]);
             self.requests.add(ops.map(Request::unattended));
         }
+    }
+
+    /// Releases the hold of an attempt that was given up.
+    pub(super) fn release(&self, attempt: Arc<Attempt>, tombstone: Duration, completion: Completion) {
+        self.requests.add([Request::with_completion(Op::Release(attempt, tombstone), completion)]);
     }
 
     /// Plans a poll of a waiter.
@@ -324,7 +329,7 @@ impl Batch {
             return broken(requests, error::malformed(self.server()));
         };
         let (mut later, mut refused, mut elsewhere) = (Vec::new(), None, false);
-        for (request, answer) in requests.into_iter().zip(reply.into_answers()) {
+        for (request, answer) in requests.into_iter().zip(reply.take_answers()) {
             match answers::failed(self.server(), &answer) {
                 Some((meaning @ (Meaning::Later | Meaning::Elsewhere), error)) => {
                     elsewhere |= meaning == Meaning::Elsewhere;
@@ -374,7 +379,7 @@ impl Batch {
             }
             Op::Release(attempt, _) if failed.is_none() => {
                 attempt.release_answered(answer.text() == Some("1"));
-                if !request.has_reply() {
+                if !request.has_caller() {
                     self.claims.forget(attempt.id);
                 }
             }
@@ -385,9 +390,7 @@ impl Batch {
             }
             Op::Release(..) | Op::Admit(_) | Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {}
         }
-        if request.has_reply() {
-            request.answer(failed.map_or_else(|| Ok(answer.into_value()), Err));
-        }
+        request.answer(failed.map_or(Ok(answer), Err), || error::lost(self.server()));
     }
 }
 

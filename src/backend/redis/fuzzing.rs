@@ -44,7 +44,7 @@ impl RedisAnswers {
             AcquireAnswer::Granted(epoch) => Some(epoch),
             _ => None,
         };
-        let answers = reply.into_answers().into_iter();
+        let answers = reply.take_answers().into_iter();
         answers.filter(|answer| answers::failed("server", answer).is_none()).filter_map(epoch).collect()
     }
 

@@ -98,7 +98,10 @@ use self::release::Releases;
 use self::replicas::Replicas;
 use self::scripts::Scripts;
 pub(crate) use self::tls::Tls;
-use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};
+use self::value::Writer;
+use super::{
+    Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+};
 use crate::info::{Eviction, LockInfo};
 
 /// Longer than any wait, and short enough to be added to a time.
@@ -222,7 +225,15 @@ impl Redis {
                 replicas.clone(),
             ),
             inspector: Inspector::new(names.clone(), batch.clone()),
-            acquires: Acquires { names, manager, clock, claims, batch: batch.clone(), replicas, confirmations },
+            acquires: Acquires {
+                names,
+                writer: Writer::new(manager),
+                clock,
+                claims,
+                batch: batch.clone(),
+                replicas,
+                confirmations,
+            },
             batch,
             releases,
             losses,
@@ -288,6 +299,14 @@ impl Backend for Redis {
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
         async move { self.live()?.releases.release(grant.attempt).await }.boxed()
+    }
+
+    fn begin_release(&self, grant: &Grant, completion: Completion) -> Option<Completion> {
+        match self.live() {
+            Ok(live) => live.releases.begin(grant.attempt, completion),
+            Err(closed) => completion.complete(Err(closed)),
+        }
+        None
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {

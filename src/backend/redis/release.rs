@@ -13,7 +13,7 @@ use super::claims::Claims;
 use super::error;
 use super::requests::PendingAnswer;
 use super::scripts::Op;
-use crate::backend::{AttemptId, Result};
+use crate::backend::{AttemptId, Completion, Result};
 
 #[derive(Clone, Debug)]
 pub(super) struct Releases {
@@ -49,10 +49,27 @@ impl Releases {
         if attempt.was_released() { Ok(()) } else { Err(lost()) }
     }
 
+    /// The same without a future.
+    pub(super) fn begin(&self, id: AttemptId, completion: Completion) {
+        let Some(attempt) = self.claims.get(id) else {
+            return completion.complete(Err(error::lost(self.batch.server())));
+        };
+        match attempt.give_up() {
+            Some(copies) => {
+                let tombstone = tombstone(&attempt, copies);
+                self.batch.release(attempt, tombstone, completion);
+            }
+            None => {
+                self.forget(&attempt);
+                completion.complete(Err(error::lost(self.batch.server())));
+            }
+        }
+    }
+
     /// Gives up an attempt, and waits until the server has confirmed that it has no hold and no place in the queue.
     pub(super) async fn withdraw(&self, attempt: &Arc<Attempt>) -> Result<()> {
         if let Some(copies) = attempt.give_up() {
-            let tombstone = if copies { attempt.copies_live_for() } else { Duration::ZERO };
+            let tombstone = tombstone(attempt, copies);
             let answer = self.batch.request_one(Op::Release(attempt.clone(), tombstone));
             let (claims, handle) = (self.claims.clone(), self.handle.clone());
             Withdrawal { claims, handle, attempt: attempt.clone(), answer: Some(answer) }.await?;
@@ -65,6 +82,11 @@ impl Releases {
     pub(super) fn forget(&self, attempt: &Attempt) {
         self.claims.forget(attempt.id);
     }
+}
+
+/// How long copies of an attempt's requests are refused.
+fn tombstone(attempt: &Attempt, copies: bool) -> Duration {
+    if copies { attempt.copies_live_for() } else { Duration::ZERO }
 }
 
 /// A release in flight, which continues when it is dropped.

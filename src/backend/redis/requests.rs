@@ -10,10 +10,11 @@ use redis::{Cmd, Value};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::answers::Answer;
 use super::error;
 use super::scripts::{Kind, Op};
 use crate::backend::backoff::Backoff;
-use crate::backend::{BackendError, Result, Timestamp};
+use crate::backend::{BackendError, Completion, Result, Timestamp};
 
 /// The shortest rest of requests that the server has refused for now.
 const FIRST_REST: Duration = Duration::from_millis(5);
@@ -22,8 +23,16 @@ const FIRST_REST: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) op: Op,
-    /// `None` if nothing waits for the answer: an attempt reads it in any case.
-    reply: Option<oneshot::Sender<Result<Value>>>,
+    reply: Reply,
+}
+
+/// Where the answer goes. An attempt reads it in any case.
+#[derive(Debug)]
+enum Reply {
+    Nowhere,
+    Caller(oneshot::Sender<Result<Value>>),
+    /// The outcome of a release.
+    Completion(Completion),
 }
 
 /// The answer to a request.
@@ -40,17 +49,22 @@ impl Future for PendingAnswer {
 impl Request {
     /// Creates a request whose answer nothing waits for.
     pub(super) fn unattended(op: Op) -> Self {
-        Self { op, reply: None }
+        Self { op, reply: Reply::Nowhere }
     }
 
     pub(super) fn with_answer(op: Op) -> (Self, PendingAnswer) {
         let (reply, answer) = oneshot::channel();
-        (Self { op, reply: Some(reply) }, PendingAnswer(answer))
+        (Self { op, reply: Reply::Caller(reply) }, PendingAnswer(answer))
+    }
+
+    /// Creates a release whose outcome is reported.
+    pub(super) fn with_completion(op: Op, completion: Completion) -> Self {
+        Self { op, reply: Reply::Completion(completion) }
     }
 
     /// Whether it has a caller, which sees to what follows from the answer.
-    pub(super) fn has_reply(&self) -> bool {
-        self.reply.is_some()
+    pub(super) fn has_caller(&self) -> bool {
+        matches!(self.reply, Reply::Caller(_))
     }
 
     /// Whether to send it now. A release is sent even if nothing waits for it any more.
@@ -59,7 +73,7 @@ impl Request {
             Op::Acquire(attempt) => attempt.sending(now),
             Op::Release(..) | Op::Admit(_) | Op::Life => true,
             Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {
-                self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
+                matches!(&self.reply, Reply::Caller(reply) if !reply.is_closed())
             }
         }
     }
@@ -68,13 +82,21 @@ impl Request {
         if let Op::Acquire(attempt) = &self.op {
             attempt.refused(error.clone());
         }
-        self.answer(Err(error));
+        self.answer(Err(error.clone()), || error);
     }
 
-    pub(super) fn answer(self, answer: Result<Value>) {
-        if let Some(reply) = self.reply {
-            // A caller that has left does not need it.
-            let _ = reply.send(answer);
+    /// It was answered. `lost` is the error of a release that did not find its hold.
+    pub(super) fn answer(self, answer: Result<Answer<'_>>, lost: impl FnOnce() -> BackendError) {
+        match self.reply {
+            Reply::Nowhere => {}
+            Reply::Caller(reply) => {
+                // A caller that has left does not need it.
+                let _ = reply.send(answer.map(Answer::into_value));
+            }
+            Reply::Completion(completion) => {
+                let was_released = matches!(&self.op, Op::Release(attempt, _) if attempt.was_released());
+                completion.complete(answer.and_then(|_| if was_released { Ok(()) } else { Err(lost()) }));
+            }
         }
     }
 }

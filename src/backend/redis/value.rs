@@ -7,8 +7,10 @@
 //! client library, or of another version of this one, and excludes as well.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::answers;
@@ -28,29 +30,54 @@ const HEAD: usize = 37;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ClaimText(String);
 
+/// Writes the claims of one manager, which have much in common.
+#[derive(Debug)]
+pub(super) struct Writer {
+    /// The manager, and a colon.
+    manager: String,
+    /// The last holder, and its description.
+    described: Mutex<Option<(Arc<Holder>, Arc<str>)>>,
+}
+
+impl Writer {
+    pub(super) fn new(manager: u64) -> Self {
+        Self { manager: format!("{manager:016x}:"), described: Mutex::new(None) }
+    }
+
+    /// The description of a holder, and the fields that are empty.
+    fn describe(&self, holder: &Arc<Holder>) -> Arc<str> {
+        let mut described = self.described.lock();
+        match &*described {
+            Some((known, text)) if Arc::ptr_eq(known, holder) => text.clone(),
+            _ => {
+                let Holder { name, host, pid } = &**holder;
+                let (host, name) = (utf8_percent_encode(host, UNSAFE), utf8_percent_encode(name, UNSAFE));
+                let text: Arc<str> = format!(":{pid}:{host}:{name}::").into();
+                *described = Some((holder.clone(), text.clone()));
+                text
+            }
+        }
+    }
+}
+
 impl ClaimText {
     /// Writes a claim.
-    pub(super) fn new(manager: u64, claim: &Claim) -> Self {
+    pub(super) fn new(writer: &Writer, claim: &Claim) -> Self {
         let mode = match claim.mode {
-            Mode::Exclusive => 'x',
-            Mode::Shared => 's',
+            Mode::Exclusive => ":x",
+            Mode::Shared => ":s",
         };
         let asked = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let (attempt, ttl) = (claim.attempt.0, claim.lease.ttl.as_millis());
-        let Holder { name, host, pid } = &*claim.holder;
-        let mut text = String::with_capacity(HEAD + 48 + host.len() + name.len());
-        push_id(&mut text, manager);
-        text.push(':');
-        push_id(&mut text, attempt);
-        text.extend([':', mode]);
+        let (ttl, description) = (claim.lease.ttl.as_millis(), writer.describe(&claim.holder));
+        let mut text = String::with_capacity(HEAD + 48 + description.len());
+        text.push_str(&writer.manager);
+        push_id(&mut text, claim.attempt.0);
+        text.push_str(mode);
         text.push_str(VERSION);
         text.push_str("::");
         // It writes to memory.
-        let _ = write!(text, "{ttl}:{asked}:{pid}:");
-        text.extend(utf8_percent_encode(host, UNSAFE));
-        text.push(':');
-        text.extend(utf8_percent_encode(name, UNSAFE));
-        text.push_str("::");
+        let _ = write!(text, "{ttl}:{asked}");
+        text.push_str(&description);
         Self(text)
     }
 
@@ -73,8 +100,11 @@ impl ClaimText {
 
 /// Adds an id, 16 hex digits.
 fn push_id(text: &mut String, id: u64) {
-    let digits = id.to_be_bytes().map(|byte| [byte >> 4, byte & 15]);
-    text.extend(digits.as_flattened().iter().map(|digit| char::from(b"0123456789abcdef"[usize::from(*digit)])));
+    let mut digits = [0; 16];
+    for (place, digit) in digits.iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(id >> (60 - 4 * place)) as usize & 15];
+    }
+    text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
 }
 
 /// Reads the id of an attempt.
@@ -131,7 +161,6 @@ fn holder(rest: &str) -> Option<Holder> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -146,7 +175,7 @@ mod tests {
     fn what_is_written_is_read() {
         for holder in [Holder::new("user:service.dlock", "ho st:1%", 7), Holder::new("名", "", u32::MAX)] {
             for mode in [Mode::Exclusive, Mode::Shared] {
-                let written = ClaimText::new(5, &claim(holder.clone(), mode));
+                let written = ClaimText::new(&Writer::new(5), &claim(holder.clone(), mode));
                 let known = Some(holder.clone());
                 assert_eq!(read(written.as_str().as_bytes()), LockValue::Ours { epoch: None, holder: known.clone() });
                 let value = written.with(1_795_266_979_683_100);

@@ -9,25 +9,28 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use self::waiter::{Acquired, Waiter, count_acquired};
+use self::waiter::{Acquired, Answer, Attempt, Begun, Waiter, count_acquired};
 use super::sessions::LeaseFor;
 use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::arbiter::Decision;
 use crate::backend::Wait;
 use crate::error::{LockError, Result};
+use crate::lease::LeaseCell;
 use crate::process::foreign::{self, CatchingWaker};
 use crate::process::wakers;
 
-/// One acquire. The fast path (entered, busy, or granted at the first poll) needs no allocation; the rest is [`Waiter::run`].
+/// One acquire. What is entered, busy or granted at the first poll, and one claim without a time limit, need no future but the
+/// backend's; the rest is [`Waiter::run`].
 pub(crate) struct Acquisition {
     engine: Arc<EngineHandle>,
     state: State,
     catching: CatchingWaker,
 }
 
-#[expect(clippy::large_enum_variant, reason = "an acquire that need not wait needs no box")]
 enum State {
     Start(Start),
+    /// The attempt is dropped before the waiter, which aborts it.
+    Claiming(Attempt, Waiter),
     Waiting(BoxFuture<'static, Acquired>),
     Done,
 }
@@ -55,15 +58,31 @@ impl Acquisition {
         {
             match start.poll(&self.engine, cx, &mut self.catching) {
                 Ok(Started::Done(share)) => return Poll::Ready(Ok(share)),
+                Ok(Started::Claiming(attempt, waiter)) => {
+                    self.state = State::Claiming(attempt, waiter);
+                    return Poll::Pending;
+                }
                 Ok(Started::Waiting(waiting)) => self.state = State::Waiting(waiting),
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
-        let _within = match self.engine.base.keeper.enter() {
+        let base = &self.engine.base;
+        let _within = match base.keeper.enter() {
             Ok(within) => within,
             Err(error) => return Poll::Ready(Err(error)),
         };
+        if let State::Claiming(attempt, _) = &mut self.state {
+            let Poll::Ready(answer) = self.catching.poll(cx, |cx| attempt.poll(cx, base)) else { return Poll::Pending };
+            if let State::Claiming(attempt, waiter) = std::mem::replace(&mut self.state, State::Done) {
+                let cell = attempt.cell().clone();
+                drop(attempt);
+                match answered(waiter, cell, answer) {
+                    Ok(share) => return Poll::Ready(Ok(share)),
+                    Err(waiting) => self.state = State::Waiting(waiting),
+                }
+            }
+        }
+        let State::Waiting(waiting) = &mut self.state else { return Poll::Pending };
         let polled = self.catching.poll(cx, |cx| waiting.as_mut().poll(cx));
         if polled.is_ready() {
             self.state = State::Done;
@@ -89,8 +108,10 @@ impl Drop for Acquisition {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "a claim that is answered soon needs no box")]
 enum Started {
     Done(Option<Share>),
+    Claiming(Attempt, Waiter),
     Waiting(BoxFuture<'static, Acquired>),
 }
 
@@ -130,32 +151,61 @@ impl Start {
         };
         let mut waiter = Waiter::new(engine.clone(), entry, owner, options, wait, now, ticket);
         if !claims {
-            return Ok(Started::Waiting(Box::pin(waiter.run(None, None))));
+            return Ok(Started::Waiting(Box::pin(waiter.run(Begun::Nothing))));
         }
         let cell = match engine.sessions.lease_for(waiter.terms(), now) {
             LeaseFor::Ready(Ok(cell)) => cell,
-            lease => return Ok(Started::Waiting(Box::pin(waiter.run(Some(lease), None)))),
+            lease => return Ok(Started::Waiting(Box::pin(waiter.run(Begun::Lease(lease))))),
         };
-        let mut attempt = waiter.attempt(cell);
+        let claim = waiter.claim(&cell);
+        if let Some(answer) = base.backend.acquire_now(&claim, wait) {
+            if let Ok(Some(grant)) = answer {
+                return match waiter.granted(grant, cell.clone()) {
+                    Some(share) => Ok(Started::Done(Some(share))),
+                    None => {
+                        waiter.sent(claim, cell);
+                        waiter.abort();
+                        Ok(Started::Waiting(Box::pin(waiter.run(Begun::Nothing))))
+                    }
+                };
+            }
+            waiter.sent(claim, cell.clone());
+            return Ok(answered(waiter, cell, answer).map_or_else(Started::Waiting, Started::Done));
+        }
+        let mut attempt = waiter.send(claim, cell);
         let polled = {
             let _within = base.keeper.enter()?;
-            catching.poll(cx, |cx| attempt.answer.as_mut().poll(cx))
+            catching.poll(cx, |cx| attempt.poll(cx, base))
         };
-        match polled {
-            Poll::Pending => {}
-            Poll::Ready(Ok(Some(grant))) => match waiter.granted(grant, attempt.cell) {
-                Some(share) => return Ok(Started::Done(Some(share))),
-                None => {
-                    waiter.abort();
-                    return Ok(Started::Waiting(Box::pin(waiter.run(None, None))));
-                }
-            },
-            Poll::Ready(Ok(None)) => {
-                waiter.was_busy();
-                return Ok(Started::Done(None));
+        Ok(match polled {
+            Poll::Ready(answer) => {
+                let cell = attempt.cell().clone();
+                answered(waiter, cell, answer).map_or_else(Started::Waiting, Started::Done)
             }
-            Poll::Ready(Err(error)) => attempt.answer = Box::pin(std::future::ready(Err(error))),
+            Poll::Pending if waiter.limit().is_none() => Started::Claiming(attempt, waiter),
+            Poll::Pending => Started::Waiting(Box::pin(waiter.run(Begun::Attempt(attempt)))),
+        })
+    }
+}
+
+/// The claim was answered. Returns the share, or what remains to be done.
+fn answered(
+    mut waiter: Waiter,
+    cell: Arc<LeaseCell>,
+    answer: Answer,
+) -> std::result::Result<Option<Share>, BoxFuture<'static, Acquired>> {
+    match answer {
+        Ok(Some(grant)) if waiter.is_fresh(&grant, &cell) => match waiter.granted(grant, cell) {
+            Some(share) => Ok(Some(share)),
+            None => {
+                waiter.abort();
+                Err(Box::pin(waiter.run(Begun::Nothing)))
+            }
+        },
+        Ok(None) => {
+            waiter.was_busy();
+            Ok(None)
         }
-        Ok(Started::Waiting(Box::pin(waiter.run(None, Some(attempt)))))
+        answer => Err(Box::pin(waiter.run(Begun::Answered(cell, answer)))),
     }
 }

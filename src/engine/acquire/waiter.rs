@@ -1,8 +1,8 @@
 //! [`Waiter`]: an acquire with a place in the local queue, until it has a hold, fails, or is dropped.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, poll_fn, select};
@@ -10,7 +10,7 @@ use futures::future::{BoxFuture, Either, poll_fn, select};
 use super::after_error::{AfterError, FailedAt, after_error};
 use crate::arbiter::{Cancelled, Terms, Ticket, Turn};
 use crate::backend::backoff::Backoff;
-use crate::backend::{Claim, Grant, Wait};
+use crate::backend::{self, Claim, Grant, KeyMemo, Wait};
 use crate::clock::Timestamp;
 use crate::engine::cleanup::Job;
 use crate::engine::lookup::{FRESH, Lookup};
@@ -21,8 +21,8 @@ use crate::error::{BackendError, ErrorKind, LockError, Result};
 use crate::info::{Holder, Loss};
 use crate::lease::{LeaseCell, Listener};
 use crate::owner::Owner;
-use crate::process::foreign;
-use crate::process::report::debug;
+use crate::process::foreign::{self, Catching};
+use crate::process::report::{Foreign, debug};
 
 /// A share of a hold; `None` if the key was not free for a request that does not wait.
 pub(super) type Acquired = Result<Option<Share>>;
@@ -36,10 +36,38 @@ enum Next {
     Busy,
 }
 
+pub(super) type Answer = Result<Option<Grant>, BackendError>;
+
 /// A claim in flight.
 pub(super) struct Attempt {
-    pub(super) cell: Arc<LeaseCell>,
-    pub(super) answer: BoxFuture<'static, Result<Option<Grant>, BackendError>>,
+    answer: Catching<BoxFuture<'static, Answer>>,
+    loss: LossListener,
+}
+
+impl Attempt {
+    pub(super) fn cell(&self) -> &Arc<LeaseCell> {
+        &self.loss.cell
+    }
+
+    /// Polls for the answer, or the loss of the lease.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, base: &Base) -> Poll<Answer> {
+        if let Poll::Ready(caught) = Pin::new(&mut self.answer).poll(cx) {
+            return Poll::Ready(backend::acquired(caught));
+        }
+        self.loss.poll(cx, base).map(|cause| Err(BackendError::new(ErrorKind::LeaseLost, cause.to_string())))
+    }
+}
+
+/// What a waiter has begun before it waits.
+pub(super) enum Begun {
+    /// It is in the queue.
+    Nothing,
+    /// A lease is being opened for it.
+    Lease(LeaseFor),
+    /// It claims.
+    Attempt(Attempt),
+    /// Its claim was answered.
+    Answered(Arc<LeaseCell>, Answer),
 }
 
 /// A place in the local queue. Dropping it leaves nothing behind.
@@ -79,22 +107,27 @@ impl Waiter {
         &self.engine.base
     }
 
-    /// Waits within the caller's limit. Continues with a lease that is being opened, or with an attempt, if there is one.
-    pub(super) async fn run(mut self, opening: Option<LeaseFor>, attempt: Option<Attempt>) -> Acquired {
-        match self.options.limit(&self.base().defaults, self.wait) {
-            Some(limit) => self.run_within(limit, opening, attempt).await,
-            None => self.acquire(opening, attempt).await,
+    /// The longest time to wait.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        self.options.limit(&self.base().defaults, self.wait)
+    }
+
+    /// Waits within the caller's limit. Continues what has begun.
+    pub(super) async fn run(mut self, begun: Begun) -> Acquired {
+        match self.limit() {
+            Some(limit) => self.run_within(limit, begun).await,
+            None => self.acquire(begun).await,
         }
     }
 
     /// Waits for at most `limit`, and looks up the holder of the key meanwhile.
-    async fn run_within(mut self, limit: Duration, opening: Option<LeaseFor>, attempt: Option<Attempt>) -> Acquired {
+    async fn run_within(mut self, limit: Duration, begun: Begun) -> Acquired {
         let entry = self.entry.clone();
         let found = OnceLock::new();
         // The lookup begins shortly before the timeout, so that it does not delay the error.
         let lead = (limit / 2).min(FRESH);
         {
-            let mut acquire = pin!(self.acquire(opening, attempt));
+            let mut acquire = pin!(self.acquire(begun));
             if let Either::Left((acquired, _)) = select(acquire.as_mut(), pin!(tokio::time::sleep(limit - lead))).await
             {
                 return acquired;
@@ -137,25 +170,32 @@ impl Waiter {
         LockError::Timeout { key: self.entry.key.to_string(), after: limit, holder, own, source: source.map(Box::new) }
     }
 
-    async fn acquire(&mut self, mut opening: Option<LeaseFor>, mut begun: Option<Attempt>) -> Acquired {
+    async fn acquire(&mut self, mut begun: Begun) -> Acquired {
         let (mut pauses, mut paused) = (Backoff::slow(), self.base().now());
         // Between grants whose leases had ended: a backend may have more of them.
         let mut losses = Backoff::at_once();
         loop {
-            let attempt = match begun.take() {
-                Some(attempt) => Ok(attempt),
-                None => match self.turn().await? {
+            let claimed = match std::mem::replace(&mut begun, Begun::Nothing) {
+                Begun::Answered(cell, answer) => Ok((cell, answer)),
+                Begun::Attempt(attempt) => Ok(self.answer(attempt).await),
+                earlier @ (Begun::Lease(_) | Begun::Nothing) => match self.turn().await? {
                     Next::Busy => return Ok(None),
                     Next::Entered(share, depth) => match self.entered(share, depth) {
                         Some(share) => return Ok(Some(share)),
                         None => continue,
                     },
-                    Next::Claim => self.lease(opening.take()).await.map(|cell| self.attempt(cell)),
+                    Next::Claim => match self.lease(earlier).await {
+                        Ok(cell) => {
+                            let attempt = self.attempt(cell);
+                            Ok(self.answer(attempt).await)
+                        }
+                        Err(error) => Err(error),
+                    },
                 },
             };
-            let (error, stage, cell) = match attempt {
+            let (error, stage, cell) = match claimed {
                 Err(error) => (error, FailedAt::Lease, None),
-                Ok(Attempt { cell, answer }) => match unless_lost(self.base(), &cell, answer).await {
+                Ok((cell, answer)) => match answer {
                     Ok(Some(grant)) => match self.granted_afresh(grant, cell).await {
                         Some(share) => return Ok(Some(share)),
                         None => {
@@ -242,11 +282,11 @@ impl Waiter {
         None
     }
 
-    async fn lease(&mut self, mut opening: Option<LeaseFor>) -> Result<Arc<LeaseCell>, BackendError> {
+    async fn lease(&mut self, mut begun: Begun) -> Result<Arc<LeaseCell>, BackendError> {
         loop {
-            let lease = match opening.take() {
-                Some(opening) => opening,
-                None => self.engine.sessions.lease_for(&self.options.terms, self.base().now()),
+            let lease = match std::mem::replace(&mut begun, Begun::Nothing) {
+                Begun::Lease(opening) => opening,
+                _ => self.engine.sessions.lease_for(&self.options.terms, self.base().now()),
             };
             let cell = match lease {
                 LeaseFor::Ready(opened) => return opened,
@@ -258,30 +298,56 @@ impl Waiter {
         }
     }
 
-    /// Claims. From here on the attempt must be granted, or aborted.
-    pub(super) fn attempt(&mut self, cell: Arc<LeaseCell>) -> Attempt {
+    /// Describes a claim.
+    pub(super) fn claim(&self, cell: &LeaseCell) -> Claim {
         let base = self.base();
         let (attempt, key, holder) = (base.next_attempt(), self.entry.key.clone(), base.holder.clone());
         let mut claim = Claim::new(attempt, key, self.options.terms.mode, cell.lease(), holder);
         claim.retry_interval = self.options.retry_interval;
-        let claim = Arc::new(claim);
-        let (backend, wait) = (base.backend.clone(), self.wait);
+        claim.memo = KeyMemo(Some(self.entry.clone()));
+        claim
+    }
+
+    /// Claims. From here on the attempt must be granted, or aborted.
+    fn attempt(&mut self, cell: Arc<LeaseCell>) -> Attempt {
+        let claim = self.claim(&cell);
+        self.send(claim, cell)
+    }
+
+    /// The same with this claim.
+    pub(super) fn send(&mut self, claim: Claim, cell: Arc<LeaseCell>) -> Attempt {
+        let (claim, backend, wait) = (Arc::new(claim), self.base().backend.clone(), self.wait);
         self.sent = Some((claim.clone(), cell.clone()));
-        Attempt { cell, answer: Box::pin(async move { backend.acquire(&claim, wait).await }) }
+        let answer: BoxFuture<'_, _> = Box::pin(async move { backend.acquire(&claim, wait).await });
+        let loss = LossListener { cell, listener: Listener::default() };
+        Attempt { answer: Catching::new(Foreign::Backend, answer), loss }
+    }
+
+    /// The claim was answered at once. From here on the attempt must be granted, or aborted.
+    pub(super) fn sent(&mut self, claim: Claim, cell: Arc<LeaseCell>) {
+        self.sent = Some((Arc::new(claim), cell));
+    }
+
+    async fn answer(&self, mut attempt: Attempt) -> (Arc<LeaseCell>, Answer) {
+        let answer = poll_fn(|cx| attempt.poll(cx, self.base())).await;
+        (attempt.cell().clone(), answer)
+    }
+
+    /// Whether the lease of a grant is renewed, or young enough: then its TTL counts from now.
+    pub(super) fn is_fresh(&self, grant: &Grant, cell: &LeaseCell) -> bool {
+        if cell.policy().auto_renew {
+            return true;
+        }
+        let (lease, now) = (cell.lease(), self.base().now());
+        let is_limited = grant.limit.as_ref().is_some_and(|limit| limit.until() < cell.deadline());
+        let is_old = is_limited || now.since(lease.proven) > lease.ttl / 20;
+        !is_old || cell.loss(now).is_some()
     }
 
     /// Takes the grant. If the lease is not renewed afterwards, its TTL counts from now.
     async fn granted_afresh(&mut self, grant: Grant, cell: Arc<LeaseCell>) -> Option<Share> {
         let mut pauses = Backoff::slow();
-        let is_old = |now: Timestamp| {
-            let lease = cell.lease();
-            let is_limited = grant.limit.as_ref().is_some_and(|limit| limit.until() < cell.deadline());
-            (is_limited || now.since(lease.proven) > lease.ttl / 20) && cell.loss(now).is_none()
-        };
-        while !cell.policy().auto_renew
-            && is_old(self.base().now())
-            && renew(&self.engine.sessions, &cell).await.is_err()
-        {
+        while !self.is_fresh(&grant, &cell) && renew(&self.engine.sessions, &cell).await.is_err() {
             self.base().recovery.pause(&mut pauses).await;
         }
         self.granted(grant, cell)
@@ -387,34 +453,20 @@ pub(super) fn count_acquired(share: &Share, asked: Timestamp, now: Timestamp) {
     );
 }
 
-/// Waits for the answer, or for the loss of the lease.
-async fn unless_lost<T>(
-    base: &Base,
-    cell: &LeaseCell,
-    answer: impl Future<Output = Result<T, BackendError>> + Unpin,
-) -> Result<T, BackendError> {
-    match select(answer, pin!(lost(base, cell))).await {
-        Either::Left((answer, _)) => answer,
-        Either::Right((cause, _)) => Err(BackendError::new(ErrorKind::LeaseLost, cause.to_string())),
-    }
-}
-
-/// Ends with the loss of the lease.
-async fn lost(base: &Base, cell: &LeaseCell) -> Loss {
-    let mut listener = ForgetOnDrop { cell, listener: Listener::default() };
-    poll_fn(|cx| {
-        cell.signal.listen(&mut listener.listener, cx.waker());
-        cell.loss(base.now()).map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
-}
-
-struct ForgetOnDrop<'a> {
-    cell: &'a LeaseCell,
+/// Waits for the loss of a lease.
+struct LossListener {
+    cell: Arc<LeaseCell>,
     listener: Listener,
 }
 
-impl Drop for ForgetOnDrop<'_> {
+impl LossListener {
+    fn poll(&mut self, cx: &mut Context<'_>, base: &Base) -> Poll<Loss> {
+        self.cell.signal.listen(&mut self.listener, cx.waker());
+        self.cell.loss(base.now()).map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Drop for LossListener {
     fn drop(&mut self) {
         self.cell.signal.forget(&mut self.listener);
     }

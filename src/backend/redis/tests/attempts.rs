@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use super::super::answers::AcquireAnswer;
 use super::super::attempt::Outcome;
 use super::super::place::{Looked, Seen};
-use super::super::value::ClaimText;
+use super::super::value::{ClaimText, Writer};
 use super::*;
 use crate::backend::{LeaseId, Timestamp};
 
@@ -24,7 +24,7 @@ impl Waiter {
         let lease = Lease::new(LeaseId(1), TTL, now, LeaseScope::Session);
         let claim = Claim::new(AttemptId(7), "k".into(), Mode::Exclusive, lease, Arc::new(Holder::new("n", "h", 1)));
         let name = Names::new("lock:".into()).of("k").unwrap();
-        let attempt = Attempt::new(&claim, name, ClaimText::new(1, &claim), Wait::UntilGranted);
+        let attempt = Attempt::new(&claim, name, ClaimText::new(&Writer::new(1), &claim), Wait::UntilGranted);
         assert!(attempt.begin_request() && attempt.sending(now));
         Self { attempt, now }
     }

@@ -2,7 +2,7 @@
 
 use futures::FutureExt;
 
-use super::super::value::ClaimText;
+use super::super::value::{ClaimText, Writer};
 use super::*;
 
 #[test]
@@ -209,7 +209,7 @@ fn a_grant_that_a_renewal_did_not_include_is_limited() {
         let client = Client::new(&server).await;
         let name = client.redis.acquires.names.of("k").unwrap();
         let claim = client.claim("k", Mode::Exclusive);
-        let text = ClaimText::new(client.redis.acquires.manager, &claim);
+        let text = ClaimText::new(&client.redis.acquires.writer, &claim);
         let claims = &client.redis.acquires.claims;
         let attempt = claims.begin(Attempt::new(&claim, name, text, Wait::UntilGranted)).unwrap();
         client.redis.batch.acquire(&attempt);
@@ -407,7 +407,7 @@ fn the_cost_of_a_lease_depends_on_its_own_holds_only() {
             .map(|_| {
                 let lease = claims.open(TTL, LeaseScope::Session, client.redis.acquires.clock.now());
                 let claim = client.claim_on(lease, "k", Mode::Exclusive);
-                let text = ClaimText::new(0, &claim);
+                let text = ClaimText::new(&Writer::new(0), &claim);
                 claims.begin(Attempt::new(&claim, name.clone(), text, Wait::UntilGranted)).unwrap();
                 lease
             })

@@ -103,7 +103,7 @@ impl Server {
         };
         let call = scripts.call(op.kind(), By::Text, 7, [&op].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
-        Reply::read(answer, 7, 1).unwrap().into_answers().remove(0).into_value()
+        Reply::read(answer, 7, 1).unwrap().take_answers().remove(0).into_value()
     }
 
     /// How often a command was called since the last call of this function.

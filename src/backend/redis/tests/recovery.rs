@@ -72,7 +72,7 @@ fn a_server_that_does_not_answer_is_given_up_and_found_again() {
         let again = Attempt::new(
             &claim,
             client.redis.acquires.names.of("late").unwrap(),
-            super::super::value::ClaimText::new(client.redis.acquires.manager, &claim),
+            super::super::value::ClaimText::new(&client.redis.acquires.writer, &claim),
             Wait::UntilGranted,
         );
         assert_eq!(text(&server.repeat(acquire_of(again))), "d", "no copy takes it later");

@@ -61,7 +61,7 @@ impl Server {
             _ => (keys.len() - 3) / 3,
         };
         let mut reply = Reply::read(answer, 7, count).unwrap();
-        reply.into_answers().into_iter().map(Answer::into_value).collect()
+        reply.take_answers().into_iter().map(Answer::into_value).collect()
     }
 
     /// Runs a plain command.
