@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{BackendError, ErrorKind, Result};
+use crate::error::{BackendError, ErrorKind};
+
+type Result<T> = std::result::Result<T, BackendError>;
 
 /// What waits for the outcome of a release.
 pub(crate) trait Completes: Send + Sync {

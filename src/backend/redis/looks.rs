@@ -87,21 +87,22 @@ async fn read(batch: &Batch, waiters: &[Waiter]) -> Result<Vec<Option<Seen>>> {
     waiters.iter().for_each(|(attempt, _)| {
         values.arg(&attempt.name.lock);
     });
-    let score = |attempt: &Attempt, kind: &str| {
+    let score = |key: &str, attempt: &Attempt| {
         let mut score: Cmd = redis::cmd("ZSCORE");
-        attempt.name.write_side(&mut score, kind);
-        score.arg(attempt.claim.as_str());
+        score.arg(key).arg(attempt.claim.as_str());
         score
     };
     let prolong = |attempt: &Attempt| {
         let mut prolong: Cmd = redis::cmd("PEXPIRE");
-        attempt.name.write_side(&mut prolong, "q2");
+        prolong.arg(&attempt.name.queue);
         prolong.arg(QUEUE_TTL);
         prolong
     };
-    let places = waiters.iter().filter(|(_, look)| look.place).map(|(attempt, _)| score(attempt, "q2"));
-    let shares =
-        waiters.iter().filter(|(attempt, _)| attempt.mode == Mode::Shared).map(|(attempt, _)| score(attempt, "r2"));
+    let places = waiters.iter().filter(|(_, look)| look.place).map(|(attempt, _)| score(&attempt.name.queue, attempt));
+    let shares = waiters
+        .iter()
+        .filter(|(attempt, _)| attempt.mode == Mode::Shared)
+        .map(|(attempt, _)| score(&attempt.name.readers, attempt));
     let prolonged = waiters.iter().filter(|(_, look)| look.prolong).map(|(attempt, _)| prolong(attempt));
     let commands = [values].into_iter().chain(places).chain(shares).chain(prolonged);
     let answers = join_all(commands.map(|command| batch.command(command))).await;

@@ -5,10 +5,7 @@
 //! `{` of a name and the first `}` after it, or of the whole name if there is no such text. So the tag is the one in the main name,
 //! or else the smallest number that hashes to the same slot; braces around the main name would not work for `a}b` or `{}x`.
 
-use std::io::Write;
 use std::sync::{Arc, OnceLock};
-
-use redis::{Cmd, RedisWrite};
 
 use crate::backend::{BackendError, ErrorKind, Result};
 
@@ -19,29 +16,16 @@ const SLOTS: u16 = 16384;
 pub(super) struct Name {
     /// The main key.
     pub(super) lock: String,
-    /// The prefix of its side keys: `{tag}%`.
-    pub(super) side: String,
+    /// The waiters, and the readers.
+    pub(super) queue: String,
+    pub(super) readers: String,
 }
 
 impl Name {
-    /// The name of a side key.
-    #[cfg(test)]
-    pub(super) fn side_key(&self, kind: &str) -> String {
-        format!("{}{kind}:{}", self.side, self.lock)
-    }
-
-    /// Adds the name of a side key to a command.
-    pub(super) fn write_side(&self, command: &mut Cmd, kind: &str) {
-        write_parts(command, &[&self.side, kind, ":", &self.lock]);
-    }
-}
-
-/// Adds an argument that consists of these parts to a command.
-pub(super) fn write_parts(command: &mut Cmd, parts: &[&str]) {
-    let mut argument = command.writer_for_next_arg();
-    for part in parts {
-        // It writes to memory.
-        let _ = argument.write_all(part.as_bytes());
+    fn new(lock: String) -> Self {
+        let side = side(&lock);
+        let key = |kind| [&*side, kind, &lock].concat();
+        Self { queue: key("q2:"), readers: key("r2:"), lock }
     }
 }
 
@@ -68,7 +52,7 @@ impl Names {
             let reason = format!("without a prefix, {key:?} would be a name that leasehold keeps for itself on redis");
             return Err(BackendError::new(ErrorKind::Refused, reason));
         }
-        Ok(Arc::new(Name { side: side(&lock), lock }))
+        Ok(Arc::new(Name::new(lock)))
     }
 
     /// The keys that all locks with the prefix have in common: the last epoch, and the lives of the managers.
@@ -195,10 +179,9 @@ mod tests {
             let names = Names::new(prefix.into());
             for key in ["k", "a}b", "{}x", "{}", "{", "}", "}{", "{u}:q", "{{u}}", "a{b}c{d}", "ä{鍵}", " ", "{%}"] {
                 let name = names.of(key).unwrap();
-                for kind in ["q2", "r2"] {
-                    let side = name.side_key(kind);
-                    assert_eq!(hashed(&side), hashed(&name.lock), "{side}");
-                    assert!(is_side_key(&side) && names.key(&side).is_none(), "{side}");
+                for side in [&name.queue, &name.readers] {
+                    assert_eq!(hashed(side), hashed(&name.lock), "{side}");
+                    assert!(is_side_key(side) && names.key(side).is_none(), "{side}");
                 }
                 assert_eq!(names.key(&name.lock), Some(key));
             }
@@ -208,8 +191,8 @@ mod tests {
     #[test]
     fn no_key_is_a_side_key_of_another() {
         let lock = Names::new("lock:".into()).of("{u}").unwrap();
-        let side = format!("{}queue:{}", lock.side, lock.lock);
-        assert_eq!(side, "{u}%queue:lock:{u}");
+        let side = lock.queue.clone();
+        assert_eq!(side, "{u}%q2:lock:{u}");
         assert!(Names::new("lock:".into()).of(&side).is_ok(), "with a prefix it is another name");
         let bare = Names::new(String::new());
         assert_eq!(bare.of(&side).unwrap_err().kind(), ErrorKind::Refused);

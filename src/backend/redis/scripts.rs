@@ -2,13 +2,14 @@
 //!
 //! A call has any number of operations, one [`Op`] for each lock. The outcome of each is independent of the others.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline, RedisWrite};
 
 use super::attempt::Attempt;
-use super::names::{Name, write_parts};
+use super::names::Name;
 pub(super) use super::script::Kind;
 use crate::info::{ClaimId, Mode};
 
@@ -60,7 +61,7 @@ impl Scripts {
             By::Hash => ("EVALSHA", &script.hash),
             By::Text => ("EVAL", &script.text),
         };
-        let keys = ops.clone().filter_map(Op::name).map(|name| KEYS * (name.lock.len() + name.side.len() + 8));
+        let keys = ops.clone().filter_map(Op::name).map(|name| name.lock.len() + name.queue.len() + name.readers.len());
         let mut call =
             Cmd::with_capacity(8 + ops.len() * (KEYS + 3), text.len() + 200 + keys.sum::<usize>() + ops.len() * 200);
         call.arg(command).arg(text);
@@ -77,6 +78,13 @@ impl Scripts {
                 call.arg(COMMON + ops.len() * KEYS).arg(&self.clock).arg(&self.lives).arg(&self.gone);
                 ops.clone().for_each(|op| op.write_keys(&mut call));
                 call.arg(number).arg(&self.channels);
+                match kind {
+                    Kind::Acquire => {
+                        call.arg(common_ttl(ops.clone()).map_or(String::new(), |ttl| millis(ttl).to_string()))
+                    }
+                    Kind::Release => call.arg(if ops.clone().all(Op::is_plain_release) { "1" } else { "" }),
+                    _ => &mut call,
+                };
             }
         }
         ops.for_each(|op| op.write(&mut call));
@@ -127,10 +135,12 @@ impl Op {
 
     fn write_keys(&self, call: &mut Cmd) {
         let Some(name) = self.name() else { return };
-        call.arg(&name.lock);
-        for kind in ["q2", "r2"] {
-            name.write_side(call, kind);
-        }
+        call.arg(&name.lock).arg(&name.queue).arg(&name.readers);
+    }
+
+    /// Whether it releases an exclusive hold, and leaves no tombstone.
+    fn is_plain_release(&self) -> bool {
+        matches!(self, Self::Release(attempt, tombstone) if attempt.mode == Mode::Exclusive && tombstone.is_zero())
     }
 
     fn is_exclusive(&self) -> bool {
@@ -146,7 +156,7 @@ impl Op {
         let Some(name) = self.name() else { return };
         call.arg(&name.lock);
         if !self.is_exclusive() {
-            name.write_side(call, "r2");
+            call.arg(&name.readers);
         }
     }
 
@@ -178,6 +188,27 @@ impl Op {
             }
             Self::Life | Self::Admit(_) | Self::Inspect(_) => {}
         }
+    }
+}
+
+/// The TTL of these claims, if they are alike: exclusive, with the same TTL, and without a place to return to.
+fn common_ttl<'a>(mut ops: impl Iterator<Item = &'a Op>) -> Option<Duration> {
+    let plain_ttl = |op: &Op| match op {
+        Op::Acquire(attempt) if attempt.mode == Mode::Exclusive && attempt.wanted_place().unwrap_or(0) == 0 => {
+            Some(attempt.ttl)
+        }
+        _ => None,
+    };
+    let ttl = plain_ttl(ops.next()?)?;
+    ops.all(|op| plain_ttl(op) == Some(ttl)).then_some(ttl)
+}
+
+/// Adds an argument that consists of these parts to a command.
+fn write_parts(command: &mut Cmd, parts: &[&str]) {
+    let mut argument = command.writer_for_next_arg();
+    for part in parts {
+        // It writes to memory.
+        let _ = argument.write_all(part.as_bytes());
     }
 }
 

@@ -6,7 +6,6 @@
 //! key; while the lock is shared, its key has the value `shared:2:<epoch>`, or `limited:2:<epoch>`. Any other value is a lock of another
 //! client library, or of another version of this one, and excludes as well.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -75,8 +74,9 @@ impl ClaimText {
         text.push_str(mode);
         text.push_str(VERSION);
         text.push_str("::");
-        // It writes to memory.
-        let _ = write!(text, "{ttl}:{asked}");
+        push_number(&mut text, ttl);
+        text.push(':');
+        push_number(&mut text, asked);
         text.push_str(&description);
         Self(text)
     }
@@ -96,6 +96,17 @@ impl ClaimText {
         let (head, rest) = self.0.split_at(HEAD);
         format!("{head}{epoch}{rest}")
     }
+}
+
+/// Adds a number in decimal digits.
+fn push_number(text: &mut String, mut number: u128) {
+    let (mut digits, mut first) = ([0; 39], 39);
+    while first == 39 || number > 0 {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    text.push_str(std::str::from_utf8(&digits[first..]).unwrap_or_default());
 }
 
 /// Adds an id, 16 hex digits.

@@ -1,6 +1,7 @@
 //! Acquiring one key: local queue, lease, backend. Cancellable at every point.
 
 mod after_error;
+mod attempt;
 mod waiter;
 
 use std::pin::Pin;
@@ -9,7 +10,8 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 
-use self::waiter::{Acquired, Answer, Attempt, Begun, Waiter, count_acquired};
+use self::attempt::{Answer, Attempt};
+use self::waiter::{Acquired, Begun, Waiter, count_acquired};
 use super::sessions::LeaseFor;
 use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::arbiter::Decision;

@@ -1,28 +1,29 @@
 //! [`Waiter`]: an acquire with a place in the local queue, until it has a hold, fails, or is dropped.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, Either, poll_fn, select};
+use futures::future::{Either, poll_fn, select};
 
 use super::after_error::{AfterError, FailedAt, after_error};
+use super::attempt::{Answer, Attempt};
 use crate::arbiter::{Cancelled, Terms, Ticket, Turn};
 use crate::backend::backoff::Backoff;
-use crate::backend::{self, Claim, Grant, KeyMemo, Wait};
+use crate::backend::{Claim, Grant, KeyMemo, Wait};
 use crate::clock::Timestamp;
 use crate::engine::cleanup::Job;
 use crate::engine::lookup::{FRESH, Lookup};
 use crate::engine::losses::lose_if_early;
 use crate::engine::sessions::LeaseFor;
 use crate::engine::{Base, EngineHandle, Entry, HeldGrant, RequestOptions, Share, renew};
-use crate::error::{BackendError, ErrorKind, LockError, Result};
-use crate::info::{Holder, Loss};
-use crate::lease::{LeaseCell, Listener};
+use crate::error::{BackendError, LockError, Result};
+use crate::info::Holder;
+use crate::lease::LeaseCell;
 use crate::owner::Owner;
-use crate::process::foreign::{self, Catching};
-use crate::process::report::{Foreign, debug};
+use crate::process::foreign;
+use crate::process::report::debug;
 
 /// A share of a hold; `None` if the key was not free for a request that does not wait.
 pub(super) type Acquired = Result<Option<Share>>;
@@ -34,28 +35,6 @@ enum Next {
     Entered(Share, u32),
     /// The key is not free, and it does not wait.
     Busy,
-}
-
-pub(super) type Answer = Result<Option<Grant>, BackendError>;
-
-/// A claim in flight.
-pub(super) struct Attempt {
-    answer: Catching<BoxFuture<'static, Answer>>,
-    loss: LossListener,
-}
-
-impl Attempt {
-    pub(super) fn cell(&self) -> &Arc<LeaseCell> {
-        &self.loss.cell
-    }
-
-    /// Polls for the answer, or the loss of the lease.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, base: &Base) -> Poll<Answer> {
-        if let Poll::Ready(caught) = Pin::new(&mut self.answer).poll(cx) {
-            return Poll::Ready(backend::acquired(caught));
-        }
-        self.loss.poll(cx, base).map(|cause| Err(BackendError::new(ErrorKind::LeaseLost, cause.to_string())))
-    }
 }
 
 /// What a waiter has begun before it waits.
@@ -316,11 +295,9 @@ impl Waiter {
 
     /// The same with this claim.
     pub(super) fn send(&mut self, claim: Claim, cell: Arc<LeaseCell>) -> Attempt {
-        let (claim, backend, wait) = (Arc::new(claim), self.base().backend.clone(), self.wait);
+        let claim = Arc::new(claim);
         self.sent = Some((claim.clone(), cell.clone()));
-        let answer: BoxFuture<'_, _> = Box::pin(async move { backend.acquire(&claim, wait).await });
-        let loss = LossListener { cell, listener: Listener::default() };
-        Attempt { answer: Catching::new(Foreign::Backend, answer), loss }
+        Attempt::new(claim, cell, self.base().backend.clone(), self.wait)
     }
 
     /// The claim was answered at once. From here on the attempt must be granted, or aborted.
@@ -451,23 +428,4 @@ pub(super) fn count_acquired(share: &Share, asked: Timestamp, now: Timestamp) {
         target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id();
         "{name}: lock {key:?} acquired (token {token})"
     );
-}
-
-/// Waits for the loss of a lease.
-struct LossListener {
-    cell: Arc<LeaseCell>,
-    listener: Listener,
-}
-
-impl LossListener {
-    fn poll(&mut self, cx: &mut Context<'_>, base: &Base) -> Poll<Loss> {
-        self.cell.signal.listen(&mut self.listener, cx.waker());
-        self.cell.loss(base.now()).map_or(Poll::Pending, Poll::Ready)
-    }
-}
-
-impl Drop for LossListener {
-    fn drop(&mut self) {
-        self.cell.signal.forget(&mut self.listener);
-    }
 }

@@ -2,8 +2,7 @@
 -- a command. All else goes on below.
 if
   #KEYS == 6
-  and ARGV[3]:byte(37) == 120
-  and ARGV[3]:byte(2) == 32
+  and ARGV[3] ~= ''
   and redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5]) == 0
 then
   local time, known = redis.call('TIME'), redis.pcall('GET', KEYS[1])
@@ -13,9 +12,8 @@ then
     local epoch = time[1] .. ('00000' .. time[2]):sub(-6)
     -- Nothing is given before the epoch is written.
     if redis.pcall('SET', KEYS[1], epoch).ok then
-      local rest = ARGV[3]:sub(40)
-      local value = ARGV[3]:sub(3, 39) .. epoch .. rest
-      local set = redis.pcall('SET', KEYS[4], value, 'PX', rest:match('^:(%d+)'), 'NX')
+      local value = ARGV[4]:sub(3, 39) .. epoch .. ARGV[4]:sub(40)
+      local set = redis.pcall('SET', KEYS[4], value, 'PX', ARGV[3], 'NX')
       if set and set.ok then return ARGV[1] .. '\ng' .. epoch end
     end
   end

@@ -1,5 +1,6 @@
--- Acquires locks, or joins their queues. Argument: - not to wait, 0 to wait, or the place that was lost with the manager's
--- life; a space; the claim.
+-- Acquires locks, or joins their queues. Arguments: the TTL in ms if all claims are exclusive, have this TTL and no place
+-- that they want back, else nothing; then for each lock - not to wait, 0 to wait, or the place that was lost with the manager's life; a
+-- space; the claim.
 --
 -- Reads and writes: all keys of the locks but the signal list, clock, lives.
 --
@@ -11,6 +12,8 @@
 local count = (#KEYS - 3) / 3
 -- Whether nobody waits for any of the locks, whether this manager has tombstones, and whether there is one of each claim.
 local quiet, buried, tombstones
+-- The TTL, if all claims are alike.
+local common = ARGV[3] ~= '' and ARGV[3]
 if count > 1 then
   local sides = { KEYS[3] }
   for part = 1, count do sides[part + 1] = KEYS[part * 3 + 2] end
@@ -22,7 +25,7 @@ else
 end
 if buried then
   local ids = {}
-  for part = 1, count do ids[part] = ARGV[part + 2]:match('^%S+ (.*)'):sub(1, 33) end
+  for part = 1, count do ids[part] = ARGV[part + 3]:match('^%S+ (.*)'):sub(1, 33) end
   -- Before Redis 6.2, and if the key is not ours, the long way sees to it.
   tombstones = try('ZMSCORE', KEYS[3], unpack(ids))
 end
@@ -59,14 +62,11 @@ local function join(key, head, rest)
   return 'q' .. left .. ':' .. told .. ':' .. time_text .. ':' .. flags
 end
 
--- The end of a claim, and the TTL in it: the same for most.
-local known_rest, ttl
 local answers, key = { ARGV[1] }, 3
 for part = 1, count do
-  local request, answer = ARGV[part + 2], nil
+  local request, answer = ARGV[part + 3], nil
   if
-    byte(request, 2) == 32
-    and byte(request, 37) == EXCLUSIVE
+    (common or byte(request, 2) == 32 and byte(request, 37) == EXCLUSIVE)
     and not problem
     and (not buried or tombstones[part] == false)
   then
@@ -84,9 +84,7 @@ for part = 1, count do
           answer = failed(found)
         end
       end
-      if rest ~= known_rest then
-        known_rest, ttl = rest, rest:match('^:(%d+)')
-      end
+      local ttl = common or rest:match('^:(%d+)')
       local set = granted and try('SET', KEYS[key + 1], head .. epoch .. rest, 'PX', ttl, 'NX')
       if set then answer = set.ok and granted or failed(set) end
     end

@@ -2,7 +2,7 @@
 --
 -- KEYS: clock, lives, and gone of the calling manager; then three keys for each lock: its main key, q2, r2.
 -- ARGV: the number of the call, which is returned first, so that the answer to another call is recognized; the prefix of the managers'
--- channels; then one argument for each lock.
+-- channels; then one argument for each lock, of acquire and release after one for all of them.
 --
 -- The answers to the parts of a call, and its number, are lines of one text, if none of them is a list: a reply and an argument of many
 -- parts takes the server longer than what is done with them.

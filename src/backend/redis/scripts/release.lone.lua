@@ -3,10 +3,8 @@
 if
   #KEYS == 6
   and not SIGNALS
-  and ARGV[3]:byte(1) == 48
-  and ARGV[3]:byte(2) == 32
-  and ARGV[3]:byte(37) == 120
-  and redis.pcall('GETRANGE', KEYS[4], '0', '36') == ARGV[3]:sub(3, 39)
+  and ARGV[3] ~= ''
+  and redis.pcall('GETRANGE', KEYS[4], '0', '36') == ARGV[4]:sub(3, 39)
   and redis.call('EXISTS', KEYS[5]) == 0
 then
   redis.call('DEL', KEYS[4])

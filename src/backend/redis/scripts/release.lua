@@ -1,10 +1,12 @@
--- Gives up attempts: their holds, or their places in the queues. Argument: the TTL in ms of a tombstone, by which later copies of its
--- requests are refused, 0 for none; a space; the claim.
+-- Gives up attempts: their holds, or their places in the queues. Arguments: 1 if all are exclusive and leave no tombstone, else nothing;
+-- then for each lock the TTL in ms of a tombstone, by which later copies of its requests are refused, 0 for none; a space; the claim.
 --
 -- Reads and writes: all keys of the locks, clock, lives.
 --
 -- Answers: 1 if it held the lock, else 0; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
 local count = (#KEYS - 3) / 3
+-- Whether all are alike.
+local common = ARGV[3] ~= ''
 local answers, freed, none, long = { ARGV[1] }, {}, false, nil
 if count > 1 then
   local queues = {}
@@ -32,11 +34,9 @@ end
 
 local key = 3
 for part = 1, count do
-  local request, answer = ARGV[part + 2], nil
+  local request, answer = ARGV[part + 3], nil
   if
-    byte(request, 1) == 48
-    and byte(request, 2) == 32
-    and byte(request, 37) == EXCLUSIVE
+    (common or byte(request, 1) == 48 and byte(request, 2) == 32 and byte(request, 37) == EXCLUSIVE)
     and try('GETRANGE', KEYS[key + 1], '0', '36') == sub(request, 3, 39)
   then
     if none or call('EXISTS', KEYS[key + 2]) == 0 then

@@ -180,9 +180,8 @@ fn side_keys_are_where_the_server_has_the_lock() {
         for key in ["k", "a}b", "{}x", "{u}:queue", "{", "}", "ä{鍵}", "{{a}}", "x{}{y}"] {
             let name = names.of(key).unwrap();
             let slot = |name: &str| server.run::<u16>(&format!("CLUSTER KEYSLOT {name}"));
-            for kind in ["q2", "r2"] {
-                let side = name.side_key(kind);
-                assert_eq!(slot(&side), slot(&name.lock), "{side}");
+            for side in [&name.queue, &name.readers] {
+                assert_eq!(slot(side), slot(&name.lock), "{side}");
             }
         }
     });

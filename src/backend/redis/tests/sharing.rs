@@ -31,7 +31,7 @@ fn a_reader_that_was_evicted_long_ago_does_not_renew_its_way_back_in() {
         // By a client that does not know the readers' key.
         server.run::<()>("DEL lock:k");
         let grant = new.share("k").await;
-        let readers = new.attempt(&grant).name.side_key("r2");
+        let readers = new.attempt(&grant).name.readers.clone();
         let left: Vec<String> = server.run(&format!("ZRANGE {readers} 0 -1"));
         assert_eq!(left, [new.attempt(&grant).claim.as_str()]);
         old.renew().await.unwrap();
@@ -54,7 +54,7 @@ fn a_renewal_needs_the_period_and_the_reader() {
         let client = Client::new(&server).await;
         let grant = client.share("k").await;
         let attempt = client.attempt(&grant);
-        let readers = attempt.name.side_key("r2");
+        let readers = attempt.name.readers.clone();
         let renew = || text(&server.repeat(Op::Renew(attempt.clone(), grant.epoch)));
         assert_eq!(renew(), "1");
         server.run::<()>(&format!("SETRANGE lock:k 0 shared:2:{}", grant.epoch + 1));
@@ -77,7 +77,7 @@ fn a_short_reader_does_not_shorten_a_long_one() {
         let long = client.share("k").await;
         let claim = client.claim_on(short, "k", Mode::Shared);
         let grant = client.redis.acquire(&claim, Wait::UntilGranted).await.unwrap().unwrap();
-        let readers = client.attempt(&long).name.side_key("r2");
+        let readers = client.attempt(&long).name.readers.clone();
         let left = || -> (u64, u64) { (server.run("PTTL lock:k"), server.run(&format!("PTTL {readers}"))) };
         assert!(left().0 > 8000 && left().1 > 8000, "{:?} after joining", left());
         assert!(client.redis.renew(&[short]).await.remove(0).is_ok());

@@ -77,7 +77,7 @@ fn a_fault_in_a_script_is_found() {
         // A call for one lock does not count the queue, or the tombstones, or releases what another one holds.
         planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5])", "'EXISTS', KEYS[3], KEYS[4])"),
         planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5])", "'EXISTS', KEYS[4], KEYS[5])"),
-        planted(Kind::Release, "  and redis.pcall('GETRANGE', KEYS[4], '0', '36') == ARGV[3]:sub(3, 39)\n", ""),
+        planted(Kind::Release, "  and redis.pcall('GETRANGE', KEYS[4], '0', '36') == ARGV[4]:sub(3, 39)\n", ""),
         // Several calls: the tombstones of all claims are not read.
         planted(Kind::Acquire, "buried = found > 0 and call('EXISTS', KEYS[3]) == 1", "buried = false"),
         planted(Kind::Acquire, "and (not buried or tombstones[part] == false)", ""),

@@ -3,7 +3,7 @@
 use super::super::super::script::Kind;
 use super::Redis;
 use super::manager::SECOND;
-use super::server::{Server, clock, gone, keys_of, lives, lock, side, text};
+use super::server::{Server, clock, common, gone, keys_of, lives, lock, side, text};
 
 const START: u64 = 1_800_000_000 * SECOND;
 
@@ -35,8 +35,10 @@ impl Scene {
     /// Runs a script for the manager of these claims.
     fn run(&mut self, kind: Kind, keys: &[usize], claims: &[&str], word: &str) -> Vec<String> {
         let manager = u64::from_str_radix(&claims[0][..16], 16).unwrap();
-        let claims = claims.iter().map(|claim| format!("{word} {claim}"));
-        let args: Vec<_> = std::iter::once("lock:%wake:".to_owned()).chain(claims).collect();
+        let args: Vec<_> = ["lock:%wake:".to_owned(), common(kind, claims.iter().map(|claim| (*claim, word)))]
+            .into_iter()
+            .chain(claims.iter().map(|claim| format!("{word} {claim}")))
+            .collect();
         self.server.run(kind, &keys_of(manager, keys.iter().copied()), &args).iter().map(text).collect()
     }
 

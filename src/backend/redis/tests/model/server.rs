@@ -136,3 +136,18 @@ pub(super) fn keys_of(manager: u64, keys: impl Iterator<Item = usize>) -> Vec<St
     let of = |key| [lock(key), side("q2", key), side("r2", key)];
     [clock(), lives(), gone(manager)].into_iter().chain(keys.flat_map(of)).collect()
 }
+
+/// The argument of an acquire or a release for all of its claims, each with the word before it.
+pub(super) fn common<'a>(kind: Kind, parts: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> String {
+    let ttl = |claim: &str| claim.split(':').nth(4).unwrap().to_owned();
+    let words: &[&str] = if kind == Kind::Acquire { &["0", "-"] } else { &["0"] };
+    let first = parts.clone().next().unwrap().0;
+    let is_like = |(claim, word): (&str, &str)| {
+        claim.as_bytes()[34] == b'x' && words.contains(&word) && (kind == Kind::Release || ttl(claim) == ttl(first))
+    };
+    match (kind, parts.clone().all(is_like)) {
+        (Kind::Acquire, true) => ttl(first),
+        (_, true) => "1".into(),
+        (_, false) => String::new(),
+    }
+}

@@ -6,7 +6,7 @@ use redis::Connection;
 
 use super::super::super::script::Kind;
 use super::manager::{Answer, Attempt, Call, Careless, Id, Manager, Op, SECOND, Seen, Stage};
-use super::server::{Defect, Server, keys_of, lives, lock, side, text};
+use super::server::{Defect, Server, common, keys_of, lives, lock, side, text};
 
 pub(super) const KEYS: usize = 2;
 pub(super) const START: u64 = 1_800_000_000 * SECOND;
@@ -138,6 +138,15 @@ impl World {
             Kind::Life => (keys, args) = (vec![lives()], vec![format!("{manager:016x}")]),
             Kind::Renew => (keys, args) = (Vec::new(), Vec::new()),
             _ => {}
+        }
+        let parts = call.ops.iter().filter_map(|op| match op {
+            Op::Acquire { claim, wanted, .. } => Some((&**claim, wanted.clone())),
+            Op::Release { claim, tombstone, .. } => Some((&**claim, tombstone.to_string())),
+            _ => None,
+        });
+        let parts: Vec<(&str, String)> = parts.collect();
+        if !parts.is_empty() {
+            args.push(common(kind, parts.iter().map(|(claim, word)| (*claim, &**word))));
         }
         for op in &call.ops {
             match op {
