@@ -140,12 +140,13 @@ fn ended(held: &HeldGrant, going: Going) {
     if let Some(slot) = going.slot() {
         held.sessions.cleanup.releases.remove(slot);
     }
-    let awaited = going.notify();
-    if base.lifecycle.is_closed() && awaited.is_some() {
-        // This was the manager's last operation: its sessions end too.
+    if let Some(awaited) = going.notify() {
         let base = base.clone();
         base.keeper.clone().spawn(async move {
-            base.lifecycle.ended().await;
+            // By now the grant has been dropped. If that was the manager's last operation, its sessions end too.
+            if base.lifecycle.is_closed() {
+                base.lifecycle.ended().await;
+            }
             drop(awaited);
         });
     }
