@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 mod model;
+mod ordered;
 mod queue;
 mod tenure;
 #[cfg(test)]

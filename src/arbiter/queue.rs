@@ -1,7 +1,8 @@
 //! The waiters of one key.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use super::ordered::Ordered;
 use super::types::{ByOwner, Terms, Ticket};
 use crate::clock::Timestamp;
 use crate::info::Mode;
@@ -48,8 +49,8 @@ impl<H> From<Result<(H, u32), &'static str>> for Delivery<H> {
 /// The waiters, first come, first served. Each call costs O(log n) unless its documentation says otherwise.
 #[derive(Debug)]
 pub(super) struct Queue<W, H> {
-    waiters: BTreeMap<Ticket, Queued<W>>,
-    by_owner: ByOwner<BTreeSet<Ticket>>,
+    waiters: Ordered<Ticket, Queued<W>>,
+    by_owner: ByOwner<Ordered<Ticket, ()>>,
     /// Outcomes that the waiters have not fetched yet.
     delivered: BTreeMap<Ticket, Delivery<H>>,
     /// The number of waiters that are shared tries.
@@ -62,7 +63,7 @@ pub(super) struct Queue<W, H> {
 impl<W, H> Default for Queue<W, H> {
     fn default() -> Self {
         Self {
-            waiters: BTreeMap::new(),
+            waiters: Ordered::default(),
             by_owner: ByOwner::default(),
             delivered: BTreeMap::new(),
             shared_tries: 0,
@@ -83,7 +84,7 @@ impl<W: Clone, H> Queue<W, H> {
 
     /// O(n).
     pub(super) fn wakers(&self) -> impl Iterator<Item = W> {
-        self.waiters.values().filter_map(|waiter| waiter.waker.clone())
+        self.waiters.iter().filter_map(|(_, waiter)| waiter.waker.clone())
     }
 
     /// Whether there are no waiters but shared tries.
@@ -109,7 +110,7 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     fn insert(&mut self, ticket: Ticket, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
-        self.by_owner.entry(owner.clone()).or_default().insert(ticket);
+        self.by_owner.entry(owner.clone()).or_default().insert(ticket, ());
         let waiter = Queued { ticket, owner, terms, waits, since, reported: false, waker: None };
         self.shared_tries += usize::from(waiter.is_shared_try());
         self.waiters.insert(ticket, waiter);
@@ -121,11 +122,11 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     pub(super) fn first(&self) -> Option<&Queued<W>> {
-        self.waiters.first_key_value().map(|(_, waiter)| waiter)
+        self.waiters.first()
     }
 
     pub(super) fn get(&self, ticket: Ticket) -> Option<&Queued<W>> {
-        self.waiters.get(&ticket)
+        self.waiters.get(ticket)
     }
 
     pub(super) fn has(&self, owner: &Owner) -> bool {
@@ -134,11 +135,11 @@ impl<W: Clone, H> Queue<W, H> {
 
     /// The waiters of this owner, by their places.
     pub(super) fn of(&self, owner: &Owner) -> Vec<Ticket> {
-        self.by_owner.get(owner).into_iter().flatten().copied().collect()
+        self.by_owner.get(owner).into_iter().flat_map(Ordered::iter).map(|(ticket, ())| ticket).collect()
     }
 
     pub(super) fn take_first_waker(&mut self) -> Option<W> {
-        self.waiters.first_entry()?.get_mut().waker.take()
+        self.waiters.first_mut()?.waker.take()
     }
 
     pub(super) fn pop(&mut self) -> Option<Queued<W>> {
@@ -146,10 +147,10 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Queued<W>> {
-        let waiter = self.waiters.remove(&ticket)?;
+        let waiter = self.waiters.remove(ticket)?;
         self.shared_tries -= usize::from(waiter.is_shared_try());
         if let Some(tickets) = self.by_owner.get_mut(&waiter.owner) {
-            tickets.remove(&ticket);
+            tickets.remove(ticket);
             if tickets.is_empty() {
                 self.by_owner.remove(&waiter.owner);
             }
@@ -165,7 +166,7 @@ impl<W: Clone, H> Queue<W, H> {
 
     /// Returns the waker to drop: the older one, or this if there is no such waiter.
     pub(super) fn set_waker(&mut self, ticket: Ticket, waker: W) -> Option<W> {
-        match self.waiters.get_mut(&ticket) {
+        match self.waiters.get_mut(ticket) {
             Some(waiter) => waiter.waker.replace(waker),
             None => Some(waker),
         }
@@ -183,15 +184,15 @@ impl<W: Clone, H> Queue<W, H> {
 
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Queued<W>> {
-        self.waiters.values()
+        self.waiters.iter().map(|(_, waiter)| waiter)
     }
 
     /// Asserts the invariants that hold between any two calls.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let known: usize = self.by_owner.values().map(BTreeSet::len).sum();
-        assert!(known == self.len() && self.iter().all(|waiter| self.by_owner[&waiter.owner].contains(&waiter.ticket)));
+        let known: usize = self.by_owner.values().map(Ordered::len).sum();
+        assert!(known == self.len() && self.iter().all(|waiter| self.by_owner[&waiter.owner].get(waiter.ticket).is_some()));
         assert_eq!(self.iter().filter(|waiter| waiter.is_shared_try()).count(), self.shared_tries);
-        assert!(self.delivered.keys().all(|ticket| !self.waiters.contains_key(ticket)), "served, and still waiting");
+        assert!(self.delivered.keys().all(|ticket| self.waiters.get(*ticket).is_none()), "served, and still waiting");
     }
 }

@@ -1,7 +1,8 @@
 //! [`Tenures`]: the grants of one key in this process, and the holds in each; reentrancy.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 
+use super::ordered::Ordered;
 use super::types::{ByOwner, Granted, HoldId, Terms};
 use crate::clock::Timestamp;
 use crate::info::Mode;
@@ -24,7 +25,7 @@ pub(super) struct Tenure<G> {
 }
 
 /// The number of a tenure; later grants have greater ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TenureId(u64);
 
 /// One owner's hold in a tenure.
@@ -39,7 +40,7 @@ struct HoldEntry<H> {
 /// All holds, of all tenures.
 #[derive(Debug)]
 struct Holds<H> {
-    entries: BTreeMap<HoldId, HoldEntry<H>>,
+    entries: Ordered<HoldId, HoldEntry<H>>,
     /// The last hold of each owner: the earlier ones are lost, or there would be no later one.
     last_of: ByOwner<HoldId>,
     /// The number of holds that each task or thread has requested.
@@ -58,7 +59,7 @@ impl<H> Holds<H> {
     }
 
     fn remove(&mut self, id: HoldId) -> Option<HoldEntry<H>> {
-        let entry = self.entries.remove(&id)?;
+        let entry = self.entries.remove(id)?;
         if self.last_of.get(&entry.owner) == Some(&id) {
             self.last_of.remove(&entry.owner);
         }
@@ -82,7 +83,7 @@ impl<H> Holds<H> {
 
     fn last_of(&self, owner: &Owner) -> Option<(HoldId, &HoldEntry<H>)> {
         let id = *self.last_of.get(owner)?;
-        Some((id, self.entries.get(&id)?))
+        Some((id, self.entries.get(id)?))
     }
 }
 
@@ -100,21 +101,21 @@ pub(super) enum Left {
 /// All grants and holds of this process. Each call costs O(log n) unless its documentation says otherwise.
 #[derive(Debug)]
 pub(super) struct Tenures<G: Granted> {
-    tenures: BTreeMap<TenureId, Tenure<G>>,
+    tenures: Ordered<TenureId, Tenure<G>>,
     holds: Holds<G::Hold>,
     last: u64,
 }
 
 impl<G: Granted> Default for Tenures<G> {
     fn default() -> Self {
-        let holds = Holds { entries: BTreeMap::new(), last_of: ByOwner::default(), by_origin: HashMap::default() };
-        Self { tenures: BTreeMap::new(), holds, last: 0 }
+        let holds = Holds { entries: Ordered::default(), last_of: ByOwner::default(), by_origin: HashMap::default() };
+        Self { tenures: Ordered::default(), holds, last: 0 }
     }
 }
 
 impl<G: Granted> Tenures<G> {
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (TenureId, &Tenure<G>)> {
-        self.tenures.iter().map(|(id, tenure)| (*id, tenure))
+        self.tenures.iter()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Tenure<G>> {
@@ -122,7 +123,7 @@ impl<G: Granted> Tenures<G> {
     }
 
     pub(super) fn get(&self, id: TenureId) -> Option<&Tenure<G>> {
-        self.tenures.get(&id)
+        self.tenures.get(id)
     }
 
     /// Whether another owner of the same task or thread has a hold.
@@ -133,7 +134,7 @@ impl<G: Granted> Tenures<G> {
     /// The hold of this owner that is not lost.
     fn hold_of(&self, owner: &Owner, now: Timestamp) -> Option<(HoldId, &Tenure<G>)> {
         let (id, entry) = self.holds.last_of(owner)?;
-        let tenure = self.tenures.get(&entry.tenure)?;
+        let tenure = self.tenures.get(entry.tenure)?;
         tenure.grant.is_alive(now).then_some((id, tenure))
     }
 
@@ -158,7 +159,7 @@ impl<G: Granted> Tenures<G> {
 
     /// One more share of a hold. `None` if there is no such hold.
     pub(super) fn deepen(&mut self, id: HoldId) -> Option<Result<(G::Hold, u32), &'static str>> {
-        let entry = self.holds.entries.get_mut(&id)?;
+        let entry = self.holds.entries.get_mut(id)?;
         let Some(depth) = entry.depth.checked_add(1) else { return Some(Err(TOO_DEEP)) };
         entry.depth = depth;
         G::set_depth(&entry.hold, depth);
@@ -168,9 +169,9 @@ impl<G: Granted> Tenures<G> {
     /// Begins a tenure with its first hold.
     pub(super) fn begin(&mut self, grant: G, terms: Terms, owner: &Owner, now: Timestamp) -> G::Hold {
         let id = TenureId(self.next());
-        self.tenures.insert(id, Tenure { grant, terms, since: now, handovers: 0, reported: false, holds: 1 });
         let hold_id = HoldId(self.next());
-        let hold = self.tenures[&id].grant.hold(hold_id, owner, 0, now);
+        let hold = grant.hold(hold_id, owner, 0, now);
+        self.tenures.insert(id, Tenure { grant, terms, since: now, handovers: 0, reported: false, holds: 1 });
         self.holds.insert(hold_id, HoldEntry { tenure: id, owner: owner.clone(), depth: 1, hold: hold.clone() });
         hold
     }
@@ -178,7 +179,7 @@ impl<G: Granted> Tenures<G> {
     /// Adds a hold, by a handover within the process. `None` if there is no such tenure.
     pub(super) fn pass_on(&mut self, id: TenureId, owner: &Owner, now: Timestamp) -> Option<G::Hold> {
         let hold_id = HoldId(self.next());
-        let tenure = self.tenures.get_mut(&id)?;
+        let tenure = self.tenures.get_mut(id)?;
         tenure.handovers += 1;
         tenure.holds += 1;
         let hold = tenure.grant.hold(hold_id, owner, tenure.handovers, now);
@@ -193,51 +194,51 @@ impl<G: Granted> Tenures<G> {
 
     /// Removes a share of a hold. `None` if there is no such hold: it had been lost.
     pub(super) fn leave(&mut self, id: HoldId) -> Option<Left> {
-        let entry = self.holds.entries.get_mut(&id)?;
+        let entry = self.holds.entries.get_mut(id)?;
         entry.depth -= 1;
         G::set_depth(&entry.hold, entry.depth);
         if entry.depth > 0 {
             return Some(Left::Depth(entry.depth));
         }
         let entry = self.holds.remove(id)?;
-        let tenure = self.tenures.get_mut(&entry.tenure)?;
+        let tenure = self.tenures.get_mut(entry.tenure)?;
         tenure.holds -= 1;
         Some(if tenure.holds == 0 { Left::Empty(entry.tenure) } else { Left::Others })
     }
 
     /// Ends a tenure that has no hold.
     pub(super) fn end(&mut self, id: TenureId) -> Option<G> {
-        self.tenures.remove(&id).map(|tenure| tenure.grant)
+        self.tenures.remove(id).map(|tenure| tenure.grant)
     }
 
     /// Removes the grants that are lost, with their holds, and returns them. O(n).
     pub(super) fn purge(&mut self, now: Timestamp) -> Vec<G> {
-        if self.tenures.values().all(|tenure| tenure.grant.is_alive(now)) {
+        let all = self.tenures.iter();
+        let lost: Vec<_> = all.filter(|(_, tenure)| !tenure.grant.is_alive(now)).map(|(id, _)| id).collect();
+        if lost.is_empty() {
             return Vec::new();
         }
-        let all = std::mem::take(&mut self.tenures).into_iter();
-        let (alive, lost): (BTreeMap<_, _>, BTreeMap<_, _>) = all.partition(|(_, tenure)| tenure.grant.is_alive(now));
-        self.tenures = alive;
+        let ids: HashSet<_> = lost.iter().copied().collect();
         let entries = self.holds.entries.iter();
-        let over = entries.filter(|(_, entry)| lost.contains_key(&entry.tenure)).map(|(id, _)| *id).collect::<Vec<_>>();
+        let over = entries.filter(|(_, entry)| ids.contains(&entry.tenure)).map(|(id, _)| id).collect::<Vec<_>>();
         for id in over {
             self.holds.remove(id);
         }
-        lost.into_values().map(|tenure| tenure.grant).collect()
+        lost.into_iter().filter_map(|id| self.end(id)).collect()
     }
 
     /// Asserts the invariants that hold between any two calls.
     #[cfg(test)]
     pub(super) fn check(&self) {
         let entries = &self.holds.entries;
-        for (id, tenure) in &self.tenures {
-            let holds = entries.values().filter(|entry| entry.tenure == *id).count();
+        for (id, tenure) in self.tenures.iter() {
+            let holds = entries.iter().filter(|(_, entry)| entry.tenure == id).count();
             assert!(holds > 0 && holds == tenure.holds, "{holds} holds, counted as {}", tenure.holds);
         }
-        assert!(entries.values().all(|entry| self.tenures.contains_key(&entry.tenure)), "a hold without a grant");
-        assert!(self.holds.last_of.values().all(|id| entries.contains_key(id)), "an owner without a hold");
+        assert!(entries.iter().all(|(_, entry)| self.tenures.get(entry.tenure).is_some()), "a hold without a grant");
+        assert!(self.holds.last_of.values().all(|id| entries.get(*id).is_some()), "an owner without a hold");
         let mut by_origin = HashMap::default();
-        for origin in entries.values().filter_map(|entry| entry.owner.origin()) {
+        for origin in entries.iter().filter_map(|(_, entry)| entry.owner.origin()) {
             *by_origin.entry(origin).or_default() += 1;
         }
         assert_eq!(by_origin, self.holds.by_origin);

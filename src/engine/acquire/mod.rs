@@ -162,7 +162,7 @@ impl Start {
         let claim = waiter.claim(&cell);
         if let Some(answer) = base.backend.acquire_now(&claim, wait) {
             if let Ok(Some(grant)) = answer {
-                return match waiter.granted(grant, cell.clone()) {
+                return match waiter.granted_at(now, grant, cell.clone()) {
                     Some(share) => Ok(Started::Done(Some(share))),
                     None => {
                         waiter.sent(claim, cell);

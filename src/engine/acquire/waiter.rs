@@ -332,8 +332,13 @@ impl Waiter {
 
     /// Takes the grant, unless it is too late: then the attempt is to be aborted.
     pub(super) fn granted(&mut self, grant: Grant, cell: Arc<LeaseCell>) -> Option<Share> {
+        let now = self.base().now();
+        self.granted_at(now, grant, cell)
+    }
+
+    /// The same at this time.
+    pub(super) fn granted_at(&mut self, now: Timestamp, grant: Grant, cell: Arc<LeaseCell>) -> Option<Share> {
         let (engine, ticket) = (self.engine.clone(), self.ticket?);
-        let now = engine.base.now();
         let proof = grant.lease;
         if proof.proven > cell.lease().proven {
             cell.update(now, |renewal| renewal.renewed(proof, now));
