@@ -191,7 +191,9 @@ impl<W: Clone, H> Queue<W, H> {
     #[cfg(test)]
     pub(super) fn check(&self) {
         let known: usize = self.by_owner.values().map(Ordered::len).sum();
-        assert!(known == self.len() && self.iter().all(|waiter| self.by_owner[&waiter.owner].get(waiter.ticket).is_some()));
+        assert!(
+            known == self.len() && self.iter().all(|waiter| self.by_owner[&waiter.owner].get(waiter.ticket).is_some())
+        );
         assert_eq!(self.iter().filter(|waiter| waiter.is_shared_try()).count(), self.shared_tries);
         assert!(self.delivered.keys().all(|ticket| self.waiters.get(*ticket).is_none()), "served, and still waiting");
     }

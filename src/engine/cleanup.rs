@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::base::Base;
 use super::drop_wait::DropWait;
-use super::releasing::Releases;
+use super::overdue::Releases;
 use crate::backend::backoff::Backoff;
 use crate::backend::{Claim, Grant};
 use crate::error::{BackendError, ErrorKind, Result};

@@ -21,6 +21,7 @@ mod lookup_gate;
 mod losses;
 mod options;
 mod outage;
+mod overdue;
 mod recovery;
 mod release;
 mod releasing;
