@@ -295,9 +295,12 @@ impl Batch {
         let (kind, by, requests) = match content {
             Content::Script(kind, by, requests) => (kind, by, requests),
             Content::Command(reply) => {
+                let broken = answer.as_ref().err().and_then(|error| self.broken_by(error));
                 // A caller that has left does not need it.
                 let _ = reply.send(answer.map_err(|error| error::of(self.server(), &error)));
-                return Answered::Done;
+                return broken.map_or(Answered::Done, |error| {
+                    Answered::Broken(Call { content: Content::Ping, sent, since }, error)
+                });
             }
             Content::Ping if is_alive(&answer, number) => return Answered::Done,
             Content::Ping => return Answered::Broken(Call { content, sent, since }, error::malformed(self.server())),
@@ -347,6 +350,12 @@ impl Batch {
         self.put_off(kind, later, &error);
         // A replica, for example: another connection is needed.
         if elsewhere { broken(Vec::new(), error) } else { Answered::Done }
+    }
+
+    /// Returns the reason to replace the connection, if an error is one.
+    fn broken_by(&self, error: &RedisError) -> Option<BackendError> {
+        let reason = error::of(self.server(), error);
+        (error::meaning(error).is_none() && reason.kind() == ErrorKind::Unreachable).then_some(reason)
     }
 
     /// The server has refused these requests for now, without any effect.

@@ -86,6 +86,21 @@ fn acquire_of(attempt: Attempt) -> Op {
     Op::Acquire(Arc::new(attempt))
 }
 
+/// As of a manager that holds nothing, and whose application checks that the server answers.
+#[test]
+fn a_broken_connection_is_replaced_although_only_pings_are_sent_on_it() {
+    run(async {
+        let server = Server::start();
+        let client = Client::new(&server).await;
+        server.run::<()>("CLIENT KILL TYPE normal");
+        let start = Instant::now();
+        while let Err(error) = client.redis.ping().await {
+            assert!(start.elapsed() < Duration::from_secs(10), "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
 #[test]
 fn a_server_that_restarts_empty_is_found_and_the_loss_reported() {
     run(async {
