@@ -11,5 +11,6 @@ mod queues;
 mod refusals;
 mod releases;
 mod renewals;
+mod tracking;
 mod unpolled;
 mod waiters;

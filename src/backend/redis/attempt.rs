@@ -240,7 +240,7 @@ impl Attempt {
                 let waker = if let Stage::Waiting { waker, .. } = &mut state.stage { waker.take() } else { None };
                 let at = now + pause(left, first, foreign.then_some(self.retry_interval));
                 state.stage = Stage::Waiting { place, next_poll: Some(at), asks: foreign, waker };
-                Next::Poll(at)
+                Next::Poll { at, tracks: foreign && first }
             }
         }
     }
@@ -426,7 +426,11 @@ fn replace(mut state: MutexGuard<'_, State>, stage: Stage) {
 pub(super) enum Next {
     Nothing,
     /// The attempt is queued, and polls at this time.
-    Poll(Instant),
+    Poll {
+        at: Instant,
+        /// Whether it is the next one after another client, which sends no messages.
+        tracks: bool,
+    },
     /// The attempt has no hold and no place, unless `copies` of its requests still take effect.
     Ended {
         copies: bool,

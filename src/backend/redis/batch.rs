@@ -378,7 +378,12 @@ impl Batch {
                 let answer = AcquireAnswer::read(self.server(), &answer);
                 match attempt.answered(answer, sent, Instant::now()) {
                     Next::Nothing => {}
-                    Next::Poll(at) => self.polling.plan(attempt, at),
+                    Next::Poll { at, tracks } => {
+                        self.polling.plan(attempt, at);
+                        if tracks {
+                            self.claims.track(attempt.id);
+                        }
+                    }
                     Next::Ended { copies: false } => self.claims.forget(attempt.id),
                     Next::Ended { copies: true } => {
                         let release = Op::Release(attempt.clone(), attempt.copies_live_for());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::attempt::Attempt;
 use super::place::Won;
@@ -36,13 +37,35 @@ pub(super) struct Renewing {
 
 /// Everything that this manager may have on the server.
 #[derive(Debug, Default)]
-pub(super) struct Claims(Mutex<Registry>);
+pub(super) struct Claims {
+    registry: Mutex<Registry>,
+    /// Notified when there are attempts to track again.
+    untracked: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Registry {
     last_lease: u64,
     leases: HashMap<LeaseId, LeaseEntry, Hasher>,
     attempts: HashMap<AttemptId, Arc<Attempt>, Hasher>,
+    untracked: Untracked,
+}
+
+/// The attempts whose locks are to be read, so that the server reports their changes. Some may have ended.
+#[derive(Debug, Default)]
+struct Untracked {
+    /// Holds that have begun since the last ones were taken.
+    young: Vec<AttemptId>,
+    /// Those that had begun before, to be taken if they last.
+    grown: Vec<AttemptId>,
+    /// Others, to be taken at once.
+    due: Vec<AttemptId>,
+}
+
+impl Untracked {
+    fn is_empty(&self) -> bool {
+        self.young.is_empty() && self.grown.is_empty() && self.due.is_empty()
+    }
 }
 
 impl Registry {
@@ -58,7 +81,7 @@ impl Registry {
 impl Claims {
     /// Opens a lease.
     pub(super) fn open(&self, ttl: Duration, scope: LeaseScope, now: Timestamp) -> Lease {
-        let mut registry = self.0.lock();
+        let mut registry = self.registry.lock();
         registry.last_lease += 1;
         let id = LeaseId(registry.last_lease);
         registry.leases.insert(id, LeaseEntry { scope, renewed: now, ended: false, attempts: HashSet::default() });
@@ -68,33 +91,79 @@ impl Claims {
     /// Registers an attempt. Returns it, or the one that is known by its id already; `None` if its lease has ended.
     pub(super) fn begin(&self, attempt: Attempt) -> Option<Arc<Attempt>> {
         let attempt = Arc::new(attempt);
-        let mut registry = self.0.lock();
+        let mut registry = self.registry.lock();
         registry.live(attempt.lease)?.attempts.insert(attempt.id);
         Some(registry.attempts.entry(attempt.id).or_insert(attempt).clone())
     }
 
     pub(super) fn get(&self, id: AttemptId) -> Option<Arc<Attempt>> {
-        self.0.lock().attempts.get(&id).cloned()
+        self.registry.lock().attempts.get(&id).cloned()
     }
 
     /// Messages may have been lost, of any attempt.
     pub(super) fn miss_messages(&self) {
-        self.0.lock().attempts.values().for_each(|attempt| attempt.miss_messages());
+        self.registry.lock().attempts.values().for_each(|attempt| attempt.miss_messages());
     }
 
     /// The grant of an attempt is returned. `None` if the attempt was given up meanwhile; else the grant's limit, if it needs one:
     /// a renewal that did not include it may promise more for the lease than the grant's TTL.
     pub(super) fn hold(&self, attempt: &Attempt, won: Won) -> Option<Option<Limit>> {
-        let mut registry = self.0.lock();
+        let mut registry = self.registry.lock();
         let renewed = registry.live(attempt.lease)?.renewed;
         let covered = won.dated >= renewed && won.ttl >= attempt.ttl;
         let limit = (!covered).then(|| Limit::new(won.dated, won.ttl));
-        attempt.hold(won.epoch, limit.clone()).then_some(limit)
+        let is_held = attempt.hold(won.epoch, limit.clone());
+        if is_held {
+            let was_empty = registry.untracked.is_empty();
+            registry.untracked.young.push(attempt.id);
+            drop(registry);
+            if was_empty {
+                self.untracked.notify_one();
+            }
+        }
+        is_held.then_some(limit)
+    }
+
+    /// Has the lock of this attempt read.
+    pub(super) fn track(&self, id: AttemptId) {
+        self.registry.lock().untracked.due.push(id);
+        self.untracked.notify_one();
+    }
+
+    /// Has the locks of all holds read.
+    pub(super) fn track_all(&self) {
+        let mut registry = self.registry.lock();
+        let held = registry.attempts.values().filter(|attempt| attempt.held().is_some());
+        registry.untracked.due = held.map(|attempt| attempt.id).collect();
+        drop(registry);
+        self.untracked.notify_one();
+    }
+
+    /// Waits until there are attempts whose locks are to be read, or may be soon. Returns the former.
+    pub(super) async fn untracked(&self) -> Vec<Arc<Attempt>> {
+        loop {
+            {
+                let mut registry = self.registry.lock();
+                if !registry.untracked.is_empty() {
+                    let Untracked { young, grown, due } = std::mem::take(&mut registry.untracked);
+                    registry.untracked.grown = young;
+                    let lasting = |attempt: &Arc<Attempt>| attempt.held().is_some();
+                    let of = |id| registry.attempts.get(&id).cloned();
+                    return grown
+                        .into_iter()
+                        .filter_map(of)
+                        .filter(lasting)
+                        .chain(due.into_iter().filter_map(of))
+                        .collect();
+                }
+            }
+            self.untracked.notified().await;
+        }
     }
 
     /// A renewal begins. `None` if the lease has ended.
     pub(super) fn renewing(&self, lease: LeaseId, now: Timestamp) -> Option<Renewing> {
-        let mut registry = self.0.lock();
+        let mut registry = self.registry.lock();
         registry.live(lease)?.renewed = now;
         let lease = registry.leases.get(&lease)?;
         let held = registry.on(lease).filter_map(|attempt| Some((attempt.clone(), attempt.held()?))).collect();
@@ -104,7 +173,7 @@ impl Claims {
 
     /// Forgets an attempt that has nothing on the server any more, and its lease if that was for this attempt only.
     pub(super) fn forget(&self, id: AttemptId) {
-        let mut registry = self.0.lock();
+        let mut registry = self.registry.lock();
         let Some(attempt) = registry.attempts.remove(&id) else { return };
         if let Some(lease) = registry.leases.get_mut(&attempt.lease) {
             lease.attempts.remove(&id);
@@ -116,7 +185,7 @@ impl Claims {
 
     /// Ends a lease. Returns its attempts.
     pub(super) fn end(&self, id: LeaseId) -> Vec<Arc<Attempt>> {
-        let mut registry = self.0.lock();
+        let mut registry = self.registry.lock();
         let Some(lease) = registry.leases.get_mut(&id) else { return Vec::new() };
         lease.ended = true;
         if lease.attempts.is_empty() {
@@ -129,7 +198,7 @@ impl Claims {
     /// How many leases and attempts there are.
     #[cfg(test)]
     pub(super) fn count(&self) -> (usize, usize) {
-        let registry = self.0.lock();
+        let registry = self.registry.lock();
         (registry.leases.len(), registry.attempts.len())
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{MultiplexedConnection, PubSub};
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, RedisError,
@@ -139,20 +139,8 @@ async fn connect(target: &Target, account: Option<&Credentials>) -> Result<Multi
     connecting.await.map_err(|error: RedisError| explain(target, &error))
 }
 
-/// Opens a connection for messages. `timeout` limits the wait for credentials.
-pub(super) async fn listen(target: &Target, timeout: Duration) -> Result<PubSub> {
-    let account = target.credentials(timeout).await?;
-    let listening = async {
-        let client =
-            client(target, login(target, account.as_ref())).map_err(|error| explain_options(target, &error))?;
-        client.get_async_pubsub().await.map_err(|error| explain(target, &error))
-    };
-    let no_answer = |_| Err(error::no_answer(&target.to_string(), PATIENCE));
-    tokio::time::timeout(PATIENCE, listening).await.unwrap_or_else(no_answer)
-}
-
 /// Returns the settings with which a client logs in and selects the database.
-fn login(target: &Target, account: Option<&Credentials>) -> RedisConnectionInfo {
+pub(super) fn login(target: &Target, account: Option<&Credentials>) -> RedisConnectionInfo {
     let mut settings = RedisConnectionInfo::default();
     if let Target::Server(server) = target {
         settings = settings.set_db(i64::from(server.database));
@@ -167,7 +155,7 @@ fn login(target: &Target, account: Option<&Credentials>) -> RedisConnectionInfo 
 }
 
 /// Creates the client. Certificates are read each time, so that they can be replaced.
-fn client(target: &Target, settings: RedisConnectionInfo) -> std::result::Result<Client, RedisError> {
+pub(super) fn client(target: &Target, settings: RedisConnectionInfo) -> std::result::Result<Client, RedisError> {
     let address = match target {
         Target::Client(client) => return Ok((**client).clone()),
         Target::Server(server) => &server.address,
@@ -257,7 +245,7 @@ fn check_mode(server: &str, info: &str) -> Result<()> {
 }
 
 /// Maps an error from before anything was sent: with TLS it is about its files, which may be about to be replaced.
-fn explain_options(target: &Target, error: &RedisError) -> BackendError {
+pub(super) fn explain_options(target: &Target, error: &RedisError) -> BackendError {
     if !target.uses_tls() {
         return explain(target, error);
     }
@@ -265,7 +253,7 @@ fn explain_options(target: &Target, error: &RedisError) -> BackendError {
     BackendError::new(ErrorKind::Misconfigured, reason).because(error.clone())
 }
 
-fn explain(target: &Target, error: &RedisError) -> BackendError {
+pub(super) fn explain(target: &Target, error: &RedisError) -> BackendError {
     let explained = error::of(&target.to_string(), error);
     if !target.uses_tls() || explained.kind() != ErrorKind::Unreachable {
         return explained;

@@ -22,7 +22,7 @@
 //! of each lock.
 //!
 //! A manager listens on the channel `<prefix>%wake:<manager>`. Messages are hints: what they say is believed only if it is later than
-//! what the server has answered. Only the [scripts](script) change these keys, by the server's clock.
+//! what the server has answered. On the same connection the server reports changes of held locks, see [`tracking`]. Only the [scripts](script) change these keys, by the server's clock.
 //!
 //! # Leases
 //!
@@ -52,6 +52,7 @@ pub(crate) mod fuzzing;
 mod in_flight;
 mod inspect;
 mod leases;
+mod listening;
 mod looks;
 mod losses;
 mod names;
@@ -68,6 +69,7 @@ mod sent;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tracking;
 mod value;
 
 use std::fmt;
@@ -98,6 +100,7 @@ use self::release::Releases;
 use self::replicas::Replicas;
 use self::scripts::Scripts;
 pub(crate) use self::tls::Tls;
+use self::tracking::Tracker;
 use self::value::Writer;
 use super::{
     Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
@@ -214,6 +217,8 @@ impl Redis {
         tasks.add(handle.spawn(batch.clone().run(shared, connection)));
         tasks.add(handle.spawn(looks::poll_waiters(batch.clone())));
         tasks.add(handle.spawn(confirmations.clone().run()));
+        let tracker = Tracker { claims: claims.clone(), batch: batch.clone(), losses: losses.clone() };
+        tasks.add(handle.spawn(subscription.tracking.clone().run(Arc::new(tracker))));
         // If the rest fails, its drop cleans up.
         let redis = Self {
             leases: Leases::new(

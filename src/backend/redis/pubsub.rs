@@ -9,7 +9,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use parking_lot::Mutex;
-use redis::aio::{PubSubSink, PubSubStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, coop, yield_now};
@@ -18,11 +17,13 @@ use tokio::time::{sleep, timeout};
 use super::answers;
 use super::batch::Batch;
 use super::claims::Claims;
-use super::connection::{self, PATIENCE};
+use super::connection::PATIENCE;
 use super::error::{self, Meaning};
+use super::listening::{Listener, Notice, Notices};
 use super::losses::Losses;
 use super::options::{Server, Target};
 use super::polling::Polling;
+use super::tracking::Tracking;
 use super::value;
 use crate::backend::backoff::Backoff;
 use crate::backend::shared::Pool;
@@ -85,10 +86,11 @@ impl Receiver {
         }
     }
 
-    /// Messages may have been lost: all waiters ask.
+    /// Messages may have been lost: all waiters ask, and all holds are tracked anew.
     fn miss(&self) {
         self.claims.miss_messages();
         self.polling.all_now();
+        self.claims.track_all();
     }
 }
 
@@ -98,7 +100,8 @@ pub(super) struct Subscription {
     /// The time limit of the first manager.
     timeout: Duration,
     handle: Handle,
-    sink: Mutex<PubSubSink>,
+    /// With the present connection.
+    pub(super) tracking: Arc<Tracking>,
     /// The managers' receivers, by channel.
     receivers: Mutex<HashMap<String, Weak<Receiver>>>,
     /// Notified when the current connection was found not to answer.
@@ -128,19 +131,19 @@ impl Subscription {
     }
 
     async fn open(target: Target, timeout: Duration, handle: Handle) -> Result<Arc<Self>> {
-        let (sink, messages) = connection::listen(&target, timeout).await?.split();
+        let (listener, notices) = Listener::open(&target, timeout).await?;
         let silent = Arc::new(Notify::new());
         let subscription = Arc::new(Self {
             target,
             timeout,
             handle,
-            sink: Mutex::new(sink.clone()),
+            tracking: Tracking::new(listener.clone()),
             receivers: Mutex::default(),
             silent: silent.clone(),
             generation: watch::Sender::new(0),
             task: OnceLock::new(),
         });
-        let listening = subscription.handle.spawn(listen(Arc::downgrade(&subscription), silent, sink, messages));
+        let listening = subscription.handle.spawn(listen(Arc::downgrade(&subscription), silent, listener, notices));
         let _ = subscription.task.set(listening.abort_handle());
         Ok(subscription)
     }
@@ -167,32 +170,38 @@ impl Subscription {
     /// Removes a manager's receiver.
     pub(super) fn remove(&self, receiver: &Receiver) {
         if self.receivers.lock().remove(&receiver.channel).is_some() {
-            let (mut sink, channel) = (self.sink.lock().clone(), receiver.channel.clone());
+            let (mut listener, channel) = (self.tracking.listener(), receiver.channel.clone());
             self.handle.spawn(async move {
                 // If it fails, the channel stays subscribed, and nothing is published there any more.
-                let _ = sink.unsubscribe(channel).await;
+                let _ = listener.unsubscribe(&channel).await;
             });
         }
     }
 
     async fn subscribe(&self, channel: &str) -> Result<()> {
-        let mut sink = self.sink.lock().clone();
-        let subscribed = timeout(PATIENCE, sink.subscribe(channel)).await;
+        let mut listener = self.tracking.listener();
+        let subscribed = timeout(PATIENCE, listener.subscribe(channel)).await;
         let subscribed = subscribed.map_err(|_| error::no_answer(&self.target.to_string(), PATIENCE))?;
         subscribed.map_err(|error| error::of(&self.target.to_string(), &error))
     }
 
-    fn receive(&self, channel: &str, message: &[u8]) {
-        let receiver = self.receivers.lock().get(channel).and_then(Weak::upgrade);
-        if let Some(receiver) = receiver {
-            receiver.receive(message);
+    fn receive(&self, notice: &Notice) {
+        match notice {
+            Notice::Message(message) => {
+                let receiver = self.receivers.lock().get(message.get_channel_name()).and_then(Weak::upgrade);
+                if let Some(receiver) = receiver {
+                    receiver.receive(message.get_payload_bytes());
+                }
+            }
+            Notice::Changed(keys) => keys.iter().for_each(|key| self.tracking.changed(key)),
+            Notice::AllChanged => self.tracking.all_changed(),
         }
     }
 
     /// Replaces a connection that broke.
-    async fn reopen(&self) -> Result<(PubSubSink, PubSubStream)> {
-        let (sink, messages) = connection::listen(&self.target, self.timeout).await?.split();
-        *self.sink.lock() = sink.clone();
+    async fn reopen(&self) -> Result<(Listener, Notices)> {
+        let (listener, notices) = Listener::open(&self.target, self.timeout).await?;
+        self.tracking.replace(listener.clone());
         let receivers: Vec<_> = self.receivers.lock().values().filter_map(Weak::upgrade).collect();
         // All at once: no message is received meanwhile.
         for subscribed in join_all(receivers.iter().map(|receiver| self.subscribe(&receiver.channel))).await {
@@ -204,29 +213,24 @@ impl Subscription {
         }
         self.generation.send_modify(|generation| *generation += 1);
         receivers.iter().for_each(|receiver| receiver.miss());
-        Ok((sink, messages))
+        Ok((listener, notices))
     }
 }
 
 /// Receives messages without end, on one connection after another.
-async fn listen(
-    subscription: Weak<Subscription>,
-    silent: Arc<Notify>,
-    mut sink: PubSubSink,
-    mut messages: PubSubStream,
-) {
+async fn listen(subscription: Weak<Subscription>, silent: Arc<Notify>, mut listener: Listener, mut notices: Notices) {
     let mut backoff = Backoff::at_once();
     loop {
         let receive = async {
             let mut received: usize = 0;
             // Without tokio's budget for a task: the client reads on in a task of its own, and buffers what is not taken.
-            while let Some(message) = coop::unconstrained(messages.next()).await {
+            while let Some(notice) = coop::unconstrained(notices.next()).await {
                 received += 1;
                 if received.is_multiple_of(BURST) {
                     yield_now().await;
                 }
                 match subscription.upgrade() {
-                    Some(subscription) => subscription.receive(message.get_channel_name(), message.get_payload_bytes()),
+                    Some(subscription) => subscription.receive(&notice),
                     None => return,
                 }
             }
@@ -234,8 +238,8 @@ async fn listen(
         let ping = async {
             loop {
                 sleep(PING).await;
-                match timeout(PATIENCE, sink.ping::<redis::Value>()).await {
-                    Ok(Ok(_)) => {}
+                match timeout(PATIENCE, listener.ping()).await {
+                    Ok(Ok(())) => {}
                     // The server serves no requests at present, but it answers.
                     Ok(Err(error)) if error::meaning(&error) == Some(Meaning::Later) => {}
                     _ => return,
@@ -247,7 +251,7 @@ async fn listen(
             () = ping => {}
             () = silent.notified() => {}
         }
-        (sink, messages) = loop {
+        (listener, notices) = loop {
             backoff.pause().await;
             let Some(subscription) = subscription.upgrade() else { return };
             match subscription.reopen().await {

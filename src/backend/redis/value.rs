@@ -91,7 +91,6 @@ impl ClaimText {
     }
 
     /// The value of the lock's key while the claim holds it with this epoch.
-    #[cfg(test)]
     pub(super) fn with(&self, epoch: u64) -> String {
         let (head, rest) = self.0.split_at(HEAD);
         format!("{head}{epoch}{rest}")

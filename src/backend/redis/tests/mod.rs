@@ -8,6 +8,7 @@ mod queue;
 mod recovery;
 mod servers;
 mod sharing;
+mod tracking;
 
 use std::future::Future;
 use std::sync::Arc;
