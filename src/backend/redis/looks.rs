@@ -34,7 +34,7 @@ pub(super) async fn poll_waiters(batch: Arc<Batch>) {
 }
 
 /// Looks for all that are due, and asks for those that may have their lock, or may have lost their place.
-async fn look(batch: &Batch, due: &Due) {
+async fn look(batch: &Arc<Batch>, due: &Due) {
     let begin = |attempt: &Arc<Attempt>| attempt.begin_look(due.places).map(|look| (attempt.clone(), look));
     let waiters: Vec<Waiter> = due.look.iter().filter_map(begin).collect();
     let sent = batch.now();
@@ -42,19 +42,18 @@ async fn look(batch: &Batch, due: &Due) {
     for (slice, seen) in waiters.chunks(SLICE).zip(looks) {
         match seen {
             Ok(seen) => {
-                let mut new = Vec::new();
                 for ((attempt, _), seen) in slice.iter().zip(seen) {
                     match attempt.looked(seen.as_ref(), sent, Instant::now()) {
                         Looked::Ask => batch.acquire(attempt),
                         Looked::Poll(at) => batch.plan(attempt, at),
                         Looked::PollNew(at) => {
                             batch.plan(attempt, at);
-                            new.push(attempt);
+                            // The next look does not wait for it.
+                            tokio::spawn(poll_at_end_of_handover(batch.clone(), attempt.clone()));
                         }
                         Looked::Nothing => {}
                     }
                 }
-                join_all(new.into_iter().map(|attempt| poll_at_end_of_handover(batch, attempt))).await;
             }
             Err(error) => {
                 debug!(target: "leasehold::redis", "waiters could not look: {error}");
@@ -67,7 +66,7 @@ async fn look(batch: &Batch, due: &Due) {
 }
 
 /// Plans a poll for the time when the handover to a new holder ends, unless it is confirmed already: that holder may be dead.
-async fn poll_at_end_of_handover(batch: &Batch, attempt: &Arc<Attempt>) {
+async fn poll_at_end_of_handover(batch: Arc<Batch>, attempt: Arc<Attempt>) {
     let mut command = redis::cmd("PTTL");
     command.arg(&attempt.name.lock);
     if let Ok(Value::Int(left)) = batch.command(command).await
@@ -76,7 +75,7 @@ async fn poll_at_end_of_handover(batch: &Batch, attempt: &Arc<Attempt>) {
     {
         let end = Instant::now() + left + Duration::from_millis(2);
         if let Some(at) = attempt.handover_ends(end) {
-            batch.plan(attempt, at);
+            batch.plan(&attempt, at);
         }
     }
 }
@@ -98,32 +97,23 @@ async fn read(batch: &Batch, waiters: &[Waiter]) -> Result<Vec<Option<Seen>>> {
         prolong.arg(QUEUE_TTL);
         prolong
     };
-    let places = waiters.iter().filter(|(_, look)| look.place).map(|(attempt, _)| score(&attempt.name.queue, attempt));
-    let shares = waiters
-        .iter()
-        .filter(|(attempt, _)| attempt.mode == Mode::Shared)
-        .map(|(attempt, _)| score(&attempt.name.readers, attempt));
-    let prolonged = waiters.iter().filter(|(_, look)| look.prolong).map(|(attempt, _)| prolong(attempt));
-    let commands = [values].into_iter().chain(places).chain(shares).chain(prolonged);
-    let answers = join_all(commands.map(|command| batch.command(command))).await;
-    let mut answers = answers.into_iter();
+    let more = waiters.iter().flat_map(|(attempt, look)| {
+        let place = look.place.then(|| score(&attempt.name.queue, attempt));
+        let share = (attempt.mode == Mode::Shared).then(|| score(&attempt.name.readers, attempt));
+        [place, share, look.prolong.then(|| prolong(attempt))].into_iter().flatten()
+    });
+    let commands = [values].into_iter().chain(more);
+    let mut answers = join_all(commands.map(|command| batch.command(command))).await.into_iter();
     let Some(Value::Array(values)) = answers.next().transpose()? else {
         return Err(super::error::malformed(batch.server()));
     };
-    let mut found = Vec::with_capacity(waiters.len());
-    for ((_, look), value) in waiters.iter().zip(values) {
-        let place = match look.place {
-            true => answers.next().transpose()?.map(|score| score != Value::Nil),
-            false => None,
-        };
-        found.push((value, place));
-    }
+    let mut next = |was_sent: bool| if was_sent { answers.next().transpose() } else { Ok(None) };
+    let is_there = |score: Option<Value>| score.map(|score| score != Value::Nil);
     let mut seen = Vec::with_capacity(waiters.len());
-    for ((attempt, _), (value, place)) in waiters.iter().zip(found) {
-        let shares = match attempt.mode {
-            Mode::Shared => answers.next().transpose()?.is_some_and(|score| score != Value::Nil),
-            Mode::Exclusive => false,
-        };
+    for ((attempt, look), value) in waiters.iter().zip(values) {
+        let place = is_there(next(look.place)?);
+        let shares = is_there(next(attempt.mode == Mode::Shared)?).unwrap_or(false);
+        next(look.prolong)?;
         seen.push(match value {
             Value::BulkString(value) => Some(Seen { value, place, shares }),
             _ => None,
