@@ -205,7 +205,7 @@ impl Attempt {
             Stage::Waiting { place, .. } | Stage::Granted { place, .. } => *place,
             Stage::Busy | Stage::Failed(_) | Stage::Held { .. } | Stage::Ended { .. } => return Next::Nothing,
         };
-        let (copies, hint) = (state.requests.may_have_copies(), place.hint);
+        let (copies, hint, hinted) = (state.requests.may_have_copies(), place.hint, place.hinted);
         match answer {
             AcquireAnswer::Granted(epoch) => {
                 replace(state, Stage::Granted { won: Won { epoch, dated: sent, ttl: self.ttl }, place });
@@ -225,12 +225,12 @@ impl Attempt {
                     fence: place.fence.max(clock),
                     number,
                     hint: None,
+                    hinted: false,
                     ..place
                 };
-                let hinted = |epoch| Won { epoch, dated: sent, ttl: self.ttl.min(HANDOVER_TTL) };
                 let won = match &state.stage {
                     Stage::Granted { won, .. } => Some(*won),
-                    _ => hint.map(hinted),
+                    _ => hint.map(|epoch| self.handover(epoch, sent)),
                 };
                 if let Some(won) = won.filter(|won| place.is_new(won.epoch)) {
                     replace(state, Stage::Granted { won, place });
@@ -238,8 +238,10 @@ impl Attempt {
                 }
                 // It waits. If a message handed the lock over, that hold had ended before this request arrived.
                 let waker = if let Stage::Waiting { waker, .. } = &mut state.stage { waker.take() } else { None };
-                let at = now + pause(left, first, foreign.then_some(self.retry_interval));
-                state.stage = Stage::Waiting { place, next_poll: Some(at), asks: foreign, waker };
+                let pause =
+                    if hinted { Duration::ZERO } else { pause(left, first, foreign.then_some(self.retry_interval)) };
+                let at = now + pause;
+                state.stage = Stage::Waiting { place, next_poll: Some(at), asks: foreign || hinted, waker };
                 Next::Poll { at, tracks: foreign && first }
             }
         }
@@ -262,7 +264,8 @@ impl Attempt {
     /// A message says that the lock was handed over to this attempt. True if the server has to be asked first.
     pub(super) fn handed_over(&self, epoch: u64) -> bool {
         let mut state = self.state.lock();
-        let Stage::Waiting { place, .. } = &mut state.stage else { return false };
+        let State { requests, stage, .. } = &mut *state;
+        let Stage::Waiting { place, .. } = stage else { return false };
         let was_announced = std::mem::replace(&mut place.announced, true);
         // An attempt that was still queued when a request was sent cannot have been granted before. The message itself may be of any
         // age.
@@ -273,12 +276,20 @@ impl Attempt {
                 false
             }
             Some(dated) if !was_announced && place.is_new(epoch) => {
-                let (won, place) = (Won { epoch, dated, ttl: self.ttl.min(HANDOVER_TTL) }, *place);
+                let (won, place) = (self.handover(epoch, dated), *place);
                 replace(state, Stage::Granted { won, place });
                 false
             }
-            _ => true,
+            _ => {
+                place.hinted |= requests.pending;
+                true
+            }
         }
+    }
+
+    /// The grant of a handover by message.
+    fn handover(&self, epoch: u64, dated: Timestamp) -> Won {
+        Won { epoch, dated, ttl: self.ttl.min(HANDOVER_TTL) }
     }
 
     /// Waits for the outcome. A grant of which less than half is left is not returned, but to be verified.
@@ -381,8 +392,10 @@ impl Attempt {
 
     /// Messages may have been lost, which others have heard: those that follow are only hints, since the id is no secret any more.
     pub(super) fn miss_messages(&self) {
-        if let Stage::Waiting { place, .. } | Stage::Granted { place, .. } = &mut self.state.lock().stage {
+        let State { requests, stage, .. } = &mut *self.state.lock();
+        if let Stage::Waiting { place, .. } | Stage::Granted { place, .. } = stage {
             place.announced = true;
+            place.hinted |= requests.pending;
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Place {
     pub(super) hint: Option<u64>,
     /// Whether a message was received, or may have been lost: another one is only a hint, since the id is no secret any more.
     pub(super) announced: bool,
+    /// Whether that was so while a request was pending, whose answer may be older.
+    pub(super) hinted: bool,
 }
 
 impl Place {

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::super::answers::AcquireAnswer;
 use super::super::attempt::Outcome;
-use super::super::place::{Looked, Seen};
+use super::super::place::{Looked, NextPoll, Seen};
 use super::super::value::{ClaimText, Writer};
 use super::*;
 use crate::backend::{LeaseId, Timestamp};
@@ -147,6 +147,27 @@ fn a_message_is_only_a_hint_after_one_that_may_have_been_lost() {
     assert!(waiter.attempt.handed_over(EPOCH + 3));
     waiter.answer_queued(EPOCH);
     assert_eq!(waiter.granted(), None);
+}
+
+/// The answer may be older than the message, which nothing repeats.
+#[test]
+fn a_hint_that_overtakes_an_answer_is_not_forgotten() {
+    let second_message = |attempt: &Attempt| {
+        attempt.handed_over(EPOCH + 1);
+        assert!(attempt.handed_over(EPOCH + 3));
+    };
+    for hint in [Attempt::miss_messages, second_message] {
+        let waiter = Waiter::asking();
+        hint(&waiter.attempt);
+        // What came before is over.
+        waiter.answer_queued(EPOCH + 2);
+        let (next, now) = (waiter.attempt.next_poll(), tokio::time::Instant::now());
+        assert!(matches!(next, NextPoll::At { at, asks: true } if at <= now), "{next:?}");
+        waiter.ask();
+        waiter.answer_queued(EPOCH + 2);
+        let next = waiter.attempt.next_poll();
+        assert!(matches!(next, NextPoll::At { at, asks: false } if at > now), "once: {next:?}");
+    }
 }
 
 #[test]
