@@ -304,7 +304,7 @@ fn what_an_account_needs_is_enough() {
         let server = Server::start();
         // As in the documentation.
         let commands = commands::NEEDED.map(|command| format!("+{command}")).join(" ");
-        for (signal_lists, more) in [(false, ""), (true, " ~lock-signal:* +lpush"), (false, " +client|tracking")] {
+        for (signal_lists, more) in [(false, ""), (false, " +client|tracking"), (true, " ~lock-signal:* +lpush")] {
             server.run::<()>(&format!(
                 "ACL SETUSER small reset on >secret ~lock:* ~{{*}}%*:lock:* resetchannels &lock:%wake:* {commands}{more}"
             ));
