@@ -26,6 +26,7 @@
 //! | Other libraries | |
 //! | --- | --- |
 //! | [`compare`] | leasehold beside other lock libraries |
+//! | [`performance`] | Measured beside the bare clients and other libraries |
 //! | [`migrating`] | Coming from another lock library |
 
 #[doc = include_str!("../docs/tour.md")]
@@ -76,6 +77,9 @@ pub mod testing {}
 
 #[doc = include_str!("../docs/compare.md")]
 pub mod compare {}
+
+#[doc = include_str!("../docs/performance.md")]
+pub mod performance {}
 
 #[doc = include_str!("../docs/migrating.md")]
 pub mod migrating {}

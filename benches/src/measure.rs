@@ -1,54 +1,94 @@
-//! Measuring.
+//! The windows in which something is measured.
 
-use std::error::Error;
+use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-pub type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+use tokio::task::JoinSet;
 
-/// The deadline of the workers, and the number of their rounds.
-pub struct Until {
-    stop: AtomicBool,
-    count: AtomicU64,
-}
+use crate::figures::{Figure, Sample};
+use crate::servers::Server;
+use crate::{Result, cpu};
 
-impl Until {
-    pub fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
+/// The operations that all tasks have done.
+#[derive(Clone, Default)]
+pub struct Count(Arc<AtomicU64>);
+
+impl Count {
+    pub fn add(&self, operations: u64) {
+        self.0.fetch_add(operations, Ordering::Relaxed);
     }
 
-    pub fn count(&self) {
-        self.count.fetch_add(1, Ordering::Relaxed);
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
-/// The rounds a second of all workers together, after a warm-up.
-pub async fn rate<W, F>(time: Duration, workers: impl Iterator<Item = W>) -> Result<f64>
-where
-    W: FnOnce(Arc<Until>) -> F,
-    F: Future<Output = Result<()>> + Send + 'static,
-{
-    let until = Arc::new(Until { stop: AtomicBool::new(false), count: AtomicU64::new(0) });
-    let workers: Vec<_> = workers.map(|worker| tokio::spawn(worker(until.clone()))).collect();
-    tokio::time::sleep(time / 8).await;
-    let (before, start) = (until.count.load(Ordering::Relaxed), Instant::now());
+/// The time and the processor times at the start of a window.
+struct Start {
+    time: Instant,
+    client: Duration,
+    server: Option<Duration>,
+}
+
+impl Start {
+    fn now(server: &Server) -> Result<Self> {
+        Ok(Self { time: Instant::now(), client: cpu::used_by(process::id())?, server: server.cpu()? })
+    }
+
+    /// Ends the window: the seconds that it took, and the processor times divided by the operations, or by these seconds.
+    fn end(self, server: &Server, operations: impl FnOnce() -> Option<u64>) -> Result<(Sample, f64)> {
+        let seconds = self.time.elapsed().as_secs_f64();
+        let part = operations().map_or(seconds, |count| count as f64);
+        let client = cpu::used_by(process::id())? - self.client;
+        let mut sample = Sample::default().with(Figure::ClientCpu, client.as_secs_f64() / part);
+        if let (Some(before), Some(after)) = (self.server, server.cpu()?) {
+            sample = sample.with(Figure::ServerCpu, (after - before).as_secs_f64() / part);
+        }
+        Ok((sample, seconds))
+    }
+}
+
+/// Measures tasks that go on for ever, after a warm-up.
+pub async fn rate(server: &Server, time: Duration, count: Count, mut tasks: JoinSet<Result<()>>) -> Result<Sample> {
+    tokio::time::sleep(time / 4).await;
+    let (before, start) = (count.get(), Start::now(server)?);
     tokio::time::sleep(time).await;
-    let rate = (until.count.load(Ordering::Relaxed) - before) as f64 / start.elapsed().as_secs_f64();
-    until.stop.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.await??;
+    let done = count.get() - before;
+    let (sample, seconds) = start.end(server, || Some(done))?;
+    match tasks.try_join_next() {
+        Some(ended) => Err(ended?.err().unwrap_or_else(|| "a task has ended".into())),
+        None if done == 0 => Err("nothing was done".into()),
+        None => Ok(sample.with(Figure::Rate, done as f64 / seconds)),
     }
-    Ok(rate)
 }
 
-pub async fn timed(work: impl Future<Output = Result<()>>) -> Result<Duration> {
-    let start = Instant::now();
-    work.await?;
-    Ok(start.elapsed())
+/// Measures an operation that one task repeats. The clock is read once in a thousand times.
+pub async fn repeat(server: &Server, time: Duration, mut operation: impl AsyncFnMut()) -> Result<Sample> {
+    let mut run = async |time| {
+        let (start, mut done) = (Instant::now(), 0);
+        while start.elapsed() < time {
+            for _ in 0..1000 {
+                operation().await;
+            }
+            done += 1000;
+        }
+        done
+    };
+    run(time / 4).await;
+    let start = Start::now(server)?;
+    let done = run(time).await;
+    let (sample, seconds) = start.end(server, || Some(done))?;
+    Ok(sample.with(Figure::Rate, done as f64 / seconds))
 }
 
-pub fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
+/// Measures a time in which nothing is asked for.
+pub async fn rest(server: &Server, time: Duration) -> Result<Sample> {
+    let (requests, start) = (server.requests()?, Start::now(server)?);
+    tokio::time::sleep(time).await;
+    let (sample, seconds) = start.end(server, || None)?;
+    // One of them asks for their number.
+    let requests = (server.requests()? - requests).saturating_sub(1);
+    Ok(sample.with(Figure::Requests, requests as f64 / seconds))
 }

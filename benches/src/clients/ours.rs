@@ -1,0 +1,84 @@
+//! leasehold.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use leasehold::{LockGuard, LockManager};
+
+use super::{Client, Lock};
+use crate::Result;
+use crate::rows::Store;
+use crate::servers::Server;
+
+const PREFIX: &str = "benchmark/";
+
+/// Releases locks with `unlock().await`.
+pub struct Unlocked(LockManager);
+
+/// Releases locks by dropping their guards.
+pub struct Dropped(LockManager);
+
+/// Managers with equal settings share a connection, so each has another timeout.
+async fn connect(server: &Server) -> Result<LockManager> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    if server.store == Store::Memory {
+        return Ok(LockManager::memory());
+    }
+    let timeout = 5000 + NUMBER.fetch_add(1, Ordering::Relaxed);
+    let url = format!("{}?timeout={timeout}ms", server.url());
+    Ok(LockManager::builder().url(url).prefix(PREFIX).build().await?)
+}
+
+impl Client for Unlocked {
+    type Lock = UnlockedLock;
+    const PREFIX: &str = PREFIX;
+
+    async fn connect(server: &Server) -> Result<Self> {
+        Ok(Self(connect(server).await?))
+    }
+
+    async fn lock(&self, key: &str) -> Result<UnlockedLock> {
+        Ok(UnlockedLock(self.0.handle(key)?))
+    }
+}
+
+impl Client for Dropped {
+    type Lock = DroppedLock;
+    const PREFIX: &str = PREFIX;
+
+    async fn connect(server: &Server) -> Result<Self> {
+        Ok(Self(connect(server).await?))
+    }
+
+    async fn lock(&self, key: &str) -> Result<DroppedLock> {
+        Ok(DroppedLock(self.0.handle(key)?))
+    }
+}
+
+pub struct UnlockedLock(leasehold::Lock);
+
+impl Lock for UnlockedLock {
+    type Held = LockGuard;
+
+    async fn acquire(&mut self) -> Result<LockGuard> {
+        Ok(self.0.lock().await?)
+    }
+
+    async fn release(&mut self, held: LockGuard) -> Result<()> {
+        Ok(held.unlock().await?)
+    }
+}
+
+pub struct DroppedLock(leasehold::Lock);
+
+impl Lock for DroppedLock {
+    type Held = LockGuard;
+
+    async fn acquire(&mut self) -> Result<LockGuard> {
+        Ok(self.0.lock().await?)
+    }
+
+    async fn release(&mut self, held: LockGuard) -> Result<()> {
+        drop(held);
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+"""Locks and unlocks with redis-py or python-redis-lock and their default settings.
+
+python-locks.py redis-py|python-redis-lock PORT PID own|one PROCESSES THREADS SECONDS: threads of processes, each on a separate key or
+all on one, at the server with this port and process id. Prints the rate, and the processor times of client and server for an operation:
+on one key, a change of the lock to another thread.
+"""
+
+import multiprocessing
+import sys
+import threading
+import time
+
+import redis
+import redis_lock
+
+WARM_UP = 0.25
+
+
+def lock_of(library, server, name):
+    if library == "redis-py":
+        return server.lock(name, timeout=30)
+    return redis_lock.Lock(server, name, expire=30)
+
+
+def work(lock, member, end, holds):
+    while time.monotonic() < end:
+        lock.acquire()
+        holds.append((time.monotonic(), member))
+        lock.release()
+
+
+def process(job):
+    """One process: its holds, and the processor time that they took."""
+    library, port, keys, number, threads, start, end = job
+    server, holds, workers = redis.Redis(port=port), [], []
+    for thread in range(threads):
+        member = number * threads + thread
+        lock = lock_of(library, server, "one" if keys == "one" else f"own:{member}")
+        workers.append(threading.Thread(target=work, args=(lock, member, end, holds)))
+    time.sleep(max(0, start - WARM_UP - time.monotonic()))
+    for worker in workers:
+        worker.start()
+    time.sleep(max(0, start - time.monotonic()))
+    used = time.process_time()
+    time.sleep(max(0, end - time.monotonic()))
+    used = time.process_time() - used
+    return holds, used
+
+
+def main(library, port, pid, keys, processes, threads, seconds):
+    processes, seconds = int(processes), float(seconds)
+    # As clock_getcpuclockid has it.
+    server = (~int(pid) << 3) | 2
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        start = time.monotonic() + WARM_UP + 0.2 + processes * 0.02
+        end = start + seconds
+        jobs = [(library, int(port), keys, n, int(threads), start, end) for n in range(processes)]
+        results = pool.map_async(process, jobs, chunksize=1)
+        time.sleep(start - time.monotonic())
+        used = time.clock_gettime(server)
+        time.sleep(end - time.monotonic())
+        used = time.clock_gettime(server) - used
+        results = results.get()
+    holds = sorted(hold for held, _ in results for hold in held if start <= hold[0] < end)
+    changes = sum(1 for last, this in zip(holds, holds[1:]) if last[1] != this[1])
+    count = max(1, changes if keys == "one" else len(holds))
+    print("rate", count / seconds)
+    print("client-cpu", sum(each for _, each in results) / count)
+    print("server-cpu", used / count)
+
+
+main(*sys.argv[1:])
