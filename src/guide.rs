@@ -79,6 +79,14 @@ pub mod testing {}
 pub mod compare {}
 
 #[doc = include_str!("../docs/performance.md")]
+#[doc = ""]
+#[doc = include_str!("../docs/performance-redis.svg")]
+#[doc = ""]
+#[doc = include_str!("../docs/performance-etcd.svg")]
+#[doc = ""]
+#[doc = include_str!("../docs/performance-memory.svg")]
+#[doc = ""]
+#[doc = include_str!("../docs/performance-rest.svg")]
 pub mod performance {}
 
 #[doc = include_str!("../docs/migrating.md")]

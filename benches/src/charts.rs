@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Result;
-use crate::figures::Figure;
+use crate::figures::{Figure, Samples};
 use crate::rounds::Measured;
 use crate::rows::Work;
 use crate::table::{number, ratio};
@@ -26,8 +26,8 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const WIDTH: i32 = 960;
 /// Bars begin here, for the main figure and for the processor time, and have these lengths at most.
-const MAIN: (i32, i32) = (220, 270);
-const CPU: (i32, i32) = (630, 220);
+const MAIN: (i32, f64) = (220, 250.0);
+const CPU: (i32, f64) = (640, 220.0);
 const LINE: i32 = 24;
 const BAR: i32 = 15;
 /// Above the bars of a row.
@@ -101,79 +101,82 @@ fn main_figure(work: Work) -> (Figure, &'static str) {
 
 fn row(area: &Area<'_>, top: i32, measured: &Measured) -> Result<()> {
     let (figure, unit) = main_figure(measured.row.work);
-    let is_at_rest = measured.row.work.is_at_rest();
-    text(area, (20, top + 10), measured.row.title, &style(15, TEXT).bold(), HPos::Left)?;
-    text(area, (MAIN.0, top + 32), unit, &style(12, FAINT), HPos::Left)?;
-    legend(area, top + 32, if is_at_rest { "CPU, ms a second" } else { "CPU, µs" })?;
-    let results = || measured.results.iter().map(|(_, samples)| samples);
-    let most = results().filter_map(|samples| samples.median(figure)).fold(f64::MIN_POSITIVE, f64::max);
-    let cpu = |figure| move |samples: &crate::figures::Samples| samples.median(figure).unwrap_or_default();
-    let (client, server) = (cpu(Figure::ClientCpu), cpu(Figure::ServerCpu));
-    let most_cpu = results().map(|samples| client(samples) + server(samples)).fold(f64::MIN_POSITIVE, f64::max);
+    text(area, (20, top + 10), measured.row.title, HPos::Left, &TITLE)?;
+    text(area, (MAIN.0, top + 32), unit, HPos::Left, &NOTE)?;
+    if figure == Figure::Rate {
+        text(area, (RATIO, top + 32), "ratio", HPos::Right, &NOTE)?;
+    }
+    legend(area, top + 32, measured.row.work.is_at_rest())?;
+    let most = |value: &dyn Fn(&Samples) -> f64| {
+        measured.results.iter().map(|(_, samples)| value(samples)).fold(f64::MIN_POSITIVE, f64::max)
+    };
+    let most_cpu = most(&|samples| cpu(samples).iter().sum());
+    let most = most(&|samples| samples.median(figure).unwrap_or_default());
     for (line, (contender, samples)) in measured.results.iter().enumerate() {
         let middle = top + HEADING + line as i32 * LINE + LINE / 2;
-        let name = style(13, TEXT);
-        let name = if contender.is_ours() { name.bold() } else { name };
-        text(area, (MAIN.0 - 10, middle), contender.name(measured.row), &name, HPos::Right)?;
+        let (font, color) = if contender.is_ours() { (&OUR_NAME, OURS) } else { (&NAME, OTHERS) };
+        text(area, (MAIN.0 - 10, middle), contender.name(measured.row), HPos::Right, font)?;
         let Some(value) = samples.median(figure) else { continue };
-        let color = if contender.is_ours() { OURS } else { OTHERS };
-        let end = bar(area, middle, MAIN.0, length(value, most, MAIN.1), color)?;
-        text(area, (end + 6, middle), &number(value), &style(12, TEXT), HPos::Left)?;
-        if let Some(text) =
-            (line > 0 && figure == Figure::Rate).then(|| samples.ratio(figure, measured.baseline())).flatten()
-        {
-            self::text(area, (RATIO, middle), &format!("{} ×", ratio(text)), &style(12, FAINT), HPos::Right)?;
+        let end = bar(area, middle, MAIN.0, value / most * MAIN.1, color)?;
+        text(area, (end + 6, middle), &number(value), HPos::Left, &VALUE)?;
+        if let (Figure::Rate, 1.., Some(value)) = (figure, line, samples.ratio(figure, measured.baseline())) {
+            text(area, (RATIO, middle), &format!("{} ×", ratio(value)), HPos::Right, &NOTE)?;
         }
-        let end = bar(area, middle, CPU.0, length(client(samples), most_cpu, CPU.1), CLIENT)?;
-        let end = bar(area, middle, end, length(server(samples), most_cpu, CPU.1), SERVER)?;
-        let scale = if is_at_rest { 1e3 } else { 1e6 };
-        let total = number((client(samples) + server(samples)) * scale);
-        text(area, (end + 6, middle), &total, &style(12, TEXT), HPos::Left)?;
+        processor_times(area, middle, samples, most_cpu, measured.row.work.is_at_rest())?;
     }
     Ok(())
 }
 
-fn legend(area: &Area<'_>, middle: i32, unit: &str) -> Result<()> {
-    text(area, (CPU.0, middle), unit, &style(12, FAINT), HPos::Left)?;
-    for (left, color, name) in [(CPU.0 + 120, CLIENT, "client"), (CPU.0 + 190, SERVER, "server")] {
+fn processor_times(area: &Area<'_>, middle: i32, samples: &Samples, most: f64, is_at_rest: bool) -> Result<()> {
+    let [client, server] = cpu(samples);
+    if client + server > 0.0 {
+        let end = bar(area, middle, CPU.0, client / most * CPU.1, CLIENT)?;
+        let end = bar(area, middle, end, server / most * CPU.1, SERVER)?;
+        let total = (client + server) * if is_at_rest { 1e3 } else { 1e6 };
+        text(area, (end + 6, middle), &number(total), HPos::Left, &VALUE)?;
+    }
+    Ok(())
+}
+
+/// The processor times of client and server.
+fn cpu(samples: &Samples) -> [f64; 2] {
+    [Figure::ClientCpu, Figure::ServerCpu].map(|figure| samples.median(figure).unwrap_or_default())
+}
+
+fn legend(area: &Area<'_>, middle: i32, is_at_rest: bool) -> Result<()> {
+    let unit = if is_at_rest { "CPU, ms a second" } else { "CPU of an operation, µs" };
+    text(area, (CPU.0, middle), unit, HPos::Left, &NOTE)?;
+    for (left, color, name) in [(CPU.0 + 170, CLIENT, "client"), (CPU.0 + 240, SERVER, "server")] {
         area.draw(&Rectangle::new([(left, middle - 5), (left + 10, middle + 5)], color.filled()))?;
-        text(area, (left + 15, middle), name, &style(12, FAINT), HPos::Left)?;
+        text(area, (left + 15, middle), name, HPos::Left, &NOTE)?;
     }
     Ok(())
-}
-
-fn length(value: f64, most: f64, longest: i32) -> i32 {
-    (value / most * f64::from(longest)).round() as i32
 }
 
 /// Draws a bar and returns its end.
-fn bar(area: &Area<'_>, middle: i32, left: i32, length: i32, color: RGBColor) -> Result<i32> {
-    let end = left + length;
-    if length > 0 {
+fn bar(area: &Area<'_>, middle: i32, left: i32, length: f64, color: RGBColor) -> Result<i32> {
+    let end = left + length.round() as i32;
+    if end > left {
         area.draw(&Rectangle::new([(left, middle - BAR / 2), (end, middle + BAR / 2)], color.filled()))?;
     }
     Ok(end)
 }
 
-fn style(size: i32, color: RGBColor) -> Font {
-    Font { size, color, is_bold: false }
-}
-
-struct Font {
-    size: i32,
-    color: RGBColor,
-    is_bold: bool,
-}
-
-impl Font {
-    fn bold(self) -> Self {
-        Self { is_bold: true, ..self }
-    }
-}
-
-fn text(area: &Area<'_>, at: (i32, i32), text: &str, font: &Font, side: HPos) -> Result<()> {
-    let weight = if font.is_bold { FontStyle::Bold } else { FontStyle::Normal };
-    let style = TextStyle::from(("sans-serif", f64::from(font.size) * PLOTTERS, weight).into_font()).color(&font.color);
+/// Draws text whose left or right end, at half of its height, is at a point.
+fn text(area: &Area<'_>, at: (i32, i32), text: &str, side: HPos, font: &Font) -> Result<()> {
+    let style = TextStyle::from(("sans-serif", font.size * PLOTTERS, font.weight).into_font()).color(&font.color);
     area.draw_text(text, &style.pos(Pos::new(side, VPos::Center)), at)?;
     Ok(())
 }
+
+struct Font {
+    size: f64,
+    weight: FontStyle,
+    color: RGBColor,
+}
+
+const TITLE: Font = Font { size: 15.0, weight: FontStyle::Bold, color: TEXT };
+const NAME: Font = Font { size: 13.0, weight: FontStyle::Normal, color: TEXT };
+const OUR_NAME: Font = Font { size: 13.0, weight: FontStyle::Bold, color: TEXT };
+const VALUE: Font = Font { size: 12.0, weight: FontStyle::Normal, color: TEXT };
+const NOTE: Font = Font { size: 12.0, weight: FontStyle::Normal, color: FAINT };

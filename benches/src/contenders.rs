@@ -25,6 +25,7 @@ pub enum Contender {
     RedisPy,
     PythonRedisLock,
     LockRpc,
+    GoMutex,
     TokioMutex,
 }
 
@@ -48,21 +49,13 @@ impl Contender {
             (Self::RedisPy, ..) => "redis-py",
             (Self::PythonRedisLock, ..) => "python-redis-lock",
             (Self::LockRpc, ..) => "etcd's Lock RPC",
+            (Self::GoMutex, ..) => "Go's concurrency.Mutex",
             (Self::TokioMutex, ..) => "tokio's Mutex",
         }
     }
 
     pub fn is_ours(self) -> bool {
         matches!(self, Self::Unlock | Self::Drop | Self::Again | Self::IsLost)
-    }
-
-    /// The argument of python-locks.py, for a contender that is no Rust.
-    pub fn python(self) -> Option<&'static str> {
-        match self {
-            Self::RedisPy => Some("redis-py"),
-            Self::PythonRedisLock => Some("python-redis-lock"),
-            _ => None,
-        }
     }
 
     /// Does the work of a row in this process, which has done nothing else.

@@ -1,7 +1,6 @@
 //! One task in memory.
 
 use std::hint::black_box;
-use std::process;
 use std::time::Duration;
 
 use leasehold::LockManager;
@@ -11,11 +10,10 @@ use crate::Result;
 use crate::contenders::Contender;
 use crate::figures::Sample;
 use crate::measure::repeat;
-use crate::rows::Store;
 use crate::servers::Server;
 
 pub async fn measure(contender: Contender, time: Duration) -> Result<Sample> {
-    let server = Server { store: Store::Memory, address: String::new(), process: process::id() };
+    let server = Server::none();
     let handle = LockManager::memory().handle("k")?;
     match contender {
         Contender::TokioMutex => {

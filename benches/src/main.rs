@@ -13,6 +13,7 @@ mod clients;
 mod contenders;
 mod cpu;
 mod document;
+mod external;
 mod figures;
 mod local;
 mod machine;

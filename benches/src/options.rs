@@ -1,7 +1,10 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
+
+use clap::ValueEnum;
 
 use crate::Result;
 use crate::contenders::Contender;
@@ -63,7 +66,15 @@ impl Options {
 
     /// The server of a single measurement.
     pub fn server(&self, row: &Row) -> Server {
-        let address = self.address.clone().unwrap_or_default();
-        Server { store: row.store, address, process: self.process.unwrap_or_default() }
+        Server::new(row.store, self.address.clone().unwrap_or_default(), self.process.unwrap_or_default())
+    }
+
+    /// The command of a single measurement, which has the options above.
+    pub fn command(&self, contender: Contender, row: &Row, server: &Server) -> Result<Command> {
+        let name = contender.to_possible_value().ok_or("it has no name")?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["--measure", name.get_name(), "--address", &server.address]);
+        command.args(["--process", &server.process.to_string(), "--seconds", &self.seconds.to_string(), row.name]);
+        Ok(command)
     }
 }

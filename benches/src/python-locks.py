@@ -1,7 +1,7 @@
 """Locks and unlocks with redis-py or python-redis-lock and their default settings.
 
-python-locks.py redis-py|python-redis-lock PORT PID own|one PROCESSES THREADS SECONDS: threads of processes, each on a separate key or
-all on one, at the server with this port and process id. Prints the rate, and the processor times of client and server for an operation:
+python-locks.py redis-py|python-redis-lock ADDRESS PID own|one PROCESSES THREADS SECONDS: threads of processes, each on a separate key or
+all on one, at the server with this address and process id. Prints the rate, and the processor times of client and server for an operation:
 on one key, a change of the lock to another thread.
 """
 
@@ -31,8 +31,8 @@ def work(lock, member, end, holds):
 
 def process(job):
     """One process: its holds, and the processor time that they took."""
-    library, port, keys, number, threads, start, end = job
-    server, holds, workers = redis.Redis(port=port), [], []
+    library, address, keys, number, threads, start, end = job
+    server, holds, workers = redis.Redis.from_url(f"redis://{address}"), [], []
     for thread in range(threads):
         member = number * threads + thread
         lock = lock_of(library, server, "one" if keys == "one" else f"own:{member}")
@@ -47,14 +47,14 @@ def process(job):
     return holds, used
 
 
-def main(library, port, pid, keys, processes, threads, seconds):
+def main(library, address, pid, keys, processes, threads, seconds):
     processes, seconds = int(processes), float(seconds)
     # As clock_getcpuclockid has it.
     server = (~int(pid) << 3) | 2
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         start = time.monotonic() + WARM_UP + 0.2 + processes * 0.02
         end = start + seconds
-        jobs = [(library, int(port), keys, n, int(threads), start, end) for n in range(processes)]
+        jobs = [(library, address, keys, n, int(threads), start, end) for n in range(processes)]
         results = pool.map_async(process, jobs, chunksize=1)
         time.sleep(start - time.monotonic())
         used = time.clock_gettime(server)

@@ -74,8 +74,8 @@ const REDIS_HELD: &[Contender] = &[Bare, Unlock, Rslock, AsyncRedisLock, Distrib
 /// Without async-redis-lock, whose renewals, one a second for each lock, time out.
 const REDIS_HELD_MANY: &[Contender] = &[Bare, Unlock, Rslock, DistributedLock];
 const REDIS_WAITING: &[Contender] = &[Unlock, Rslock, AsyncRedisLock];
-const ETCD: &[Contender] = &[Bare, Unlock, Drop, LockRpc];
-const ETCD_CONTENDED: &[Contender] = &[Bare, Unlock, LockRpc];
+const ETCD: &[Contender] = &[Bare, Unlock, Drop, LockRpc, GoMutex];
+const ETCD_CONTENDED: &[Contender] = &[Bare, Unlock, LockRpc, GoMutex];
 
 pub const ROWS: &[Row] = &[
     Row::redis("redis-one", "Redis: one task", Work::OwnKeys { tasks: 1 }, REDIS),

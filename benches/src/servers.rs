@@ -25,12 +25,11 @@ impl Started {
         }
     }
 
-    /// Its address and process. Without a server, of this process.
-    pub fn place(&self) -> (String, u32) {
+    pub fn server(&self) -> Server {
         match self {
-            Self::Redis(server) => (server.address().to_string(), server.process().id()),
-            Self::Etcd(server) => (server.endpoint(), server.process().id()),
-            Self::Nothing => (String::new(), process::id()),
+            Self::Redis(server) => Server::new(Store::Redis, server.address().to_string(), server.process().id()),
+            Self::Etcd(server) => Server::new(Store::Etcd, server.endpoint(), server.process().id()),
+            Self::Nothing => Server::none(),
         }
     }
 }
@@ -44,6 +43,15 @@ pub struct Server {
 }
 
 impl Server {
+    pub fn new(store: Store, address: String, process: u32) -> Self {
+        Self { store, address, process }
+    }
+
+    /// No server: locks in this process.
+    pub fn none() -> Self {
+        Self::new(Store::Memory, String::new(), process::id())
+    }
+
     pub fn url(&self) -> String {
         match self.store {
             Store::Redis => format!("redis://{}", self.address),

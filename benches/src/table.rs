@@ -9,7 +9,7 @@ use crate::rounds::Measured;
 /// The rows with a rate.
 pub fn rates(rows: &[Measured]) -> String {
     let mut table = String::from(
-        "| | operations a second | range | × the first | client's CPU, µs | server's CPU, µs |\n| --- | ---: | ---: | ---: | ---: | ---: |\n",
+        "| | operations a second | range | ratio | client's CPU, µs | server's CPU, µs |\n| --- | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for measured in rows.iter().filter(|measured| !measured.row.work.is_at_rest()) {
         heading(&mut table, measured, 5);
@@ -64,6 +64,7 @@ fn cell(samples: &Samples, figure: Figure, unit: f64) -> String {
 /// Two digits behind the point, or three for what is small.
 pub fn ratio(value: f64) -> String {
     match value {
+        value if value < 0.001 => "< 0.001".to_owned(),
         value if value < 0.1 => format!("{value:.3}"),
         value if value < 10.0 => format!("{value:.2}"),
         _ => number(value),
@@ -73,6 +74,7 @@ pub fn ratio(value: f64) -> String {
 /// Two digits that count at least, with commas between thousands.
 pub fn number(value: f64) -> String {
     match value {
+        0.0 => "0".to_owned(),
         value if value < 0.095 => format!("{value:.2}"),
         value if value < 9.95 => format!("{value:.1}"),
         _ => {
