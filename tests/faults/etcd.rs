@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, GetOptions, KeyValue, SortOrder, SortTarget};
 use leasehold::LockManager;
 
-use crate::fixture::{Fixture, LONG, SHORT, SLACK, Server, Waiting};
-use crate::redis::A_RENEWAL;
+use crate::fixture::{Fixture, LONG, REPORTED, SHORT, SLACK, Server, Waiting};
+use crate::redis::until_a_change_is_known;
 use crate::table::Absence::{NoServer, OfEtcd};
 use crate::table::{Backend, Cell, Fault, Play};
 use support::crowd::Crowd;
@@ -17,8 +17,6 @@ use support::proxy::Proxy;
 
 /// etcd's default election timeout.
 const ELECTION: Duration = Duration::from_secs(1);
-/// The bound for losses that the server reports.
-const REPORTED: Duration = Duration::from_millis(200);
 
 const fn on_etcd(number: u32, name: &'static str, play: Play, redis: Cell) -> Fault {
     Fault { number, name, cells: [Cell::Absent(NoServer), Cell::Run(play), redis] }
@@ -56,7 +54,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         Cell::Absent(OfEtcd),
     ),
     Fault::everywhere(13, "The lease is revoked: loss within 200 ms", revoked),
-    Fault::everywhere(14, "Only the claim is deleted: loss within 200 ms (etcd, memory), T/3 (Redis)", deleted),
+    Fault::everywhere(14, "Only the claim is deleted: loss within 200 ms (Redis 5: T/3)", deleted),
     on_etcd(
         15,
         "A waiter's lease (on Redis: its place in the queue) is removed: it queues again",
@@ -260,9 +258,10 @@ fn deleted(fixture: &mut Fixture) {
             let admin = Admin::new(fixture.etcd());
             taken(fixture, REPORTED, "", |_, key| admin.delete(&admin.claims(key)[0]));
         }
-        Backend::Redis => taken(fixture, LONG / 3, A_RENEWAL, |fixture, key| {
-            fixture.redis().cli(&["DEL", &format!("lock:{key}")]);
-        }),
+        Backend::Redis => {
+            let (bound, words) = until_a_change_is_known(fixture);
+            taken(fixture, bound, words, |fixture, key| drop(fixture.redis().cli(&["DEL", &format!("lock:{key}")])));
+        }
     }
 }
 

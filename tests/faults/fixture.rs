@@ -20,6 +20,8 @@ use support::{self, PATIENCE, eventually};
 pub(crate) const SHORT: Duration = Duration::from_secs(3);
 /// The TTL for leases that should survive an interruption.
 pub(crate) const LONG: Duration = Duration::from_secs(9);
+/// The bound for losses that the server reports.
+pub(crate) const REPORTED: Duration = Duration::from_millis(200);
 /// The tolerance for a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
 

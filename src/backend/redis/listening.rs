@@ -47,14 +47,17 @@ impl Listener {
     /// Opens a connection. `limit` is that of the wait for credentials.
     pub(super) async fn open(target: &Target, limit: Duration) -> Result<(Self, Notices)> {
         let account = target.credentials(limit).await?;
-        let no_answer = |limit| Err(error::no_answer(&target.to_string(), limit));
-        // A server or proxy that does not answer may know the older protocol only.
-        let limit = PATIENCE / 2;
-        match timeout(limit, resp3(target, account.as_ref())).await.unwrap_or_else(|_| no_answer(limit)) {
-            Ok(opened) => return Ok(opened),
-            Err(error) => debug!(target: "leasehold::redis", "changes of locks are not reported: {error}"),
-        }
-        timeout(PATIENCE, resp2(target, account.as_ref())).await.unwrap_or_else(|_| no_answer(PATIENCE))
+        let opening = async {
+            match resp3(target, account.as_ref()).await {
+                Ok(opened) => Ok(opened),
+                Err(error) => {
+                    debug!(target: "leasehold::redis", "changes of locks are not reported: {error}");
+                    resp2(target, account.as_ref()).await
+                }
+            }
+        };
+        let no_answer = |_| Err(error::no_answer(&target.to_string(), PATIENCE));
+        timeout(PATIENCE, opening).await.unwrap_or_else(no_answer)
     }
 
     /// Whether the server reports changes of the keys that were read.

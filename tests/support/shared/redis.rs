@@ -181,6 +181,11 @@ impl Redis {
         command
     }
 
+    /// Whether it can report changes of keys, as from version 6 on.
+    pub fn reports_changes(&self) -> bool {
+        self.cli(&["INFO", "stats"]).contains("tracking_total_keys")
+    }
+
     /// The names that match a pattern, in order.
     pub fn keys(&self, pattern: &str) -> Vec<String> {
         let printed = self.cli(&["KEYS", pattern]);
