@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::answers::AcquireAnswer;
 use super::check::Check;
 use super::names::Name;
-use super::place::{Look, Looked, NextPoll, Place, Seen, Won, pause};
+use super::place::{Look, Looked, Next, NextPoll, Place, Seen, Won, pause};
 use super::sent::SentRequests;
 use super::value::ClaimText;
 use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp, Wait};
@@ -432,22 +432,6 @@ fn replace(mut state: MutexGuard<'_, State>, stage: Stage) {
     if let Stage::Waiting { waker: Some(waker), .. } = before {
         waker.wake();
     }
-}
-
-/// What follows from an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Nothing,
-    /// The attempt is queued, and polls at this time.
-    Poll {
-        at: Instant,
-        /// Whether it is the next one after another client, which sends no messages.
-        tracks: bool,
-    },
-    /// The attempt has no hold and no place, unless `copies` of its requests still take effect.
-    Ended {
-        copies: bool,
-    },
 }
 
 /// The outcome of an attempt.

@@ -18,11 +18,12 @@ use redis::{Cmd, RedisError, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::answers::{self, AcquireAnswer, Answer, LifeAnswer, Reply};
-use super::attempt::{Attempt, Next};
+use super::attempt::Attempt;
 use super::claims::Claims;
 use super::connection::{Connection, Connector, PATIENCE};
 use super::error::{self, Meaning};
 use super::in_flight::{Call, Content, InFlight};
+use super::place::Next;
 use super::polling::{Due, Polling};
 use super::requests::{Command, PendingAnswer, Request, Requests};
 use super::scripts::{By, Kind, Op, Scripts};

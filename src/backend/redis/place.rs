@@ -128,6 +128,22 @@ pub(super) enum Looked {
     Nothing,
 }
 
+/// What follows from an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Nothing,
+    /// The attempt is queued, and polls at this time.
+    Poll {
+        at: Instant,
+        /// Whether it is the next one after another client, which sends no messages.
+        tracks: bool,
+    },
+    /// The attempt has no hold and no place, unless `copies` of its requests still take effect.
+    Ended {
+        copies: bool,
+    },
+}
+
 /// When a waiter polls the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NextPoll {
