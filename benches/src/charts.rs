@@ -10,7 +10,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::Result;
 use crate::figures::{Figure, Samples};
 use crate::rounds::Measured;
-use crate::rows::Work;
+use crate::rows::{Row, Store, Work};
 use crate::table::{number, ratio};
 
 /// Each file with its title and its rows.
@@ -106,7 +106,7 @@ fn row(area: &Area<'_>, top: i32, measured: &Measured) -> Result<()> {
     if figure == Figure::Rate {
         text(area, (RATIO, top + 32), "ratio", HPos::Right, &NOTE)?;
     }
-    legend(area, top + 32, measured.row.work.is_at_rest())?;
+    legend(area, top + 32, measured.row)?;
     let most = |value: &dyn Fn(&Samples) -> f64| {
         measured.results.iter().map(|(_, samples)| value(samples)).fold(f64::MIN_POSITIVE, f64::max)
     };
@@ -143,10 +143,13 @@ fn cpu(samples: &Samples) -> [f64; 2] {
     [Figure::ClientCpu, Figure::ServerCpu].map(|figure| samples.median(figure).unwrap_or_default())
 }
 
-fn legend(area: &Area<'_>, middle: i32, is_at_rest: bool) -> Result<()> {
-    let unit = if is_at_rest { "CPU, ms a second" } else { "CPU of an operation, µs" };
+fn legend(area: &Area<'_>, middle: i32, row: &Row) -> Result<()> {
+    let unit = if row.work.is_at_rest() { "CPU, ms a second" } else { "CPU of an operation, µs" };
     text(area, (CPU.0, middle), unit, HPos::Left, &NOTE)?;
-    for (left, color, name) in [(CPU.0 + 170, CLIENT, "client"), (CPU.0 + 240, SERVER, "server")] {
+    let both = [(CPU.0 + 170, CLIENT, "client"), (CPU.0 + 240, SERVER, "server")];
+    // In memory there is none.
+    let shown = if row.store == Store::Memory { &both[..0] } else { &both[..] };
+    for &(left, color, name) in shown {
         area.draw(&Rectangle::new([(left, middle - 5), (left + 10, middle + 5)], color.filled()))?;
         text(area, (left + 15, middle), name, HPos::Left, &NOTE)?;
     }

@@ -41,7 +41,7 @@ impl Contender {
             (Self::Unlock, ..) => "leasehold",
             (Self::Drop, Store::Memory, _) => "leasehold, lock + drop",
             (Self::Drop, ..) => "leasehold, drop",
-            (Self::Again, ..) => "leasehold, lock again + drop",
+            (Self::Again, ..) => "leasehold, lock again",
             (Self::IsLost, ..) => "leasehold, is_lost()",
             (Self::Rslock, ..) => "rslock",
             (Self::AsyncRedisLock, ..) => "async-redis-lock",
