@@ -1,6 +1,7 @@
 //! Acquires: a claim is put into its queue and waits until it is first. What follows each answer is decided in
 //! [`attempt`](super::attempt).
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +15,16 @@ use super::claims::Claims;
 use super::connection::Connection;
 use super::leases::Leases;
 use super::losses::Losses;
-use super::names::{Directory, Names};
+use super::names::{Directory, Name, Names};
 use super::release::Releaser;
+use super::releases::Carried;
 use super::session::Session;
-use super::txn::{self, ClaimKey, Freshness, Position, PutClaim, PutOutcome};
+use super::txn::{self, ClaimKey, Form, Freshness, Position, PutClaim, PutOutcome};
 use super::watch::hub::Subscription;
 use super::watched::Subject;
-use super::{answer, error, value};
+use super::{answer, error};
 use crate::backend::backoff::{Backoff, jittered};
-use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result, Wait};
+use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result, Wait, derived};
 use crate::info::Mode;
 
 /// How often a waiter polls while its watch is trusted: with the jitter at least every 5 s.
@@ -49,7 +51,7 @@ struct Request<'a> {
     claim: &'a Claim,
     session: &'a Session,
     directory: Directory,
-    name: Vec<u8>,
+    name: Name,
     /// When to give up, for an attempt that does not wait.
     deadline: Option<Instant>,
 }
@@ -66,12 +68,14 @@ impl Acquirer {
     /// Puts a claim into its queue, and with `wait` waits until it is first. `None` if the key is not free.
     pub(super) async fn acquire(&self, claim: &Claim, wait: Wait) -> Result<Option<Grant>> {
         let session = &self.leases.session(claim.lease.id)?;
-        let directory = self.names.directory(&claim.key);
-        let number = self.claims.begin(claim.attempt, session);
+        let Ok(directory) = derived(claim, || Ok::<_, Infallible>(Arc::new(self.names.directory(&claim.key))));
+        let directory = Directory::clone(&directory);
+        let number = self.claims.begin(claim.attempt, session, &directory);
         let name = directory.claim(claim.mode, claim.lease.id, number);
         let deadline = (wait == Wait::Never).then(|| Instant::now() + self.connection.timeout());
         let request = Request { claim, session, directory, name, deadline };
         tokio::select! {
+            biased;
             granted = self.run(&request) => granted,
             // The claim has ended with the lease.
             () = session.ended() => Err(error::lease_lost(self.connection.endpoints())),
@@ -112,49 +116,38 @@ impl Acquirer {
 
     /// Sends the claim until that is answered.
     async fn put(&self, request: &Request<'_>) -> Result<Answer> {
-        let Request { claim, session, directory, name, .. } = request;
-        let (id, limits) = (claim.attempt, self.connection.limits());
+        let (id, limits) = (request.claim.attempt, self.connection.limits());
         let mut backoff = Backoff::new();
         loop {
-            let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
-            let carried = self.claims.releases().carry(directory, room / CARRIED_SHARE);
-            let released = carried.claims().to_vec();
-            // Whether an earlier copy of this may still be in flight.
-            let is_repeated = self.claims.outcome(id).unwrap_or_default();
-            let blocker = request.has_blocker().then(|| self.blockers.known(directory)).flatten();
-            let put = PutClaim {
-                directory,
-                mode: claim.mode,
-                name,
-                value: value::of_claim(claim, self.leases.manager()),
-                record: session.record(),
-                released: &released,
-                only_if_free: request.deadline.is_some(),
-                blocker: blocker.as_deref().filter(|blocker| blocker != name),
-            };
-            let bytes = put.bytes();
-            match self.batcher.send(self.patience(request), Member::claim(id, &put, is_repeated, carried)).await {
+            let (put, carried) = self.prepare(request);
+            match self.batcher.send(self.patience(request), Member::claim(id, put.clone(), carried)).await {
                 Ok(answer) => {
-                    let outcome = put.read(&answer).ok_or_else(|| self.nonsense())?;
-                    self.note(request, &put, is_repeated, &outcome);
-                    return Ok(Answer::Put(outcome));
+                    let outcome = put.read(answer).ok_or_else(|| self.nonsense())?;
+                    self.note(request, &put, &outcome);
+                    // Nothing was put, and no copy is left: the full form tells why, or waits.
+                    if outcome != PutOutcome::Refused {
+                        return Ok(Answer::Put(outcome));
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(request, &mut backoff, error).await?;
                 }
-                Err(error) if !released.is_empty() && limits.refused(&error, released.len() * CARRIED_SHARE, bytes) => {
+                Err(error)
+                    if !put.released().is_empty()
+                        && limits.refused(&error, put.released().len() * CARRIED_SHARE, put.bytes()) =>
+                {
                     // The releases are sent separately then, and the claim waits behind those.
-                    self.claims.answered(id, is_repeated || error::is_unread(&error));
+                    self.claims.answered(id, put.is_repeated() || error::is_unread(&error));
                 }
                 Err(error) => {
-                    if is_repeated || error::is_unread(&error) {
+                    if put.is_repeated() || error::is_unread(&error) {
                         self.claims.answered(id, true);
                     } else {
                         // Refused, and the only copy: there is nothing to abort, which might be refused as well.
                         self.claims.forget(id);
                     }
                     if error.kind() == ErrorKind::LeaseLost {
-                        self.losses.report(Subject::Session(claim.lease.id));
+                        self.losses.report(Subject::Session(request.claim.lease.id));
                     }
                     return Err(error);
                 }
@@ -162,12 +155,40 @@ impl Acquirer {
         }
     }
 
+    /// Prepares the next request of a claim, with the releases that it also makes.
+    fn prepare(&self, request: &Request<'_>) -> (Arc<PutClaim>, Option<Carried>) {
+        let Request { claim, session, directory, name, .. } = request;
+        let (releases, limits) = (self.claims.releases(), self.connection.limits());
+        let outcome = self.claims.outcome(claim.attempt);
+        let (form, carried) =
+            if outcome.is_none() && !releases.are_pending(directory) && self.blockers.was_free(directory) {
+                (Form::Lean, None)
+            } else {
+                let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
+                let carried = releases.carry(directory, room / CARRIED_SHARE);
+                let blocker = request.has_blocker().then(|| self.blockers.known(directory)).flatten();
+                let form = Form::Full {
+                    released: carried.claims().to_vec(),
+                    only_if_free: request.deadline.is_some(),
+                    blocker: blocker.filter(|blocker| blocker != name),
+                    // Whether an earlier copy of this may still be in flight.
+                    is_repeated: outcome.unwrap_or_default(),
+                };
+                (form, Some(carried))
+            };
+        let (directory, name, mode) = (directory.clone(), name.clone(), claim.mode);
+        let (value, record) = (self.leases.writer().claim(claim), session.record());
+        (Arc::new(PutClaim { directory, mode, name, value, record, form }), carried)
+    }
+
     /// Notes what the answer to a claim says.
-    fn note(&self, request: &Request<'_>, put: &PutClaim<'_>, is_repeated: bool, outcome: &PutOutcome) {
+    fn note(&self, request: &Request<'_>, put: &PutClaim, outcome: &PutOutcome) {
+        let is_repeated = put.is_repeated();
         let is_unknown = match outcome {
-            PutOutcome::In { .. } => {
-                if put.blocker.is_some() {
-                    self.blockers.note(&request.directory, None);
+            PutOutcome::In { position, .. } => {
+                match position {
+                    Position::Behind(ahead) => self.blockers.blocked(&request.directory, Some(ahead.name.clone())),
+                    Position::First | Position::Missing => self.blockers.free(&request.directory),
                 }
                 if is_repeated {
                     request.session.saw_version(put.record.version + 1);
@@ -180,11 +201,9 @@ impl Acquirer {
                 request.session.saw_version(*version);
                 is_repeated
             }
-            PutOutcome::Rewound | PutOutcome::Over => is_repeated,
+            PutOutcome::Rewound | PutOutcome::Over | PutOutcome::Refused => is_repeated,
             PutOutcome::Busy(blocker) => {
-                if request.has_blocker() {
-                    self.blockers.note(&request.directory, blocker.clone());
-                }
+                self.blockers.blocked(&request.directory, blocker.clone());
                 is_repeated
             }
         };

@@ -3,6 +3,7 @@
 //! ⚠ Only a linearizable read shows that a claim is behind another one or no longer in its queue. Any read that has the claim and
 //! nothing ahead of it shows that it holds the key, see [`Freshness::Serializable`].
 
+use super::names::Name;
 use super::txn::{ClaimKey, Freshness, Position, PutOutcome};
 use super::watch::hub::Notice;
 
@@ -37,7 +38,7 @@ pub(super) enum Step {
     /// Read the claim's position.
     Recheck { own: ClaimKey, freshness: Freshness },
     /// Watch this name from now on, and nothing else.
-    Watch { name: Vec<u8> },
+    Watch { name: Name },
     /// Wait for a notice of the watch, or for the time of the next poll: soon if the watch is not trusted.
     Wait { is_trusted: bool },
     /// Find out whether the claim ahead was there at this revision or later.
@@ -89,7 +90,7 @@ pub(super) fn next(state: State, answer: Answer) -> (State, Step) {
         }
         // An earlier copy of the request has put it, and its answer was lost.
         (_, Answer::Put(PutOutcome::Already { own })) => recheck(State::Queued(own.clone()), own),
-        (state, Answer::Put(PutOutcome::Stale { .. })) => (state, Step::Put),
+        (state, Answer::Put(PutOutcome::Stale { .. } | PutOutcome::Refused)) => (state, Step::Put),
         (state, Answer::Put(PutOutcome::Rewound | PutOutcome::Over)) => (state, Step::Lost(LostPart::Lease)),
         (state, Answer::Put(PutOutcome::Busy(_))) => (state, Step::Busy),
         // Any other answer is for a claim in the queue.
@@ -172,7 +173,7 @@ mod tests {
     const STALE: Freshness = Freshness::Serializable;
 
     fn key(name: &str, create: i64) -> ClaimKey {
-        ClaimKey { name: name.into(), create }
+        ClaimKey { name: name.as_bytes().into(), create }
     }
 
     fn own() -> ClaimKey {
@@ -211,10 +212,11 @@ mod tests {
         let queued_at = |position| put(PutOutcome::In { own: own(), position });
         let cases = [
             (queued_at(Position::First), (queued(), Step::Won { own: own(), proof: 10 })),
-            (queued_at(Position::Behind(ahead())), (behind(10, false), Step::Watch { name: b"ahead".to_vec() })),
+            (queued_at(Position::Behind(ahead())), (behind(10, false), Step::Watch { name: ahead().name })),
             // It was put by a copy: only another read shows its position.
             (put(PutOutcome::Already { own: own() }), (queued(), rechecks(FRESH))),
             (put(PutOutcome::Stale { version: 3 }), (State::Unqueued, Step::Put)),
+            (put(PutOutcome::Refused), (State::Unqueued, Step::Put)),
             (put(PutOutcome::Rewound), (State::Unqueued, Step::Lost(LostPart::Lease))),
             (put(PutOutcome::Over), (State::Unqueued, Step::Lost(LostPart::Lease))),
             (put(PutOutcome::Busy(None)), (State::Unqueued, Step::Busy)),
@@ -243,9 +245,9 @@ mod tests {
             (
                 behind(15, true),
                 position(FRESH, Position::Behind(other.clone())),
-                (moved.clone(), Step::Watch { name: b"other".to_vec() }),
+                (moved.clone(), Step::Watch { name: key("other", 7).name }),
             ),
-            (queued(), position(FRESH, Position::Behind(other)), (moved, Step::Watch { name: b"other".to_vec() })),
+            (queued(), position(FRESH, Position::Behind(other)), (moved, Step::Watch { name: key("other", 7).name })),
             // A member that lags behind decides nothing else.
             (behind(15, true), position(STALE, Position::Behind(ahead())), (behind(15, true), rechecks(FRESH))),
             (behind(15, true), position(STALE, Position::Missing), (behind(15, true), rechecks(FRESH))),
@@ -285,6 +287,7 @@ mod tests {
         let answers = [
             Answer::Put(PutOutcome::Already { own: own() }),
             Answer::Put(PutOutcome::Stale { version: 3 }),
+            Answer::Put(PutOutcome::Refused),
             Answer::Put(PutOutcome::Busy(None)),
             position(FRESH, Position::Behind(ahead())),
             position(STALE, Position::Missing),

@@ -19,68 +19,113 @@ use tokio::sync::oneshot;
 use super::claims::Claims;
 use super::connection::Connection;
 use super::error;
-use super::names::Directory;
-use super::releases::Carried;
-use super::txn::{self, Answer, Outcome, PutClaim, Record};
+use super::names::{Directory, Name};
+use super::release::Releaser;
+use super::releases::{Carried, Due};
+use super::txn::{self, Answer, ClaimKey, Outcome, PutClaim, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, Result};
 
 /// The maximum number of requests in flight. Of 2, 3 and 4, 3 was the fastest with 64 tasks.
 const LANES: usize = 3;
 
-/// A transaction that may be sent together with others.
+/// A transaction that may be sent together with others. It is built when it is sent.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// The attempt that is sent with it, if it is a claim.
-    attempt: Option<AttemptId>,
     /// All that is put in one transaction has the same create revision, so there is one member of each directory in it.
     directory: Directory,
-    /// The name of the claim that is put or deleted.
-    name: Vec<u8>,
-    txn: Txn,
-    /// The record to rewrite along with it, so that older copies of an attempt have no effect.
-    record: Option<Record>,
-    /// The same transaction with that rewrite in it, if there is one: it needs fewer operations, but can only be sent alone.
-    alone: Option<Txn>,
-    /// The releases that it also makes.
-    carried: Option<Carried>,
+    content: Content,
     /// How many bytes it adds to a request, at most.
     bytes: usize,
 }
 
+#[derive(Debug)]
+enum Content {
+    /// A claim is put, with the releases that it also makes.
+    Claim { attempt: AttemptId, put: Arc<PutClaim>, carried: Option<Carried> },
+    /// A claim is deleted, and no other one of the same name.
+    Release { claim: Arc<ClaimKey>, record: Option<Record> },
+    /// A claim of unknown outcome is deleted by its name.
+    Abort { name: Name, record: Option<Record> },
+}
+
 impl Member {
-    /// Creates the transaction of a claim. With `is_repeated` an earlier copy of it may still take effect.
-    pub(super) fn claim(attempt: AttemptId, put: &PutClaim<'_>, is_repeated: bool, carried: Carried) -> Self {
-        Self {
-            attempt: Some(attempt),
-            directory: put.directory.clone(),
-            name: put.name.to_vec(),
-            txn: put.txn(),
-            record: is_repeated.then(|| put.record.clone()),
-            alone: is_repeated.then(|| put.rewriting()),
-            carried: Some(carried),
-            bytes: put.bytes(),
+    /// Creates the transaction of a claim.
+    pub(super) fn claim(attempt: AttemptId, put: Arc<PutClaim>, carried: Option<Carried>) -> Self {
+        Self { directory: put.directory.clone(), bytes: put.bytes(), content: Content::Claim { attempt, put, carried } }
+    }
+
+    /// Creates the transaction that deletes a claim, with the record to rewrite along with it.
+    pub(super) fn release(directory: Directory, claim: Arc<ClaimKey>, record: Option<Record>) -> Self {
+        let bytes = bytes_of_deletion(&claim.name, record.as_ref());
+        Self { directory, bytes, content: Content::Release { claim, record } }
+    }
+
+    /// Creates the transaction that deletes a claim by its name, with the record to rewrite along with it.
+    pub(super) fn abort(directory: Directory, name: Name, record: Option<Record>) -> Self {
+        let bytes = bytes_of_deletion(&name, record.as_ref());
+        Self { directory, bytes, content: Content::Abort { name, record } }
+    }
+
+    /// Returns the transaction without the rewrite of a record.
+    fn txn(&self) -> Txn {
+        match &self.content {
+            Content::Claim { put, .. } => put.txn(),
+            Content::Release { claim, .. } => claim.delete(),
+            Content::Abort { name, .. } => txn::abort(name),
         }
     }
 
-    /// Creates a transaction that deletes a claim, with the record to rewrite along with it.
-    pub(super) fn deletion(directory: Directory, name: Vec<u8>, txn: Txn, record: Option<Record>) -> Self {
-        let bytes = txn::bytes_of_deletion(&name) + record.as_ref().map_or(0, Record::bytes);
-        Self { attempt: None, directory, name, txn, record, alone: None, carried: None, bytes }
+    /// Returns the record to rewrite along with it, so that older copies of an attempt have no effect.
+    fn record(&self) -> Option<&Record> {
+        match &self.content {
+            Content::Claim { put, .. } => put.is_repeated().then_some(&put.record),
+            Content::Release { record, .. } | Content::Abort { record, .. } => record.as_ref(),
+        }
+    }
+
+    /// Returns the whole transaction, if it can be sent without being nested in another one: that needs fewer operations.
+    fn alone(&self) -> Option<Txn> {
+        match &self.content {
+            Content::Claim { put, .. } => Some(put.alone()),
+            Content::Release { .. } | Content::Abort { .. } => self.record().is_none().then(|| self.txn()),
+        }
+    }
+
+    fn is_sent_alone(&self) -> bool {
+        matches!(self.content, Content::Claim { .. }) || self.record().is_none()
+    }
+
+    /// Returns an operation that needs the same permissions and space, and is never executed.
+    fn guard(&self) -> TxnOp {
+        match &self.content {
+            Content::Claim { put, .. } => TxnOp::put(&*put.name, "", None),
+            Content::Release { claim, .. } => TxnOp::delete(&*claim.name, None),
+            Content::Abort { name, .. } => TxnOp::delete(&**name, None),
+        }
+    }
+
+    fn attempt(&self) -> Option<AttemptId> {
+        match &self.content {
+            Content::Claim { attempt, .. } => Some(*attempt),
+            Content::Release { .. } | Content::Abort { .. } => None,
+        }
     }
 }
 
+/// Returns how many bytes the deletion of a claim adds to a request, at most.
+fn bytes_of_deletion(name: &[u8], record: Option<&Record>) -> usize {
+    txn::bytes_of_deletion(name) + record.map_or(0, Record::bytes)
+}
+
 /// Sends the transactions of one manager, those that meet in one request.
-#[derive(Debug)]
 pub(super) struct Batcher(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     connection: Arc<Connection>,
     claims: Arc<Claims>,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
 struct State {
     /// The number of members in flight, for each lane in use.
     lanes: Vec<usize>,
@@ -88,10 +133,26 @@ struct State {
     queue: BTreeMap<u64, Queued>,
 }
 
-#[derive(Debug)]
 struct Queued {
     member: Member,
-    reply: oneshot::Sender<Result<Answer>>,
+    reply: Reply,
+}
+
+/// Who gets the outcome of a member.
+pub(super) enum Reply {
+    /// A caller that waits for it; one that was dropped aborts the attempt.
+    Caller(oneshot::Sender<Result<Answer>>),
+    /// A release that was begun without a future.
+    Begun(Arc<Releaser>, Due),
+}
+
+impl Reply {
+    fn send(self, outcome: Result<Answer>) {
+        match self {
+            Self::Caller(reply) => drop(reply.send(outcome)),
+            Self::Begun(releaser, due) => releaser.sent(due, outcome.map(drop)),
+        }
+    }
 }
 
 /// A request in flight. However its task ends, the lane is given back.
@@ -132,11 +193,25 @@ impl Batcher {
         state.last += 1;
         let number = state.last;
         let (reply, answer) = oneshot::channel();
-        state.queue.insert(number, Queued { member, reply });
+        state.queue.insert(number, Queued { member, reply: Reply::Caller(reply) });
         let batch = self.0.take(&mut state);
         drop(state);
         self.0.start(batch);
         Ticket { inner: &self.0, number, answer }
+    }
+
+    /// Sends transactions once, without waiting for their outcomes.
+    pub(super) fn queue_all(&self, members: impl Iterator<Item = (Member, Reply)>) {
+        let batch = {
+            let mut state = self.0.state.lock();
+            for (member, reply) in members {
+                state.last += 1;
+                let number = state.last;
+                state.queue.insert(number, Queued { member, reply });
+            }
+            self.0.take(&mut state)
+        };
+        self.0.start(batch);
     }
 }
 
@@ -193,7 +268,7 @@ impl Inner {
         let batch: Vec<_> = numbers.into_iter().filter_map(|number| state.queue.remove(&number)).collect();
         state.lanes.push(batch.len());
         // Before the lock is released: an attempt that is no longer in the queue was sent.
-        for attempt in batch.iter().filter_map(|queued| queued.member.attempt) {
+        for attempt in batch.iter().filter_map(|queued| queued.member.attempt()) {
             self.claims.sending(attempt);
         }
         batch
@@ -220,18 +295,19 @@ impl Inner {
         while let Some(mut part) = parts.pop() {
             let members: Vec<_> = part.iter().map(|queued| &queued.member).collect();
             let limit = self.connection.patience(self.connection.timeout());
-            match self.connection.txn_here(limit, together(&members)).await {
+            let request = together(&members, || self.connection.guards().are_due());
+            match self.connection.txn_here(limit, request).await {
                 Ok(answer) => {
                     let mut answers = split(answer, &members).into_iter();
                     for Queued { member, reply } in part {
                         let answer = answers.next();
-                        if let (Some(answer), Some(carried)) = (&answer, &member.carried)
+                        if let (Some(answer), Content::Claim { carried: Some(carried), .. }) =
+                            (&answer, &member.content)
                             && answer.txn.succeeded
                         {
-                            carried.confirm();
+                            self.claims.confirm(carried.directory(), carried.claims());
                         }
-                        // A caller that was dropped aborts the attempt.
-                        let _ = reply.send(answer.ok_or_else(|| self.nonsense()));
+                        reply.send(answer.ok_or_else(|| self.nonsense()));
                     }
                 }
                 Err(error) if part.len() > 1 && error.kind() != ErrorKind::Unreachable => {
@@ -244,7 +320,7 @@ impl Inner {
                 Err(error) => {
                     for Queued { member, reply } in part {
                         drop(member);
-                        let _ = reply.send(Err(error.clone()));
+                        reply.send(Err(error.clone()));
                     }
                 }
             }
@@ -266,34 +342,35 @@ async fn run(inner: Arc<Inner>, mut batch: Vec<Queued>) {
 }
 
 /// Builds the request of several members. etcd refuses siblings that put the same key, so each record is rewritten once.
-fn together(members: &[&Member]) -> Txn {
-    match members {
-        [Member { txn, record: None, .. }] | [Member { alone: Some(txn), .. }] => return txn.clone(),
-        _ => {}
+fn together(members: &[&Member], is_guarded: impl FnOnce() -> bool) -> Txn {
+    if let [member] = members
+        && let Some(txn) = member.alone()
+    {
+        return txn;
     }
     let mut records: BTreeMap<&[u8], &Record> = BTreeMap::new();
-    for record in members.iter().filter_map(|member| member.record.as_ref()) {
+    for record in members.iter().filter_map(|member| member.record()) {
         let newest = records.entry(&record.name).or_insert(record);
         if newest.version < record.version {
             *newest = record;
         }
     }
-    let own = members.iter().map(|member| TxnOp::txn(member.txn.clone()));
-    let rewrites = records.into_values().map(|record| TxnOp::txn(record.rewrite()));
-    let then: Vec<_> = own.chain(rewrites).collect();
-    // Never executed. But etcd 3.4 checks permissions and space only for operations that are not nested.
-    let or_else = members.iter().map(|member| match member.attempt {
-        Some(_) => TxnOp::put(member.name.clone(), Vec::new(), None),
-        None => TxnOp::delete(member.name.clone(), None),
-    });
-    Txn::new().and_then(then).or_else(or_else.collect::<Vec<_>>())
+    let mut then = Vec::with_capacity(members.len() + records.len());
+    then.extend(members.iter().map(|member| TxnOp::txn(member.txn())));
+    then.extend(records.into_values().map(|record| TxnOp::txn(record.rewrite())));
+    let request = Txn::new().and_then(then);
+    if is_guarded() {
+        request.or_else(members.iter().map(|member| member.guard()).collect::<Vec<_>>())
+    } else {
+        request
+    }
 }
 
 /// Returns the members' answers, in their order.
 fn split(answer: PbTxnResponse, members: &[&Member]) -> Vec<Answer> {
     let revision = txn::revision(&answer);
     match members {
-        [Member { record: None, .. }] | [Member { alone: Some(_), .. }] => vec![Answer { txn: answer, revision }],
+        [member] if member.is_sent_alone() => vec![Answer { txn: answer, revision }],
         _ => txn::outcomes(answer)
             .take(members.len())
             .map_while(|outcome| match outcome {
@@ -308,6 +385,7 @@ fn split(answer: PbTxnResponse, members: &[&Member]) -> Vec<Answer> {
 mod tests {
     use futures::future::{BoxFuture, FutureExt, join_all};
 
+    use super::super::names::Names;
     use super::super::parts::Parts;
     use super::super::tests::{Client, Server, connect, fixed, run};
     use super::*;
@@ -576,7 +654,8 @@ mod tests {
             let session = client.etcd.parts().unwrap().leases.session(client.lease.id).unwrap();
             for claim in &claims {
                 // As after a request whose answer was lost.
-                client.etcd.parts().unwrap().releaser.claims.begin(claim.attempt, &session);
+                let directory = Names::new("p/".into()).directory(&claim.key);
+                client.etcd.parts().unwrap().releaser.claims.begin(claim.attempt, &session, &directory);
                 client.etcd.parts().unwrap().releaser.claims.sending(claim.attempt);
             }
             let before = session.record().version;

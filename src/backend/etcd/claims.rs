@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::releases::Releases;
+use super::names::Directory;
+use super::releases::{Begun, Releases};
 use super::session::Session;
 use super::txn::ClaimKey;
 use super::watch::hub::WatchId;
@@ -25,6 +26,7 @@ pub(super) struct HeldClaim {
 #[derive(Debug)]
 struct ClaimState {
     session: Arc<Session>,
+    directory: Directory,
     /// The number in the name of the claim.
     number: u64,
     is_sent: bool,
@@ -47,10 +49,11 @@ impl Claims {
     }
 
     /// Begins an attempt, and returns the number of its claim: a new one, unless the attempt is known.
-    pub(super) fn begin(&self, attempt: AttemptId, session: &Arc<Session>) -> u64 {
+    pub(super) fn begin(&self, attempt: AttemptId, session: &Arc<Session>, directory: &Directory) -> u64 {
         let mut attempts = self.attempts.lock();
         let begun = || ClaimState {
             session: session.clone(),
+            directory: directory.clone(),
             number: session.numbers().take(),
             is_sent: false,
             is_unknown: false,
@@ -62,6 +65,13 @@ impl Claims {
     /// Returns the number of an attempt's claim.
     pub(super) fn number(&self, attempt: AttemptId) -> Option<u64> {
         self.attempts.lock().get(&attempt).map(|state| state.number)
+    }
+
+    /// Returns the directory of an attempt's claim, and whether a copy of its request may still take effect.
+    pub(super) fn released(&self, attempt: AttemptId) -> Option<(Directory, bool)> {
+        let attempts = self.attempts.lock();
+        let state = attempts.get(&attempt)?;
+        Some((state.directory.clone(), state.is_sent && state.is_unknown))
     }
 
     /// Notes that a request is about to be sent.
@@ -128,6 +138,14 @@ impl Claims {
         }
     }
 
+    /// Notes that these released claims no longer exist.
+    pub(super) fn confirm(&self, directory: &Directory, claims: &[Arc<ClaimKey>]) {
+        for Begun { attempt, completion } in self.releases.confirm(directory, claims) {
+            self.forget_certain(attempt);
+            completion.complete(Ok(()));
+        }
+    }
+
     /// Forgets all attempts and releases on a lease that has ended. Returns their watches.
     pub(super) fn forget_lease(&self, lease: LeaseId) -> Vec<WatchId> {
         let mut watches = Vec::new();
@@ -138,7 +156,10 @@ impl Claims {
             }
             keep
         });
-        self.releases.forget_lease(lease);
+        // They have ended with the lease.
+        for Begun { completion, .. } in self.releases.forget_lease(lease) {
+            completion.complete(Ok(()));
+        }
         watches
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::auth_token::Token;
 use super::endpoints::{self, Endpoints};
+use super::guards::Guards;
 use super::history::{History, Mark};
 use super::limits::Limits;
 use super::txn::{self, Freshness};
@@ -145,6 +146,11 @@ impl Connection {
         &self.limits
     }
 
+    /// Returns whether requests have the operations that the server checks.
+    pub(super) fn guards(&self) -> &Guards {
+        self.endpoints.guards()
+    }
+
     /// Returns a receiver of the number of times that the store was found to be restored from a backup.
     pub(super) fn restores(&self) -> watch::Receiver<u64> {
         self.history.restores()
@@ -227,6 +233,9 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::Unreachable => self.health.failed(0, error),
             _ => self.health.served(0),
         }
+        if let Err(error) = &answer {
+            self.guards().refused(error);
+        }
         answer
     }
 
@@ -247,6 +256,7 @@ impl Connection {
             },
             Ok(Err(error)) => {
                 if error::is_stale_token(&error) {
+                    self.guards().require();
                     // In a separate task, so that it is completed for others even if this request is dropped.
                     let (shared, client) = (self.token.clone(), self.endpoints.client(|clients| clients.whole.clone()));
                     let endpoints = self.endpoints.clone();

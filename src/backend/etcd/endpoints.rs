@@ -15,13 +15,14 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::guards::Guards;
 use super::names::Names;
 use super::options::Options;
 #[cfg(feature = "etcd-tls")]
 use super::tls::Tls;
 use super::{error, proxy};
 use crate::backend::backoff::Backoff;
-use crate::backend::{BackendError, ErrorKind, LeaseId, Result};
+use crate::backend::{Account, BackendError, ErrorKind, LeaseId, Result};
 
 /// The interval of HTTP/2 pings. The server closes a connection that pings more often than every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
@@ -57,19 +58,20 @@ pub(super) struct Endpoints {
     /// `None` for a client that was made by the user, which is never replaced.
     others: Option<(Options, Handle)>,
     searching: AtomicBool,
+    guards: Guards,
 }
 
 impl Endpoints {
     /// Uses a client that was made by the user.
     pub(super) fn injected(client: Client) -> Arc<Self> {
-        Self::new(client, 0, None)
+        Self::new(Found { client, index: 0, is_open: false }, None)
     }
 
     /// Connects to the first endpoint that answers in time.
     pub(super) async fn open(options: Options, handle: Handle, deadline: Instant) -> Result<Arc<Self>> {
         let mut backoff = Backoff::new();
         let mut reason = None;
-        let (client, index) = loop {
+        let found = loop {
             match find(&options, &handle, 0, deadline).await {
                 Ok(found) => break found,
                 Err(error) => {
@@ -85,10 +87,11 @@ impl Endpoints {
                 }
             }
         };
-        Ok(Self::new(client, index, Some((options, handle))))
+        Ok(Self::new(found, Some((options, handle))))
     }
 
-    fn new(client: Client, index: usize, others: Option<(Options, Handle)>) -> Arc<Self> {
+    fn new(found: Found, others: Option<(Options, Handle)>) -> Arc<Self> {
+        let Found { client, index, is_open } = found;
         let names = others.as_ref().map(|(options, _)| options.endpoints.join(", "));
         Arc::new(Self {
             clients: RwLock::new(Clients::new(client)),
@@ -97,12 +100,18 @@ impl Endpoints {
             generations: watch::Sender::new(0),
             others,
             searching: AtomicBool::new(false),
+            guards: Guards::new(is_open),
         })
     }
 
     /// Returns the endpoints for an error.
     pub(super) fn names(&self) -> &str {
         &self.names
+    }
+
+    /// Returns whether requests have the operations that the server checks.
+    pub(super) fn guards(&self) -> &Guards {
+        &self.guards
     }
 
     /// Returns whether there may be another endpoint to try while one is silent.
@@ -144,7 +153,10 @@ impl Endpoints {
                 // If none answers, the next request that fails starts the next search.
                 let next = endpoints.index.load(Ordering::Acquire) + 1;
                 match find(options, handle, next, deadline).await {
-                    Ok((client, index)) => {
+                    Ok(Found { client, index, is_open }) => {
+                        if !is_open {
+                            endpoints.guards.require();
+                        }
                         *endpoints.clients.write() = Clients::new(client);
                         endpoints.index.store(index, Ordering::Release);
                         endpoints.generations.send_modify(|generations| *generations += 1);
@@ -167,8 +179,16 @@ impl Drop for Searching {
     }
 }
 
-/// Returns a client for an endpoint that answers, and the endpoint's index. The search begins at `first`.
-async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instant) -> Result<(Client, usize)> {
+/// An endpoint that answers.
+struct Found {
+    client: Client,
+    index: usize,
+    /// Whether authentication is known to be off.
+    is_open: bool,
+}
+
+/// Returns a client for an endpoint that answers. The search begins at `first`.
+async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instant) -> Result<Found> {
     let count = options.endpoints.len();
     let mut last = no_answer(options);
     let mut refused = None;
@@ -179,7 +199,7 @@ async fn find(options: &Options, handle: &Handle, first: usize, deadline: Instan
         // A silent endpoint must leave time for the others.
         let limit = left / u32::try_from(count - tried).unwrap_or(1);
         match dial(options, endpoint, handle, limit).await {
-            Ok(client) => return Ok((client, index)),
+            Ok((client, is_open)) => return Ok(Found { client, index, is_open }),
             Err(Failed::Everywhere(error)) => return Err(error),
             Err(Failed::Refused(error)) => refused = Some(error),
             Err(Failed::Here(error)) => last = error,
@@ -205,13 +225,13 @@ enum Failed {
     Everywhere(BackendError),
 }
 
-/// Creates a client whose endpoint answers, within `limit`.
+/// Creates a client whose endpoint answers, within `limit`. Returns it, and whether authentication is known to be off.
 async fn dial(
     options: &Options,
     endpoint: &str,
     handle: &Handle,
     limit: Duration,
-) -> std::result::Result<Client, Failed> {
+) -> std::result::Result<(Client, bool), Failed> {
     let deadline = Instant::now() + limit;
     #[cfg(feature = "etcd-tls")]
     let tls = options.tls.as_ref().map(Tls::load).transpose().map_err(Failed::Everywhere)?;
@@ -222,6 +242,7 @@ async fn dial(
     };
     #[cfg(not(feature = "etcd-tls"))]
     let (anonymous, scheme) = (settings(options), "http://");
+    let is_nobody = options.account == Account::Anonymous && scheme == "http://";
     let connect = match options.account.credentials(limit).await {
         Ok(Some(account)) => anonymous.clone().with_user(account.username(), account.password().expose()),
         Ok(None) => anonymous.clone(),
@@ -233,23 +254,24 @@ async fn dial(
     // On the keeper, so that the client's tasks run there and not on a runtime that may end earlier.
     let dialing = handle.spawn(async move {
         tokio::time::timeout_at(deadline, async move {
-            let client = match Client::connect(&url, Some(connect)).await {
+            let (client, is_open) = match Client::connect(&url, Some(connect)).await {
                 // As Go's client does: without authentication every user may do anything.
-                Err(error) if error::is_auth_off(&error) => Client::connect(&url, Some(anonymous)).await,
-                client => client,
-            }?;
+                Err(error) if error::is_auth_off(&error) => (Client::connect(&url, Some(anonymous)).await?, true),
+                // Where nobody is named, not even by a certificate, the answer to the request below shows the same.
+                client => (client?, is_nobody),
+            };
             // A server that accepts fewer operations in a transaction cannot be used.
             let get = TxnOp::get(probe.clone(), Some(GetOptions::new().with_keys_only()));
             client.kv_client().txn(Txn::new().and_then(vec![get; MIN_OPERATIONS])).await?;
             // After that, because its error is clearer.
             let left = deadline.saturating_duration_since(Instant::now());
             let renumbers = proxy::renumbers(client.watch_client(), probe, left / 2).await;
-            Ok((renumbers != Some(true)).then_some(client))
+            Ok((renumbers != Some(true)).then_some((client, is_open)))
         })
         .await
     });
     let error = match dialing.await {
-        Ok(Ok(Ok(Some(client)))) => return Ok(client),
+        Ok(Ok(Ok(Some(found)))) => return Ok(found),
         Ok(Ok(Ok(None))) => return Err(Failed::Refused(error::proxied(endpoint))),
         Ok(Ok(Err(error))) => error::at_first(&options.endpoints.join(", "), scheme == "https://", error),
         Ok(Err(_)) | Err(_) => return Err(Failed::Here(no_answer(options))),

@@ -21,6 +21,7 @@ const UNAUTHENTICATED: i32 = 16;
 
 const WRONG_PASSWORD: &str = "authentication failed";
 const COMPACTED: &str = "required revision has been compacted";
+const NO_SPACE: &str = "space exceeded";
 const TOO_MANY: &str = "too many operations";
 
 /// The messages for a request with more bytes than the server, or a proxy before it, accepts.
@@ -111,6 +112,15 @@ pub(super) fn restored(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, reason)
 }
 
+/// Returns the error of a refused request that has to be repeated all the same.
+pub(super) fn to_be_repeated(error: BackendError) -> BackendError {
+    if error.kind() == ErrorKind::Refused {
+        BackendError::new(ErrorKind::Unreachable, error.to_string()).because(error)
+    } else {
+        error
+    }
+}
+
 /// Returns the error of an endpoint that is a proxy.
 pub(super) fn proxied(endpoint: &str) -> BackendError {
     let reason = format!(
@@ -149,7 +159,7 @@ fn kind(error: &Error) -> ErrorKind {
         // The server works, and would answer the same again: no reason to reconnect.
         _ if TOO_LARGE.into_iter().chain(UNREAD).any(|limit| message.contains(limit)) => ErrorKind::Refused,
         // "too many requests" has the same code and is temporary.
-        RESOURCE_EXHAUSTED if message.contains("space exceeded") => ErrorKind::Refused,
+        RESOURCE_EXHAUSTED if message.contains(NO_SPACE) => ErrorKind::Refused,
         OUT_OF_RANGE if message.contains(COMPACTED) => ErrorKind::Refused,
         INVALID_ARGUMENT | FAILED_PRECONDITION | UNIMPLEMENTED => ErrorKind::Refused,
         _ => ErrorKind::Unreachable,
@@ -186,6 +196,11 @@ pub(super) fn is_lease_exists(error: &Error) -> bool {
 /// Returns whether the server accepts fewer operations in one transaction.
 pub(super) fn is_too_many(error: &BackendError) -> bool {
     comes_from(error, TOO_MANY)
+}
+
+/// Returns whether the server has no space for a request.
+pub(super) fn is_no_space(error: &BackendError) -> bool {
+    comes_from(error, NO_SPACE)
 }
 
 /// Returns whether a request has more bytes than the server, or a proxy before it, accepts.

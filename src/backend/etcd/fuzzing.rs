@@ -8,7 +8,7 @@ use etcd_client::proto::{
 };
 
 use super::names::Names;
-use super::txn::{Answer, ClaimKey, Outcome, Position, PutClaim, PutOutcome, Record};
+use super::txn::{Answer, ClaimKey, Form, Outcome, Position, PutClaim, PutOutcome, Record};
 use super::value::{self, Author};
 use super::{answer, txn, watch};
 use crate::backend::LeaseId;
@@ -69,7 +69,7 @@ impl EtcdAnswers {
     /// Returns the name of the lock's own claim, and its create revision.
     pub fn claim(&self) -> (Vec<u8>, i64) {
         let ClaimKey { name, create } = self.own();
-        (name, create)
+        (name.to_vec(), create)
     }
 
     /// Reads a claim of any client. Returns its key, and its holder's name if that is known.
@@ -85,20 +85,12 @@ impl EtcdAnswers {
     /// Reads the answer to a claim that was put. Returns the epoch if it holds the lock.
     pub fn read_placed(&self, succeeded: bool, revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> Option<u64> {
         let (directory, own) = (self.names.directory(&self.key), self.own());
-        let record = Record { name: self.names.record(CLAIM.0), value: Vec::new(), lease: CLAIM.0, version: 1 };
-        let put = PutClaim {
-            directory: &directory,
-            mode: self.mode,
-            name: &own.name,
-            value: Vec::new(),
-            record,
-            released: &[],
-            only_if_free: true,
-            blocker: None,
-        };
+        let record = Record { name: self.names.record(CLAIM.0).into(), value: [].into(), lease: CLAIM.0, version: 1 };
+        let form = Form::Full { released: Vec::new(), only_if_free: true, blocker: None, is_repeated: false };
+        let put = PutClaim { directory, mode: self.mode, name: own.name, value: Vec::new(), record, form };
         let txn = PbTxnResponse { succeeded, ..transaction(revision, ranges) };
         let revision = txn::revision(&txn);
-        match put.read(&Answer { txn, revision })? {
+        match put.read(Answer { txn, revision })? {
             PutOutcome::In { position: Position::First, .. } => answer::epoch(revision?),
             _ => None,
         }

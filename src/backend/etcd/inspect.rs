@@ -63,7 +63,7 @@ impl Entry {
     }
 
     fn born(&self) -> ClaimKey {
-        ClaimKey { name: self.name.clone(), create: self.create }
+        ClaimKey { name: self.name.as_slice().into(), create: self.create }
     }
 
     fn id(&self) -> ClaimId {

@@ -12,8 +12,9 @@ use super::losses::Losses;
 use super::names::{Names, signed};
 use super::session::{KeepAlive, Session, Sessions};
 use super::txn::{Freshness, Record};
+use super::value::{self, Writer};
 use super::watched::Subject;
-use super::{answer, error, value};
+use super::{answer, error};
 use crate::backend::{Clock, ErrorKind, Lease, LeaseId, LeaseScope, Result};
 
 /// How many renewals in a row may be spoilt by a change of leader before one call gives up.
@@ -27,8 +28,7 @@ pub(super) struct Leases {
     connection: Arc<Connection>,
     names: Names,
     clock: Arc<dyn Clock>,
-    /// The id of the manager, for the records.
-    manager: String,
+    writer: Writer,
     sessions: Arc<Sessions>,
     losses: Arc<Losses>,
 }
@@ -56,21 +56,21 @@ async fn end(keeper: LeaseKeeper, mut answers: LeaseKeepAliveStream) {
 }
 
 impl Leases {
-    /// Creates the leases of the manager with this id.
+    /// Creates the leases of a manager, whose claims have the values of this writer.
     pub(super) fn new(
         connection: Arc<Connection>,
         names: Names,
         clock: Arc<dyn Clock>,
-        manager: String,
+        writer: Writer,
         sessions: Arc<Sessions>,
         losses: Arc<Losses>,
     ) -> Self {
-        Self { connection, names, clock, manager, sessions, losses }
+        Self { connection, names, clock, writer, sessions, losses }
     }
 
-    /// Returns the id of the manager.
-    pub(super) fn manager(&self) -> &str {
-        &self.manager
+    /// Returns the writer of the claims' values.
+    pub(super) fn writer(&self) -> &Writer {
+        &self.writer
     }
 
     /// Returns the session of a lease.
@@ -97,8 +97,8 @@ impl Leases {
         let proven = self.clock.now();
         let granted = self.grant(id, ttl).await?;
         let lease = Lease::new(id, granted, proven, scope);
-        let record =
-            Record { name: self.names.record(id), value: value::of_record(&self.manager), lease: id, version: 0 };
+        let (name, value) = (self.names.record(id).into(), value::of_record(self.writer.manager()).into());
+        let record = Record { name, value, lease: id, version: 0 };
         let answer = self.connection.txn(record.create()).await?;
         let revision = answer::revision(answer.header.as_ref());
         let revision = revision.ok_or_else(|| error::nonsense(self.connection.endpoints()))?;
@@ -200,7 +200,7 @@ impl Leases {
         let ttl = answer::ttl(answer.ttl(), session.requested_ttl()).ok_or_else(|| error::lease_lost(endpoints))?;
         let found = self.connection.key_once(patience, Freshness::Linearizable, session.record_name()).await?;
         let is_record =
-            |found: &PbKeyValue| found.key == session.record_name() && answer::is_about(found.lease, session.id());
+            |found: &PbKeyValue| *found.key == **session.record_name() && answer::is_about(found.lease, session.id());
         if !found.kvs.iter().any(is_record) {
             return Err(error::lease_lost(endpoints));
         }

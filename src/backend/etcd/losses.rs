@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::claims::{Claims, HeldClaim};
 use super::connection::Connection;
+use super::names::Name;
 use super::session::{Session, Sessions};
 use super::txn::{ClaimKey, Freshness, keys_only};
 use super::watch::hub::{Notice, WatchId};
@@ -108,7 +109,7 @@ impl Losses {
     /// Watches the record of a lease from a revision on.
     pub(super) fn watch_session(&self, session: &Session, start: i64) {
         let subject = Subject::Session(session.id());
-        session.watched(self.watched.add(subject, session.record_name().to_vec(), start));
+        session.watched(self.watched.add(subject, session.record_name().clone(), start));
     }
 
     /// Notes a grant that was proven at this revision. It is watched once it is old enough.
@@ -174,7 +175,7 @@ impl Losses {
 
     async fn check_together(&self, ids: &[WatchId]) -> Result<()> {
         let subjects = self.watched.named(ids);
-        let get = |(_, name): &(Subject, Vec<u8>)| TxnOp::get(name.clone(), Some(keys_only(Freshness::Linearizable)));
+        let get = |(_, name): &(Subject, Name)| TxnOp::get(&**name, Some(keys_only(Freshness::Linearizable)));
         let found = self.connection.ranges(&subjects.iter().map(get).collect::<Vec<_>>()).await?;
         for ((subject, _), found) in subjects.into_iter().zip(found) {
             if found.kvs.is_empty() {

@@ -15,6 +15,7 @@ mod endpoints;
 mod error;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
+mod guards;
 mod history;
 mod inspect;
 mod leases;
@@ -54,7 +55,9 @@ pub(crate) use self::release::exists;
 #[cfg(feature = "etcd-tls")]
 pub(crate) use self::tls::Tls;
 use super::events::Events;
-use super::{Backend, BackendError, BoxFuture, Claim, Clock, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};
+use super::{
+    Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+};
 use crate::info::{Eviction, LockInfo};
 
 /// Locks on etcd, of one manager.
@@ -156,6 +159,13 @@ impl Backend for Etcd {
             parts.releaser.note(grant);
         }
         async move { self.parts()?.releaser.release(grant).await }.boxed()
+    }
+
+    fn begin_release(&self, grant: &Grant, completion: Completion) -> Option<Completion> {
+        match self.parts() {
+            Ok(parts) => parts.releaser.begin(grant, completion),
+            Err(_) => Some(completion),
+        }
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {

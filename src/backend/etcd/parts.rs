@@ -15,8 +15,9 @@ use super::leases::Leases;
 use super::losses::Losses;
 use super::names::Names;
 use super::options::FOREVER;
-use super::release::Releaser;
+use super::release::{Releaser, send_begun};
 use super::session::Sessions;
+use super::value::Writer;
 use crate::backend::Clock;
 
 /// The shortest interval at which a waiter polls.
@@ -30,7 +31,7 @@ pub(super) struct Parts {
     pub(super) releaser: Arc<Releaser>,
     pub(super) inspector: Inspector,
     pub(super) losses: Arc<Losses>,
-    tasks: [AbortHandle; 3],
+    tasks: [AbortHandle; 4],
 }
 
 impl Parts {
@@ -42,11 +43,11 @@ impl Parts {
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         let names = Names::new(prefix);
-        let manager = format!("{:016x}", rand::random::<u64>());
+        let writer = Writer::new(format!("{:016x}", rand::random::<u64>()));
         let (sessions, claims) = (Arc::<Sessions>::default(), Arc::<Claims>::default());
         let (losses, tasks) = Losses::start(connection.clone(), sessions.clone(), claims.clone());
         let batcher = Arc::new(Batcher::new(connection.clone(), claims.clone()));
-        let leases = Arc::new(Leases::new(connection.clone(), names.clone(), clock, manager, sessions, losses.clone()));
+        let leases = Arc::new(Leases::new(connection.clone(), names.clone(), clock, writer, sessions, losses.clone()));
         let releaser = Arc::new(Releaser::new(
             connection.clone(),
             names.clone(),
@@ -55,6 +56,9 @@ impl Parts {
             leases.clone(),
             losses.clone(),
         ));
+        let sending = send_begun(claims.releases().clone(), Arc::downgrade(&releaser));
+        let [grants, notices, restores] = tasks;
+        let tasks = [grants, notices, restores, connection.handle().spawn(sending).abort_handle()];
         let acquirer = Acquirer {
             connection: connection.clone(),
             names: names.clone(),

@@ -1,19 +1,21 @@
 //! Claims removed from the server: released, or aborted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 
 use etcd_client::{Compare, Txn};
 
-use super::batch::{Batcher, Member};
+use super::batch::{Batcher, Member, Reply};
 use super::claims::Claims;
 use super::connection::Connection;
+use super::error;
 use super::leases::Leases;
 use super::losses::Losses;
-use super::names::{Directory, Names};
-use super::txn::{self, ClaimKey};
+use super::names::Names;
+use super::releases::{Begun, Due, Releases};
+use super::txn::{self, ClaimKey, Record};
 use super::watched::Subject;
-use crate::backend::{BackendError, Claim, ErrorKind, Grant, LeaseId, Result};
+use crate::backend::{Claim, Completion, ErrorKind, Grant, LeaseId, Result};
 
 /// Removes the claims of one manager.
 pub(super) struct Releaser {
@@ -52,19 +54,61 @@ impl Releaser {
         let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
         let directory = self.names.directory(&claim.key);
         let name = directory.claim(claim.mode, claim.lease.id, number);
-        self.delete(claim.lease.id, is_unknown, directory, name.clone(), txn::abort(&name)).await?;
+        let abort = txn::abort(&name);
+        self.delete(claim.lease.id, is_unknown, abort, |record| Member::abort(directory, name, record)).await?;
         // Its number is not used again: a copy of this request may arrive late, and deletes by name.
         self.claims.forget(claim.attempt);
         Ok(())
     }
 
+    /// Begins the release of a grant, if that is a mere deletion. Returns the completion otherwise.
+    pub(super) fn begin(&self, grant: &Grant, completion: Completion) -> Option<Completion> {
+        let (attempt, lease) = (grant.attempt, grant.lease.id);
+        if !grant.lease.is_session() {
+            return Some(completion);
+        }
+        match (self.claims.released(attempt), claim_key(grant)) {
+            (Some((directory, false)), Some(claim)) => {
+                self.losses.unhold(attempt);
+                self.claims.releases().begin(Due { directory, claim, lease }, Begun { attempt, completion });
+                None
+            }
+            _ => Some(completion),
+        }
+    }
+
+    /// Sends releases that were begun.
+    ///
+    /// A caller that drops a guard often locks again at once, and the claim that is sent then also makes the release: one write for the
+    /// server instead of two. If none is sent until a task of the keeper calls this, no time is lost.
+    pub(super) fn send(self: &Arc<Self>, due: Vec<Due>) {
+        self.batcher.queue_all(due.into_iter().map(|due| {
+            let member = Member::release(due.directory.clone(), due.claim.clone(), None);
+            let releaser = self.clone();
+            (member, Reply::Begun(releaser, due))
+        }));
+    }
+
+    /// A release that was begun has this outcome.
+    pub(super) fn sent(&self, due: Due, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => self.claims.confirm(&due.directory, std::slice::from_ref(&due.claim)),
+            // The claim has ended with its lease, and what waits for it is told when that is forgotten.
+            Err(error) if error.kind() == ErrorKind::LeaseLost => self.losses.report(Subject::Session(due.lease)),
+            Err(error) => {
+                if let Some(begun) = self.claims.releases().failed(&due) {
+                    begun.completion.complete(Err(error::to_be_repeated(error)));
+                }
+            }
+        }
+    }
+
     /// Notes that a grant is released, whatever becomes of the request, so that the next claim of the key can also make the release.
     pub(super) fn note(&self, grant: &Grant) {
-        let directory = self.names.directory(&grant.key);
-        let is_unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
-        self.losses.unhold(grant.attempt);
         // On a lease that has ended there is nothing left to release.
-        if let Some(claim) = self.claim_key(grant) {
+        let Some((directory, is_unknown)) = self.claims.released(grant.attempt) else { return };
+        self.losses.unhold(grant.attempt);
+        if let Some(claim) = claim_key(grant) {
             self.claims.releases().add(directory, claim, grant.lease.id, is_unknown);
         }
     }
@@ -74,30 +118,23 @@ impl Releaser {
         if !grant.lease.is_session() {
             return self.leases.revoke(grant.lease.id).await;
         }
-        let is_unknown = self.claims.outcome(grant.attempt).unwrap_or_default();
-        let directory = self.names.directory(&grant.key);
-        let Some(claim) = self.claim_key(grant) else { return Ok(()) };
-        // A caller that drops a guard often locks again at once, and the claim that is sent then also makes the release: one write
-        // for the server instead of two. If none is sent, no time is lost.
+        let Some((directory, is_unknown)) = self.claims.released(grant.attempt) else { return Ok(()) };
+        let Some(claim) = claim_key(grant) else { return Ok(()) };
+        // As when it is begun without a future.
         yield_once().await;
         if !self.claims.releases().await_uncarried(&directory, &claim).await {
             self.claims.forget_certain(grant.attempt);
             return Ok(());
         }
-        self.delete(grant.lease.id, is_unknown, directory.clone(), claim.name.clone(), claim.delete()).await?;
+        let member = |record| Member::release(directory.clone(), claim.clone(), record);
+        self.delete(grant.lease.id, is_unknown, claim.delete(), member).await?;
         if is_unknown {
             self.claims.forget(grant.attempt);
         } else {
             self.claims.forget_certain(grant.attempt);
         }
-        self.claims.releases().confirm(&directory, &[claim]);
+        self.claims.confirm(&directory, &[claim]);
         Ok(())
-    }
-
-    /// Returns the claim of a grant, if its lease has not ended.
-    fn claim_key(&self, grant: &Grant) -> Option<Arc<ClaimKey>> {
-        self.claims.number(grant.attempt)?;
-        claim_key(grant)
     }
 
     /// Sends a transaction that deletes, with the rewrite that keeps older copies from taking effect. If the server has no space for
@@ -106,13 +143,12 @@ impl Releaser {
         &self,
         lease: LeaseId,
         is_unknown: bool,
-        directory: Directory,
-        name: Vec<u8>,
         txn: Txn,
+        member: impl FnOnce(Option<Record>) -> Member,
     ) -> Result<()> {
         let record = self.leases.record_to_rewrite(lease, is_unknown);
         let limit = self.connection.patience(self.connection.timeout());
-        match self.batcher.send(limit, Member::deletion(directory, name, txn.clone(), record)).await {
+        match self.batcher.send(limit, member(record)).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::LeaseLost => {
                 // The claim has ended with its lease.
@@ -122,7 +158,7 @@ impl Releaser {
             Err(error) if error.kind() == ErrorKind::Refused => {
                 // The key is free for others then, but an older copy can still arrive, so this has to be repeated.
                 self.connection.txn(txn).await?;
-                Err(BackendError::new(ErrorKind::Unreachable, error.to_string()).because(error))
+                Err(error::to_be_repeated(error))
             }
             Err(error) => Err(error),
         }
@@ -150,4 +186,13 @@ async fn yield_once() {
         Poll::Pending
     })
     .await;
+}
+
+/// Sends releases that were begun, whenever there are any.
+pub(super) async fn send_begun(releases: Arc<Releases>, releaser: Weak<Releaser>) {
+    loop {
+        let due = releases.due().await;
+        let Some(releaser) = releaser.upgrade() else { return };
+        releaser.send(due);
+    }
 }

@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 
 use super::names::Directory;
 use super::txn::ClaimKey;
-use crate::backend::LeaseId;
+use crate::backend::{AttemptId, Completion, LeaseId};
 
 /// A release that was not confirmed yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Release {
     claim: Arc<ClaimKey>,
     lease: LeaseId,
@@ -19,6 +19,23 @@ struct Release {
     is_unknown: bool,
     /// Whether a claim that is in flight also makes it.
     is_carried: bool,
+    /// What waits for its outcome, if it was begun without a future.
+    begun: Option<Begun>,
+}
+
+/// What waits for the outcome of a release.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) attempt: AttemptId,
+    pub(super) completion: Completion,
+}
+
+/// A release that is to be sent.
+#[derive(Clone, Debug)]
+pub(super) struct Due {
+    pub(super) directory: Directory,
+    pub(super) claim: Arc<ClaimKey>,
+    pub(super) lease: LeaseId,
 }
 
 /// Releases that were not confirmed yet, by directory.
@@ -26,25 +43,78 @@ struct Release {
 /// The next claim of the same key also makes them, or it would queue behind what this process has released already.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
-    pending: Mutex<HashMap<Directory, Vec<Release>>>,
+    state: Mutex<State>,
     confirmed: Notify,
+    is_due: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pending: HashMap<Directory, Vec<Release>>,
+    /// Those that were begun, and are to be sent unless a claim makes them before.
+    due: Vec<Due>,
 }
 
 impl Releases {
     /// Notes a release.
     pub(super) fn add(&self, directory: Directory, claim: Arc<ClaimKey>, lease: LeaseId, is_unknown: bool) {
-        let mut pending = self.pending.lock();
-        let releases = pending.entry(directory).or_default();
+        let releases = &mut *self.state.lock();
+        let releases = releases.pending.entry(directory).or_default();
         if !releases.iter().any(|release| release.claim == claim) {
-            releases.push(Release { claim, lease, is_unknown, is_carried: false });
+            releases.push(Release { claim, lease, is_unknown, is_carried: false, begun: None });
         }
+    }
+
+    /// Notes a release that is a mere deletion, and has it sent soon.
+    pub(super) fn begin(&self, due: Due, begun: Begun) {
+        let was_due = {
+            let State { pending, due: all } = &mut *self.state.lock();
+            let Due { directory, claim, lease } = due.clone();
+            let releases = pending.entry(directory).or_insert_with(|| Vec::with_capacity(1));
+            releases.push(Release { claim, lease, is_unknown: false, is_carried: false, begun: Some(begun) });
+            all.push(due);
+            all.len() > 1
+        };
+        if !was_due {
+            self.is_due.notify_one();
+        }
+    }
+
+    /// Waits until releases are to be sent, and takes them.
+    pub(super) async fn due(&self) -> Vec<Due> {
+        loop {
+            {
+                let State { pending, due } = &mut *self.state.lock();
+                let mut due = std::mem::take(due);
+                due.retain(|due| {
+                    let mut releases = pending.get(&due.directory).into_iter().flatten();
+                    releases.any(|release| !release.is_carried && Arc::ptr_eq(&release.claim, &due.claim))
+                });
+                if !due.is_empty() {
+                    return due;
+                }
+            }
+            self.is_due.notified().await;
+        }
+    }
+
+    /// Takes what waits for the outcome of a release that has failed.
+    pub(super) fn failed(&self, due: &Due) -> Option<Begun> {
+        let mut state = self.state.lock();
+        let mut releases = state.pending.get_mut(&due.directory).into_iter().flatten();
+        releases.find(|release| release.claim == due.claim)?.begun.take()
+    }
+
+    /// Returns whether there are releases in a directory.
+    pub(super) fn are_pending(&self, directory: &Directory) -> bool {
+        self.state.lock().pending.contains_key(directory)
     }
 
     /// Adds up to `limit` releases in a directory that are mere deletions to a claim's request, for as long as the result lives.
     pub(super) fn carry(self: &Arc<Self>, directory: &Directory, limit: usize) -> Carried {
         let mut claims = Vec::new();
-        let mut pending = self.pending.lock();
-        let releases = pending.get_mut(directory).into_iter().flatten();
+        let mut state = self.state.lock();
+        let releases = state.pending.get_mut(directory).into_iter().flatten();
         for release in releases.filter(|release| !release.is_unknown).take(limit) {
             release.is_carried = true;
             claims.push(release.claim.clone());
@@ -59,8 +129,8 @@ impl Releases {
             // Registered before the check, or a change in between would be missed.
             changed.as_mut().enable();
             let is_carried = {
-                let pending = self.pending.lock();
-                let mut releases = pending.get(directory).into_iter().flatten();
+                let state = self.state.lock();
+                let mut releases = state.pending.get(directory).into_iter().flatten();
                 releases.find(|release| *release.claim == *claim).map(|release| release.is_carried)
             };
             match is_carried {
@@ -71,29 +141,36 @@ impl Releases {
         }
     }
 
-    /// Notes that these claims no longer exist.
-    pub(super) fn confirm(&self, directory: &Directory, claims: &[Arc<ClaimKey>]) {
+    /// Notes that these claims no longer exist. Returns what waits for that.
+    pub(super) fn confirm(&self, directory: &Directory, claims: &[Arc<ClaimKey>]) -> Vec<Begun> {
+        let mut begun = Vec::new();
         if claims.is_empty() {
-            return;
+            return begun;
         }
-        let mut pending = self.pending.lock();
-        if let Some(releases) = pending.get_mut(directory) {
-            releases.retain(|release| !claims.contains(&release.claim));
-            if releases.is_empty() {
-                pending.remove(directory);
+        {
+            let mut state = self.state.lock();
+            if let Some(releases) = state.pending.get_mut(directory) {
+                let confirmed = releases.extract_if(.., |release| claims.contains(&release.claim));
+                begun.extend(confirmed.filter_map(|release| release.begun));
+                if releases.is_empty() {
+                    state.pending.remove(directory);
+                }
             }
         }
-        drop(pending);
         self.confirmed.notify_waiters();
+        begun
     }
 
-    /// Forgets the releases of claims on a lease that has ended.
-    pub(super) fn forget_lease(&self, lease: LeaseId) {
-        self.pending.lock().retain(|_, releases| {
-            releases.retain(|release| release.lease != lease);
+    /// Forgets the releases of claims on a lease that has ended. Returns what waits for them.
+    pub(super) fn forget_lease(&self, lease: LeaseId) -> Vec<Begun> {
+        let mut begun = Vec::new();
+        self.state.lock().pending.retain(|_, releases| {
+            let ended = releases.extract_if(.., |release| release.lease == lease);
+            begun.extend(ended.filter_map(|release| release.begun));
             !releases.is_empty()
         });
         self.confirmed.notify_waiters();
+        begun
     }
 
     /// Waits until all releases in a directory are confirmed.
@@ -102,7 +179,7 @@ impl Releases {
             let mut confirmed = std::pin::pin!(self.confirmed.notified());
             // Registered before the check, or a confirmation in between would be missed.
             confirmed.as_mut().enable();
-            if !self.pending.lock().contains_key(directory) {
+            if !self.are_pending(directory) {
                 return;
             }
             confirmed.await;
@@ -126,9 +203,9 @@ impl Carried {
         &self.claims
     }
 
-    /// Notes that the server has made the releases.
-    pub(super) fn confirm(&self) {
-        self.releases.confirm(&self.directory, &self.claims);
+    /// Returns their directory.
+    pub(super) fn directory(&self) -> &Directory {
+        &self.directory
     }
 }
 
@@ -137,11 +214,22 @@ impl Drop for Carried {
         if self.claims.is_empty() {
             return;
         }
-        if let Some(releases) = self.releases.pending.lock().get_mut(&self.directory) {
-            for release in releases.iter_mut().filter(|release| self.claims.contains(&release.claim)) {
+        let is_due = {
+            let State { pending, due } = &mut *self.releases.state.lock();
+            let before = due.len();
+            let releases = pending.get_mut(&self.directory).into_iter().flatten();
+            for release in releases.filter(|release| self.claims.contains(&release.claim)) {
                 release.is_carried = false;
+                if release.begun.is_some() {
+                    let (directory, claim, lease) = (self.directory.clone(), release.claim.clone(), release.lease);
+                    due.push(Due { directory, claim, lease });
+                }
             }
-        }
+            due.len() > before
+        };
         self.releases.confirmed.notify_waiters();
+        if is_due {
+            self.releases.is_due.notify_one();
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::names::Name;
 use super::numbers::Numbers;
 use super::txn::Record;
 use super::watch::hub::WatchId;
@@ -18,8 +19,8 @@ use crate::backend::{Lease, LeaseId, Timestamp};
 pub(super) struct Session {
     id: LeaseId,
     requested_ttl: Duration,
-    record: Vec<u8>,
-    value: Vec<u8>,
+    record: Name,
+    value: Arc<[u8]>,
     facts: Mutex<Facts>,
     numbers: Numbers,
     /// Whether this process has begun to revoke it: its end is no loss then.
@@ -83,7 +84,7 @@ impl Session {
     }
 
     /// Returns the name of the record.
-    pub(super) fn record_name(&self) -> &[u8] {
+    pub(super) fn record_name(&self) -> &Name {
         &self.record
     }
 
@@ -199,7 +200,7 @@ mod tests {
     fn only_a_keep_alive_within_one_term_is_a_proof() {
         let at = Timestamp::from_nanos;
         let lease = Lease::new(LeaseId(1), Duration::from_secs(10), at(5), LeaseScope::Session);
-        let record = Record { name: b"r".to_vec(), value: Vec::new(), lease: lease.id, version: 0 };
+        let record = Record { name: (*b"r").into(), value: [].into(), lease: lease.id, version: 0 };
         let cases = [
             ([Some(2), Some(2), Some(2)], true),
             ([Some(2), Some(3), Some(3)], false),

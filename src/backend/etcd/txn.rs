@@ -8,15 +8,15 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Sor
 pub(super) use etcd_client::proto::PbTxnOpResponse as Outcome;
 
 use super::answer;
-use super::names::{Directory, signed};
+use super::names::{Directory, Name, signed};
 use crate::backend::LeaseId;
 use crate::info::Mode;
 
 /// The record of a lease, as a transaction compares and rewrites it.
 #[derive(Clone, Debug)]
 pub(super) struct Record {
-    pub(super) name: Vec<u8>,
-    pub(super) value: Vec<u8>,
+    pub(super) name: Name,
+    pub(super) value: Arc<[u8]>,
     pub(super) lease: LeaseId,
     /// The version that the transaction expects.
     pub(super) version: i64,
@@ -24,11 +24,11 @@ pub(super) struct Record {
 
 impl Record {
     fn put(&self) -> TxnOp {
-        TxnOp::put(self.name.clone(), self.value.clone(), Some(PutOptions::new().with_lease(signed(self.lease))))
+        TxnOp::put(&*self.name, &*self.value, Some(PutOptions::new().with_lease(signed(self.lease))))
     }
 
     fn is_current(&self) -> Compare {
-        Compare::version(self.name.clone(), CompareOp::Equal, self.version)
+        Compare::version(&*self.name, CompareOp::Equal, self.version)
     }
 
     /// Returns how many bytes it adds to a request, at most.
@@ -46,26 +46,26 @@ impl Record {
 
     /// Creates the record, unless an earlier copy of this has.
     pub(super) fn create(&self) -> Txn {
-        Txn::new().when([Compare::version(self.name.clone(), CompareOp::Equal, 0)]).and_then([self.put()])
+        Txn::new().when([Compare::version(&*self.name, CompareOp::Equal, 0)]).and_then([self.put()])
     }
 }
 
 /// A claim on the server, by its name and its create revision: names are reused.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ClaimKey {
-    pub(super) name: Vec<u8>,
+    pub(super) name: Name,
     pub(super) create: i64,
 }
 
 impl ClaimKey {
     /// Returns the condition that the claim exists.
     pub(super) fn exists(&self) -> Compare {
-        Compare::create_revision(self.name.clone(), CompareOp::Equal, self.create)
+        Compare::create_revision(&*self.name, CompareOp::Equal, self.create)
     }
 
     /// Deletes the claim, and no other one of the same name.
     pub(super) fn delete(&self) -> Txn {
-        Txn::new().when([self.exists()]).and_then([TxnOp::delete(self.name.clone(), None::<DeleteOptions>)])
+        Txn::new().when([self.exists()]).and_then([TxnOp::delete(&*self.name, None::<DeleteOptions>)])
     }
 }
 
@@ -89,18 +89,34 @@ pub(super) fn abort(name: &[u8]) -> Txn {
 
 /// Puts a claim into its queue.
 #[derive(Debug)]
-pub(super) struct PutClaim<'a> {
-    pub(super) directory: &'a Directory,
+pub(super) struct PutClaim {
+    pub(super) directory: Directory,
     pub(super) mode: Mode,
-    pub(super) name: &'a [u8],
+    pub(super) name: Name,
     pub(super) value: Vec<u8>,
     pub(super) record: Record,
-    /// Unconfirmed releases of this process, which the transaction also makes: the claim would queue behind them.
-    pub(super) released: &'a [Arc<ClaimKey>],
-    /// Whether to put nothing if a claim blocks it.
-    pub(super) only_if_free: bool,
-    /// A claim that may block it, to be compared before all others.
-    pub(super) blocker: Option<&'a [u8]>,
+    pub(super) form: Form,
+}
+
+/// What a [`PutClaim`] compares, and what it does beside putting the claim.
+#[derive(Debug)]
+pub(super) enum Form {
+    /// It puts the claim only if nothing blocks it, and reads nothing: a refusal says nothing but that.
+    ///
+    /// ⚠ As any other request it compares the record, so no copy of it takes effect after the attempt was repeated or aborted. Only the
+    /// first request of an attempt may have this form, since a refusal does not tell whether an earlier copy has put the claim.
+    Lean,
+    /// It also reads what else is in the queue, or why it was refused.
+    Full {
+        /// Unconfirmed releases of this process, which the transaction also makes: the claim would queue behind them.
+        released: Vec<Arc<ClaimKey>>,
+        /// Whether to put nothing if a claim blocks it.
+        only_if_free: bool,
+        /// A claim that may block it, to be compared before all others.
+        blocker: Option<Name>,
+        /// Whether it also rewrites the record, because earlier copies may still take effect.
+        is_repeated: bool,
+    },
 }
 
 /// The outcome of a [`PutClaim`].
@@ -117,81 +133,112 @@ pub(super) enum PutOutcome {
     /// The record no longer exists, nor does the lease.
     Over,
     /// It was not put because a claim blocks it. The name of one that does, if it was requested.
-    Busy(Option<Vec<u8>>),
+    Busy(Option<Name>),
+    /// It was not put in the [lean form](Form::Lean).
+    Refused,
 }
 
-impl PutClaim<'_> {
+impl PutClaim {
     /// Returns how many bytes this adds to a request, at most.
     pub(super) fn bytes(&self) -> usize {
         // Each end of a range counts as a name.
-        let released: usize = self.released.iter().map(|claim| bytes_of_deletion(&claim.name)).sum();
-        bytes(12, self.name) + self.value.len() + self.record.bytes() + released
+        let released: usize = self.released().iter().map(|claim| bytes_of_deletion(&claim.name)).sum();
+        bytes(12, &self.name) + self.value.len() + self.record.bytes() + released
     }
 
-    /// Builds the transaction.
+    /// Returns the releases that it also makes.
+    pub(super) fn released(&self) -> &[Arc<ClaimKey>] {
+        match &self.form {
+            Form::Lean => &[],
+            Form::Full { released, .. } => released,
+        }
+    }
+
+    /// Returns whether earlier copies of it may still take effect.
+    pub(super) fn is_repeated(&self) -> bool {
+        matches!(self.form, Form::Full { is_repeated: true, .. })
+    }
+
+    /// Builds the transaction without the rewrite of the record, which has to be sent along with it.
     pub(super) fn txn(&self) -> Txn {
         self.with(None)
     }
 
-    /// Builds the transaction so that it also rewrites the record.
-    pub(super) fn rewriting(&self) -> Txn {
-        self.with(Some(self.record.put()))
+    /// Builds the transaction so that it also rewrites the record, if it has to be.
+    pub(super) fn alone(&self) -> Txn {
+        self.with(self.is_repeated().then(|| self.record.put()))
     }
 
     fn with(&self, rewrite: Option<TxnOp>) -> Txn {
         let lease = self.record.lease;
-        let mut when = vec![Compare::version(self.name, CompareOp::Equal, 0), self.record.is_current()];
+        let put = || TxnOp::put(&*self.name, &*self.value, Some(PutOptions::new().with_lease(signed(lease))));
+        // An empty range compares as zero.
+        let is_empty =
+            |(start, end): (Vec<u8>, Vec<u8>)| Compare::create_revision(start, CompareOp::Equal, 0).with_range(end);
+        let is_free = || self.directory.blocking(self.mode).into_iter().map(is_empty);
+        let is_absent = || Compare::version(&*self.name, CompareOp::Equal, 0);
+        let Form::Full { released, only_if_free, blocker, .. } = &self.form else {
+            let mut when = Vec::with_capacity(4);
+            when.push(self.record.is_current());
+            // An exclusive claim is itself in the range that blocks it.
+            when.extend((self.mode == Mode::Shared).then(is_absent));
+            when.extend(is_free());
+            return Txn::new().when(when).and_then([put()]);
+        };
+        let mut when = vec![is_absent(), self.record.is_current()];
         // etcd stops at the first comparison that fails.
-        when.extend(self.blocker.map(|name| Compare::create_revision(name, CompareOp::Equal, 0)));
-        if self.only_if_free {
-            // An empty range compares as zero.
-            when.extend(
-                self.directory
-                    .blocking(self.mode)
-                    .into_iter()
-                    .map(|(start, end)| Compare::create_revision(start, CompareOp::Equal, 0).with_range(end)),
-            );
+        when.extend(blocker.as_ref().map(|name| Compare::create_revision(&**name, CompareOp::Equal, 0)));
+        if *only_if_free {
+            when.extend(is_free());
         }
-        let mut then: Vec<_> = self.released.iter().map(|claim| TxnOp::txn(claim.delete())).collect();
-        then.push(TxnOp::put(self.name, self.value.clone(), Some(PutOptions::new().with_lease(signed(lease)))));
-        then.extend(ahead_of(self.directory, self.mode, None, Freshness::Linearizable));
+        let mut then: Vec<_> = released.iter().map(|claim| TxnOp::txn(claim.delete())).collect();
+        then.push(put());
+        then.extend(ahead_of(&self.directory, self.mode, None, Freshness::Linearizable));
         then.extend(rewrite);
         let keys = Some(GetOptions::new().with_keys_only());
-        let mut or_else = vec![TxnOp::get(self.name, keys.clone()), TxnOp::get(self.record.name.clone(), keys.clone())];
-        or_else.extend(match self.blocker {
-            Some(name) => Some(TxnOp::get(name, keys)),
-            None if self.only_if_free && self.mode == Mode::Exclusive => Some(any_of(self.directory)),
+        let mut or_else = vec![TxnOp::get(&*self.name, keys.clone()), TxnOp::get(&*self.record.name, keys.clone())];
+        or_else.extend(match blocker {
+            Some(name) => Some(TxnOp::get(&**name, keys)),
+            None if *only_if_free && self.mode == Mode::Exclusive => Some(any_of(&self.directory)),
             None => None,
         });
         Txn::new().when(when).and_then(then).or_else(or_else)
     }
 
     /// Reads the answer. `None` if it makes no sense.
-    pub(super) fn read(&self, answer: &Answer) -> Option<PutOutcome> {
-        let seen = keys(answer.txn.clone())?;
-        let own = seen.iter().find(|found| found.key == self.name);
-        if answer.txn.succeeded {
-            // All that is put in a transaction has the transaction's revision as its create revision.
-            let own = ClaimKey { name: self.name.to_vec(), create: answer.revision? };
+    pub(super) fn read(&self, answer: Answer) -> Option<PutOutcome> {
+        let Answer { txn, revision } = answer;
+        let succeeded = txn.succeeded;
+        // All that is put in a transaction has the transaction's revision as its create revision.
+        let own = || Some(ClaimKey { name: self.name.clone(), create: revision? });
+        let Form::Full { only_if_free, .. } = &self.form else {
+            if !succeeded {
+                return Some(PutOutcome::Refused);
+            }
+            return (txn.responses.len() == 1).then_some(PutOutcome::In { own: own()?, position: Position::First });
+        };
+        let seen = keys(txn)?;
+        if succeeded {
+            let own = own()?;
             let position = match self.mode {
                 // The claim is itself in the range that blocks it.
-                Mode::Exclusive => Position::read(self.directory, &own, &seen)?,
-                Mode::Shared => Position::behind(self.directory, &own, &seen)?,
+                Mode::Exclusive => Position::read(&self.directory, &own, &seen)?,
+                Mode::Shared => Position::behind(&self.directory, &own, &seen)?,
             };
             return (position != Position::Missing).then_some(PutOutcome::In { own, position });
         }
-        if let Some(own) = own {
-            let own = ClaimKey { name: own.key.clone(), create: own.create_revision };
+        if let Some(own) = seen.iter().find(|found| *found.key == *self.name) {
+            let own = ClaimKey { name: self.name.clone(), create: own.create_revision };
             return Some(PutOutcome::Already { own });
         }
-        match seen.iter().find(|found| found.key == self.record.name) {
+        match seen.iter().find(|found| *found.key == *self.record.name) {
             None => Some(PutOutcome::Over),
             // It never falls, unless the store was restored from a backup and has overtaken its past since.
             Some(record) if record.version < self.record.version => Some(PutOutcome::Rewound),
             Some(record) if record.version > self.record.version => Some(PutOutcome::Stale { version: record.version }),
             Some(_) => {
                 let blocker = seen.iter().find(|found| self.directory.contains(&found.key));
-                self.only_if_free.then(|| PutOutcome::Busy(blocker.map(|found| found.key.clone())))
+                only_if_free.then(|| PutOutcome::Busy(blocker.map(|found| found.key.as_slice().into())))
             }
         }
     }
@@ -218,7 +265,7 @@ impl Position {
     /// Reads the position from the answer to [`read_position`]. An earlier claim with the same name is another one. `None` if the answer
     /// makes no sense.
     pub(super) fn read(directory: &Directory, own: &ClaimKey, seen: &[PbKeyValue]) -> Option<Self> {
-        if seen.iter().any(|found| found.key == own.name && found.create_revision == own.create) {
+        if seen.iter().any(|found| *found.key == *own.name && found.create_revision == own.create) {
             Self::behind(directory, own, seen)
         } else {
             Some(Self::Missing)
@@ -227,11 +274,11 @@ impl Position {
 
     /// Reads the position of a claim that is in the queue.
     fn behind(directory: &Directory, own: &ClaimKey, seen: &[PbKeyValue]) -> Option<Self> {
-        let ahead = seen.iter().filter(|found| found.key != own.name).max_by_key(|found| found.create_revision);
+        let ahead = seen.iter().filter(|found| *found.key != *own.name).max_by_key(|found| found.create_revision);
         let Some(ahead) = ahead else { return Some(Self::First) };
         // ⚠ Newer claims were not requested: such a claim may be a waiter behind this one, and each would wait for the other.
         let is_ahead = directory.contains(&ahead.key) && ahead.create_revision < own.create;
-        is_ahead.then(|| Self::Behind(ClaimKey { name: ahead.key.clone(), create: ahead.create_revision }))
+        is_ahead.then(|| Self::Behind(ClaimKey { name: ahead.key.as_slice().into(), create: ahead.create_revision }))
     }
 }
 
@@ -251,7 +298,7 @@ pub(super) enum Freshness {
 /// Reads the position of a claim that was put before.
 pub(super) fn read_position(directory: &Directory, mode: Mode, own: &ClaimKey, freshness: Freshness) -> Txn {
     // An exclusive claim is itself in the range that blocks it.
-    let itself = (mode == Mode::Shared).then(|| TxnOp::get(own.name.clone(), Some(keys_only(freshness))));
+    let itself = (mode == Mode::Shared).then(|| TxnOp::get(&*own.name, Some(keys_only(freshness))));
     let ahead = ahead_of(directory, mode, Some(own.create), freshness);
     Txn::new().and_then(itself.into_iter().chain(ahead).collect::<Vec<_>>())
 }
@@ -332,21 +379,16 @@ mod tests {
         let found: Vec<_> = keys(answer).unwrap().into_iter().map(|found| found.key).collect();
         assert_eq!(found, [b"a"]);
         let directory = Names::new("p/".into()).directory("k");
-        let record = Record { name: b"r".to_vec(), value: Vec::new(), lease: LeaseId(1), version: 1 };
+        let record = Record { name: (*b"r").into(), value: [].into(), lease: LeaseId(1), version: 1 };
         let name = directory.claim(Mode::Exclusive, LeaseId(1), 1);
-        let put = PutClaim {
-            directory: &directory,
-            mode: Mode::Exclusive,
-            name: &name,
-            value: Vec::new(),
-            record,
-            released: &[],
-            only_if_free: false,
-            blocker: None,
-        };
         let empty = PbTxnResponse { succeeded: true, ..PbTxnResponse::default() };
-        for revision in [None, Some(7)] {
-            assert!(put.read(&Answer { txn: empty.clone(), revision }).is_none());
+        let full = Form::Full { released: Vec::new(), only_if_free: false, blocker: None, is_repeated: false };
+        for form in [Form::Lean, full] {
+            let (directory, name, record) = (directory.clone(), name.clone(), record.clone());
+            let put = PutClaim { directory, mode: Mode::Exclusive, name, value: Vec::new(), record, form };
+            for revision in [None, Some(7)] {
+                assert!(put.read(Answer { txn: empty.clone(), revision }).is_none());
+            }
         }
     }
 

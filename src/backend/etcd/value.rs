@@ -1,7 +1,10 @@
 //! The values on the server: what a claim and the record of a lease contain.
 
+use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::names::ids;
@@ -13,6 +16,9 @@ pub(super) const MAX_VALUE: usize = 4096;
 
 /// The maximum number of characters of a text in a value, so that no value gets too large.
 const MAX_TEXT: usize = 256;
+
+/// The most that follows the [head](Writer::head) of a value: a number, and a brace.
+const MAX_END: usize = 21;
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -41,20 +47,71 @@ pub(super) enum Author {
     Foreign,
 }
 
-/// Returns the value of a claim.
-pub(super) fn of_claim(claim: &Claim, manager: &str) -> Vec<u8> {
-    let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let metadata = Metadata {
-        v: VERSION,
-        name: cut(&claim.holder.name),
-        host: cut(&claim.holder.host),
-        pid: claim.holder.pid,
-        manager: manager.into(),
-        mode: if claim.mode == Mode::Shared { "shared" } else { "exclusive" }.into(),
-        asked_at: u64::try_from(asked_at).unwrap_or(u64::MAX),
-    };
-    // Plain strings and numbers always serialize; an empty value would only hide the holder.
-    serde_json::to_vec(&metadata).unwrap_or_default()
+/// Writes the values of one manager's claims, which have much in common.
+#[derive(Debug)]
+pub(super) struct Writer {
+    manager: String,
+    /// The last holder, and the values of its exclusive and its shared claims without their ends.
+    described: Mutex<Option<Described>>,
+}
+
+type Described = (Arc<Holder>, [Arc<str>; 2]);
+
+impl Writer {
+    /// Creates the writer of the manager with this id.
+    pub(super) fn new(manager: String) -> Self {
+        Self { manager, described: Mutex::new(None) }
+    }
+
+    /// Returns the id of the manager.
+    pub(super) fn manager(&self) -> &str {
+        &self.manager
+    }
+
+    /// Returns the value of a claim.
+    pub(super) fn claim(&self, claim: &Claim) -> Vec<u8> {
+        let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let asked_at = u64::try_from(asked_at).unwrap_or(u64::MAX);
+        let head = self.head(&claim.holder, claim.mode);
+        let mut value = Vec::with_capacity(head.len() + MAX_END);
+        value.extend_from_slice(head.as_bytes());
+        // Writing to a vector never fails.
+        let _ = write!(value, "{asked_at}}}");
+        value
+    }
+
+    /// Returns what the values of a holder's claims begin with.
+    fn head(&self, holder: &Arc<Holder>, mode: Mode) -> Arc<str> {
+        let of =
+            |[exclusive, shared]: &[Arc<str>; 2]| if mode == Mode::Shared { shared.clone() } else { exclusive.clone() };
+        let mut described = self.described.lock();
+        match &*described {
+            Some((known, heads)) if Arc::ptr_eq(known, holder) => of(heads),
+            _ => {
+                let heads = [Mode::Exclusive, Mode::Shared].map(|mode| self.describe(holder, mode));
+                let head = of(&heads);
+                *described = Some((holder.clone(), heads));
+                head
+            }
+        }
+    }
+
+    fn describe(&self, holder: &Holder, mode: Mode) -> Arc<str> {
+        let metadata = Metadata {
+            v: VERSION,
+            name: cut(&holder.name),
+            host: cut(&holder.host),
+            pid: holder.pid,
+            manager: self.manager.clone(),
+            mode: if mode == Mode::Shared { "shared" } else { "exclusive" }.into(),
+            asked_at: 0,
+        };
+        // Plain strings and numbers always serialize; an empty value would only hide the holder.
+        let mut value = serde_json::to_string(&metadata).unwrap_or_default();
+        // The last field follows: without its number and the brace.
+        value.truncate(value.len().saturating_sub(2));
+        value.into()
+    }
 }
 
 /// Returns the part of a text that is stored.
@@ -88,8 +145,6 @@ pub(super) fn author(child: &[u8], value: &[u8]) -> Author {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::backend::{AttemptId, Lease, LeaseId, LeaseScope, Timestamp};
 
@@ -98,7 +153,13 @@ mod tests {
         let lease = Lease::new(LeaseId(1), Duration::from_secs(2), Timestamp::from_nanos(0), LeaseScope::Session);
         let holder = Arc::new(Holder::new("n", "h", 3));
         let claim = Claim::new(AttemptId(2), "k".into(), Mode::Exclusive, lease, holder.clone());
-        let value = of_claim(&claim, "m");
+        let writer = Writer::new("m".into());
+        let value = writer.claim(&claim);
+        assert_eq!(
+            writer.claim(&claim)[..value.len() - 5],
+            value[..value.len() - 5],
+            "the same for each claim of a holder"
+        );
         assert!(matches!(author(b"1-2", &value), Author::Known(known, _) if known == *holder));
         assert_eq!(author(b"1", &value), Author::Foreign);
         assert_eq!(author(b"1-2", br#"{"v":2}"#), Author::Other);

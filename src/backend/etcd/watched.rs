@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::connection::Connection;
+use super::names::Name;
 use super::watch::hub::{Notice, Sink, WatchId};
 use crate::backend::{AttemptId, LeaseId};
 
@@ -20,7 +21,7 @@ pub(super) enum Subject {
 }
 
 /// The subject of each watch, with the name of the watched key.
-type Subjects = HashMap<WatchId, (Subject, Vec<u8>)>;
+type Subjects = HashMap<WatchId, (Subject, Name)>;
 
 /// The notices about all subjects.
 pub(super) type Notices = UnboundedReceiver<(WatchId, Notice)>;
@@ -42,7 +43,7 @@ impl Watched {
     }
 
     /// Watches the key of a subject from a revision on.
-    pub(super) fn add(&self, subject: Subject, name: Vec<u8>, start: i64) -> WatchId {
+    pub(super) fn add(&self, subject: Subject, name: Name, start: i64) -> WatchId {
         let id = self.connection.hub().next_id();
         if let Some(subjects) = &mut *self.subjects.lock() {
             subjects.insert(id, (subject, name.clone()));
@@ -76,7 +77,7 @@ impl Watched {
     }
 
     /// Returns the subjects of the watches that have not ended, with the names of their keys.
-    pub(super) fn named(&self, ids: &[WatchId]) -> Vec<(Subject, Vec<u8>)> {
+    pub(super) fn named(&self, ids: &[WatchId]) -> Vec<(Subject, Name)> {
         let subjects = self.subjects.lock();
         ids.iter().filter_map(|id| subjects.as_ref()?.get(id).cloned()).collect()
     }

@@ -3,6 +3,7 @@
 mod admin;
 mod cluster;
 mod faults;
+mod lean;
 mod locks;
 mod losses;
 

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::backend::etcd::names::Name;
+
 /// The id of a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WatchId(pub(super) u64);
@@ -28,7 +30,7 @@ pub(crate) type Sink = UnboundedSender<(WatchId, Notice)>;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Watch a name from a revision on, or from now with zero.
-    Watch { id: WatchId, name: Vec<u8>, start: i64, sink: Sink },
+    Watch { id: WatchId, name: Name, start: i64, sink: Sink },
     /// Keep the watch for a while in which another waiter may need it.
     Rest(WatchId),
     /// End the watch.
@@ -59,13 +61,13 @@ impl Hub {
 
     /// Watches `name` for its deletion, from the revision `start` on, or from now with zero. The id comes from
     /// [`next_id`](Self::next_id), so that the user knows it before the first notice.
-    pub(crate) fn watch(&self, id: WatchId, name: Vec<u8>, start: i64, sink: Sink) {
+    pub(crate) fn watch(&self, id: WatchId, name: Name, start: i64, sink: Sink) {
         // After the end of the task there are no notices.
         let _ = self.commands.send(Command::Watch { id, name, start, sink });
     }
 
     /// Watches `name` from now, for as long as the subscription lives.
-    pub(crate) fn subscribe(&self, name: Vec<u8>) -> Subscription<'_> {
+    pub(crate) fn subscribe(&self, name: Name) -> Subscription<'_> {
         let (sink, notices) = unbounded_channel();
         let id = self.next_id();
         self.watch(id, name, 0, sink);

@@ -24,6 +24,7 @@ use self::hub::Commands;
 use self::table::{Ready, WatchTable};
 use super::connection::Connection;
 use super::error;
+use super::names::Name;
 use super::txn::Freshness;
 use crate::backend::backoff::Backoff;
 use crate::backend::{ErrorKind, Result};
@@ -36,7 +37,7 @@ const PROOF: Duration = Duration::from_secs(4);
 
 /// Reads a stream whose only watch is on `name`. Returns the revisions of its deletions.
 #[cfg(feature = "testing")]
-pub(super) fn read(name: Vec<u8>, answers: impl Iterator<Item = etcd_client::WatchResponse>) -> Vec<i64> {
+pub(super) fn read(name: Name, answers: impl Iterator<Item = etcd_client::WatchResponse>) -> Vec<i64> {
     use self::hub::{Command, Notice, WatchId};
 
     let (sink, mut notices) = tokio::sync::mpsc::unbounded_channel();
@@ -109,7 +110,7 @@ async fn open(connection: &Weak<Connection>, table: &mut WatchTable) -> Option<W
     let connection = connection.upgrade()?;
     let mut client = connection.watch();
     let limit = connection.patience(connection.timeout());
-    connection.once(limit, async move { client.watch(name, Some(options)).await }).await.ok()
+    connection.once(limit, async move { client.watch(&*name, Some(options)).await }).await.ok()
 }
 
 /// Reads a key, to check whether the user may.
@@ -182,7 +183,7 @@ async fn send(sender: &mut WatchRequestSender, request: Option<&Ready>) -> std::
         None => std::future::pending().await,
         Some(Ready::Progress) => sender.request_progress().await,
         Some(Ready::Cancel(wire)) => sender.cancel(*wire).await,
-        Some(Ready::Create(name, options)) => sender.watch(name.clone(), Some(options.clone())).await,
+        Some(Ready::Create(name, options)) => sender.watch(&**name, Some(options.clone())).await,
     }
 }
 
@@ -200,16 +201,16 @@ mod tests {
             let parts = client.etcd.parts().unwrap();
             let hub = parts.connection.hub();
             server.ctl(&["put", "a", ""]);
-            let mut first = hub.subscribe(b"a".to_vec());
+            let mut first = hub.subscribe((*b"a").into());
             let Notice::Created(since) = first.next().await else { panic!("no watch") };
             drop(first);
             server.ctl(&["del", "a"]);
             server.ctl(&["put", "b", ""]);
             server.ctl(&["del", "b"]);
             // Both on one stream: what comes later on it has been read later.
-            let mut other = hub.subscribe(b"b".to_vec());
+            let mut other = hub.subscribe((*b"b").into());
             assert!(matches!(other.next().await, Notice::Created(_)));
-            let mut second = hub.subscribe(b"a".to_vec());
+            let mut second = hub.subscribe((*b"a").into());
             assert_eq!(second.next().await, Notice::Created(since), "it was made anew");
             assert_eq!(second.next().await, Notice::Deleted(since + 1));
         });
@@ -223,13 +224,13 @@ mod tests {
             let parts = client.etcd.parts().unwrap();
             let hub = parts.connection.hub();
             server.ctl(&["put", "a", ""]);
-            let mut first = hub.subscribe(b"a".to_vec());
+            let mut first = hub.subscribe((*b"a").into());
             let Notice::Created(since) = first.next().await else { panic!("no watch") };
             drop(first);
             server.ctl(&["del", "a"]);
             // Longer than a watch rests.
             tokio::time::sleep(Duration::from_millis(1500)).await;
-            let mut second = hub.subscribe(b"a".to_vec());
+            let mut second = hub.subscribe((*b"a").into());
             let Notice::Created(now) = second.next().await else { panic!("no watch") };
             assert!(now > since, "it was kept");
         });

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::hub::{Command, Notice, Sink, WatchId};
 use crate::backend::etcd::answer;
+use crate::backend::etcd::names::Name;
 
 /// The number of cancellations in a row after which a watch is given up until the next stream.
 const MAX_CANCELS: u32 = 3;
@@ -29,7 +30,7 @@ const MAX_RESTING: usize = 64;
 
 #[derive(Debug)]
 struct Watch {
-    name: Vec<u8>,
+    name: Name,
     start: i64,
     /// The receiver of its notices. `None` while it rests.
     sink: Option<Sink>,
@@ -46,7 +47,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(name: Vec<u8>, start: i64, sink: Sink) -> Self {
+    fn new(name: Name, start: i64, sink: Sink) -> Self {
         Self {
             name,
             start,
@@ -88,7 +89,7 @@ enum Request {
 /// A request with its arguments.
 #[derive(Debug)]
 pub(super) enum Ready {
-    Create(Vec<u8>, WatchOptions),
+    Create(Name, WatchOptions),
     Cancel(i64),
     Progress,
 }
@@ -135,7 +136,7 @@ impl WatchTable {
     /// Gives a resting watch on this name to a new user. Returns false if there is none.
     fn wake(&mut self, id: WatchId, name: &[u8], sink: &Sink) -> bool {
         let fits =
-            |(_, resting): &(Instant, WatchId)| self.watches.get(resting).is_some_and(|watch| watch.name == name);
+            |(_, resting): &(Instant, WatchId)| self.watches.get(resting).is_some_and(|watch| *watch.name == *name);
         let Some((_, old)) = self.resting.iter().position(fits).and_then(|index| self.resting.remove(index)) else {
             return false;
         };
@@ -207,7 +208,7 @@ impl WatchTable {
     }
 
     /// Puts a watch onto the present stream.
-    fn enlist(&mut self, id: WatchId) -> Option<(Vec<u8>, WatchOptions)> {
+    fn enlist(&mut self, id: WatchId) -> Option<(Name, WatchOptions)> {
         let watch = self.watches.get_mut(&id)?;
         self.last_wire += 1;
         watch.wire = Some(self.last_wire);
@@ -250,7 +251,7 @@ impl WatchTable {
     }
 
     /// Reads an answer. Returns a watch that was refused, and its key.
-    pub(super) fn read(&mut self, answer: &WatchResponse) -> Option<(WatchId, Vec<u8>)> {
+    pub(super) fn read(&mut self, answer: &WatchResponse) -> Option<(WatchId, Name)> {
         // A refusal has the number of its watch, or (etcd 3.5) none.
         let wire = match self.unanswered.front() {
             Some(&oldest) if answer.created() && !self.by_wire.contains_key(&answer.watch_id()) => oldest,
@@ -304,7 +305,7 @@ mod tests {
         let (sink, notices) = unbounded_channel();
         let mut table = WatchTable::default();
         for n in 1..=count {
-            let name = format!("k{n}").into_bytes();
+            let name = format!("k{n}").into_bytes().into();
             table.apply(Command::Watch { id: WatchId(n), name, start: 0, sink: sink.clone() }, Instant::now());
         }
         assert_eq!(requested(&mut table).len(), usize::try_from(count).unwrap());
@@ -312,9 +313,9 @@ mod tests {
     }
 
     /// The names that are requested now.
-    fn requested(table: &mut WatchTable) -> Vec<Vec<u8>> {
+    fn requested(table: &mut WatchTable) -> Vec<Name> {
         let requests = std::iter::from_fn(|| table.next_request());
-        requests.map(|request| if let Ready::Create(name, _) = request { name } else { Vec::new() }).collect()
+        requests.map(|request| if let Ready::Create(name, _) = request { name } else { [].into() }).collect()
     }
 
     fn answer(watch_id: i64, canceled: bool) -> WatchResponse {
@@ -329,7 +330,7 @@ mod tests {
         for number in [2, -1, 0, 99] {
             let (mut table, mut notices) = table(3);
             assert_eq!(table.read(&answer(1, false)), None);
-            assert_eq!(table.read(&answer(number, true)), Some((WatchId(2), b"k2".to_vec())), "{number}");
+            assert_eq!(table.read(&answer(number, true)), Some((WatchId(2), (*b"k2").into())), "{number}");
             assert_eq!(table.read(&answer(3, false)), None);
             let notices: Vec<_> = std::iter::from_fn(|| notices.try_recv().ok()).collect();
             let expected =
@@ -350,8 +351,8 @@ mod tests {
         assert_eq!((requested(&mut table).len(), table.next_due()), (0, Some(now + REFUSAL_DELAY)));
         for _ in 1..MAX_REFUSALS {
             table.on_time(now + REFUSAL_DELAY);
-            assert_eq!(requested(&mut table), [b"k2"]);
-            assert_eq!(table.read(&answer(table.last_wire, true)), Some((refused, b"k2".to_vec())));
+            assert_eq!(requested(&mut table), [(*b"k2").into()]);
+            assert_eq!(table.read(&answer(table.last_wire, true)), Some((refused, (*b"k2").into())));
             table.retry_later(refused, now);
         }
         assert!(!table.needs_new_stream(refused));
