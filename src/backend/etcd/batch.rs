@@ -527,6 +527,88 @@ mod tests {
         });
     }
 
+    /// Locks three keys in one request until that is refused, and returns the kinds of those errors, and how many requests passed.
+    async fn passed_until_refused(client: &Client) -> (usize, Vec<ErrorKind>) {
+        let parts = client.etcd.parts().unwrap();
+        for passed in 0.. {
+            let claims = claims(client, 3);
+            let lanes = full(&parts);
+            let begun = begin(client, &claims, Wait::UntilGranted);
+            drop(lanes);
+            let outcomes = join_all(begun).await;
+            let errors: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+            if !errors.is_empty() {
+                return (passed, errors.into_iter().map(BackendError::kind).collect());
+            }
+            for granted in outcomes {
+                // It may be refused as well: then the key is left to the next claim.
+                let _ = client.etcd.release(&granted.unwrap().unwrap()).await;
+            }
+        }
+        unreachable!("the loop ends with a refusal");
+    }
+
+    #[test]
+    fn authentication_that_is_switched_on_later_is_noticed_by_batches() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let parts = client.etcd.parts().unwrap();
+            parts.connection.guards().are_due();
+            assert!(!parts.connection.guards().are_due(), "nothing is checked, so this is only for once a second");
+            server.ctl(&["user", "add", "root:secret"]);
+            server.ctl(&["auth", "enable"]);
+            let start = tokio::time::Instant::now();
+            let (passed, kinds) = passed_until_refused(&client).await;
+            println!("{passed} passed, until {:?}", start.elapsed());
+            assert_eq!(kinds, [ErrorKind::Denied; 3]);
+            for _ in 0..3 {
+                assert_eq!(passed_until_refused(&client).await, (0, vec![ErrorKind::Denied; 3]));
+            }
+        });
+    }
+
+    #[test]
+    fn a_lack_of_space_is_noticed_by_batches() {
+        run(async {
+            let server = Server::start().await;
+            let client = Client::new(&server, "p/").await;
+            let parts = client.etcd.parts().unwrap();
+            parts.connection.guards().are_due();
+            let mut maintenance = etcd_client::Client::connect([server.endpoint()], None).await.unwrap();
+            let status = maintenance.status().await.unwrap();
+            let mut alarm = etcd_client::AlarmOptions::new();
+            alarm.with_member(status.header().unwrap().member_id());
+            let (on, space) = (etcd_client::AlarmAction::Activate, etcd_client::AlarmType::Nospace);
+            maintenance.alarm(on, space, Some(alarm)).await.unwrap();
+            let (passed, kinds) = passed_until_refused(&client).await;
+            println!("{passed} passed");
+            assert_eq!(kinds, [ErrorKind::Refused; 3]);
+            for _ in 0..3 {
+                assert_eq!(passed_until_refused(&client).await, (0, vec![ErrorKind::Refused; 3]));
+            }
+            assert_eq!(server.claims(), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn what_is_known_to_be_checked_is_always_sent_for_checks() {
+        run(async {
+            let server = Server::start().await;
+            for command in
+                [&["user", "add", "root:secret"][..], &["user", "grant-role", "root", "root"], &["auth", "enable"]]
+            {
+                server.ctl(command);
+            }
+            let mut options = server.options("p/");
+            options.account = fixed("root", "secret");
+            let etcd = connect(options).await.unwrap();
+            for _ in 0..3 {
+                assert!(etcd.parts().unwrap().connection.guards().are_due());
+            }
+        });
+    }
+
     #[test]
     fn a_batch_that_is_too_large_for_the_server_is_halved() {
         run(async {
@@ -555,7 +637,7 @@ mod tests {
             let client = Client::new(&server, "p/").await;
             let parts = client.etcd.parts().unwrap();
             parts.connection.limits().believe(usize::MAX);
-            let key = |n| format!("{}{n:02}", "/".repeat(1000));
+            let key = |n| format!("{}{n:02}", "/".repeat(2500));
             let claims: Vec<_> = (0..100).map(|n| client.claim(&key(n), Mode::Exclusive)).collect();
             for wait in [Wait::Never, Wait::UntilGranted] {
                 let lanes = full(&parts);

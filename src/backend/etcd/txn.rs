@@ -143,7 +143,8 @@ impl PutClaim {
     pub(super) fn bytes(&self) -> usize {
         // Each end of a range counts as a name.
         let released: usize = self.released().iter().map(|claim| bytes_of_deletion(&claim.name)).sum();
-        bytes(12, &self.name) + self.value.len() + self.record.bytes() + released
+        let names = if matches!(self.form, Form::Lean) { 6 } else { 12 };
+        bytes(names, &self.name) + self.value.len() + self.record.bytes() + released
     }
 
     /// Returns the releases that it also makes.

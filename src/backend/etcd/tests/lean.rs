@@ -146,12 +146,14 @@ fn a_repeated_claim_waits_where_another_client_was_faster() {
         let (client, other) = (behind(&proxy).await, Client::new(&server, "p/").await);
         let held = other.lock("k").await;
         let claim = client.claim("k", Mode::Exclusive);
+        let copies = super::faults::Copies::new(&client.etcd, &claim);
         // Its refusal is lost.
         proxy.hold_answers();
         let mut acquiring = client.etcd.acquire(&claim, Wait::UntilGranted);
         assert!(tokio::time::timeout(Duration::from_millis(500), &mut acquiring).await.is_err());
         assert_eq!(server.claims().len(), 1, "it was put beside another one");
-        let copies = super::faults::Copies::new(&client.etcd, &claim);
+        // Until it is repeated.
+        assert!(tokio::time::timeout(Duration::from_millis(1000), &mut acquiring).await.is_err());
         proxy.heal();
         tokio::select! { _ = &mut acquiring => panic!("not its turn"), () = other.queued("k", 2) => {} }
         other.release(&held).await;

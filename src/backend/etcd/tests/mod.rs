@@ -37,7 +37,7 @@ impl Server {
         Self(servers::Etcd::start_with(arguments))
     }
 
-    fn endpoint(&self) -> String {
+    pub(super) fn endpoint(&self) -> String {
         self.0.endpoint()
     }
 
