@@ -1,6 +1,7 @@
 //! Tests against a real etcd, one for each test.
 
 mod admin;
+mod begun;
 mod cluster;
 mod faults;
 mod lean;
