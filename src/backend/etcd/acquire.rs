@@ -160,22 +160,25 @@ impl Acquirer {
         let Request { claim, session, directory, name, .. } = request;
         let (releases, limits) = (self.claims.releases(), self.connection.limits());
         let outcome = self.claims.outcome(claim.attempt);
-        let (form, carried) =
-            if outcome.is_none() && !releases.are_pending(directory) && self.blockers.was_free(directory) {
-                (Form::Lean, None)
-            } else {
-                let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
-                let carried = releases.carry(directory, room / CARRIED_SHARE);
-                let blocker = request.has_blocker().then(|| self.blockers.known(directory)).flatten();
-                let form = Form::Full {
-                    released: carried.claims().to_vec(),
-                    only_if_free: request.deadline.is_some(),
-                    blocker: blocker.filter(|blocker| blocker != name),
-                    // Whether an earlier copy of this may still be in flight.
-                    is_repeated: outcome.unwrap_or_default(),
-                };
-                (form, Some(carried))
+        let may_be_lean = outcome.is_none() && self.blockers.was_free(directory);
+        let only = (may_be_lean && claim.mode == Mode::Exclusive).then(|| releases.carry_only(directory)).flatten();
+        let (form, carried) = if let Some(carried) = only {
+            (Form::Lean { released: carried.claims().first().cloned() }, Some(carried))
+        } else if may_be_lean && !releases.are_pending(directory) {
+            (Form::Lean { released: None }, None)
+        } else {
+            let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
+            let carried = releases.carry(directory, room / CARRIED_SHARE);
+            let blocker = request.has_blocker().then(|| self.blockers.known(directory)).flatten();
+            let form = Form::Full {
+                released: carried.claims().to_vec(),
+                only_if_free: request.deadline.is_some(),
+                blocker: blocker.filter(|blocker| blocker != name),
+                // Whether an earlier copy of this may still be in flight.
+                is_repeated: outcome.unwrap_or_default(),
             };
+            (form, Some(carried))
+        };
         let (directory, name, mode) = (directory.clone(), name.clone(), claim.mode);
         let (value, record) = (self.leases.writer().claim(claim), session.record());
         (Arc::new(PutClaim { directory, mode, name, value, record, form }), carried)

@@ -98,6 +98,11 @@ impl Directory {
         end
     }
 
+    /// Returns the two ranges of all names but this one.
+    pub(super) fn beside(&self, name: &[u8]) -> [(Vec<u8>, Vec<u8>); 2] {
+        [(self.start(), name.to_vec()), ([name, &[0]].concat(), self.end())]
+    }
+
     /// Returns whether a name is in the directory.
     pub(super) fn contains(&self, name: &[u8]) -> bool {
         name.starts_with(&self.0)

@@ -110,6 +110,19 @@ impl Releases {
         self.state.lock().pending.contains_key(directory)
     }
 
+    /// Adds the release in a directory to a claim's request, for as long as the result lives, if there is exactly one, and it is a mere
+    /// deletion.
+    pub(super) fn carry_only(self: &Arc<Self>, directory: &Directory) -> Option<Carried> {
+        let mut state = self.state.lock();
+        let [release] = &mut state.pending.get_mut(directory)?[..] else { return None };
+        if release.is_unknown {
+            return None;
+        }
+        release.is_carried = true;
+        let claims = vec![release.claim.clone()];
+        Some(Carried { releases: self.clone(), directory: directory.clone(), claims })
+    }
+
     /// Adds up to `limit` releases in a directory that are mere deletions to a claim's request, for as long as the result lives.
     pub(super) fn carry(self: &Arc<Self>, directory: &Directory, limit: usize) -> Carried {
         let mut claims = Vec::new();

@@ -105,7 +105,11 @@ pub(super) enum Form {
     ///
     /// ⚠ As any other request it compares the record, so no copy of it takes effect after the attempt was repeated or aborted. Only the
     /// first request of an attempt may have this form, since a refusal does not tell whether an earlier copy has put the claim.
-    Lean,
+    Lean {
+        /// An unconfirmed release of this process, which the transaction also makes: of an exclusive claim that still holds the key, with
+        /// nothing beside it.
+        released: Option<Arc<ClaimKey>>,
+    },
     /// It also reads what else is in the queue, or why it was refused.
     Full {
         /// Unconfirmed releases of this process, which the transaction also makes: the claim would queue behind them.
@@ -143,14 +147,14 @@ impl PutClaim {
     pub(super) fn bytes(&self) -> usize {
         // Each end of a range counts as a name.
         let released: usize = self.released().iter().map(|claim| bytes_of_deletion(&claim.name)).sum();
-        let names = if matches!(self.form, Form::Lean) { 6 } else { 12 };
+        let names = if matches!(self.form, Form::Lean { .. }) { 6 } else { 12 };
         bytes(names, &self.name) + self.value.len() + self.record.bytes() + released
     }
 
     /// Returns the releases that it also makes.
     pub(super) fn released(&self) -> &[Arc<ClaimKey>] {
         match &self.form {
-            Form::Lean => &[],
+            Form::Lean { released } => released.as_slice(),
             Form::Full { released, .. } => released,
         }
     }
@@ -178,13 +182,21 @@ impl PutClaim {
             |(start, end): (Vec<u8>, Vec<u8>)| Compare::create_revision(start, CompareOp::Equal, 0).with_range(end);
         let is_free = || self.directory.blocking(self.mode).into_iter().map(is_empty);
         let is_absent = || Compare::version(&*self.name, CompareOp::Equal, 0);
-        let Form::Full { released, only_if_free, blocker, .. } = &self.form else {
-            let mut when = Vec::with_capacity(4);
-            when.push(self.record.is_current());
-            // An exclusive claim is itself in the range that blocks it.
-            when.extend((self.mode == Mode::Shared).then(is_absent));
-            when.extend(is_free());
-            return Txn::new().when(when).and_then([put()]);
+        let (released, only_if_free, blocker) = match &self.form {
+            Form::Lean { released: None } => {
+                let mut when = Vec::with_capacity(4);
+                when.push(self.record.is_current());
+                // An exclusive claim is itself in the range that blocks it.
+                when.extend((self.mode == Mode::Shared).then(is_absent));
+                when.extend(is_free());
+                return Txn::new().when(when).and_then([put()]);
+            }
+            Form::Lean { released: Some(released) } => {
+                let beside = self.directory.beside(&released.name).map(is_empty);
+                let when: Vec<_> = [self.record.is_current(), released.exists()].into_iter().chain(beside).collect();
+                return Txn::new().when(when).and_then([TxnOp::delete(&*released.name, None), put()]);
+            }
+            Form::Full { released, only_if_free, blocker, .. } => (released, only_if_free, blocker),
         };
         let mut when = vec![is_absent(), self.record.is_current()];
         // etcd stops at the first comparison that fails.
@@ -216,7 +228,9 @@ impl PutClaim {
             if !succeeded {
                 return Some(PutOutcome::Refused);
             }
-            return (txn.responses.len() == 1).then_some(PutOutcome::In { own: own()?, position: Position::First });
+            let operations = 1 + self.released().len();
+            return (txn.responses.len() == operations)
+                .then_some(PutOutcome::In { own: own()?, position: Position::First });
         };
         let seen = keys(txn)?;
         if succeeded {
@@ -384,7 +398,7 @@ mod tests {
         let name = directory.claim(Mode::Exclusive, LeaseId(1), 1);
         let empty = PbTxnResponse { succeeded: true, ..PbTxnResponse::default() };
         let full = Form::Full { released: Vec::new(), only_if_free: false, blocker: None, is_repeated: false };
-        for form in [Form::Lean, full] {
+        for form in [Form::Lean { released: None }, full] {
             let (directory, name, record) = (directory.clone(), name.clone(), record.clone());
             let put = PutClaim { directory, mode: Mode::Exclusive, name, value: Vec::new(), record, form };
             for revision in [None, Some(7)] {

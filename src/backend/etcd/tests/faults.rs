@@ -87,7 +87,7 @@ impl Copies {
         let directory = names::Names::new("p/".into()).directory(&claim.key);
         let record = etcd.parts().unwrap().leases.session(claim.lease.id).unwrap().record();
         let full = Form::Full { released: Vec::new(), only_if_free: false, blocker: None, is_repeated: false };
-        Self([Form::Lean, full].map(|form| PutClaim {
+        Self([Form::Lean { released: None }, full].map(|form| PutClaim {
             directory: directory.clone(),
             mode: claim.mode,
             name: directory.claim(claim.mode, claim.lease.id, 1),

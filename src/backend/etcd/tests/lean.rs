@@ -165,3 +165,34 @@ fn a_repeated_claim_waits_where_another_client_was_faster() {
         assert_eq!(server.claims(), Vec::<String>::new());
     });
 }
+
+/// The claim that is released is the only one, so one request without a read is enough. Where another one waits, it is next.
+#[test]
+fn a_claim_that_also_makes_a_release_is_lean_unless_another_client_waits() {
+    run(async {
+        let server = Server::start().await;
+        let (a, b) = (Client::new(&server, "p/").await, Client::new(&server, "p/").await);
+        let mut held = a.lock("k").await;
+        let before = handled(&server);
+        for _ in 0..3 {
+            // Never polled before the claim is sent.
+            let release = a.etcd.release(&held);
+            let next = a.lock("k").await;
+            assert!(next.epoch > held.epoch);
+            release.await.unwrap();
+            held = next;
+        }
+        assert_eq!(handled(&server) - before, 3);
+        let mut waiting = b.lock("k").boxed();
+        tokio::select! { _ = &mut waiting => panic!("not its turn"), () = a.queued("k", 2) => {} }
+        let release = a.etcd.release(&held);
+        let mut last = a.lock("k").boxed();
+        let next = tokio::select! { _ = &mut last => panic!("not its turn"), next = &mut waiting => next };
+        release.await.unwrap();
+        b.release(&next).await;
+        let last = last.await;
+        assert!(last.epoch > next.epoch);
+        a.release(&last).await;
+        assert_eq!(server.claims(), Vec::<String>::new());
+    });
+}
