@@ -71,6 +71,11 @@ impl<K: Copy + Ord, V> Ordered<K, V> {
         self.first.as_ref().map(|(_, value)| value)
     }
 
+    /// The only entry, if there is exactly one, or none.
+    pub(super) fn lone(&self) -> Option<Option<(K, &V)>> {
+        (self.len < 2).then(|| self.first.as_ref().map(|(key, value)| (*key, value)))
+    }
+
     pub(super) fn first_mut(&mut self) -> Option<&mut V> {
         self.first.as_mut().map(|(_, value)| value)
     }

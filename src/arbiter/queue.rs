@@ -50,6 +50,7 @@ impl<H> From<Result<(H, u32), &'static str>> for Delivery<H> {
 #[derive(Debug)]
 pub(super) struct Queue<W, H> {
     waiters: Ordered<Ticket, Queued<W>>,
+    /// Empty while there are less than two waiters: one is found without it.
     by_owner: ByOwner<Ordered<Ticket, ()>>,
     /// Outcomes that the waiters have not fetched yet.
     delivered: BTreeMap<Ticket, Delivery<H>>,
@@ -110,11 +111,23 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     fn insert(&mut self, ticket: Ticket, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
-        self.by_owner.entry(owner.clone()).or_default().insert(ticket, ());
+        match self.waiters.lone() {
+            Some(None) => {}
+            Some(Some((first, waiter))) => {
+                let first_owner = waiter.owner.clone();
+                self.index(first, first_owner);
+                self.index(ticket, owner.clone());
+            }
+            None => self.index(ticket, owner.clone()),
+        }
         let waiter = Queued { ticket, owner, terms, waits, since, reported: false, waker: None };
         self.shared_tries += usize::from(waiter.is_shared_try());
         self.waiters.insert(ticket, waiter);
         ticket
+    }
+
+    fn index(&mut self, ticket: Ticket, owner: Owner) {
+        self.by_owner.entry(owner).or_default().insert(ticket, ());
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queued<W>> {
@@ -130,12 +143,20 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     pub(super) fn has(&self, owner: &Owner) -> bool {
-        self.by_owner.contains_key(owner)
+        match self.waiters.lone() {
+            Some(waiter) => waiter.is_some_and(|(_, waiter)| waiter.owner == *owner),
+            None => self.by_owner.contains_key(owner),
+        }
     }
 
     /// The waiters of this owner, by their places.
     pub(super) fn of(&self, owner: &Owner) -> Vec<Ticket> {
-        self.by_owner.get(owner).into_iter().flat_map(Ordered::iter).map(|(ticket, ())| ticket).collect()
+        match self.waiters.lone() {
+            Some(waiter) => {
+                waiter.filter(|(_, waiter)| waiter.owner == *owner).map(|(ticket, _)| ticket).into_iter().collect()
+            }
+            None => self.by_owner.get(owner).into_iter().flat_map(Ordered::iter).map(|(ticket, ())| ticket).collect(),
+        }
     }
 
     pub(super) fn take_first_waker(&mut self) -> Option<W> {
@@ -149,7 +170,9 @@ impl<W: Clone, H> Queue<W, H> {
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Queued<W>> {
         let waiter = self.waiters.remove(ticket)?;
         self.shared_tries -= usize::from(waiter.is_shared_try());
-        if let Some(tickets) = self.by_owner.get_mut(&waiter.owner) {
+        if self.waiters.lone().is_some() {
+            self.by_owner = ByOwner::default();
+        } else if let Some(tickets) = self.by_owner.get_mut(&waiter.owner) {
             tickets.remove(ticket);
             if tickets.is_empty() {
                 self.by_owner.remove(&waiter.owner);
@@ -191,9 +214,11 @@ impl<W: Clone, H> Queue<W, H> {
     #[cfg(test)]
     pub(super) fn check(&self) {
         let known: usize = self.by_owner.values().map(Ordered::len).sum();
-        assert!(
-            known == self.len() && self.iter().all(|waiter| self.by_owner[&waiter.owner].get(waiter.ticket).is_some())
-        );
+        let is_indexed = |waiter: &Queued<W>| self.by_owner[&waiter.owner].get(waiter.ticket).is_some();
+        match self.len() {
+            0 | 1 => assert_eq!(known, 0),
+            len => assert!(known == len && self.iter().all(is_indexed)),
+        }
         assert_eq!(self.iter().filter(|waiter| waiter.is_shared_try()).count(), self.shared_tries);
         assert!(self.delivered.keys().all(|ticket| self.waiters.get(*ticket).is_none()), "served, and still waiting");
     }

@@ -41,7 +41,8 @@ struct HoldEntry<H> {
 #[derive(Debug)]
 struct Holds<H> {
     entries: Ordered<HoldId, HoldEntry<H>>,
-    /// The last hold of each owner: the earlier ones are lost, or there would be no later one.
+    /// The last hold of each owner: the earlier ones are lost, or there would be no later one. Empty while there are less than two
+    /// holds, as the next one.
     last_of: ByOwner<HoldId>,
     /// The number of holds that each task or thread has requested.
     by_origin: HashMap<Origin, usize, foldhash::fast::RandomState>,
@@ -49,17 +50,33 @@ struct Holds<H> {
 
 impl<H> Holds<H> {
     fn insert(&mut self, id: HoldId, entry: HoldEntry<H>) {
-        if let Some(origin) = entry.owner.origin() {
+        match self.entries.lone() {
+            Some(None) => {}
+            Some(Some((first, known))) => {
+                let owner = known.owner.clone();
+                self.index(first, owner);
+                self.index(id, entry.owner.clone());
+            }
+            None => self.index(id, entry.owner.clone()),
+        }
+        self.entries.insert(id, entry);
+    }
+
+    fn index(&mut self, id: HoldId, owner: Owner) {
+        if let Some(origin) = owner.origin() {
             *self.by_origin.entry(origin).or_default() += 1;
         }
         // The owner as it is now, not as it was in an earlier hold, which may be its last trace.
-        self.last_of.remove(&entry.owner);
-        self.last_of.insert(entry.owner.clone(), id);
-        self.entries.insert(id, entry);
+        self.last_of.remove(&owner);
+        self.last_of.insert(owner, id);
     }
 
     fn remove(&mut self, id: HoldId) -> Option<HoldEntry<H>> {
         let entry = self.entries.remove(id)?;
+        if self.entries.lone().is_some() {
+            (self.last_of, self.by_origin) = Default::default();
+            return Some(entry);
+        }
         if self.last_of.get(&entry.owner) == Some(&id) {
             self.last_of.remove(&entry.owner);
         }
@@ -76,14 +93,23 @@ impl<H> Holds<H> {
 
     /// The number of holds that other owners have requested in the task or thread of this one.
     fn beside(&self, owner: &Owner) -> usize {
-        let count = owner.origin().and_then(|origin| self.by_origin.get(&origin)).copied().unwrap_or_default();
+        let count = match (owner.origin(), self.entries.lone()) {
+            (None, _) => 0,
+            (origin, Some(lone)) => usize::from(lone.is_some_and(|(_, entry)| entry.owner.origin() == origin)),
+            (Some(origin), None) => self.by_origin.get(&origin).copied().unwrap_or_default(),
+        };
         let own = self.last_of(owner).is_some_and(|(_, entry)| entry.owner.origin() == owner.origin());
         count.saturating_sub(usize::from(own))
     }
 
     fn last_of(&self, owner: &Owner) -> Option<(HoldId, &HoldEntry<H>)> {
-        let id = *self.last_of.get(owner)?;
-        Some((id, self.entries.get(id)?))
+        match self.entries.lone() {
+            Some(lone) => lone.filter(|(_, entry)| entry.owner == *owner),
+            None => {
+                let id = *self.last_of.get(owner)?;
+                Some((id, self.entries.get(id)?))
+            }
+        }
     }
 }
 
@@ -237,6 +263,10 @@ impl<G: Granted> Tenures<G> {
         }
         assert!(entries.iter().all(|(_, entry)| self.tenures.get(entry.tenure).is_some()), "a hold without a grant");
         assert!(self.holds.last_of.values().all(|id| entries.get(*id).is_some()), "an owner without a hold");
+        if entries.len() < 2 {
+            assert!(self.holds.last_of.is_empty() && self.holds.by_origin.is_empty());
+            return;
+        }
         let mut by_origin = HashMap::default();
         for origin in entries.iter().filter_map(|(_, entry)| entry.owner.origin()) {
             *by_origin.entry(origin).or_default() += 1;
