@@ -20,8 +20,7 @@ use super::claims::Claims;
 use super::connection::Connection;
 use super::error;
 use super::names::{Directory, Name};
-use super::release::Releaser;
-use super::releases::{Carried, Due};
+use super::releases::{Carried, Due, Sent};
 use super::txn::{self, Answer, ClaimKey, Outcome, PutClaim, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, Result};
 
@@ -143,14 +142,14 @@ pub(super) enum Reply {
     /// A caller that waits for it; one that was dropped aborts the attempt.
     Caller(oneshot::Sender<Result<Answer>>),
     /// A release that was begun without a future.
-    Begun(Arc<Releaser>, Due),
+    Begun(Arc<dyn Sent>, Due),
 }
 
 impl Reply {
     fn send(self, outcome: Result<Answer>) {
         match self {
             Self::Caller(reply) => drop(reply.send(outcome)),
-            Self::Begun(releaser, due) => releaser.sent(due, outcome.map(drop)),
+            Self::Begun(sent, due) => sent.sent(due, outcome.map(drop)),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::error;
 use super::leases::Leases;
 use super::losses::Losses;
 use super::names::Names;
-use super::releases::{Begun, Due, Releases};
+use super::releases::{Begun, Due, Releases, Sent};
 use super::txn::{self, ClaimKey, Record};
 use super::watched::Subject;
 use crate::backend::{Claim, Completion, ErrorKind, Grant, LeaseId, Result};
@@ -25,6 +25,21 @@ pub(super) struct Releaser {
     pub(super) batcher: Arc<Batcher>,
     leases: Arc<Leases>,
     losses: Arc<Losses>,
+}
+
+impl Sent for Releaser {
+    fn sent(&self, due: Due, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => self.claims.confirm(&due.directory, std::slice::from_ref(&due.claim)),
+            // The claim has ended with its lease, and what waits for it is told when that is forgotten.
+            Err(error) if error.kind() == ErrorKind::LeaseLost => self.losses.report(Subject::Session(due.lease)),
+            Err(error) => {
+                if let Some(begun) = self.claims.releases().failed(&due) {
+                    begun.completion.complete(Err(error::to_be_repeated(error)));
+                }
+            }
+        }
+    }
 }
 
 impl Releaser {
@@ -87,20 +102,6 @@ impl Releaser {
             let releaser = self.clone();
             (member, Reply::Begun(releaser, due))
         }));
-    }
-
-    /// A release that was begun has this outcome.
-    pub(super) fn sent(&self, due: Due, outcome: Result<()>) {
-        match outcome {
-            Ok(()) => self.claims.confirm(&due.directory, std::slice::from_ref(&due.claim)),
-            // The claim has ended with its lease, and what waits for it is told when that is forgotten.
-            Err(error) if error.kind() == ErrorKind::LeaseLost => self.losses.report(Subject::Session(due.lease)),
-            Err(error) => {
-                if let Some(begun) = self.claims.releases().failed(&due) {
-                    begun.completion.complete(Err(error::to_be_repeated(error)));
-                }
-            }
-        }
     }
 
     /// Notes that a grant is released, whatever becomes of the request, so that the next claim of the key can also make the release.

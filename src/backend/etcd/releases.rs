@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::names::Directory;
 use super::txn::ClaimKey;
-use crate::backend::{AttemptId, Completion, LeaseId};
+use crate::backend::{AttemptId, Completion, LeaseId, Result};
 
 /// A release that was not confirmed yet.
 #[derive(Debug)]
@@ -36,6 +36,11 @@ pub(super) struct Due {
     pub(super) directory: Directory,
     pub(super) claim: Arc<ClaimKey>,
     pub(super) lease: LeaseId,
+}
+
+/// What gets the outcome of a release that was sent without a future.
+pub(super) trait Sent: Send + Sync {
+    fn sent(&self, due: Due, outcome: Result<()>);
 }
 
 /// Releases that were not confirmed yet, by directory.
