@@ -108,7 +108,10 @@ impl Claim {
 }
 
 /// Returns what a backend has derived from the claim's key, or derives it.
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg_attr(
+    not(any(feature = "etcd", feature = "redis")),
+    expect(dead_code, reason = "the memory store derives nothing")
+)]
 pub(crate) fn derived<T: Any + Send + Sync, E>(
     claim: &Claim,
     derive: impl FnOnce() -> std::result::Result<Arc<T>, E>,

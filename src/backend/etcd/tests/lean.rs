@@ -130,7 +130,7 @@ fn a_claim_whose_answer_was_lost_is_found_by_the_full_form() {
         let [put] = &server.claims()[..] else { panic!("not put") };
         proxy.heal();
         let grant = tokio::time::timeout(LIMIT, acquiring).await.unwrap().unwrap().unwrap();
-        assert_eq!(server.claims(), [put.clone()]);
+        assert_eq!(server.claims(), std::slice::from_ref(put));
         client.release(&grant).await;
         assert_eq!(server.claims(), Vec::<String>::new());
     });

@@ -24,6 +24,7 @@ use self::hub::Commands;
 use self::table::{Ready, WatchTable};
 use super::connection::Connection;
 use super::error;
+#[cfg(feature = "testing")]
 use super::names::Name;
 use super::txn::Freshness;
 use crate::backend::backoff::Backoff;
