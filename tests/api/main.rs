@@ -2,6 +2,7 @@
 
 mod blocked_keeper;
 mod broken_backends;
+mod completions;
 mod config;
 mod dependencies;
 mod drivers;
