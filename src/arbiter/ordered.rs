@@ -38,10 +38,14 @@ impl<K: Copy + Ord, V> Ordered<K, V> {
             first => {
                 self.first = first;
                 let place = match self.rest.back() {
-                    Some((last, _)) if *last > key => self.rest.partition_point(|(known, _)| *known < key),
+                    Some((last, _)) if *last >= key => self.rest.partition_point(|(known, _)| *known < key),
                     _ => self.rest.len(),
                 };
-                self.rest.insert(place, (key, Some(value)));
+                match self.rest.get_mut(place) {
+                    // The gap that an earlier entry has left.
+                    Some((known, gap)) if *known == key => *gap = Some(value),
+                    _ => self.rest.insert(place, (key, Some(value))),
+                }
             }
         }
     }
@@ -135,7 +139,15 @@ mod tests {
             let (mut first, mut last) = (0, 0);
             for step in 0..400_u32 {
                 match rng.random_range(0..10) {
-                    0..4 => {
+                    0 => {
+                        // Again, between others.
+                        let key = rng.random_range(first..=last);
+                        if !tree.contains_key(&key) {
+                            ordered.insert(key, step);
+                            tree.insert(key, step);
+                        }
+                    }
+                    1..4 => {
                         last += 1;
                         ordered.insert(last, step);
                         tree.insert(last, step);

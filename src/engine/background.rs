@@ -51,8 +51,9 @@ async fn keep(engine: Arc<Engine>) {
         }
         sessions.outage_log.report_outage(base);
         engine.keys.nudge_contended();
-        let is_releasing = engine.cleanup.releases.check(base.now());
         let round = sessions.round();
+        // After the round: a release that begins meanwhile removes its lease first.
+        let is_releasing = engine.cleanup.releases.check(base.now());
         leases_are_over(&engine, round.over);
         if !round.renew.is_empty() {
             let sessions = sessions.clone();

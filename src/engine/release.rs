@@ -38,6 +38,9 @@ pub(crate) fn release(held: Arc<HeldGrant>, now: Timestamp) -> InFlight {
         let slot = releases.add(deadline.min(now + base.defaults.timeout), held.clone());
         if !held.releasing.set_slot(slot) {
             releases.remove(slot);
+        } else if !held.cell.is_session() {
+            // Without a lease the keeper might not make the round that finds what is overdue.
+            base.check_now();
         }
         let (awaited, at_once) = DropWait::new(base).split();
         drop(awaited.and_then(|awaited| held.releasing.set_awaited(awaited)));
