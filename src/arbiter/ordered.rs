@@ -126,6 +126,7 @@ impl<K: Copy + Ord, V> Ordered<K, V> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::collections::btree_map::Entry;
 
     use rand::RngExt;
 
@@ -142,9 +143,9 @@ mod tests {
                     0 => {
                         // Again, between others.
                         let key = rng.random_range(first..=last);
-                        if !tree.contains_key(&key) {
+                        if let Entry::Vacant(vacant) = tree.entry(key) {
                             ordered.insert(key, step);
-                            tree.insert(key, step);
+                            vacant.insert(step);
                         }
                     }
                     1..4 => {
