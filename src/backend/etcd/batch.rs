@@ -137,7 +137,7 @@ struct Queued {
     reply: Reply,
 }
 
-/// Who gets the outcome of a member.
+/// Where the outcome of a member goes.
 pub(super) enum Reply {
     /// A caller that waits for it; one that was dropped aborts the attempt.
     Caller(oneshot::Sender<Result<Answer>>),

@@ -31,7 +31,7 @@ impl Sent for Releaser {
     fn sent(&self, due: Due, outcome: Result<()>) {
         match outcome {
             Ok(()) => self.claims.confirm(&due.directory, std::slice::from_ref(&due.claim)),
-            // The claim has ended with its lease, and what waits for it is told when that is forgotten.
+            // The claim has ended with its lease. When that is forgotten, the release is completed as well.
             Err(error) if error.kind() == ErrorKind::LeaseLost => self.losses.report(Subject::Session(due.lease)),
             Err(error) => {
                 if let Some(begun) = self.claims.releases().failed(&due) {

@@ -22,7 +22,8 @@
 //! of each lock.
 //!
 //! A manager listens on the channel `<prefix>%wake:<manager>`. Messages are hints: what they say is believed only if it is later than
-//! what the server has answered. On the same connection the server reports changes of held locks, see [`tracking`]. Only the [scripts](script) change these keys, by the server's clock.
+//! what the server has answered. On the same connection the server reports changes of held locks, see [`tracking`]. Only the
+//! [scripts](script) change these keys, by the server's clock.
 //!
 //! # Leases
 //!
