@@ -9,6 +9,7 @@
 //!   each owner.
 //! - A grant is handed to the next waiter without asking the backend, for a bounded time and number of times.
 
+mod indexed;
 #[cfg(test)]
 mod model;
 mod ordered;

@@ -29,14 +29,13 @@ impl<K: Copy + Ord, V> Ordered<K, V> {
     /// Adds an entry with a new key.
     pub(super) fn insert(&mut self, key: K, value: V) {
         self.len += 1;
-        match self.first.take() {
+        match &mut self.first {
             None => self.first = Some((key, value)),
-            Some((first, older)) if key < first => {
-                self.first = Some((key, value));
-                self.rest.push_front((first, Some(older)));
+            Some(first) if key < first.0 => {
+                let (older_key, older) = std::mem::replace(first, (key, value));
+                self.rest.push_front((older_key, Some(older)));
             }
-            first => {
-                self.first = first;
+            Some(_) => {
                 let place = match self.rest.back() {
                     Some((last, _)) if *last >= key => self.rest.partition_point(|(known, _)| *known < key),
                     _ => self.rest.len(),
@@ -62,22 +61,19 @@ impl<K: Copy + Ord, V> Ordered<K, V> {
     }
 
     pub(super) fn get_mut(&mut self, key: K) -> Option<&mut V> {
-        match &mut self.first {
-            Some((first, value)) if *first == key => Some(value),
-            _ => {
-                let place = self.rest.binary_search_by_key(&key, |(known, _)| *known).ok()?;
-                self.rest.get_mut(place)?.1.as_mut()
-            }
+        if self.first.as_ref().is_some_and(|(first, _)| *first == key) {
+            return self.first_mut();
         }
+        let place = self.find(key)?;
+        self.rest.get_mut(place)?.1.as_mut()
     }
 
-    pub(super) fn first(&self) -> Option<&V> {
-        self.first.as_ref().map(|(_, value)| value)
+    pub(super) fn first(&self) -> Option<(K, &V)> {
+        self.first.as_ref().map(|(key, value)| (*key, value))
     }
 
-    /// The only entry, if there is exactly one, or none.
-    pub(super) fn lone(&self) -> Option<Option<(K, &V)>> {
-        (self.len < 2).then(|| self.first.as_ref().map(|(key, value)| (*key, value)))
+    pub(super) fn last(&self) -> Option<K> {
+        self.iter().next_back().map(|(key, _)| key)
     }
 
     pub(super) fn first_mut(&mut self) -> Option<&mut V> {
@@ -85,6 +81,11 @@ impl<K: Copy + Ord, V> Ordered<K, V> {
     }
 
     pub(super) fn remove(&mut self, key: K) -> Option<V> {
+        if self.rest.is_empty() {
+            let (_, value) = self.first.take_if(|(first, _)| *first == key)?;
+            self.len = 0;
+            return Some(value);
+        }
         let removed = match self.first.take() {
             Some((first, value)) if first == key => {
                 while let Some((key, value)) = self.rest.pop_front() {
@@ -166,7 +167,8 @@ mod tests {
                     }
                 }
                 assert_eq!(ordered.len(), tree.len());
-                assert_eq!(ordered.first(), tree.first_key_value().map(|(_, value)| value));
+                assert_eq!(ordered.first(), tree.first_key_value().map(|(key, value)| (*key, value)));
+                assert_eq!(ordered.last(), tree.last_key_value().map(|(key, _)| *key));
                 assert!(ordered.iter().eq(tree.iter().map(|(key, value)| (*key, value))));
                 assert!(ordered.rest.len() <= 2 * ordered.len() + 8);
             }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::ordered::Ordered;
-use super::types::{ByOwner, Terms, Ticket};
+use super::indexed::{Indexed, Owned};
+use super::types::{Terms, Ticket};
 use crate::clock::Timestamp;
 use crate::info::Mode;
 use crate::owner::Owner;
@@ -29,6 +29,12 @@ impl<W> Queued<W> {
     }
 }
 
+impl<W> Owned for Queued<W> {
+    fn owner(&self) -> &Owner {
+        &self.owner
+    }
+}
+
 /// The outcome of a wait.
 #[derive(Debug)]
 pub(super) enum Delivery<H> {
@@ -49,9 +55,7 @@ impl<H> From<Result<(H, u32), &'static str>> for Delivery<H> {
 /// The waiters, first come, first served. Each call costs O(log n) unless its documentation says otherwise.
 #[derive(Debug)]
 pub(super) struct Queue<W, H> {
-    waiters: Ordered<Ticket, Queued<W>>,
-    /// Empty while there are less than two waiters: one is found without it.
-    by_owner: ByOwner<Ordered<Ticket, ()>>,
+    waiters: Indexed<Ticket, Queued<W>>,
     /// Outcomes that the waiters have not fetched yet.
     delivered: BTreeMap<Ticket, Delivery<H>>,
     /// The number of waiters that are shared tries.
@@ -63,14 +67,7 @@ pub(super) struct Queue<W, H> {
 
 impl<W, H> Default for Queue<W, H> {
     fn default() -> Self {
-        Self {
-            waiters: Ordered::default(),
-            by_owner: ByOwner::default(),
-            delivered: BTreeMap::new(),
-            shared_tries: 0,
-            first: 0,
-            last: 0,
-        }
+        Self { waiters: Indexed::default(), delivered: BTreeMap::new(), shared_tries: 0, first: 0, last: 0 }
     }
 }
 
@@ -111,23 +108,10 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     fn insert(&mut self, ticket: Ticket, owner: Owner, terms: Terms, waits: bool, since: Timestamp) -> Ticket {
-        match self.waiters.lone() {
-            Some(None) => {}
-            Some(Some((first, waiter))) => {
-                let first_owner = waiter.owner.clone();
-                self.index(first, first_owner);
-                self.index(ticket, owner.clone());
-            }
-            None => self.index(ticket, owner.clone()),
-        }
         let waiter = Queued { ticket, owner, terms, waits, since, reported: false, waker: None };
         self.shared_tries += usize::from(waiter.is_shared_try());
         self.waiters.insert(ticket, waiter);
         ticket
-    }
-
-    fn index(&mut self, ticket: Ticket, owner: Owner) {
-        self.by_owner.entry(owner).or_default().insert(ticket, ());
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Queued<W>> {
@@ -135,7 +119,7 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     pub(super) fn first(&self) -> Option<&Queued<W>> {
-        self.waiters.first()
+        self.waiters.first().map(|(_, waiter)| waiter)
     }
 
     pub(super) fn get(&self, ticket: Ticket) -> Option<&Queued<W>> {
@@ -143,20 +127,12 @@ impl<W: Clone, H> Queue<W, H> {
     }
 
     pub(super) fn has(&self, owner: &Owner) -> bool {
-        match self.waiters.lone() {
-            Some(waiter) => waiter.is_some_and(|(_, waiter)| waiter.owner == *owner),
-            None => self.by_owner.contains_key(owner),
-        }
+        self.waiters.last_of(owner).is_some()
     }
 
     /// The waiters of this owner, by their places.
     pub(super) fn of(&self, owner: &Owner) -> Vec<Ticket> {
-        match self.waiters.lone() {
-            Some(waiter) => {
-                waiter.filter(|(_, waiter)| waiter.owner == *owner).map(|(ticket, _)| ticket).into_iter().collect()
-            }
-            None => self.by_owner.get(owner).into_iter().flat_map(Ordered::iter).map(|(ticket, ())| ticket).collect(),
-        }
+        self.waiters.of(owner)
     }
 
     pub(super) fn take_first_waker(&mut self) -> Option<W> {
@@ -170,14 +146,6 @@ impl<W: Clone, H> Queue<W, H> {
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Queued<W>> {
         let waiter = self.waiters.remove(ticket)?;
         self.shared_tries -= usize::from(waiter.is_shared_try());
-        if self.waiters.lone().is_some() {
-            self.by_owner = ByOwner::default();
-        } else if let Some(tickets) = self.by_owner.get_mut(&waiter.owner) {
-            tickets.remove(ticket);
-            if tickets.is_empty() {
-                self.by_owner.remove(&waiter.owner);
-            }
-        }
         Some(waiter)
     }
 
@@ -213,12 +181,7 @@ impl<W: Clone, H> Queue<W, H> {
     /// Asserts the invariants that hold between any two calls.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let known: usize = self.by_owner.values().map(Ordered::len).sum();
-        let is_indexed = |waiter: &Queued<W>| self.by_owner[&waiter.owner].get(waiter.ticket).is_some();
-        match self.len() {
-            0 | 1 => assert_eq!(known, 0),
-            len => assert!(known == len && self.iter().all(is_indexed)),
-        }
+        self.waiters.check();
         assert_eq!(self.iter().filter(|waiter| waiter.is_shared_try()).count(), self.shared_tries);
         assert!(self.delivered.keys().all(|ticket| self.waiters.get(*ticket).is_none()), "served, and still waiting");
     }

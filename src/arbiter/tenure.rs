@@ -1,12 +1,13 @@
 //! [`Tenures`]: the grants of one key in this process, and the holds in each; reentrancy.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
+use super::indexed::{Indexed, Owned};
 use super::ordered::Ordered;
-use super::types::{ByOwner, Granted, HoldId, Terms};
+use super::types::{Granted, HoldId, Terms};
 use crate::clock::Timestamp;
 use crate::info::Mode;
-use crate::owner::{Origin, Owner};
+use crate::owner::Owner;
 
 const DEADLOCK: &str = "the owner holds it shared, and would wait for itself to get it exclusively";
 const TOO_DEEP: &str = "it is nested too deep";
@@ -37,79 +38,9 @@ struct HoldEntry<H> {
     hold: H,
 }
 
-/// All holds, of all tenures.
-#[derive(Debug)]
-struct Holds<H> {
-    entries: Ordered<HoldId, HoldEntry<H>>,
-    /// The last hold of each owner: the earlier ones are lost, or there would be no later one. Empty while there are less than two
-    /// holds, as the next one.
-    last_of: ByOwner<HoldId>,
-    /// The number of holds that each task or thread has requested.
-    by_origin: HashMap<Origin, usize, foldhash::fast::RandomState>,
-}
-
-impl<H> Holds<H> {
-    fn insert(&mut self, id: HoldId, entry: HoldEntry<H>) {
-        match self.entries.lone() {
-            Some(None) => {}
-            Some(Some((first, known))) => {
-                let owner = known.owner.clone();
-                self.index(first, owner);
-                self.index(id, entry.owner.clone());
-            }
-            None => self.index(id, entry.owner.clone()),
-        }
-        self.entries.insert(id, entry);
-    }
-
-    fn index(&mut self, id: HoldId, owner: Owner) {
-        if let Some(origin) = owner.origin() {
-            *self.by_origin.entry(origin).or_default() += 1;
-        }
-        // The owner as it is now, not as it was in an earlier hold, which may be its last trace.
-        self.last_of.remove(&owner);
-        self.last_of.insert(owner, id);
-    }
-
-    fn remove(&mut self, id: HoldId) -> Option<HoldEntry<H>> {
-        let entry = self.entries.remove(id)?;
-        if self.entries.lone().is_some() {
-            (self.last_of, self.by_origin) = Default::default();
-            return Some(entry);
-        }
-        if self.last_of.get(&entry.owner) == Some(&id) {
-            self.last_of.remove(&entry.owner);
-        }
-        if let Some(origin) = entry.owner.origin()
-            && let Some(count) = self.by_origin.get_mut(&origin)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.by_origin.remove(&origin);
-            }
-        }
-        Some(entry)
-    }
-
-    /// The number of holds that other owners have requested in the task or thread of this one.
-    fn beside(&self, owner: &Owner) -> usize {
-        let count = match (owner.origin(), self.entries.lone()) {
-            (None, _) => 0,
-            (origin, Some(lone)) => usize::from(lone.is_some_and(|(_, entry)| entry.owner.origin() == origin)),
-            (Some(origin), None) => self.by_origin.get(&origin).copied().unwrap_or_default(),
-        };
-        let own = self.last_of(owner).is_some_and(|(_, entry)| entry.owner.origin() == owner.origin());
-        count.saturating_sub(usize::from(own))
-    }
-
-    fn last_of(&self, owner: &Owner) -> Option<(HoldId, &HoldEntry<H>)> {
-        match self.entries.lone() {
-            Some(lone) => lone.filter(|(_, entry)| entry.owner == *owner),
-            None => {
-                let id = *self.last_of.get(owner)?;
-                Some((id, self.entries.get(id)?))
-            }
-        }
+impl<H> Owned for HoldEntry<H> {
+    fn owner(&self) -> &Owner {
+        &self.owner
     }
 }
 
@@ -128,14 +59,14 @@ pub(super) enum Left {
 #[derive(Debug)]
 pub(super) struct Tenures<G: Granted> {
     tenures: Ordered<TenureId, Tenure<G>>,
-    holds: Holds<G::Hold>,
+    /// The last hold of an owner is the one that counts: the earlier ones are lost, or there would be no later one.
+    holds: Indexed<HoldId, HoldEntry<G::Hold>>,
     last: u64,
 }
 
 impl<G: Granted> Default for Tenures<G> {
     fn default() -> Self {
-        let holds = Holds { entries: Ordered::default(), last_of: ByOwner::default(), by_origin: HashMap::default() };
-        Self { tenures: Ordered::default(), holds, last: 0 }
+        Self { tenures: Ordered::default(), holds: Indexed::default(), last: 0 }
     }
 }
 
@@ -154,7 +85,9 @@ impl<G: Granted> Tenures<G> {
 
     /// Whether another owner of the same task or thread has a hold.
     pub(super) fn has_beside(&self, owner: &Owner) -> bool {
-        self.holds.beside(owner) > 0
+        let is_own = |entry: &HoldEntry<G::Hold>| entry.owner.origin() == owner.origin();
+        let own = self.holds.last_of(owner).is_some_and(|(_, entry)| is_own(entry));
+        self.holds.with_origin_of(owner) > usize::from(own)
     }
 
     /// The hold of this owner that is not lost.
@@ -185,7 +118,7 @@ impl<G: Granted> Tenures<G> {
 
     /// One more share of a hold. `None` if there is no such hold.
     pub(super) fn deepen(&mut self, id: HoldId) -> Option<Result<(G::Hold, u32), &'static str>> {
-        let entry = self.holds.entries.get_mut(id)?;
+        let entry = self.holds.get_mut(id)?;
         let Some(depth) = entry.depth.checked_add(1) else { return Some(Err(TOO_DEEP)) };
         entry.depth = depth;
         G::set_depth(&entry.hold, depth);
@@ -220,7 +153,7 @@ impl<G: Granted> Tenures<G> {
 
     /// Removes a share of a hold. `None` if there is no such hold: it had been lost.
     pub(super) fn leave(&mut self, id: HoldId) -> Option<Left> {
-        let entry = self.holds.entries.get_mut(id)?;
+        let entry = self.holds.get_mut(id)?;
         entry.depth -= 1;
         G::set_depth(&entry.hold, entry.depth);
         if entry.depth > 0 {
@@ -245,7 +178,7 @@ impl<G: Granted> Tenures<G> {
             return Vec::new();
         }
         let ids: HashSet<_> = lost.iter().copied().collect();
-        let entries = self.holds.entries.iter();
+        let entries = self.holds.iter();
         let over = entries.filter(|(_, entry)| ids.contains(&entry.tenure)).map(|(id, _)| id).collect::<Vec<_>>();
         for id in over {
             self.holds.remove(id);
@@ -256,21 +189,12 @@ impl<G: Granted> Tenures<G> {
     /// Asserts the invariants that hold between any two calls.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let entries = &self.holds.entries;
         for (id, tenure) in self.tenures.iter() {
-            let holds = entries.iter().filter(|(_, entry)| entry.tenure == id).count();
+            let holds = self.holds.iter().filter(|(_, entry)| entry.tenure == id).count();
             assert!(holds > 0 && holds == tenure.holds, "{holds} holds, counted as {}", tenure.holds);
         }
-        assert!(entries.iter().all(|(_, entry)| self.tenures.get(entry.tenure).is_some()), "a hold without a grant");
-        assert!(self.holds.last_of.values().all(|id| entries.get(*id).is_some()), "an owner without a hold");
-        if entries.len() < 2 {
-            assert!(self.holds.last_of.is_empty() && self.holds.by_origin.is_empty());
-            return;
-        }
-        let mut by_origin = HashMap::default();
-        for origin in entries.iter().filter_map(|(_, entry)| entry.owner.origin()) {
-            *by_origin.entry(origin).or_default() += 1;
-        }
-        assert_eq!(by_origin, self.holds.by_origin);
+        let mut entries = self.holds.iter();
+        assert!(entries.all(|(_, entry)| self.tenures.get(entry.tenure).is_some()), "a hold without a grant");
+        self.holds.check();
     }
 }

@@ -1,6 +1,5 @@
 //! The requests to the arbiter, and its answers.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -112,6 +111,3 @@ impl<G, W> Default for Effects<G, W> {
         Self { release: None, wake: Vec::new(), watch: false }
     }
 }
-
-/// A map by owner. The hasher is not hardened: an owner's number comes from this process's allocators and counters.
-pub(super) type ByOwner<T> = HashMap<Owner, T, foldhash::fast::RandomState>;

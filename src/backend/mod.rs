@@ -180,6 +180,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Begins the first [`release`](Self::release) of a grant, and reports its outcome to `completion`, at once or later: what needs
     /// no future costs less.
     ///
+    /// Called where the hold ends, perhaps without a tokio runtime around it, and polls nothing.
+    ///
     /// Returns the completion if the backend has done nothing; then `release` is called, as it is if the outcome is not reported in
     /// time. The default returns it.
     fn begin_release(&self, grant: &Grant, completion: Completion) -> Option<Completion> {

@@ -52,7 +52,9 @@ impl Entry {
         if let Some(held) = effects.release {
             drop(release(held, self.keys.base.now()));
         }
-        effects.wake.into_iter().for_each(foreign::wake);
+        if !effects.wake.is_empty() {
+            effects.wake.into_iter().for_each(foreign::wake);
+        }
     }
 
     /// A waiter depends on a handover that may never happen: have it [nudged](Keys::nudge_contended).
@@ -127,7 +129,9 @@ impl Drop for ArbiterGuard<'_> {
         if let Some(mut arbiter) = self.0.take() {
             let dead = arbiter.take_dead();
             drop(arbiter);
-            foreign::drop_all(dead);
+            if !dead.is_empty() {
+                foreign::drop_all(dead);
+            }
         }
     }
 }

@@ -132,13 +132,15 @@ impl Queue {
     /// Removes the claims that `is_removed` selects, and then grants what can be granted. True if none is left.
     #[must_use = "a queue without claims must not stay"]
     pub(super) fn remove(&mut self, is_removed: impl Fn(&Place) -> bool, epoch: &mut Epoch, wakes: &mut Wakes) -> bool {
-        self.rest.retain_mut(|place| {
-            let is_removed = is_removed(place);
-            if is_removed && let Some(waiter) = place.waiter.take() {
-                wakes.removed(waiter);
-            }
-            !is_removed
-        });
+        if !self.rest.is_empty() {
+            self.rest.retain_mut(|place| {
+                let is_removed = is_removed(place);
+                if is_removed && let Some(waiter) = place.waiter.take() {
+                    wakes.removed(waiter);
+                }
+                !is_removed
+            });
+        }
         // The first claim holds the key, so it has no waiter.
         if is_removed(&self.first) {
             let Some(second) = self.rest.pop_front() else { return true };

@@ -63,6 +63,9 @@ impl State {
 
     /// Ends the leases that have expired by `now`. Their links are not notified: their own deadlines came first.
     pub(super) fn purge(&mut self, now: Timestamp, wakes: &mut Wakes) {
+        if self.ends.first().is_none_or(|(end, _)| now < *end) {
+            return;
+        }
         let mut over = Vec::new();
         while let Some(&(end, lease)) = self.ends.first()
             && end <= now

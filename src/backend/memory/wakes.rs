@@ -37,6 +37,9 @@ impl Wakes {
     }
 
     pub(super) fn send(self) {
+        if self.0.is_empty() {
+            return;
+        }
         for wake in self.0 {
             match wake {
                 // Without a receiver the acquire was dropped, and its claim will be aborted.
