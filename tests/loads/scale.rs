@@ -253,6 +253,28 @@ async fn waiters_are_woken_one_at_a_time_and_in_order() {
     done.send_replace(true);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_managers_waiters_for_many_keys_look_together() {
+    const KEYS: usize = 600;
+    let _alone = crate::ALONE.lock().await;
+    let etcd = Etcd::start();
+    let (holder, waiter) = (LockManager::connect(etcd.url()), LockManager::connect(etcd.url()));
+    let (holder, waiter) = (holder.await.unwrap(), waiter.await.unwrap());
+    let mut held = take(&holder, KEYS).await;
+    let mut waiting: Vec<_> = held.iter().map(|guard| tokio::spawn(waiter.lock(guard.key()).into_future())).collect();
+    // A watch for each hold, for each claim ahead, and for the sessions.
+    until("all of them wait", async || watchers(&etcd) as usize >= 2 * KEYS + 2).await;
+    // A fixed pause, in which each waiter looks at least once.
+    let before = Requests::of(&etcd);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let idle = Requests::of(&etcd).since(before);
+    println!("{KEYS} waiters for 6 s: {idle:?}");
+    assert!(idle.txns >= 6 && ((idle.txns + idle.ranges) as usize) < KEYS / 2, "{idle:?}");
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    held.swap_remove(KEYS / 2).unlock().await.unwrap();
+    timeout(PATIENCE, waiting.swap_remove(KEYS / 2)).await.unwrap().unwrap().unwrap().unlock().await.unwrap();
+}
+
 /// Puts claims of `count` locks on the server, by `leases` leases.
 async fn fill(client: &mut Client, count: usize, leases: usize) {
     let mut ids = Vec::new();

@@ -14,6 +14,7 @@ use super::blockers::Blockers;
 use super::claims::Claims;
 use super::connection::Connection;
 use super::leases::Leases;
+use super::looks::Looks;
 use super::losses::Losses;
 use super::names::{Directory, Name, Names};
 use super::release::Releaser;
@@ -44,6 +45,7 @@ pub(super) struct Acquirer {
     pub(super) losses: Arc<Losses>,
     pub(super) releaser: Arc<Releaser>,
     pub(super) blockers: Blockers,
+    pub(super) looks: Arc<Looks>,
 }
 
 /// What an acquire is about.
@@ -96,7 +98,7 @@ impl Acquirer {
                 }
                 Step::Wait { is_trusted } => self.wait(watch.as_mut(), is_trusted).await,
                 Step::Confirm { ahead, since } => Answer::Confirmed(self.was_there(since, &ahead).await),
-                Step::Poll { ahead } => Answer::Polled { is_removed: self.is_removed(&ahead).await },
+                Step::Poll { ahead } => Answer::Polled { is_removed: self.looks.is_removed(&ahead).await },
                 Step::Won { own, proof } => return self.grant(request, own, proof).map(Some),
                 Step::Busy => return self.withdraw(request).await.map(|()| None),
                 Step::Lost(lost) => return Err(self.lost(request, lost)),
@@ -256,16 +258,6 @@ impl Acquirer {
             answer::revision(found.header.as_ref()).is_some_and(|at| at >= revision)
                 && found.kvs.iter().any(|found| found.create_revision == ahead.create)
         })
-    }
-
-    /// Returns whether the claim ahead is known to have been removed. Reads one key only: the sorted ranges of a thousand waiters
-    /// would overload the server.
-    async fn is_removed(&self, ahead: &ClaimKey) -> bool {
-        let limit = self.connection.patience(self.connection.timeout());
-        match self.connection.key_once(limit, Freshness::Linearizable, &ahead.name).await {
-            Ok(found) => found.kvs.iter().all(|found| found.create_revision != ahead.create),
-            Err(_) => false,
-        }
     }
 
     /// Makes a grant of a claim that was proven to hold its key.

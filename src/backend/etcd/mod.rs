@@ -20,6 +20,7 @@ mod history;
 mod inspect;
 mod leases;
 mod limits;
+mod looks;
 mod losses;
 pub(crate) mod names;
 mod numbers;

@@ -12,6 +12,7 @@ use super::claims::Claims;
 use super::connection::Connection;
 use super::inspect::Inspector;
 use super::leases::Leases;
+use super::looks::Looks;
 use super::losses::Losses;
 use super::names::Names;
 use super::options::FOREVER;
@@ -69,6 +70,7 @@ impl Parts {
             losses: losses.clone(),
             releaser: releaser.clone(),
             blockers: Blockers::default(),
+            looks: Looks::new(connection.clone()),
         };
         let inspector = Inspector::new(connection.clone(), names, claims);
         Arc::new(Self { connection, leases, acquirer, releaser, inspector, losses, tasks })

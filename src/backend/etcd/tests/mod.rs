@@ -6,6 +6,7 @@ mod cluster;
 mod faults;
 mod lean;
 mod locks;
+mod looks;
 mod losses;
 
 use std::future::Future;
