@@ -60,6 +60,8 @@ struct Untracked {
     grown: Vec<AttemptId>,
     /// Others, to be taken at once.
     due: Vec<AttemptId>,
+    /// Whether changes were reported since the last ones were taken.
+    reported: bool,
 }
 
 impl Untracked {
@@ -124,6 +126,11 @@ impl Claims {
         is_held.then_some(limit)
     }
 
+    /// The change of a lock was reported.
+    pub(super) fn reported(&self) {
+        self.registry.lock().untracked.reported = true;
+    }
+
     /// Has the lock of this attempt read.
     pub(super) fn track(&self, id: AttemptId) {
         self.registry.lock().untracked.due.push(id);
@@ -139,22 +146,19 @@ impl Claims {
         self.untracked.notify_one();
     }
 
-    /// Waits until there are attempts whose locks are to be read, or may be soon. Returns the former.
-    pub(super) async fn untracked(&self) -> Vec<Arc<Attempt>> {
+    /// Waits until there are attempts whose locks are to be read, or may be soon. Returns the former, and whether
+    /// changes were reported.
+    pub(super) async fn untracked(&self) -> (Vec<Arc<Attempt>>, bool) {
         loop {
             {
                 let mut registry = self.registry.lock();
                 if !registry.untracked.is_empty() {
-                    let Untracked { young, grown, due } = std::mem::take(&mut registry.untracked);
+                    let Untracked { young, grown, due, reported } = std::mem::take(&mut registry.untracked);
                     registry.untracked.grown = young;
                     let lasting = |attempt: &Arc<Attempt>| attempt.held().is_some();
                     let of = |id| registry.attempts.get(&id).cloned();
-                    return grown
-                        .into_iter()
-                        .filter_map(of)
-                        .filter(lasting)
-                        .chain(due.into_iter().filter_map(of))
-                        .collect();
+                    let grown = grown.into_iter().filter_map(of).filter(lasting);
+                    return (grown.chain(due.into_iter().filter_map(of)).collect(), reported);
                 }
             }
             self.untracked.notified().await;

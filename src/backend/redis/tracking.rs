@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use parking_lot::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::attempt::Attempt;
 use super::batch::Batch;
@@ -27,8 +27,11 @@ use crate::process::report::debug;
 /// How long a manager waits after it has read, at least. A hold is read after one or two such times: shorter ones are not worth it.
 const PACE: Duration = Duration::from_millis(50);
 
-/// How long it waits after an error.
+/// How long it waits after an error, and the longest time between reads.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How many reads may follow each other at once because of reports.
+const BURST: u32 = 5;
 
 /// How many locks are read at once.
 const SLICE: usize = 128;
@@ -48,6 +51,7 @@ impl Tracker {
     /// A lock that was read for this attempt has changed, or may have.
     fn changed(&self, id: AttemptId) {
         let Some(attempt) = self.claims.get(id) else { return };
+        self.claims.reported();
         match attempt.held() {
             Some(_) => self.claims.track(id),
             None => self.batch.acquire(&attempt),
@@ -69,6 +73,23 @@ impl Tracker {
         if !is_held {
             self.losses.check(attempt.clone());
         }
+    }
+}
+
+/// How long a manager waits after each read: longer and longer while reports follow each other without end, as from a server that
+/// forgets what it tracks, because too many keys are tracked there, and reports each as changed.
+#[derive(Debug, Default)]
+struct Pace {
+    /// How many reads have followed each other because of reports.
+    reads: u32,
+}
+
+impl Pace {
+    /// The time to wait after the next read. `follows`: reports demanded it before the last wait ended.
+    fn next(&mut self, follows: bool) -> Duration {
+        self.reads = if follows { self.reads.saturating_add(1) } else { 0 };
+        let doublings = self.reads.saturating_sub(BURST).min(8);
+        (PACE * 2_u32.pow(doublings)).min(RETRY)
     }
 }
 
@@ -186,10 +207,13 @@ impl Tracking {
 
     /// Reads the locks of a manager without end.
     pub(super) async fn run(self: Arc<Self>, tracker: Arc<Tracker>) {
+        let mut pace = Pace::default();
         loop {
-            let attempts = tracker.claims.untracked().await;
+            let ready = Instant::now();
+            let (attempts, reported) = tracker.claims.untracked().await;
+            let pause = pace.next(reported && ready.elapsed() < PACE);
             let is_read = self.read(&tracker, attempts).await;
-            sleep(if is_read { PACE } else { RETRY }).await;
+            sleep(if is_read { pause } else { RETRY }).await;
         }
     }
 

@@ -130,6 +130,32 @@ fn a_hold_is_not_lost_by_changes_that_leave_it() {
     });
 }
 
+/// Such a server reports each key as changed when the next one is read.
+#[test]
+fn a_server_that_can_track_one_key_only_is_not_read_without_rest() {
+    run(async {
+        let server = Server::start();
+        if server.version() < (6, 0) {
+            return;
+        }
+        server.run::<()>("CONFIG SET tracking-table-max-keys 1");
+        let client = Client::new(&server).await;
+        let keys: Vec<String> = (0..20).map(|key| key.to_string()).collect();
+        let grants = join_all(keys.iter().map(|key| client.lock(key))).await;
+        let limit = tokio::time::Instant::now() + Duration::from_secs(60);
+        while client.reports() < 8 * keys.len() {
+            assert!(tokio::time::Instant::now() < limit, "{} reports", client.reports());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let before = client.reports();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let reported = client.reports() - before;
+        assert!(reported < 8 * keys.len(), "{reported} reports of {} locks in 2 s", keys.len());
+        server.run::<()>("DEL lock:7");
+        assert_eq!(client.event(Duration::from_secs(60)).await, Event::ClaimLost(grants[7].attempt));
+    });
+}
+
 /// A renewal is a change, after which the lock is tracked again.
 #[test]
 fn a_hold_that_was_renewed_is_lost_soon() {
