@@ -197,6 +197,18 @@ impl LockManagerBuilder {
         self.set(|settings| settings.credentials = Some(source))
     }
 
+    /// Sets the user name and the password at the sentinels, which need not have the account of the servers. The user name can be
+    /// empty. Requires the address of sentinels, `redis+sentinel://…`.
+    #[cfg(feature = "redis")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+    pub fn sentinel_credentials(self, username: impl Into<String>, password: impl Into<String>) -> Self {
+        let (username, password) = (username.into(), Secret::from(password.into()));
+        self.set(|settings| {
+            settings.sentinel_username = Some(username).filter(|username| !username.is_empty());
+            settings.sentinel_password = Some(password);
+        })
+    }
+
     /// Sets the PEM file with the certificates of the trusted authorities. Requires TLS.
     pub fn ca(self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();

@@ -9,7 +9,7 @@ use crate::backend::Caught;
 use crate::backend::etcd;
 use crate::backend::memory::{Memory, Store};
 #[cfg(feature = "redis")]
-use crate::backend::redis::{self, Address, Server, Target, Tls};
+use crate::backend::redis::{self, Address, Node, Server, Target, Tls};
 use crate::backend::{Backend, Clock};
 #[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::credentials::Credentials;
@@ -117,18 +117,40 @@ fn connected<B>(outcome: Option<Result<B, BackendError>>) -> Result<B> {
 
 #[cfg(feature = "redis")]
 fn redis_target(settings: &Settings) -> Result<Target> {
-    let address = match (&settings.unix_path, settings.endpoints.first()) {
+    let node = |endpoint: &String| {
+        let (host, port) = endpoint.rsplit_once(':')?;
+        Some(Node { host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
+    };
+    let mut nodes: Vec<_> = settings.endpoints.iter().filter_map(node).collect();
+    let identity = settings.cert.clone().zip(settings.key.clone());
+    let tls = settings.tls.then(|| Tls { ca: settings.ca.clone(), identity });
+    let address = match (&settings.unix_path, &settings.master) {
         (Some(path), _) => Address::Unix(path.clone()),
-        (None, endpoint) => {
-            let parts = endpoint.and_then(|endpoint| endpoint.rsplit_once(':'));
-            let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
-            let (host, port) = parts.ok_or_else(|| LockError::config("redis: expects exactly one host or socket"))?;
-            let identity = settings.cert.clone().zip(settings.key.clone());
-            let tls = settings.tls.then(|| Tls { ca: settings.ca.clone(), identity });
-            Address::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port, tls }
+        (None, _) if settings.cluster => Address::Cluster { nodes: unordered(nodes), tls },
+        (None, Some(master)) => {
+            let account = match &settings.sentinel_password {
+                Some(password) => Account::Fixed(Credentials::new(
+                    settings.sentinel_username.clone().unwrap_or_default(),
+                    password.clone(),
+                )),
+                None => Account::Anonymous,
+            };
+            Address::Sentinel { sentinels: unordered(nodes), master: master.clone(), account, tls }
+        }
+        (None, None) => {
+            let node = nodes.pop().ok_or_else(|| LockError::config("redis: expects exactly one host or socket"))?;
+            Address::Tcp { host: node.host, port: node.port, tls }
         }
     };
     Ok(Target::Server(Server { address, account: account(settings), database: settings.database.unwrap_or_default() }))
+}
+
+/// The same nodes in any order are the same target.
+#[cfg(feature = "redis")]
+fn unordered(mut nodes: Vec<Node>) -> Vec<Node> {
+    nodes.sort();
+    nodes.dedup();
+    nodes
 }
 
 /// Connects to Redis.

@@ -72,7 +72,8 @@ impl LockManager {
     /// Connects to the store that the URL names, and checks that it answers.
     ///
     /// `memory://name`, `etcd://[user:pass@]host[:port][,host[:port]…]`, `etcds://…`, `redis://[[user]:pass@]host[:port][/db]`,
-    /// `rediss://…`, `redis+unix:///path`. Options follow as a query, such as `?prefix=jobs/&ttl=10s`:
+    /// `rediss://…`, `redis+unix:///path`, `redis+sentinel://[[user]:pass@]host[:port][,host[:port]…]/master[/db]`,
+    /// `redis+cluster://[[user]:pass@]host[:port][,host[:port]…]`, `rediss+sentinel://…`, `rediss+cluster://…`. Options follow as a query, such as `?prefix=jobs/&ttl=10s`:
     /// [`guide::configuration`](crate::guide::configuration) lists all options with their defaults, and [`LockManagerBuilder`]
     /// documents each. All parts are percent-decoded. An empty `prefix=` means no prefix.
     ///

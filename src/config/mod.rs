@@ -40,9 +40,13 @@ pub struct Config {
     pub backend: String,
     /// Memory only: the name of a store that managers of this process share. Without it the store is private.
     pub store: Option<String>,
-    /// The servers, each `host` or `host:port`; exactly one for Redis, none for memory.
+    /// The servers, each `host` or `host:port`; exactly one for Redis without `cluster` and `master`, none for memory.
     #[serde(deserialize_with = "hosts")]
     pub endpoints: Vec<String>,
+    /// Redis only: whether the endpoints are nodes of a cluster.
+    pub cluster: bool,
+    /// Redis only: the name of the master that sentinels watch. The endpoints are then the sentinels.
+    pub master: Option<String>,
     /// Redis only: the path of a Unix socket, instead of an endpoint.
     pub socket: Option<PathBuf>,
     /// Redis only: the number of the database.
@@ -54,6 +58,10 @@ pub struct Config {
     /// The file that has the password instead; see
     /// [`LockManagerBuilder::password_file`](crate::LockManagerBuilder::password_file).
     pub password_file: Option<PathBuf>,
+    /// With `master`: the user name at the sentinels, if they require one.
+    pub sentinel_username: Option<String>,
+    /// With `master`: the password at the sentinels.
+    pub sentinel_password: Option<Secret>,
     /// Whether to use TLS.
     pub tls: bool,
     /// With TLS: the PEM file with the certificates of the trusted authorities.
@@ -106,11 +114,15 @@ impl Default for Config {
             backend: "memory".into(),
             store: None,
             endpoints: Vec::new(),
+            cluster: false,
+            master: None,
             socket: None,
             database: None,
             username: None,
             password: None,
             password_file: None,
+            sentinel_username: None,
+            sentinel_password: None,
             tls: false,
             ca: None,
             cert: None,
@@ -137,12 +149,14 @@ impl Config {
     /// The settings, the same as from a URL with these options.
     pub(crate) fn settings(&self) -> Result<Settings> {
         let Self { backend, store, endpoints, socket, database, username, password, .. } = self;
-        let Self { password_file, tls, ca, cert, key, .. } = self;
+        let Self { cluster, master, sentinel_username, sentinel_password, password_file, tls, ca, cert, key, .. } =
+            self;
         let Self { prefix, name, ttl, timeout, retry_interval, max_retries, auto_renew, max_hold, .. } = self;
         let Self { reentrant, hand_over_time, hand_over_times, drop_wait, min_replicas, signal_lists, .. } = self;
         let (backend, port) = match &**backend {
             "memory" => (BackendKind::Memory, 0),
             "etcd" => (BackendKind::Etcd, 2379),
+            "redis" if master.is_some() => (BackendKind::Redis, 26379),
             "redis" => (BackendKind::Redis, 6379),
             other => {
                 // A URL in the wrong field may contain a password.
@@ -157,6 +171,10 @@ impl Config {
             backend,
             store: some_text(store),
             endpoints: endpoints.iter().map(endpoint).collect::<Result<_>>()?,
+            cluster: *cluster,
+            master: master.clone(),
+            sentinel_username: some_text(sentinel_username),
+            sentinel_password: sentinel_password.clone().filter(|password| !password.expose().is_empty()),
             unix_path: socket.clone(),
             database: *database,
             username: None,

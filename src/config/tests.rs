@@ -133,6 +133,19 @@ fn a_url_with_the_same_options_is_the_same() {
         |endpoint: &str| Config { backend: "redis".into(), endpoints: vec![endpoint.into()], ..Config::default() };
     let numbered = Config { database: Some(3), ..redis("[::1]") };
     assert_eq!(numbered.settings().unwrap(), Settings::parse("redis://[::1]:6379/3").unwrap());
+    let watched = Config {
+        master: Some("my main".into()),
+        sentinel_username: Some("watcher".into()),
+        sentinel_password: Some("secret".into()),
+        database: Some(3),
+        ..redis("[::1]")
+    };
+    let url = "redis+sentinel://[::1]:26379/my%20main/3?sentinel_username=watcher&sentinel_password=secret";
+    assert_eq!(watched.settings().unwrap(), Settings::parse(url).unwrap());
+    let of_cluster = Config { cluster: true, endpoints: vec!["a".into(), "b:1".into()], ..redis("") };
+    assert_eq!(of_cluster.settings().unwrap(), Settings::parse("redis+cluster://a:6379,b:1").unwrap());
+    let template = Config { sentinel_password: Some("".into()), ..watched.clone() };
+    assert!(template.settings().unwrap().sentinel_password.is_none(), "a template without a value");
     let socket = Config { socket: Some("/run/redis.sock".into()), endpoints: Vec::new(), ..redis("") };
     assert_eq!(socket.settings().unwrap(), Settings::parse("redis+unix:///run/redis.sock").unwrap());
     let empty = Config { username: Some(String::new()), password: Some("".into()), ..redis("h") };

@@ -75,6 +75,13 @@ pub(crate) struct Settings {
     pub(crate) store: Option<String>,
     /// Each `host:port`, IPv6 addresses in brackets.
     pub(crate) endpoints: Vec<String>,
+    /// Redis only: whether the endpoints are nodes of a cluster.
+    pub(crate) cluster: bool,
+    /// Redis only: the name of the master that the endpoints, which are sentinels, watch.
+    pub(crate) master: Option<String>,
+    /// Redis only: the account at the sentinels.
+    pub(crate) sentinel_username: Option<String>,
+    pub(crate) sentinel_password: Option<Secret>,
     /// Redis only, instead of an endpoint.
     pub(crate) unix_path: Option<PathBuf>,
     /// Redis only.
@@ -117,6 +124,10 @@ impl Default for Settings {
             backend: BackendKind::Memory,
             store: None,
             endpoints: Vec::new(),
+            cluster: false,
+            master: None,
+            sentinel_username: None,
+            sentinel_password: None,
             unix_path: None,
             database: None,
             username: None,
@@ -149,8 +160,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// `InvalidConfig` that names the invalid part and never shows a possible password; `Unsupported` for Redis Cluster and
-    /// Sentinel.
+    /// `InvalidConfig` that names the invalid part and never shows a possible password.
     pub(crate) fn parse(url: &str) -> Result<Self> {
         url::parse(url)
     }

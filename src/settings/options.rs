@@ -110,11 +110,25 @@ const SERVERS: &[BackendKind] = &[Etcd, Redis];
 /// All options except the backend, its endpoints, and whether to use TLS, which the scheme and the hosts of a URL contain.
 pub(crate) const OPTIONS: &[Opt] = &[
     Opt { name: "store", place: Address, backends: &[Memory], value: Value::Word(field!(store)) },
+    Opt { name: "cluster", place: Address, backends: &[Redis], value: Value::Flag(field!(cluster)) },
+    Opt { name: "master", place: Address, backends: &[Redis], value: Value::Text(field!(master), Empty::Refused) },
     Opt { name: "socket", place: Address, backends: &[Redis], value: Value::File(field!(unix_path)) },
     Opt { name: "database", place: Address, backends: &[Redis], value: Value::Database(field!(database)) },
     Opt { name: "username", place: Address, backends: SERVERS, value: Value::Word(field!(username)) },
     Opt { name: "password", place: Address, backends: SERVERS, value: Value::Secret(field!(password)) },
     Opt { name: "password_file", place: Query, backends: SERVERS, value: Value::HiddenFile(field!(password_file)) },
+    Opt {
+        name: "sentinel_username",
+        place: Query,
+        backends: &[Redis],
+        value: Value::Text(field!(sentinel_username), Empty::Refused),
+    },
+    Opt {
+        name: "sentinel_password",
+        place: Query,
+        backends: &[Redis],
+        value: Value::Secret(field!(sentinel_password)),
+    },
     Opt { name: "ca", place: Query, backends: SERVERS, value: Value::File(field!(ca)) },
     Opt { name: "cert", place: Query, backends: SERVERS, value: Value::File(field!(cert)) },
     Opt { name: "key", place: Query, backends: SERVERS, value: Value::File(field!(key)) },

@@ -34,6 +34,10 @@ fn addresses_of_all_schemes() {
         ("redis://localhost", false, &["localhost:6379"]),
         ("rediss://redis.example.org:7", true, &["redis.example.org:7"]),
         ("redis://[::1]/", false, &["[::1]:6379"]),
+        ("redis+sentinel://a,b:1,[::1]/main", false, &["a:26379", "b:1", "[::1]:26379"]),
+        ("REDISS+Sentinel://a/main/", true, &["a:26379"]),
+        ("redis+cluster://a,b:1", false, &["a:6379", "b:1"]),
+        ("rediss+cluster://a/0", true, &["a:6379"]),
         ("memory://", false, &[]),
     ] {
         let settings = parsed(url);
@@ -46,6 +50,13 @@ fn addresses_of_all_schemes() {
     assert_eq!(parsed("memory://"), Settings::default());
     assert_eq!(parsed("memory://my%20store").store.as_deref(), Some("my store"));
     assert_eq!(parsed("redis://h/3").database, Some(3));
+    let watched = parsed("redis+sentinel://u:p@h/my%20main%2F1/3?sentinel_username=s%40&sentinel_password=hunter2");
+    assert_eq!((watched.master.as_deref(), watched.database, watched.cluster), (Some("my main/1"), Some(3), false));
+    assert_eq!((watched.username.as_deref(), watched.sentinel_username.as_deref()), (Some("u"), Some("s@")));
+    assert_eq!(watched.sentinel_password.as_ref().map(Secret::expose), Some("hunter2"));
+    assert!(!format!("{watched:?}").contains("hunter2"));
+    let of_cluster = parsed("redis+cluster://:p@h?min_replicas=1");
+    assert_eq!((of_cluster.master, of_cluster.cluster, of_cluster.min_replicas), (None, true, 1));
     assert_eq!(parsed("redis+unix:///run/my%20redis.sock").unix_path.as_deref(), Some(Path::new("/run/my redis.sock")));
 }
 
@@ -186,12 +197,34 @@ fn an_error_names_the_word() {
         ("etcds://h?cert=/x", "key"),
         ("etcds://h?key=/x", "cert"),
         ("etcd://h?=x", "unknown option \"\""),
+        ("redis://a,b", "redis+sentinel://host[:26379][,host…]/master[/database] or redis+cluster://host"),
+        ("redis-sentinel://h:26379,h2#main", "redis+sentinel://host[:26379][,host…]/master"),
+        ("rediss-sentinel://:hunter2@h/0#main", "redis+sentinel://host"),
+        ("redis-cluster://h", "redis+cluster://host"),
+        ("redis+sentinel://h", "master: missing; the URL is redis+sentinel://host"),
+        ("redis+sentinel://h/", "master: missing"),
+        ("redis+sentinel://h//0", "master: missing"),
+        ("redis+sentinel://h/%zz", "master: invalid percent escape"),
+        ("redis+sentinel://h/%00", "master: must not contain control characters"),
+        ("redis+sentinel://h/main/first", "database"),
+        ("redis+sentinel://h/main/0/1", "database"),
+        ("redis+sentinel:///main", "host: missing"),
+        ("redis+sentinel://a,/main", "host: missing"),
+        ("redis+sentinel://a:0/main", "port"),
+        ("redis+sentinel://h/main?sentinel_username=u", "sentinel_password: required"),
+        ("redis+sentinel://h/main?sentinel_username=&sentinel_password=p", "sentinel_username: must not be empty"),
+        ("redis+sentinel://u@h/main", "password: required"),
+        ("redis+cluster://", "host: missing"),
+        ("redis+cluster://a,,b", "host: missing"),
+        ("redis+cluster://h/1", "database: a cluster has database 0 only"),
+        ("redis+cluster://h/main", "database"),
+        ("redis+cluster://h?sentinel_password=p", "sentinel_password: requires"),
+        ("redis://h?sentinel_password=p", "sentinel_password: requires"),
+        ("redis://h?sentinel_username=u&sentinel_password=p", "sentinel_username: requires"),
+        ("etcd://h?sentinel_password=p", "sentinel_password: not supported by etcd"),
     ] {
         let error = refused(url);
         assert!(error.contains(word), "{url}: {error}");
-    }
-    for url in ["redis+cluster://h", "redis-sentinel://h", "rediss+sentinel://h", "redis://a,b"] {
-        assert_eq!(parse(url).unwrap_err().code(), "UNSUPPORTED", "{url}");
     }
 }
 
@@ -227,6 +260,11 @@ fn a_malformed_url_does_not_give_its_password_away() {
             "etcd://user:PW@a b",
             "memory://user:PW@host",
             "redis+unix://user:PW@host/s",
+            "redis+sentinel://user:PW@host/main",
+            "redis+sentinel://host/main?sentinel_password=PW&bad=1",
+            "redis+sentinel://host/main?sentinel_password=%zzPW",
+            "redis-sentinel://user:PW@host#main",
+            "rediss+cluster://user:PW@host,host/1",
             "nope://user:PW@host",
             "etcd://:PW@host",
             "etcd://user:PW@a,user:PW@b",
@@ -270,6 +308,9 @@ fn a_builder_is_checked_like_a_url() {
         (|s| s.backend = BackendKind::Memory, "memory"),
         (|s| s.database = Some(1), "database"),
         (|s| s.unix_path = Some("/s".into()), "etcd"),
+        (|s| s.cluster = true, "cluster: not supported by etcd"),
+        (|s| s.master = Some("main".into()), "master: not supported by etcd"),
+        (|s| s.sentinel_password = Some("p".into()), "sentinel_password: not supported by etcd"),
         (|s| s.prefix = Some("p".repeat(1025)), "prefix"),
         (|s| s.prefix = Some("p\n".into()), "prefix"),
         (|s| s.name = Some("n\u{1b}".into()), "name"),
@@ -277,6 +318,25 @@ fn a_builder_is_checked_like_a_url() {
     ];
     for (change, word) in changes {
         let mut settings = good.clone();
+        change(&mut settings);
+        let error = check(&settings).unwrap_err();
+        assert!(error.code() == "INVALID_CONFIG" && error.to_string().contains(word), "{error}");
+    }
+    let several = Settings { backend: BackendKind::Redis, cluster: true, ..good.clone() };
+    assert!(check(&several).is_ok());
+    let changes: &[(Change, &str)] = &[
+        (|s| s.master = Some("main".into()), "master: a cluster has no sentinels"),
+        (|s| s.unix_path = Some("/s".into()), "redis: expects at least one host of the cluster"),
+        (|s| s.endpoints.clear(), "redis: expects at least one host of the cluster"),
+        (|s| s.database = Some(1), "database: a cluster has database 0 only"),
+        (|s| (s.cluster, s.master) = (false, Some(String::new())), "master: must not be empty"),
+        (
+            |s| (s.cluster, s.master, s.unix_path) = (false, Some("main".into()), Some("/s".into())),
+            "redis: expects at least one host of a sentinel",
+        ),
+    ];
+    for (change, word) in changes {
+        let mut settings = several.clone();
         change(&mut settings);
         let error = check(&settings).unwrap_err();
         assert!(error.code() == "INVALID_CONFIG" && error.to_string().contains(word), "{error}");
@@ -293,7 +353,8 @@ fn encoded(text: &str) -> String {
 
 const CASES: u64 = 256;
 
-const SCHEMES: [&str; 6] = ["memory", "etcd", "etcds", "redis", "rediss", "redis+unix"];
+const SCHEMES: [&str; 9] =
+    ["memory", "etcd", "etcds", "redis", "rediss", "redis+unix", "redis+sentinel", "rediss+cluster", "redis-sentinel"];
 
 /// Letters and digits.
 const PLAIN: &str = "abcdefghijklmnopqrstuvwxyz0123456789";

@@ -14,17 +14,21 @@ use crate::display::Printable;
 use crate::error::{LockError, Result};
 
 const NOT_SHOWN: &str = "(not shown: an \"@\" follows)";
-const SCHEMES: &str = "memory, etcd, etcds, redis, rediss, redis+unix";
+const SCHEMES: &str =
+    "memory, etcd, etcds, redis, rediss, redis+unix, redis+sentinel, rediss+sentinel, redis+cluster, rediss+cluster";
+/// The forms of a URL for several servers.
+const SENTINEL: &str = "redis+sentinel://host[:26379][,host…]/master[/database]";
+const CLUSTER: &str = "redis+cluster://host[:6379][,host…]";
 
 /// Parses a URL, without checking whether its parts are consistent.
 pub(super) fn parse(url: &str) -> Result<Settings> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(LockError::config(format!("url: missing scheme; expected one of {SCHEMES}, followed by \"://\"")));
     };
+    let mut settings = of_scheme(scheme)?;
     if rest.contains('#') {
         return Err(LockError::config("url: \"#\" must be written as %23"));
     }
-    let mut settings = of_scheme(scheme)?;
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = match address.find('/') {
         Some(at) => address.split_at(at),
@@ -55,10 +59,14 @@ fn of_scheme(scheme: &str) -> Result<Settings> {
         "memory" => (BackendKind::Memory, false),
         "etcd" => (BackendKind::Etcd, false),
         "etcds" => (BackendKind::Etcd, true),
-        "redis" | "redis+unix" => (BackendKind::Redis, false),
-        "rediss" => (BackendKind::Redis, true),
-        other if other.starts_with("redis") && (other.ends_with("cluster") || other.ends_with("sentinel")) => {
-            return Err(LockError::Unsupported { what: "Redis Cluster and Sentinel URLs".into() });
+        "redis" | "redis+unix" | "redis+sentinel" | "redis+cluster" => (BackendKind::Redis, false),
+        "rediss" | "rediss+sentinel" | "rediss+cluster" => (BackendKind::Redis, true),
+        // The forms of other clients.
+        other if other.starts_with("redis") && other.ends_with("sentinel") => {
+            return Err(LockError::config(format!("url: unknown scheme; for Sentinel it is {SENTINEL}")));
+        }
+        other if other.starts_with("redis") && other.ends_with("cluster") => {
+            return Err(LockError::config(format!("url: unknown scheme; for a cluster it is {CLUSTER}")));
         }
         // A text with other characters is not a scheme, and may contain a password.
         other if other.len() <= 20 && other.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) => {
@@ -83,6 +91,8 @@ fn credentials(settings: &mut Settings, userinfo: &str) -> Result<()> {
 
 fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str), show: bool) -> Result<()> {
     let bare = path.is_empty() || path == "/";
+    let endpoints = |hosts: &str, port| hosts.split(',').map(|host| endpoint(host, port, show)).collect::<Result<_>>();
+    let is_of = |kind: &str| scheme.to_ascii_lowercase().ends_with(&format!("+{kind}"));
     match settings.backend {
         BackendKind::Memory => {
             if !bare {
@@ -92,12 +102,12 @@ fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str)
             settings.store = Some(text).filter(|text| !text.is_empty());
         }
         BackendKind::Etcd => {
-            settings.endpoints = hosts.split(',').map(|host| endpoint(host, 2379, show)).collect::<Result<_>>()?;
+            settings.endpoints = endpoints(hosts, 2379)?;
             if !bare {
                 return Err(LockError::config("etcd: expects no path after the hosts; set the prefix with ?prefix=…"));
             }
         }
-        BackendKind::Redis if scheme.eq_ignore_ascii_case("redis+unix") => {
+        BackendKind::Redis if is_of("unix") => {
             if !hosts.is_empty() || bare {
                 return Err(LockError::config(
                     "redis+unix: expects a path and no host, as in redis+unix:///run/redis.sock",
@@ -107,18 +117,40 @@ fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str)
             let path = path.ok_or_else(|| LockError::config("redis+unix: invalid percent escape in the path"))?;
             settings.unix_path = Some(path.into());
         }
+        BackendKind::Redis if is_of("sentinel") => {
+            settings.endpoints = endpoints(hosts, 26379)?;
+            let (master, database) = path
+                .get(1..)
+                .and_then(|path| path.split_once('/'))
+                .unwrap_or_else(|| (path.get(1..).unwrap_or_default(), ""));
+            if master.is_empty() {
+                return Err(LockError::config(format!("master: missing; the URL is {SENTINEL}")));
+            }
+            let master = decoded(master).ok_or_else(|| LockError::config("master: invalid percent escape"))?;
+            settings.master = Some(master);
+            settings.database = database_of(database)?;
+        }
+        BackendKind::Redis if is_of("cluster") => {
+            settings.endpoints = endpoints(hosts, 6379)?;
+            settings.cluster = true;
+            settings.database = database_of(path.get(1..).unwrap_or_default())?;
+        }
         BackendKind::Redis => {
             if hosts.contains(',') {
-                return Err(LockError::Unsupported { what: "several hosts in a redis URL (Cluster, Sentinel)".into() });
+                let reason = format!("redis: expects exactly one host; for several it is {SENTINEL} or {CLUSTER}");
+                return Err(LockError::config(reason));
             }
-            settings.endpoints = vec![endpoint(hosts, 6379, show)?];
-            if !bare {
-                let number = path.strip_prefix('/').and_then(number);
-                settings.database = Some(number.ok_or_else(|| LockError::config("database: expects a number"))?);
-            }
+            settings.endpoints = endpoints(hosts, 6379)?;
+            settings.database = database_of(path.get(1..).unwrap_or_default())?;
         }
     }
     Ok(())
+}
+
+/// Parses the number of a database, which may be absent.
+fn database_of(text: &str) -> Result<Option<u32>> {
+    let expected = || LockError::config("database: expects a number");
+    Some(text).filter(|text| !text.is_empty()).map(|text| number(text).ok_or_else(expected)).transpose()
 }
 
 /// Parses a host with or without a port into `host:port`.

@@ -21,6 +21,7 @@ pub(crate) fn validate(settings: &Settings, backend: BackendKind) -> Result<()> 
         option.check(settings)?;
     }
     check_address(settings)?;
+    check_sentinels(settings)?;
     check_prefix(backend, settings.prefix(backend), settings.signal_lists)?;
     check_credentials(settings)?;
     check_tls(settings)
@@ -31,9 +32,29 @@ fn check_address(settings: &Settings) -> Result<()> {
     let (fits, expected) = match settings.backend {
         BackendKind::Memory => (endpoints == 0, "no host"),
         BackendKind::Etcd => (endpoints > 0, "at least one host"),
+        BackendKind::Redis if settings.cluster => (endpoints > 0 && !unix, "at least one host of the cluster"),
+        BackendKind::Redis if settings.master.is_some() => (endpoints > 0 && !unix, "at least one host of a sentinel"),
         BackendKind::Redis => (endpoints + usize::from(unix) == 1, "exactly one host or socket"),
     };
-    if fits { Ok(()) } else { Err(LockError::config(format!("{}: expects {expected}", settings.backend.word()))) }
+    if !fits {
+        return Err(LockError::config(format!("{}: expects {expected}", settings.backend.word())));
+    }
+    if settings.cluster && settings.database.is_some_and(|database| database > 0) {
+        return Err(LockError::config("database: a cluster has database 0 only"));
+    }
+    Ok(())
+}
+
+fn check_sentinels(settings: &Settings) -> Result<()> {
+    let (user, password) = (settings.sentinel_username.is_some(), settings.sentinel_password.is_some());
+    let wrong = |reason: &str| Err(LockError::config(reason));
+    match &settings.master {
+        Some(_) if settings.cluster => wrong("master: a cluster has no sentinels"),
+        None if user => wrong("sentinel_username: requires the name of a master that sentinels watch"),
+        None if password => wrong("sentinel_password: requires the name of a master that sentinels watch"),
+        _ if user && !password => wrong("sentinel_password: required with sentinel_username"),
+        _ => Ok(()),
+    }
 }
 
 fn check_credentials(settings: &Settings) -> Result<()> {
@@ -63,7 +84,9 @@ fn check_tls(settings: &Settings) -> Result<()> {
     }
     for (option, file) in [("ca", &settings.ca), ("cert", &settings.cert), ("key", &settings.key)] {
         if file.is_some() && !settings.tls {
-            return Err(LockError::config(format!("{option}: requires TLS (etcds://, rediss://, or tls in a Config)")));
+            return Err(LockError::config(format!(
+                "{option}: requires TLS (etcds://, rediss://, rediss+…://, or tls in a Config)"
+            )));
         }
     }
     match (&settings.cert, &settings.key) {

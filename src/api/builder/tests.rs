@@ -13,7 +13,7 @@ type Set = fn(LockManagerBuilder) -> LockManagerBuilder;
 /// How an option is set.
 struct Case {
     option: &'static str,
-    /// A backend that it is for, or `tls` for etcd over TLS.
+    /// A backend that it is for; `tls` for etcd over TLS, `sentinel` for Redis behind sentinels.
     backend: &'static str,
     /// A value other than the default.
     value: &'static str,
@@ -32,6 +32,8 @@ const NONE: Case = Case { option: "", backend: "memory", value: "", set: None, w
 
 const CASES: &[Case] = &[
     Case { option: "store", value: "jobs", ..NONE },
+    Case { option: "cluster", backend: "redis", value: "true", ..NONE },
+    Case { option: "master", backend: "redis", value: "main", ..NONE },
     Case { option: "socket", backend: "redis", value: "/run/redis.sock", ..NONE },
     Case { option: "database", backend: "redis", value: "3", ..NONE },
     Case {
@@ -63,6 +65,21 @@ const CASES: &[Case] = &[
         backend: "redis",
         value: "/run/secrets/redis",
         set: Some(|builder| builder.password_file("/run/secrets/redis")),
+        ..NONE
+    },
+    Case {
+        option: "sentinel_username",
+        backend: "sentinel",
+        value: "watcher",
+        set: Some(|builder| builder.sentinel_credentials("watcher", "secret")),
+        with: &[("sentinel_password", "secret")],
+        ..NONE
+    },
+    Case {
+        option: "sentinel_password",
+        backend: "sentinel",
+        value: "secret",
+        set: Some(|builder| builder.sentinel_credentials("", "secret")),
         ..NONE
     },
     Case {
@@ -204,8 +221,13 @@ fn url(backend: &str, options: &Pairs) -> String {
     let (scheme, host) = match backend {
         "memory" => ("memory", get("store").unwrap_or_default()),
         "tls" => ("etcds", "host".to_owned()),
+        "sentinel" => ("redis+sentinel", "host".to_owned()),
+        "redis" if get("cluster").is_some() => ("redis+cluster", "host".to_owned()),
+        "redis" if get("master").is_some() => ("redis+sentinel", "host".to_owned()),
         backend => (backend, "host".to_owned()),
     };
+    let master = get("master").or((backend == "sentinel").then(|| "main".to_owned()));
+    let path = [master, get("database")].into_iter().flatten().collect::<Vec<_>>().join("/");
     let account = match (get("username"), get("password")) {
         (None, None) => String::new(),
         (Some(user), None) => format!("{user}@"),
@@ -213,7 +235,7 @@ fn url(backend: &str, options: &Pairs) -> String {
     };
     let address = match get("socket") {
         Some(path) => format!("redis+unix://{account}/{path}"),
-        None => format!("{scheme}://{account}{host}/{}", get("database").unwrap_or_default()),
+        None => format!("{scheme}://{account}{host}/{path}"),
     };
     let in_query = |name: &str| OPTIONS.iter().any(|option| option.name == name && option.place == Place::Query);
     let query = options.iter().filter(|(name, _)| in_query(name));
@@ -227,6 +249,7 @@ fn by_environment(backend: &str, options: &Pairs) -> Result<Settings> {
     match backend {
         "memory" => {}
         "tls" => variables.extend([("backend", "etcd"), ("endpoints", "host"), ("tls", "true")]),
+        "sentinel" => variables.extend([("backend", "redis"), ("endpoints", "host"), ("master", "main")]),
         backend => variables.push(("backend", backend)),
     }
     if ["etcd", "redis"].contains(&backend) && !options.iter().any(|(name, _)| *name == "socket") {

@@ -174,6 +174,9 @@ pub(super) fn client(target: &Target, settings: RedisConnectionInfo) -> std::res
             let (host, port) = (host.clone(), *port);
             tls::client(at(ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None })?, tls)
         }
+        Address::Sentinel { .. } | Address::Cluster { .. } => {
+            Err((redis::ErrorKind::InvalidClientConfig, "not supported yet").into())
+        }
     }
 }
 

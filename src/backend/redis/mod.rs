@@ -94,7 +94,7 @@ use self::leases::Leases;
 use self::losses::Losses;
 use self::names::Names;
 pub(crate) use self::names::side;
-pub(crate) use self::options::{Address, Options, Server, Target};
+pub(crate) use self::options::{Address, Node, Options, Server, Target};
 use self::polling::Polling;
 use self::pubsub::{Receiver, Subscription};
 use self::release::Releases;

@@ -25,11 +25,36 @@ pub(crate) struct Options {
     pub(crate) signal_lists: bool,
 }
 
-/// The address of a server.
+/// The address of a server, or of the servers from which it is learned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
-    Tcp { host: String, port: u16, tls: Option<Tls> },
+    Tcp {
+        host: String,
+        port: u16,
+        tls: Option<Tls>,
+    },
     Unix(PathBuf),
+    /// The master that these sentinels name.
+    Sentinel {
+        sentinels: Vec<Node>,
+        master: String,
+        /// The account at the sentinels.
+        account: Account,
+        /// To the sentinels and to the master.
+        tls: Option<Tls>,
+    },
+    /// The masters of the cluster that has these nodes.
+    Cluster {
+        nodes: Vec<Node>,
+        tls: Option<Tls>,
+    },
+}
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Node {
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// A server and an account there.
@@ -58,7 +83,11 @@ impl Target {
     }
 
     pub(super) fn uses_tls(&self) -> bool {
-        matches!(self, Self::Server(Server { address: Address::Tcp { tls: Some(_), .. }, .. }))
+        let Self::Server(server) = self else { return false };
+        match &server.address {
+            Address::Tcp { tls, .. } | Address::Sentinel { tls, .. } | Address::Cluster { tls, .. } => tls.is_some(),
+            Address::Unix(_) => false,
+        }
     }
 }
 
@@ -72,9 +101,29 @@ impl fmt::Debug for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Server(Server { address: Address::Tcp { host, port, .. }, .. }) => write!(f, "{host}:{port}"),
-            Self::Server(Server { address: Address::Unix(path), .. }) => write!(f, "{}", path.display()),
+            Self::Server(server) => write!(f, "{}", server.address),
             Self::Client(client) => write!(f, "{}", client.get_connection_info().addr()),
         }
     }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Sentinel { sentinels, master, .. } => write!(f, "{}, master {master}", list(sentinels)),
+            Self::Cluster { nodes, .. } => write!(f, "{}", list(nodes)),
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+fn list(nodes: &[Node]) -> String {
+    nodes.iter().map(Node::to_string).collect::<Vec<_>>().join(",")
 }
