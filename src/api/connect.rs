@@ -9,7 +9,7 @@ use crate::backend::Caught;
 use crate::backend::etcd;
 use crate::backend::memory::{Memory, Store};
 #[cfg(feature = "redis")]
-use crate::backend::redis::{self, Address, Node, Server, Target, Tls};
+use crate::backend::redis::{self, Address, Node, Server, Target, Tls, Watched};
 use crate::backend::{Backend, Clock};
 #[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::credentials::Credentials;
@@ -135,7 +135,7 @@ fn redis_target(settings: &Settings) -> Result<Target> {
                 )),
                 None => Account::Anonymous,
             };
-            Address::Sentinel { sentinels: unordered(nodes), master: master.clone(), account, tls }
+            Address::Watched(Watched { sentinels: unordered(nodes), master: master.clone(), account, tls })
         }
         (None, None) => {
             let node = nodes.pop().ok_or_else(|| LockError::config("redis: expects exactly one host or socket"))?;

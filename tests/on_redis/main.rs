@@ -11,6 +11,7 @@ mod queues;
 mod refusals;
 mod releases;
 mod renewals;
+mod sentinels;
 mod tracking;
 mod unpolled;
 mod waiters;

@@ -12,6 +12,8 @@ pub mod grpc;
 pub mod history;
 pub mod logs;
 pub mod program;
+#[cfg(feature = "redis")]
+pub mod sentinels;
 mod shared;
 
 use std::error::Error;

@@ -7,13 +7,13 @@
 //! connection were sound, and a timer for each request costs more than the request. Here one check of the oldest call is enough.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
@@ -170,7 +170,7 @@ impl Batch {
         let mut backoff = Backoff::at_once();
         loop {
             let begun = Instant::now();
-            let (in_flight, broken) = self.serve(&connection.client).await;
+            let (in_flight, broken) = self.serve(&connection).await;
             debug!(target: "leasehold::redis", "{broken}");
             self.health.failed(CONNECTING, &broken);
             self.requests.take_back(in_flight.into_requests(), &error::broken(self.server()));
@@ -186,8 +186,7 @@ impl Batch {
 
     async fn reopen(&self, connector: &Connector, mut broken: u64, backoff: &mut Backoff) -> Connection {
         loop {
-            backoff.pause().await;
-            match connector.reopen(&mut broken).await {
+            match connector.reopen(&mut broken, backoff).await {
                 Ok(connection) => return connection,
                 Err(error) => {
                     debug!(target: "leasehold::redis", "{error}");
@@ -202,12 +201,14 @@ impl Batch {
     }
 
     /// Sends requests until the connection has to be replaced. Returns what was in flight, and the reason.
-    async fn serve(&self, connection: &MultiplexedConnection) -> (InFlight, BackendError) {
+    async fn serve(&self, connection: &Connection) -> (InFlight, BackendError) {
+        let Connection { client, located, .. } = connection;
+        let mut moved = pin!(located.moved());
         let mut in_flight = InFlight::default();
         let mut calls = FuturesUnordered::new();
         let send = |number: u64, call: Cmd| {
-            let mut connection = connection.clone();
-            async move { (number, connection.send_packed_command(&call).await.and_then(Value::extract_error)) }
+            let mut client = client.clone();
+            async move { (number, client.send_packed_command(&call).await.and_then(Value::extract_error)) }
         };
         let mut ticks = every(self.patience() / 2);
         let mut last_answer = Instant::now();
@@ -217,6 +218,8 @@ impl Batch {
             }
             tokio::select! {
                 biased;
+                // What the old master still answers counts for nothing.
+                () = &mut moved => return (in_flight, error::deposed(&located.target.to_string())),
                 Some((number, answer)) = calls.next(), if !calls.is_empty() => {
                     last_answer = Instant::now();
                     let Some(call) = in_flight.remove(number) else { continue };

@@ -146,6 +146,12 @@ impl Claims {
         self.untracked.notify_one();
     }
 
+    /// Returns all holds.
+    pub(super) fn held(&self) -> Vec<Arc<Attempt>> {
+        let registry = self.registry.lock();
+        registry.attempts.values().filter(|attempt| attempt.held().is_some()).cloned().collect()
+    }
+
     /// Waits until there are attempts whose locks are to be read, or may be soon. Returns the former, and whether
     /// changes were reported.
     pub(super) async fn untracked(&self) -> (Vec<Arc<Attempt>>, bool) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::{ErrorKind as RedisKind, RedisError};
 
+use super::options::ServerKind;
 use crate::backend::{BackendError, ErrorKind};
 
 /// The meaning of an error that the server answers, for the request.
@@ -184,10 +185,42 @@ pub(super) fn lacks(server: &str, commands: &str) -> BackendError {
     BackendError::new(ErrorKind::Unsupported, reason)
 }
 
-/// Returns the error of a server that does not have all keys.
-pub(super) fn wrong_mode(server: &str, what: &str) -> BackendError {
-    let reason = format!("redis at {server} is {what}, which is not supported: connect to a server that has all keys");
+/// Returns the error of a server of another kind than the address says.
+pub(super) fn wrong_kind(server: &str, found: ServerKind) -> BackendError {
+    let (what, form) = match found {
+        ServerKind::Standalone => ("neither a sentinel nor a node of a cluster", "redis://"),
+        ServerKind::Node => ("a node of a cluster", "redis+cluster://"),
+        ServerKind::Sentinel => ("a sentinel", "redis+sentinel://host/master"),
+    };
+    let reason = format!("redis at {server} is {what}: its URL begins with {form}");
     BackendError::new(ErrorKind::Misconfigured, reason)
+}
+
+/// Returns the error of a server that is no master, though the sentinels name it.
+pub(super) fn no_master(server: &str) -> BackendError {
+    BackendError::new(ErrorKind::Unreachable, format!("redis at {server} is a replica, and should be the master"))
+}
+
+/// Returns the error of requests to a master that was replaced by another one.
+pub(super) fn deposed(server: &str) -> BackendError {
+    BackendError::new(ErrorKind::Unreachable, format!("redis at {server} is no longer the master"))
+}
+
+/// Returns the error of sentinels that do not know the master.
+pub(super) fn unknown_master(sentinel: &str, master: &str) -> BackendError {
+    let reason = format!("the sentinel at {sentinel} watches no master named {master:?}");
+    BackendError::new(ErrorKind::Misconfigured, reason)
+}
+
+/// Explains the error of a sentinel.
+pub(super) fn of_sentinel(error: BackendError) -> BackendError {
+    match error.kind() {
+        ErrorKind::Denied => BackendError::new(
+            ErrorKind::Denied,
+            format!("{error} (the sentinels' account is sentinel_username and sentinel_password)"),
+        ),
+        _ => error,
+    }
 }
 
 /// Returns the error of a lock that too few replicas have: final for a new one, while a renewal is repeated.

@@ -10,9 +10,9 @@ use redis::{AsyncConnectionConfig, Client, Msg, Pipeline, ProtocolVersion, PushI
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::connection::{self, PATIENCE};
-use super::error;
+use super::connection::PATIENCE;
 use super::options::Target;
+use super::{client, error};
 use crate::backend::Result;
 use crate::credentials::Credentials;
 use crate::process::report::debug;
@@ -121,7 +121,7 @@ async fn resp3(target: &Target, account: Option<&Credentials>) -> Result<(Listen
             Client::open(info.clone().set_redis_settings(settings))
         }
         Target::Server(_) => {
-            connection::client(target, connection::login(target, account).set_protocol(ProtocolVersion::RESP3))
+            client::client(target, client::login(target, account).set_protocol(ProtocolVersion::RESP3))
         }
     };
     let (sender, mut pushes) = mpsc::unbounded_channel();
@@ -140,10 +140,9 @@ async fn resp3(target: &Target, account: Option<&Credentials>) -> Result<(Listen
 }
 
 async fn resp2(target: &Target, account: Option<&Credentials>) -> Result<(Listener, Notices)> {
-    let client = connection::client(target, connection::login(target, account))
-        .map_err(|error| connection::explain_options(target, &error))?;
-    let (sink, messages) =
-        client.get_async_pubsub().await.map_err(|error| connection::explain(target, &error))?.split();
+    let opened = client::client(target, client::login(target, account))
+        .map_err(|error| client::explain_options(target, &error))?;
+    let (sink, messages) = opened.get_async_pubsub().await.map_err(|error| client::explain(target, &error))?.split();
     Ok((Listener::Resp2(sink), messages.map(Notice::Message).boxed()))
 }
 

@@ -44,9 +44,10 @@ mod attempt;
 mod batch;
 mod check;
 mod claims;
-mod commands;
+mod client;
 mod confirmations;
 mod connection;
+mod election;
 mod error;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
@@ -54,6 +55,7 @@ mod in_flight;
 mod inspect;
 mod leases;
 mod listening;
+mod locator;
 mod looks;
 mod losses;
 mod names;
@@ -64,9 +66,12 @@ mod pubsub;
 mod release;
 mod replicas;
 mod requests;
+mod requirements;
 mod script;
 mod scripts;
 mod sent;
+mod sentinel;
+mod sentinels;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -91,10 +96,11 @@ use self::confirmations::Confirmations;
 use self::connection::{Connector, SharedConnection};
 use self::inspect::Inspector;
 use self::leases::Leases;
+use self::locator::Locator;
 use self::losses::Losses;
 use self::names::Names;
 pub(crate) use self::names::side;
-pub(crate) use self::options::{Address, Node, Options, Server, Target};
+pub(crate) use self::options::{Address, Node, Options, Server, Target, Watched};
 use self::polling::Polling;
 use self::pubsub::{Receiver, Subscription};
 use self::release::Releases;
@@ -184,7 +190,8 @@ impl Redis {
         };
         let channel = format!("{}{manager:016x}", scripts.channels);
         let server = target.to_string();
-        let connector = |shared| Connector::new(target.clone(), shared, scripts.clone(), timeout);
+        let locator = Locator::of(&target, timeout, &handle).await?;
+        let connector = |shared| Connector::new(locator.clone(), shared, scripts.clone(), timeout);
         let batch = |claims, polling| Batch::new(server.clone(), scripts.clone(), clock.clone(), claims, polling);
 
         let (claims, polling) = (Arc::<Claims>::default(), Arc::<Polling>::default());
@@ -202,7 +209,7 @@ impl Redis {
                 Some(replicas)
             }
         };
-        let subscription = Subscription::of(&target, timeout, &handle).await?;
+        let subscription = Subscription::of(&target, &locator, timeout, &handle).await?;
 
         let batch = batch(claims.clone(), polling.clone());
         let releases = Releases::new(claims.clone(), batch.clone(), handle.clone());

@@ -34,15 +34,7 @@ pub(crate) enum Address {
         tls: Option<Tls>,
     },
     Unix(PathBuf),
-    /// The master that these sentinels name.
-    Sentinel {
-        sentinels: Vec<Node>,
-        master: String,
-        /// The account at the sentinels.
-        account: Account,
-        /// To the sentinels and to the master.
-        tls: Option<Tls>,
-    },
+    Watched(Watched),
     /// The masters of the cluster that has these nodes.
     Cluster {
         nodes: Vec<Node>,
@@ -50,8 +42,20 @@ pub(crate) enum Address {
     },
 }
 
+/// A master that sentinels watch: they know where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    pub(crate) sentinels: Vec<Node>,
+    /// The name of the master.
+    pub(crate) master: String,
+    /// The account at the sentinels.
+    pub(crate) account: Account,
+    /// To the sentinels and to the master.
+    pub(crate) tls: Option<Tls>,
+}
+
 /// A host and a port.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Node {
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -73,6 +77,34 @@ pub(crate) struct Server {
     pub(crate) database: u32,
 }
 
+/// What a server is, and has to be by the way in which it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ServerKind {
+    /// It has all keys.
+    Standalone,
+    /// A node of a cluster has a part of the keys only: calls for locks of different slots would fail, and their holds with them.
+    Node,
+    /// It has no keys.
+    Sentinel,
+}
+
+impl ServerKind {
+    /// Reads it from `INFO`.
+    pub(super) fn of(info: &str) -> Self {
+        // The second name is Valkey's.
+        match field(info, "redis_mode:").or_else(|| field(info, "server_mode:")) {
+            Some("cluster") => Self::Node,
+            Some("sentinel") => Self::Sentinel,
+            _ => Self::Standalone,
+        }
+    }
+}
+
+/// Returns the value of a field of `INFO`.
+pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
 impl Target {
     /// Returns the credentials for the next connection, except for a client that the user configured, which has its own.
     pub(super) async fn credentials(&self, limit: Duration) -> Result<Option<Credentials>> {
@@ -83,11 +115,24 @@ impl Target {
     }
 
     pub(super) fn uses_tls(&self) -> bool {
-        let Self::Server(server) = self else { return false };
-        match &server.address {
-            Address::Tcp { tls, .. } | Address::Sentinel { tls, .. } | Address::Cluster { tls, .. } => tls.is_some(),
-            Address::Unix(_) => false,
+        matches!(self, Self::Server(server) if server.address.tls().is_some())
+    }
+}
+
+impl Address {
+    /// The files for TLS, if it is used.
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Tcp { tls, .. } | Self::Watched(Watched { tls, .. }) | Self::Cluster { tls, .. } => tls.as_ref(),
+            Self::Unix(_) => None,
         }
+    }
+}
+
+impl Node {
+    /// Returns the address of this one.
+    pub(super) fn address(&self, tls: Option<&Tls>) -> Address {
+        Address::Tcp { host: self.host.clone(), port: self.port, tls: tls.cloned() }
     }
 }
 
@@ -112,7 +157,9 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
-            Self::Sentinel { sentinels, master, .. } => write!(f, "{}, master {master}", list(sentinels)),
+            Self::Watched(Watched { sentinels, master, .. }) => {
+                write!(f, "{master:?} of the sentinels {}", list(sentinels))
+            }
             Self::Cluster { nodes, .. } => write!(f, "{}", list(nodes)),
         }
     }

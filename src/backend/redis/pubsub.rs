@@ -20,6 +20,7 @@ use super::claims::Claims;
 use super::connection::PATIENCE;
 use super::error::{self, Meaning};
 use super::listening::{Listener, Notice, Notices};
+use super::locator::{Located, Locator};
 use super::losses::Losses;
 use super::options::{Server, Target};
 use super::polling::Polling;
@@ -86,17 +87,21 @@ impl Receiver {
         }
     }
 
-    /// Messages may have been lost: all waiters ask, and all holds are tracked anew.
-    fn miss(&self) {
+    /// Messages may have been lost: all waiters ask, and all holds are tracked anew. Another master may not have a hold, or have it
+    /// for a short time only: all are renewed.
+    fn miss(&self, has_moved: bool) {
         self.claims.miss_messages();
         self.polling.all_now();
         self.claims.track_all();
+        if has_moved {
+            self.claims.held().into_iter().for_each(|attempt| self.losses.check(attempt));
+        }
     }
 }
 
 /// A connection for messages, which is replaced when it breaks.
 pub(super) struct Subscription {
-    target: Target,
+    server: String,
     /// The time limit of the first manager.
     timeout: Duration,
     handle: Handle,
@@ -121,20 +126,26 @@ impl Drop for Subscription {
 
 impl Subscription {
     /// Returns the subscription of all managers with this target, or a new one for a client that the user configured.
-    pub(super) async fn of(target: &Target, timeout: Duration, handle: &Handle) -> Result<Arc<Self>> {
+    pub(super) async fn of(
+        target: &Target,
+        locator: &Locator,
+        timeout: Duration,
+        handle: &Handle,
+    ) -> Result<Arc<Self>> {
         static SUBSCRIPTIONS: Pool<Server, Subscription> = Pool::new();
-        let open = Self::open(target.clone(), timeout, handle.clone());
+        let open = Self::open(locator.clone(), timeout, handle.clone());
         match target {
             Target::Server(server) => SUBSCRIPTIONS.get(handle.id(), server.clone(), open).await,
             Target::Client(_) => open.await,
         }
     }
 
-    async fn open(target: Target, timeout: Duration, handle: Handle) -> Result<Arc<Self>> {
-        let (listener, notices) = Listener::open(&target, timeout).await?;
+    async fn open(locator: Locator, timeout: Duration, handle: Handle) -> Result<Arc<Self>> {
+        let located = locator.locate();
+        let (listener, notices) = Listener::open(&located.target, timeout).await?;
         let silent = Arc::new(Notify::new());
         let subscription = Arc::new(Self {
-            target,
+            server: locator.to_string(),
             timeout,
             handle,
             tracking: Tracking::new(listener.clone()),
@@ -143,7 +154,13 @@ impl Subscription {
             generation: watch::Sender::new(0),
             task: OnceLock::new(),
         });
-        let listening = subscription.handle.spawn(listen(Arc::downgrade(&subscription), silent, listener, notices));
+        let listening = subscription.handle.spawn(listen(
+            Arc::downgrade(&subscription),
+            silent,
+            listener,
+            notices,
+            (locator, located),
+        ));
         let _ = subscription.task.set(listening.abort_handle());
         Ok(subscription)
     }
@@ -181,8 +198,8 @@ impl Subscription {
     async fn subscribe(&self, channel: &str) -> Result<()> {
         let mut listener = self.tracking.listener();
         let subscribed = timeout(PATIENCE, listener.subscribe(channel)).await;
-        let subscribed = subscribed.map_err(|_| error::no_answer(&self.target.to_string(), PATIENCE))?;
-        subscribed.map_err(|error| error::of(&self.target.to_string(), &error))
+        let subscribed = subscribed.map_err(|_| error::no_answer(&self.server, PATIENCE))?;
+        subscribed.map_err(|error| error::of(&self.server, &error))
     }
 
     fn receive(&self, notice: &Notice) {
@@ -199,8 +216,8 @@ impl Subscription {
     }
 
     /// Replaces a connection that broke.
-    async fn reopen(&self) -> Result<(Listener, Notices)> {
-        let (listener, notices) = Listener::open(&self.target, self.timeout).await?;
+    async fn reopen(&self, located: &Located, has_moved: bool) -> Result<(Listener, Notices)> {
+        let (listener, notices) = Listener::open(&located.target, self.timeout).await?;
         self.tracking.replace(listener.clone());
         let receivers: Vec<_> = self.receivers.lock().values().filter_map(Weak::upgrade).collect();
         // All at once: no message is received meanwhile.
@@ -212,15 +229,22 @@ impl Subscription {
             }
         }
         self.generation.send_modify(|generation| *generation += 1);
-        receivers.iter().for_each(|receiver| receiver.miss());
+        receivers.iter().for_each(|receiver| receiver.miss(has_moved));
         Ok((listener, notices))
     }
 }
 
 /// Receives messages without end, on one connection after another.
-async fn listen(subscription: Weak<Subscription>, silent: Arc<Notify>, mut listener: Listener, mut notices: Notices) {
+async fn listen(
+    subscription: Weak<Subscription>,
+    silent: Arc<Notify>,
+    mut listener: Listener,
+    mut notices: Notices,
+    (locator, mut located): (Locator, Located),
+) {
     let mut backoff = Backoff::at_once();
     loop {
+        let before = located.clone();
         let receive = async {
             let mut received: usize = 0;
             // Without tokio's budget for a task: the client reads on in a task of its own, and buffers what is not taken.
@@ -247,16 +271,27 @@ async fn listen(subscription: Weak<Subscription>, silent: Arc<Notify>, mut liste
             }
         };
         tokio::select! {
+            biased;
+            // What the old master still says counts for nothing.
+            () = located.moved() => {}
             () = receive => {}
             () = ping => {}
             () = silent.notified() => {}
         }
         (listener, notices) = loop {
-            backoff.pause().await;
-            let Some(subscription) = subscription.upgrade() else { return };
-            match subscription.reopen().await {
-                Ok(opened) => break opened,
-                Err(error) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
+            located = locator.locate();
+            let opening = async {
+                backoff.pause().await;
+                Some(subscription.upgrade()?.reopen(&located, before.has_moved()).await)
+            };
+            tokio::select! {
+                biased;
+                () = located.moved() => backoff = Backoff::at_once(),
+                opened = opening => match opened {
+                    Some(Ok(opened)) => break opened,
+                    Some(Err(error)) => debug!(target: "leasehold::redis", "not subscribed: {error}"),
+                    None => return,
+                },
             }
         };
         backoff = Backoff::at_once();

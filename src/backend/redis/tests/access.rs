@@ -1,6 +1,6 @@
 //! Accounts, servers, and other clients' keys.
 
-use super::super::commands;
+use super::super::requirements;
 use super::*;
 
 #[test]
@@ -303,7 +303,7 @@ fn what_an_account_needs_is_enough() {
     run(async {
         let server = Server::start();
         // As in the documentation.
-        let commands = commands::NEEDED.map(|command| format!("+{command}")).join(" ");
+        let commands = requirements::NEEDED.map(|command| format!("+{command}")).join(" ");
         for (signal_lists, more) in [(false, ""), (false, " +client|tracking"), (true, " ~lock-signal:* +lpush")] {
             server.run::<()>(&format!(
                 "ACL SETUSER small reset on >secret ~lock:* ~{{*}}%*:lock:* resetchannels &lock:%wake:* {commands}{more}"

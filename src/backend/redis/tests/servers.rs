@@ -1,6 +1,6 @@
 //! Servers of any version, and how they may be set.
 
-use super::super::commands::NEEDED;
+use super::super::requirements::NEEDED;
 use super::*;
 
 /// Starts a server that hides these commands.
