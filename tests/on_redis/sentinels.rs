@@ -6,12 +6,14 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use leasehold::{LockGuard, LockManager};
+use support::child::{self, Child};
 use support::crowd::Crowd;
 use support::folder::Folder;
-use support::history::{History, Hold};
+use support::history::{History, Hold, judge};
+use support::island::Island;
 use support::redis::Redis;
 use support::sentinels::{NAME, Sentinel, Watched};
-use support::{eventually, in_the_background};
+use support::{PATIENCE, eventually, in_the_background};
 
 /// At least 1.5 × (down-after + 3 s).
 const TTL: Duration = Duration::from_secs(6);
@@ -104,7 +106,7 @@ fn a_hold_moves_to_the_new_master_though_the_old_one_is_back_and_takes_writes() 
     hold.released();
     guard.unlock().wait().unwrap();
     let released = Instant::now();
-    let (next, at) = waiting.recv_timeout(support::PATIENCE).unwrap();
+    let (next, at) = waiting.recv_timeout(PATIENCE).unwrap();
     let hold = history.acquired(&next);
     assert!(at.saturating_duration_since(released) < SOON);
     hold.released();
@@ -334,4 +336,139 @@ fn an_idle_manager_asks_each_sentinel_two_things_a_second() {
         println!("{alone} without, {watching} with");
         assert!(watching - alone < 3.0, "{alone} {watching}");
     }
+}
+
+#[test]
+fn a_hold_goes_on_at_a_server_whose_clock_is_ahead_and_tokens_grow() {
+    let ahead = Duration::from_secs(5);
+    let ttl = TTL + 2 * ahead;
+    let watched = Watched::start_with(&[], |more| {
+        let replica = Redis::start_with_clock_and(more);
+        replica.set_clock(ahead);
+        replica
+    });
+    let manager = LockManager::builder().url(watched.url()).ttl(ttl).build().wait().unwrap();
+    let guard = manager.lock("k").wait().unwrap();
+    let mut last = guard.token();
+    let mut next = || {
+        let other = manager.lock("other").timeout(2 * SOON).wait().unwrap();
+        assert!(other.token() > last, "{} after {last}", other.token());
+        last = other.token();
+    };
+    // To a clock that is ahead, and back.
+    for new in [1, 0] {
+        let old = watched.master().unwrap();
+        let expire: i64 = watched.servers[old].cli(&["PTTL", "lock:k"]).parse().unwrap();
+        watched.sentinels[0].try_run::<()>(&["SENTINEL", "FAILOVER", NAME]).unwrap();
+        let found = watched.wait_for_another(old);
+        let left: i64 = watched.servers[found].cli(&["PTTL", "lock:k"]).parse().unwrap();
+        println!("{expire} ms at the old master, {left} at the new one");
+        if (old, new) == (0, 1) {
+            assert!(expire - left > 3_000, "it ends earlier by the difference of the clocks: {expire} {left}");
+        }
+        next();
+        eventually("it was renewed at once", || {
+            let left: u128 = watched.servers[found].cli(&["PTTL", "lock:k"]).parse().unwrap_or(0);
+            (left > (ttl - TTL / 2).as_millis()).then_some(())
+        });
+        watched.wait_until_known();
+        next();
+        if found != 0 && new == 1 {
+            // The one with the right clock is preferred from now on.
+            for (index, server) in watched.servers.iter().enumerate() {
+                server.cli(&["CONFIG", "SET", "replica-priority", if index == 0 { "1" } else { "200" }]);
+            }
+            eventually("the priority is known", || {
+                let listed: Vec<std::collections::HashMap<String, String>> =
+                    watched.sentinels[0].try_run(&["SENTINEL", "REPLICAS", NAME]).ok()?;
+                listed.iter().any(|replica| replica["slave-priority"] == "1").then_some(())
+            });
+        }
+    }
+    assert!(!guard.is_lost());
+    guard.unlock().wait().unwrap();
+}
+
+#[test]
+#[ignore = "a part of a test, in a child process"]
+fn holder_that_is_cut_off() {
+    let Some(arguments) = child::role() else { return };
+    let [url, history, min_replicas] = &arguments[..] else { panic!("{arguments:?}") };
+    let manager = LockManager::builder().url(url).ttl(TTL).min_replicas(min_replicas.parse().unwrap());
+    let guard = manager.build().wait().unwrap().lock("k").wait().unwrap();
+    let hold = History::open(history).acquired(&guard);
+    child::say(&guard.token().get().to_string());
+    while !hold.is_lost(&guard) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child::say("lost");
+    child::hear();
+}
+
+/// A holder that was cut off together with its master, and the next one.
+struct CutOff {
+    holder: Child,
+    token: u64,
+    next: LockGuard,
+    next_hold: Hold,
+    history: History,
+    island: Island,
+    _watched: Watched,
+    _folder: Folder,
+}
+
+impl CutOff {
+    /// `None` where the test may not create a network.
+    fn new(min_replicas: u32) -> Option<Self> {
+        let island = Island::new()?;
+        let master = Redis::start_at(island.inside(), &island.within(), &[]);
+        let outside = island.outside();
+        let watched = Watched::start_for(master, outside, |more| Redis::start_at(outside, &[], more));
+        let folder = Folder::new();
+        let path = folder.path().join("history");
+        let history = History::open(&path);
+        let arguments = [&watched.url(), path.to_str().unwrap(), &min_replicas.to_string()];
+        let mut holder = Child::start("nsenter".into(), |command| {
+            command.args(island.within()).arg(std::env::current_exe().unwrap());
+            child::play(command, "sentinels::holder_that_is_cut_off", &arguments);
+        });
+        let token = holder.said().parse().unwrap();
+        let manager = LockManager::builder().url(watched.url()).ttl(TTL).min_replicas(min_replicas);
+        let manager = manager.build().wait().unwrap();
+        assert!(manager.try_lock("k").wait().unwrap().is_none());
+        island.cut(true);
+        let cut = Instant::now();
+        watched.wait_for_another(0);
+        println!("named after {:?}", cut.elapsed());
+        let next = manager.lock("k").timeout(PATIENCE).wait().unwrap();
+        println!("the next holder after {:?}", cut.elapsed());
+        let next_hold = history.acquired(&next);
+        Some(Self { holder, token, next, next_hold, history, island, _watched: watched, _folder: folder })
+    }
+}
+
+#[test]
+fn a_holder_that_is_cut_off_with_its_master_loses_in_time_if_replicas_confirm() {
+    let Some(mut cut_off) = CutOff::new(1) else { return println!("not run: this process may not create a network") };
+    cut_off.holder.expect("lost");
+    assert!(!cut_off.next_hold.is_lost(&cut_off.next));
+    cut_off.next_hold.released();
+    cut_off.next.unlock().wait().unwrap();
+    cut_off.history.assert_clean(2);
+}
+
+#[test]
+fn a_holder_that_is_cut_off_with_its_master_goes_on_without_replicas_until_it_hears_of_the_new_one() {
+    let Some(mut cut_off) = CutOff::new(0) else { return println!("not run: this process may not create a network") };
+    assert!(cut_off.holder.said_within(TTL).is_none(), "its master renews it without end");
+    assert!(!cut_off.next_hold.is_lost(&cut_off.next));
+    // What it writes now is refused by its token: an older one. The judge sees the overlap.
+    assert!(cut_off.next.token().get() > cut_off.token);
+    assert!(!judge(&cut_off.history.records(), TTL / 2).violations.is_empty());
+    cut_off.island.cut(false);
+    let joined = Instant::now();
+    cut_off.holder.expect("lost");
+    println!("lost {:?} after it was joined again", joined.elapsed());
+    assert!(!cut_off.next_hold.is_lost(&cut_off.next));
+    cut_off.next.unlock().wait().unwrap();
 }

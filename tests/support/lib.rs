@@ -10,6 +10,7 @@ pub mod drivers;
 #[cfg(feature = "etcd")]
 pub mod grpc;
 pub mod history;
+pub mod island;
 pub mod logs;
 pub mod program;
 #[cfg(feature = "redis")]

@@ -34,11 +34,15 @@ impl Watched {
 
     /// Starts them; the servers with more arguments, and the replicas by `replica`.
     pub fn start_with(more: &[&str], replica: impl Fn(&[&str]) -> Redis) -> Self {
-        let master = Redis::start_with(more);
-        let port = master.address().port().to_string();
-        let of = [&["--replicaof", "127.0.0.1", &port], more].concat();
+        Self::start_for(Redis::start_with(more), Ipv4Addr::LOCALHOST, |of| replica(&[of, more].concat()))
+    }
+
+    /// Starts two replicas of this master by `replica`, and three sentinels at this address.
+    pub fn start_for(master: Redis, host: Ipv4Addr, replica: impl Fn(&[&str]) -> Redis) -> Self {
+        let (ip, port) = (master.address().ip().to_string(), master.address().port().to_string());
+        let of = ["--replicaof", &ip, &port];
         let servers = vec![master, replica(&of), replica(&of)];
-        let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start(Ipv4Addr::LOCALHOST, &servers[0], "")).collect();
+        let sentinels: Vec<_> = (0..3).map(|_| Sentinel::start(host, &servers[0], "")).collect();
         let watched = Self { servers, sentinels };
         watched.wait_until_known();
         watched

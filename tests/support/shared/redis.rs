@@ -1,7 +1,7 @@
 //! Real Redis servers, each on a free port and a socket in a temporary folder.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,6 +18,8 @@ use super::process::Process;
 pub struct Redis {
     process: Process,
     folder: Folder,
+    /// The program that runs it, with arguments, unless it runs by itself.
+    within: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     address: SocketAddr,
@@ -35,15 +37,26 @@ impl Redis {
 
     /// Starts a server with more arguments, which override the default ones.
     pub fn start_with(more: &[&str]) -> Self {
-        Self::start_in(more, |_| Vec::new())
+        Self::start_in(&Place::default(), more, |_| Vec::new())
+    }
+
+    /// Starts a server at another address than that of this machine, by nsenter with these arguments if there are any.
+    pub fn start_at(address: Ipv4Addr, nsenter: &[String], more: &[&str]) -> Self {
+        let within = if nsenter.is_empty() { Vec::new() } else { [&["nsenter".to_owned()], nsenter].concat() };
+        Self::start_in(&Place { address, within }, more, |_| Vec::new())
     }
 
     /// Starts a server whose clock can be [set](Self::set_clock).
     pub fn start_with_clock() -> Self {
+        Self::start_with_clock_and(&[])
+    }
+
+    /// The same, with more arguments.
+    pub fn start_with_clock_and(more: &[&str]) -> Self {
         let printed = Command::new("faketime").args(["-f", "+0", "printenv", "LD_PRELOAD"]).output();
         let library = printed.unwrap_or_else(|error| panic!("cannot run faketime: {error}")).stdout;
         let library = String::from_utf8_lossy(&library).trim().to_owned();
-        Self::start_in(&[], |folder| {
+        Self::start_in(&Place::default(), more, |folder| {
             without_jemalloc(folder);
             set_clock(folder, Duration::ZERO);
             let (clock, folder) = (clock(folder).display().to_string(), folder.path().display().to_string());
@@ -61,14 +74,14 @@ impl Redis {
         set_clock(&self.folder, ahead);
     }
 
-    fn start_in(more: &[&str], environment: impl Fn(&Folder) -> Vec<(String, String)>) -> Self {
+    fn start_in(place: &Place, more: &[&str], environment: impl Fn(&Folder) -> Vec<(String, String)>) -> Self {
         // Another process may take the port between our check and the server's start.
         for _ in 0..4 {
-            if let Ok(server) = Self::try_start(more, &environment) {
+            if let Ok(server) = Self::try_start(place, more, &environment) {
                 return server;
             }
         }
-        Self::try_start(more, &environment).unwrap_or_else(|log| panic!("redis-server does not start:\n{log}"))
+        Self::try_start(place, more, &environment).unwrap_or_else(|log| panic!("redis-server does not start:\n{log}"))
     }
 
     /// Starts a replica, and waits until it is up to date.
@@ -90,10 +103,15 @@ impl Redis {
         SHARED.get_or_init(Self::start)
     }
 
-    fn try_start(more: &[&str], environment: impl Fn(&Folder) -> Vec<(String, String)>) -> Result<Self, String> {
+    fn try_start(
+        place: &Place,
+        more: &[&str],
+        environment: impl Fn(&Folder) -> Vec<(String, String)>,
+    ) -> Result<Self, String> {
         let (port, folder) = (free_port(), Folder::new());
         let own = [
-            ("--bind", "127.0.0.1".to_owned()),
+            ("--bind", place.address.to_string()),
+            ("--protected-mode", "no".to_owned()),
             ("--port", port.to_string()),
             ("--dir", folder.path().display().to_string()),
             ("--unixsocket", socket(&folder).display().to_string()),
@@ -105,9 +123,10 @@ impl Redis {
         let own = own.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
         let arguments: Vec<_> = own.chain(more.iter().map(|argument| argument.to_string())).collect();
         let environment = environment(&folder);
-        let process = launch(&arguments, &environment, &folder);
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut server = Self { process, folder, arguments, environment, address };
+        let within = place.within.clone();
+        let process = launch(&within, &arguments, &environment, &folder);
+        let address = SocketAddr::from((place.address, port));
+        let mut server = Self { process, folder, within, arguments, environment, address };
         server.wait_until_up()?;
         Ok(server)
     }
@@ -152,7 +171,7 @@ impl Redis {
         let deadline = Instant::now() + PATIENCE;
         loop {
             self.process.kill();
-            self.process = launch(&self.arguments, &self.environment, &self.folder);
+            self.process = launch(&self.within, &self.arguments, &self.environment, &self.folder);
             match self.wait_until_up() {
                 Ok(()) => return,
                 // Its port may be in use for a moment, as the source port of a connection for example.
@@ -258,12 +277,25 @@ fn set_clock(folder: &Folder, ahead: Duration) {
     std::fs::rename(new, clock(folder)).unwrap();
 }
 
-fn launch(arguments: &[String], environment: &[(String, String)], folder: &Folder) -> Process {
+/// Where a server runs.
+struct Place {
+    address: Ipv4Addr,
+    within: Vec<String>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST, within: Vec::new() }
+    }
+}
+
+fn launch(within: &[String], arguments: &[String], environment: &[(String, String)], folder: &Folder) -> Process {
     let log = File::options().create(true).append(true).open(folder.path().join("log")).unwrap();
     // Valkey, for example.
     let program = std::env::var("LEASEHOLD_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
-    Process::spawn(program, |command| {
-        command.args(arguments).envs(environment.iter().map(|(name, value)| (name, value)));
+    let words = [within, &[program], arguments].concat();
+    Process::spawn(&words[0], |command| {
+        command.args(&words[1..]).envs(environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     })
 }
