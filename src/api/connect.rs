@@ -135,7 +135,7 @@ fn redis_target(settings: &Settings) -> Result<Target> {
                 )),
                 None => Account::Anonymous,
             };
-            Address::Watched(Watched { sentinels: unordered(nodes), master: master.clone(), account, tls })
+            Address::Watched(Box::new(Watched { sentinels: unordered(nodes), master: master.clone(), account, tls }))
         }
         (None, None) => {
             let node = nodes.pop().ok_or_else(|| LockError::config("redis: expects exactly one host or socket"))?;

@@ -89,10 +89,13 @@ mod tests {
         Master { epoch, node: Node { host: host.into(), port: 6379 } }
     }
 
-    /// The master after each of these counts of three sentinels, at these seconds.
-    fn after(counts: &[(u64, &[(u64, &str)], bool)]) -> Vec<Option<String>> {
+    /// A count: the second, what is named, and whether that is complete.
+    type Count<'a> = (u64, &'a [(u64, &'a str)], bool);
+
+    /// The master after each of these counts of three sentinels.
+    fn after(counts: &[Count<'_>]) -> Vec<Option<String>> {
         let (mut election, start) = (Election::default(), Instant::now());
-        let count = |(at, named, complete): &(u64, &[(u64, &str)], bool)| {
+        let count = |(at, named, complete): &Count<'_>| {
             let masters: Vec<_> = named.iter().map(|(epoch, host)| master(*epoch, host)).collect();
             let before = election.master().cloned();
             let votes = Votes { masters: &masters, sentinels: 3, complete: *complete };
@@ -104,7 +107,7 @@ mod tests {
     }
 
     /// The last of them.
-    fn last(counts: &[(u64, &[(u64, &str)], bool)]) -> String {
+    fn last(counts: &[Count<'_>]) -> String {
         after(counts).pop().flatten().unwrap_or_default()
     }
 
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_greater_epoch_counts_at_once_from_a_single_sentinel() {
-        let first: (u64, &[_], bool) = (0, &[(3, "a"), (3, "a"), (3, "a")], true);
+        let first: Count<'_> = (0, &[(3, "a"), (3, "a"), (3, "a")], true);
         assert_eq!(last(&[first, (1, &[(3, "a"), (3, "a"), (4, "b")], true)]), "b 4");
         assert_eq!(last(&[first, (1, &[(4, "b")], false)]), "b 4");
         // The same server again, after a failover that was not seen.
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn an_older_epoch_counts_for_nothing() {
-        let first: (u64, &[_], bool) = (0, &[(4, "b"), (4, "b"), (4, "b")], true);
+        let first: Count<'_> = (0, &[(4, "b"), (4, "b"), (4, "b")], true);
         for stale in
             [&[(3, "a")][..], &[(3, "a"), (4, "b")], &[(4, "a"), (3, "c")], &[(3, "a"), (2, "c"), (1, "d")], &[]]
         {
@@ -148,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_majority_that_says_so_for_ten_seconds_was_set_up_anew() {
-        let first: (u64, &[_], bool) = (0, &[(4, "b"), (4, "b"), (4, "b")], true);
+        let first: Count<'_> = (0, &[(4, "b"), (4, "b"), (4, "b")], true);
         let anew: &[_] = &[(0, "a"), (0, "a")];
         assert_eq!(last(&[first, (1, anew, true), (10, anew, true)]), "b 4");
         assert_eq!(last(&[first, (1, anew, true), (11, anew, true)]), "a 0");
@@ -165,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_doubt_ends_with_a_newer_epoch() {
-        let first: (u64, &[_], bool) = (0, &[(4, "b"), (4, "b"), (4, "b")], true);
+        let first: Count<'_> = (0, &[(4, "b"), (4, "b"), (4, "b")], true);
         let anew: &[_] = &[(0, "a"), (0, "a")];
         let seen = after(&[first, (1, anew, true), (5, &[(5, "c")], false), (11, anew, true), (20, anew, true)]);
         assert_eq!(seen.into_iter().flatten().collect::<Vec<_>>(), ["b 4", "b 4", "c 5", "c 5", "c 5"]);

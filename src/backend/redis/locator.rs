@@ -36,8 +36,8 @@ impl Locator {
         static WATCHED: Pool<Watched, Sentinels> = Pool::new();
         let sentinels = match target {
             Target::Server(Server { address: Address::Watched(watched), .. }) => {
-                let open = Sentinels::open(watched.clone(), limit, handle.clone());
-                Some(WATCHED.get(handle.id(), watched.clone(), open).await?)
+                let open = Sentinels::open((**watched).clone(), limit, handle.clone());
+                Some(WATCHED.get(handle.id(), (**watched).clone(), open).await?)
             }
             _ => None,
         };

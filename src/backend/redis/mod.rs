@@ -1,4 +1,4 @@
-//! Locks on Redis, one server.
+//! Locks on Redis: one server, or the master that sentinels name.
 //!
 //! # On the server
 //!

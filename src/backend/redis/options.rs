@@ -34,7 +34,7 @@ pub(crate) enum Address {
         tls: Option<Tls>,
     },
     Unix(PathBuf),
-    Watched(Watched),
+    Watched(Box<Watched>),
     /// The masters of the cluster that has these nodes.
     Cluster {
         nodes: Vec<Node>,
@@ -123,7 +123,8 @@ impl Address {
     /// The files for TLS, if it is used.
     pub(super) fn tls(&self) -> Option<&Tls> {
         match self {
-            Self::Tcp { tls, .. } | Self::Watched(Watched { tls, .. }) | Self::Cluster { tls, .. } => tls.as_ref(),
+            Self::Tcp { tls, .. } | Self::Cluster { tls, .. } => tls.as_ref(),
+            Self::Watched(watched) => watched.tls.as_ref(),
             Self::Unix(_) => None,
         }
     }
@@ -157,8 +158,8 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
-            Self::Watched(Watched { sentinels, master, .. }) => {
-                write!(f, "{master:?} of the sentinels {}", list(sentinels))
+            Self::Watched(watched) => {
+                write!(f, "{:?} of the sentinels {}", watched.master, list(&watched.sentinels))
             }
             Self::Cluster { nodes, .. } => write!(f, "{}", list(nodes)),
         }
