@@ -252,6 +252,8 @@ fn sentinels_that_were_set_up_anew_are_believed_after_a_while() {
         watched.wait_until_known();
     }
     let present = watched.master().unwrap();
+    // All at once: each would hear the epoch of those before.
+    watched.sentinels.iter_mut().for_each(Sentinel::kill);
     for sentinel in &mut watched.sentinels {
         sentinel.start_anew(&watched.servers[present]);
     }
