@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::Value;
+use redis::{RedisError, Value};
 
 use super::error::{self, Meaning};
 use crate::backend::BackendError;
@@ -93,6 +93,14 @@ pub(super) fn text(value: &Value) -> Option<&str> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),
         _ => None,
+    }
+}
+
+/// Whether the answer to a `PING` shows that the connection is alive: it is ours, or the server serves no requests at present.
+pub(super) fn is_pong(answer: &Result<Value, RedisError>, number: u64) -> bool {
+    match answer {
+        Ok(answer) => text(answer) == Some(&*number.to_string()),
+        Err(error) => error::meaning(error) == Some(Meaning::Later),
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Batch {
     /// In nanoseconds.
     patience: AtomicU64,
     last_call: AtomicU64,
+    /// How often the connection was replaced.
+    reconnects: AtomicU64,
 }
 
 impl fmt::Debug for Batch {
@@ -82,12 +84,18 @@ impl Batch {
             health: Health::default(),
             patience: AtomicU64::new(nanos(PATIENCE)),
             last_call: AtomicU64::new(0),
+            reconnects: AtomicU64::new(0),
         })
     }
 
     /// The server's address, for errors.
     pub(super) fn server(&self) -> &str {
         &self.server
+    }
+
+    /// How often the connection was replaced: what was answered while it was not was answered by one server.
+    pub(super) fn reconnects(&self) -> u64 {
+        self.reconnects.load(Ordering::Acquire)
     }
 
     /// Returns the reason why the server serves no requests at present.
@@ -178,6 +186,7 @@ impl Batch {
                 backoff = Backoff::at_once();
             }
             connection = self.reopen(&connector, connection.generation, &mut backoff).await;
+            self.reconnects.fetch_add(1, Ordering::Release);
             debug!(target: "leasehold::redis", "connected again to redis at {}", self.server());
             self.health.served(CONNECTING);
             self.polling.all_now();
@@ -306,7 +315,7 @@ impl Batch {
                     Answered::Broken(Call { content: Content::Ping, sent, since }, error)
                 });
             }
-            Content::Ping if is_alive(&answer, number) => return Answered::Done,
+            Content::Ping if answers::is_pong(&answer, number) => return Answered::Done,
             Content::Ping => return Answered::Broken(Call { content, sent, since }, error::malformed(self.server())),
         };
         let broken = |requests, error| {
@@ -419,14 +428,6 @@ enum Answered {
     Again(u64, Call, Cmd),
     /// The connection has to be replaced. What is left of the call is to be repeated.
     Broken(Call, BackendError),
-}
-
-/// Whether the answer to a `PING` shows that the connection is alive: it is ours, or the server serves no requests at present.
-fn is_alive(answer: &std::result::Result<Value, RedisError>, number: u64) -> bool {
-    match answer {
-        Ok(answer) => answers::text(answer) == Some(&*number.to_string()),
-        Err(error) => error::meaning(error) == Some(Meaning::Later),
-    }
 }
 
 fn every(period: Duration) -> Interval {

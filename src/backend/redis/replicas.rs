@@ -88,7 +88,7 @@ async fn serve(
         }
         // The callers of these have left.
         together.retain(|hold| !hold.reply.is_closed());
-        let dated = clock.now();
+        let (dated, reconnects) = (clock.now(), batch.reconnects());
         let ops = together.iter().map(|hold| Op::Renew(hold.attempt.clone(), hold.epoch)).collect();
         let answers = batch.request(ops).await;
         let mut renewed = Vec::with_capacity(together.len());
@@ -106,6 +106,8 @@ async fn serve(
         }
         let Some(longest) = renewed.iter().map(|(won, ..)| won.ttl).max() else { continue };
         let found = wait(&batch, count, limit.min(longest / 4)).await;
+        // Another master knows nothing of these renewals, and its replicas have all that it has.
+        let found = if batch.reconnects() == reconnects { found } else { Err(error::broken(batch.server())) };
         for (won, is_new, reply) in renewed {
             let confirmed = match &found {
                 Ok(found) if *found >= i64::from(count) => Ok(won),

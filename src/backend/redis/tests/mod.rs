@@ -6,6 +6,7 @@ mod holds;
 mod model;
 mod queue;
 mod recovery;
+mod replicas;
 mod servers;
 mod sharing;
 mod tracking;
@@ -92,17 +93,7 @@ impl Server {
     /// Runs a script for an attempt, as a late copy of a request would.
     fn repeat(&self, op: Op) -> Value {
         let (Op::Acquire(attempt) | Op::Release(attempt, _) | Op::Renew(attempt, _)) = &op else { panic!("{op:?}") };
-        let manager = manager(attempt);
-        let names = Names::new("lock:".into());
-        let scripts = Scripts {
-            channels: names.channels(),
-            clock: names.clock(),
-            lives: names.lives(),
-            gone: names.gone(manager),
-            manager,
-            signals: false,
-        };
-        let call = scripts.call(op.kind(), By::Text, 7, [&op].into_iter());
+        let call = scripts(manager(attempt)).call(op.kind(), By::Text, 7, [&op].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
         Reply::read(answer, 7, 1).unwrap().take_answers().remove(0).into_value()
     }
@@ -124,6 +115,19 @@ impl Server {
 
     fn process(&self) -> &Process {
         self.server.process()
+    }
+}
+
+/// The scripts of a manager.
+fn scripts(manager: u64) -> Scripts {
+    let names = Names::new("lock:".into());
+    Scripts {
+        channels: names.channels(),
+        clock: names.clock(),
+        lives: names.lives(),
+        gone: names.gone(manager),
+        manager,
+        signals: false,
     }
 }
 
