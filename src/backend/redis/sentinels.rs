@@ -85,6 +85,8 @@ struct Asked {
     task: AbortHandle,
     /// What it has said last, and when; `None` before its first answer.
     last: Option<(Instant, Said)>,
+    /// Its id, once it has said it.
+    id: Option<String>,
 }
 
 impl Drop for Asked {
@@ -148,6 +150,9 @@ impl Watcher {
             debug!(target: "leasehold::redis", "{error}");
         }
         if let Some(asked) = self.asked.get_mut(&said.node) {
+            if let Ok(report) = &said.report {
+                asked.id.clone_from(&report.id);
+            }
             asked.last = Some((Instant::now(), said));
             self.ask_all();
         }
@@ -156,7 +161,7 @@ impl Watcher {
     /// Asks the sentinels of the URL and those that they name, each once.
     fn ask_all(&mut self) {
         let given = &self.watched.sentinels;
-        let known: HashSet<_> = given.iter().filter_map(|node| self.asked.get(node)?.report()?.id.as_ref()).collect();
+        let known: HashSet<_> = given.iter().filter_map(|node| self.asked.get(node)?.id.as_ref()).collect();
         let named = self.asked.values().filter_map(Asked::report).flat_map(|report| &report.others);
         // By another name than in the URL, perhaps.
         let named = named.filter(|other| !known.contains(&other.id)).map(|other| &other.node);
@@ -166,7 +171,7 @@ impl Watcher {
             if !self.asked.contains_key(&node) {
                 let sentinel = Sentinel::new(&self.watched, node.clone(), self.questions.clone(), self.sender.clone());
                 let task = self.handle.spawn(sentinel.ask()).abort_handle();
-                self.asked.insert(node, Asked { task, last: None });
+                self.asked.insert(node, Asked { task, last: None, id: None });
             }
         }
     }
