@@ -1,7 +1,7 @@
 //! A master with two replicas, and three sentinels that watch it.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -96,13 +96,18 @@ pub struct Sentinel {
 impl Sentinel {
     /// Starts a sentinel of this master, with more lines of its configuration.
     pub fn start(host: Ipv4Addr, master: &Redis, more: &str) -> Self {
+        Self::start_for(host, master.address(), more)
+    }
+
+    /// The same, of the master at this address.
+    pub fn start_for(host: Ipv4Addr, master: SocketAddr, more: &str) -> Self {
         Self::start_at(host, free_port(), master, more)
     }
 
     /// Starts one without memory on the port of this one, which is killed.
     pub fn start_anew(&mut self, master: &Redis) {
         self.kill();
-        *self = Self::start_at(self.host, self.port, master, "");
+        *self = Self::start_at(self.host, self.port, master.address(), "");
     }
 
     /// Kills it with SIGKILL. Its port and what it has written are kept.
@@ -116,10 +121,9 @@ impl Sentinel {
         self.wait_until_up();
     }
 
-    fn start_at(host: Ipv4Addr, port: u16, master: &Redis, more: &str) -> Self {
+    fn start_at(host: Ipv4Addr, port: u16, master: SocketAddr, more: &str) -> Self {
         let folder = Folder::new();
-        let address = master.address();
-        let (ip, watched, after) = (address.ip(), address.port(), DOWN_AFTER.as_millis());
+        let (ip, watched, after) = (master.ip(), master.port(), DOWN_AFTER.as_millis());
         let path = folder.path().display();
         let text = format!(
             "bind {host}\nport {port}\ndir {path}\nprotected-mode no\n\

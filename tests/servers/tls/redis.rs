@@ -1,5 +1,6 @@
 //! Redis over TLS: certificates are checked on both sides, and read again at each reconnect.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::authority::{Authority, Files, Identity};
@@ -9,6 +10,7 @@ use support::eventually;
 use support::folder::Folder;
 use support::ports::free_port;
 use support::redis::Redis;
+use support::sentinels::{NAME, Sentinel};
 
 /// A Redis that asks for the client's certificate.
 struct Server {
@@ -126,4 +128,34 @@ fn a_file_that_is_half_written_at_a_reconnect_ends_no_wait() {
     std::fs::write(&files.ca, &whole).unwrap();
     held.unlock().wait().unwrap();
     waiting.join().unwrap().unwrap().unlock().wait().unwrap();
+}
+
+#[test]
+fn sentinels_and_their_master_are_reached_over_tls() {
+    let folder = Folder::new();
+    let authority = Authority::new("ours");
+    let server = Server::start(&authority, &authority.sign("server"));
+    let (client, others) = (folder.path().join("client"), folder.path().join("sentinel"));
+    for folder in [&client, &others] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    let files = authority.write(&client, "client", &authority.sign("client"));
+    let Files { ca, cert, key } = authority.write(&others, "sentinel", &authority.sign("sentinel"));
+    let port = free_port();
+    let lines = format!(
+        "tls-port {port}\ntls-replication yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}",
+        ca.display(),
+        cert.display(),
+        key.display()
+    );
+    let _sentinel = Sentinel::start_for(Ipv4Addr::LOCALHOST, (Ipv4Addr::LOCALHOST, server.port).into(), &lines);
+    let url = |scheme: &str| {
+        let Files { ca, cert, key } = &files;
+        let (ca, cert, key) = (ca.display(), cert.display(), key.display());
+        format!("{scheme}://127.0.0.1:{port}/{NAME}?ca={ca}&cert={cert}&key={key}")
+    };
+    let manager = LockManager::connect(url("rediss+sentinel")).wait().unwrap();
+    manager.lock("k").wait().unwrap().unlock().wait().unwrap();
+    let error = LockManager::connect(format!("redis+sentinel://127.0.0.1:{port}/{NAME}")).wait().unwrap_err();
+    assert_eq!(error.code(), "BACKEND", "without TLS: {error}");
 }
