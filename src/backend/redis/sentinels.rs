@@ -102,8 +102,9 @@ impl Asked {
         said.report.as_ref().ok().filter(|_| at.elapsed() < 2 * PERIOD)
     }
 
-    fn has_answered(&self, question: u64) -> bool {
-        self.last.as_ref().is_some_and(|(_, said)| said.question >= question)
+    /// The question that it has answered last.
+    fn question(&self) -> u64 {
+        self.last.as_ref().map_or(0, |(_, said)| said.question)
     }
 }
 
@@ -135,10 +136,7 @@ impl Watcher {
                 info!(target: "leasehold::redis", "the master {:?} is at {} now", self.watched.master, master.node);
                 changes.send_replace(master.clone());
             }
-            let question = *self.questions.borrow();
-            if question > *answers.borrow() && self.is_answered(question) {
-                answers.send_replace(question);
-            }
+            answers.send_replace(self.answered());
         }
     }
 
@@ -176,11 +174,14 @@ impl Watcher {
         }
     }
 
-    /// Whether most sentinels have answered a question, or all have, some by an error.
-    fn is_answered(&self, question: u64) -> bool {
-        let answers = || self.asked.values().filter(|asked| asked.has_answered(question));
-        let reports = answers().filter(|asked| asked.report().is_some()).count();
-        2 * reports > self.asked.len() || answers().count() == self.asked.len()
+    /// The last question that most sentinels have answered, or all have, some by an error.
+    fn answered(&self) -> u64 {
+        let mut reported: Vec<_> =
+            self.asked.values().filter(|asked| asked.report().is_some()).map(Asked::question).collect();
+        reported.sort_unstable_by(|a, b| b.cmp(a));
+        let by_most = reported.get(self.asked.len() / 2).copied().unwrap_or_default();
+        let by_all = self.asked.values().map(Asked::question).min().unwrap_or_default();
+        by_most.max(by_all)
     }
 
     /// Counts what the sentinels have said of late. Returns whether there is another master now.
