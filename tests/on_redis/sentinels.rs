@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use leasehold::{LockGuard, LockManager};
+use leasehold::{LockGuard, LockManager, Loss};
 use support::child::{self, Child};
 use support::crowd::Crowd;
 use support::folder::Folder;
@@ -13,7 +13,7 @@ use support::history::{History, Hold, judge};
 use support::island::Island;
 use support::redis::Redis;
 use support::sentinels::{NAME, Sentinel, Watched};
-use support::{PATIENCE, eventually, in_the_background};
+use support::{PATIENCE, eventually, in_the_background, lost};
 
 /// At least 1.5 × (down-after + 3 s).
 const TTL: Duration = Duration::from_secs(6);
@@ -122,6 +122,30 @@ fn a_hold_moves_to_the_new_master_though_the_old_one_is_back_and_takes_writes() 
     hold.released();
     next.unlock().wait().unwrap();
     history.assert_clean(2);
+}
+
+#[test]
+fn a_hold_that_no_replica_has_is_lost_at_the_failover_and_not_granted_if_replicas_confirm() {
+    let mut watched = Watched::start();
+    let holder = connect(&watched.url());
+    let careful = LockManager::builder().url(watched.url()).ttl(TTL).min_replicas(1).build().wait().unwrap();
+    watched.servers[1..].iter().for_each(|replica| replica.process().stop());
+    // What they have not read yet is gone as well.
+    watched.servers[0].cli(&["CLIENT", "KILL", "TYPE", "replica"]);
+    let guard = holder.lock("k").wait().unwrap();
+    let error = careful.try_lock("other").wait().unwrap_err();
+    assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
+    watched.servers[0].kill();
+    watched.servers[1..].iter().for_each(|replica| replica.process().resume());
+    let new = watched.wait_for_another(0);
+    let named = Instant::now();
+    assert!(watched.servers[new].keys("lock:k").is_empty());
+    let (loss, at) = lost(&guard);
+    println!("{loss:?} {:?} after the new master was named", at.saturating_duration_since(named));
+    assert_eq!(loss, Loss::Revoked);
+    assert!(at.saturating_duration_since(named) < SOON);
+    let next = holder.lock("k").timeout(SOON).wait().unwrap();
+    assert!(next.token() > guard.token());
 }
 
 #[test]
