@@ -4,15 +4,15 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::FromRedisValue;
 
-use super::eventually;
 use super::folder::Folder;
 use super::ports::free_port;
 use super::process::Process;
 use super::redis::Redis;
+use super::{PATIENCE, eventually};
 
 /// The name of the master at the sentinels.
 pub const NAME: &str = "main";
@@ -50,15 +50,22 @@ impl Watched {
 
     /// Waits until each sentinel knows the others, and two replicas that are up to date.
     pub fn wait_until_known(&self) {
-        eventually("all know each other", || {
-            let knows = |sentinel: &Sentinel| {
-                let count = |field| sentinel.field(field).and_then(|count| count.parse().ok()).unwrap_or(0);
-                count("num-slaves") >= 2 && count("num-other-sentinels") + 1 == self.sentinels.len()
-            };
-            let master = &self.servers[self.master()?];
-            let online = master.cli(&["INFO", "replication"]).matches("state=online").count();
-            (online >= 2 && self.sentinels.iter().all(knows)).then_some(())
-        });
+        // A sentinel looks every ten seconds whether a server that was restarted replicates the right one.
+        let deadline = Instant::now() + 3 * PATIENCE;
+        while !self.is_known() {
+            assert!(Instant::now() < deadline, "not all know each other");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn is_known(&self) -> bool {
+        let knows = |sentinel: &Sentinel| {
+            let count = |field| sentinel.field(field).and_then(|count| count.parse().ok()).unwrap_or(0);
+            count("num-slaves") >= 2 && count("num-other-sentinels") + 1 == self.sentinels.len()
+        };
+        let Some(master) = self.master() else { return false };
+        let online = self.servers[master].cli(&["INFO", "replication"]).matches("state=online").count();
+        online >= 2 && self.sentinels.iter().all(knows)
     }
 
     /// The URL for a manager.
