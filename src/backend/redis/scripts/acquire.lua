@@ -52,6 +52,8 @@ local function join(key, head, rest)
   if newest.err then return nil end
   newest = tonumber(newest[2])
   if newest and newest >= micros then return nil end
+  -- Those before may be a dead manager's, which does not prolong the queue.
+  if newest then call('PEXPIRE', queue, REST) end
   if try('ZADD', queue, 'NX', time_text, head .. rest) ~= 1 then return nil end
   local left, flags = -1, ''
   if not newest then

@@ -39,6 +39,27 @@ fn a_lock_goes_to_the_first_waiter() {
     });
 }
 
+/// The waiters before may be those of a dead manager, which do not prolong the queue.
+#[test]
+fn a_queue_lasts_as_long_for_the_last_waiter_as_for_the_first() {
+    run(async {
+        let server = Server::start();
+        let (holder, waiter) = pair(&server).await;
+        let grant = holder.lock("k").await;
+        let first = waiter.claim("k", Mode::Exclusive);
+        let _first = place!(waiter, first, 1);
+        let queue = server.run::<Vec<String>>("KEYS *%q2:lock:k").remove(0);
+        for mode in [Mode::Exclusive, Mode::Shared] {
+            assert_eq!(server.run::<u64>(&format!("PEXPIRE {queue} 5000")), 1);
+            let later = waiter.claim("k", mode);
+            let _later = place!(waiter, later, if mode == Mode::Exclusive { 2 } else { 3 });
+            let left = server.run::<u64>(&format!("PTTL {queue}"));
+            assert!(left > 50_000, "{left} ms after a claim has joined");
+        }
+        holder.release(&grant).await;
+    });
+}
+
 #[test]
 fn a_handover_is_limited_until_it_is_confirmed_automatically() {
     run(async {
