@@ -41,6 +41,19 @@ impl Limit {
         self.until.store(u64::MAX, Ordering::Release);
     }
 
+    /// A limit that is lifted until it is [set](Self::set).
+    #[cfg(feature = "redis")]
+    pub(crate) fn lifted(ttl: Duration) -> Self {
+        Self { until: Arc::new(AtomicU64::new(u64::MAX)), ttl }
+    }
+
+    /// Limits the grant, which was last proven at `proven`, to `ttl`. False if it is limited already.
+    #[cfg(feature = "redis")]
+    pub(crate) fn set(&self, proven: Timestamp, ttl: Duration) -> bool {
+        let until = (proven + certain(ttl)).as_nanos();
+        self.until.compare_exchange(u64::MAX, until, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// The first time at which the grant is no longer certain.
     pub fn until(&self) -> Timestamp {
         Timestamp::from_nanos(self.until.load(Ordering::Acquire))

@@ -1,5 +1,7 @@
 //! The conformance suite, on each backend.
 
+#[cfg(feature = "redis")]
+mod cluster;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod example;

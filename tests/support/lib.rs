@@ -5,6 +5,8 @@
 mod blocks;
 pub mod broken;
 pub mod child;
+#[cfg(feature = "redis")]
+pub mod clusters;
 pub mod crowd;
 pub mod drivers;
 #[cfg(feature = "etcd")]

@@ -66,6 +66,8 @@ enum Stage {
     Held {
         epoch: u64,
         limit: Option<Limit>,
+        /// The time from which its TTL counts.
+        proven: Timestamp,
     },
     /// Given up: no acquire is sent for it from now on.
     Ended {
@@ -317,11 +319,11 @@ impl Attempt {
     }
 
     /// The grant is returned. False if it was given up meanwhile.
-    pub(super) fn hold(&self, epoch: u64, limit: Option<Limit>) -> bool {
+    pub(super) fn hold(&self, won: Won, limit: Option<Limit>) -> bool {
         let stage = &mut self.state.lock().stage;
         let is_granted = matches!(stage, Stage::Granted { .. });
         if is_granted {
-            *stage = Stage::Held { epoch, limit };
+            *stage = Stage::Held { epoch: won.epoch, limit, proven: won.dated };
         }
         is_granted
     }
@@ -413,6 +415,29 @@ impl Attempt {
             Stage::Held { limit, .. } => limit.clone(),
             _ => None,
         }
+    }
+
+    /// The server has confirmed the hold, by a request that began at `proven`.
+    pub(super) fn confirmed(&self, proven: Timestamp) {
+        if let Stage::Held { limit, proven: known, .. } = &mut self.state.lock().stage {
+            *known = proven.max(*known);
+            if let Some(limit) = limit {
+                limit.lift();
+            }
+        }
+    }
+
+    /// The server has not confirmed the hold in time: from now on it has a limit of its own, if it can have one. False if it had one.
+    pub(super) fn unconfirmed(&self) -> bool {
+        match &self.state.lock().stage {
+            Stage::Held { limit: Some(limit), proven, .. } => limit.set(*proven, self.ttl),
+            _ => false,
+        }
+    }
+
+    /// Whether it waits or holds the lock.
+    pub(super) fn is_wanted(&self) -> bool {
+        matches!(self.state.lock().stage, Stage::Waiting { .. } | Stage::Held { .. })
     }
 
     /// When to poll the server, and whether to ask then.

@@ -6,6 +6,8 @@
 //! The client's own timers and reconnection are not used: after a request that was not answered in time it would go on as if the
 //! connection were sound, and a timer for each request costs more than the request. Here one check of the oldest call is enough.
 
+mod answered;
+
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,20 +16,21 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use redis::{Cmd, RedisError, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::answers::{self, AcquireAnswer, Answer, LifeAnswer, Reply};
 use super::attempt::Attempt;
 use super::claims::Claims;
 use super::connection::{Connection, Connector, PATIENCE};
-use super::error::{self, Meaning};
-use super::in_flight::{Call, Content, InFlight};
-use super::place::Next;
+use super::error;
+use super::in_flight::{Call, Content, InFlight, Outcome, Part, Sent};
 use super::polling::{Due, Polling};
-use super::requests::{Command, PendingAnswer, Request, Requests};
+use super::redirect::{Membership, Report};
+use super::requests::{Command, PendingAnswer, Request, Way};
 use super::scripts::{By, Kind, Op, Scripts};
 use super::tls;
+use super::untracked::Untracked;
+use super::waiting::Requests;
 use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
 use crate::backend::{BackendError, Clock, Completion, ErrorKind, Result, Timestamp, Wait};
@@ -50,8 +53,11 @@ pub(super) struct Batch {
     scripts: Scripts,
     clock: Arc<dyn Clock>,
     claims: Arc<Claims>,
-    polling: Arc<Polling>,
+    polling: Polling,
+    untracked: Untracked,
     requests: Requests,
+    /// In a cluster.
+    membership: Option<Membership>,
     health: Health<SORTS>,
     /// In nanoseconds.
     patience: AtomicU64,
@@ -72,15 +78,17 @@ impl Batch {
         scripts: Scripts,
         clock: Arc<dyn Clock>,
         claims: Arc<Claims>,
-        polling: Arc<Polling>,
+        membership: Option<Membership>,
     ) -> Arc<Self> {
         Arc::new(Self {
             server,
+            requests: Requests::new(scripts.are_by_slot()),
             scripts,
             clock,
             claims,
-            polling,
-            requests: Requests::default(),
+            polling: Polling::default(),
+            untracked: Untracked::default(),
+            membership,
             health: Health::default(),
             patience: AtomicU64::new(nanos(PATIENCE)),
             last_call: AtomicU64::new(0),
@@ -118,10 +126,42 @@ impl Batch {
     pub(super) fn acquire(&self, attempt: &Arc<Attempt>) {
         if attempt.begin_request() {
             // A place in a queue counts only while its manager is known to be alive.
-            let life = (attempt.wait == Wait::UntilGranted && self.polling.begin_life()).then_some(Op::Life);
+            let slot = self.slot_of(attempt);
+            let begins = attempt.wait == Wait::UntilGranted && self.polling.begin_life(slot);
+            let life = begins.then_some(Op::Life(slot));
             let ops = life.into_iter().chain([Op::Acquire(attempt.clone())]);
             self.requests.add(ops.map(Request::unattended));
         }
+    }
+
+    /// The slot of a life for this waiter.
+    fn slot_of(&self, attempt: &Attempt) -> Option<u16> {
+        self.scripts.are_by_slot().then_some(attempt.name.slot)
+    }
+
+    /// Adds requests.
+    pub(super) fn add(&self, requests: impl IntoIterator<Item = Request>) {
+        self.requests.add(requests);
+    }
+
+    /// The requests that wait.
+    pub(super) fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// When waiters poll.
+    pub(super) fn polling(&self) -> &Polling {
+        &self.polling
+    }
+
+    /// The locks to read.
+    pub(super) fn untracked(&self) -> &Untracked {
+        &self.untracked
+    }
+
+    /// Whether the locks of a command must be in one slot.
+    pub(super) fn is_by_slot(&self) -> bool {
+        self.scripts.are_by_slot()
     }
 
     /// Releases the hold of an attempt that was given up.
@@ -139,22 +179,11 @@ impl Batch {
         self.clock.now()
     }
 
-    /// Requests these operations, and returns their answers in the same order.
-    pub(super) async fn request(&self, ops: Vec<Op>) -> Vec<Result<Value>> {
+    /// Requests these operations. Returns their answers in the same order.
+    pub(super) fn request(&self, ops: Vec<Op>) -> Vec<PendingAnswer> {
         let (requests, answers): (Vec<_>, Vec<_>) = ops.into_iter().map(Request::with_answer).unzip();
         self.requests.add(requests);
-        let mut found = Vec::with_capacity(answers.len());
-        for answer in answers {
-            found.push(answer.await);
-        }
-        found
-    }
-
-    /// Requests one operation.
-    pub(super) fn request_one(&self, op: Op) -> PendingAnswer {
-        let (request, answer) = Request::with_answer(op);
-        self.requests.add([request]);
-        answer
+        answers
     }
 
     /// Sends a plain command. If the connection breaks, the outcome is unknown.
@@ -165,9 +194,14 @@ impl Batch {
     /// Waits until waiters are due, and returns them after a sign of life, which goes before their requests.
     pub(super) async fn due(&self) -> Due {
         let due = self.polling.due().await;
-        let is_idle = due.ask.is_empty() && due.look.is_empty();
-        if !is_idle && self.polling.begin_life() {
-            self.requests.add([Request::unattended(Op::Life)]);
+        for attempt in due.ask.iter().chain(&due.look) {
+            let slot = self.slot_of(attempt);
+            if self.polling.begin_life(slot) {
+                self.requests.add([Request::unattended(Op::Life(slot))]);
+            }
+            if slot.is_none() {
+                break;
+            }
         }
         due
     }
@@ -181,7 +215,7 @@ impl Batch {
             let (in_flight, broken) = self.serve(&connection).await;
             debug!(target: "leasehold::redis", "{broken}");
             self.health.failed(CONNECTING, &broken);
-            self.requests.take_back(in_flight.into_requests(), &error::broken(self.server()));
+            self.take_back(in_flight);
             if begun.elapsed() > PATIENCE {
                 backoff = Backoff::at_once();
             }
@@ -193,31 +227,59 @@ impl Batch {
         }
     }
 
+    fn take_back(&self, requests: Vec<Request>) {
+        let leaving = self.requests.take_back(requests, &error::broken(self.server()));
+        if let Some(membership) = &self.membership {
+            leaving.into_iter().for_each(|(slot, to)| membership.report(Report::Moved(slot, to)));
+            membership.report(Report::Doubt);
+        }
+    }
+
     async fn reopen(&self, connector: &Connector, mut broken: u64, backoff: &mut Backoff) -> Connection {
         loop {
             match connector.reopen(&mut broken, backoff).await {
                 Ok(connection) => return connection,
                 Err(error) => {
-                    debug!(target: "leasehold::redis", "{error}");
-                    self.health.failed(CONNECTING, &error);
-                    if error.kind() != ErrorKind::Unreachable && !tls::is_about_files(&error) {
-                        // A permanent error: waiting does not help.
-                        self.requests.fail(&error);
-                    }
+                    self.not_connected(&error);
                 }
             }
         }
     }
 
+    /// It has connected at last.
+    pub(super) fn connected(&self) {
+        self.health.served(CONNECTING);
+        self.polling.all_now();
+    }
+
+    /// It could not connect.
+    pub(super) fn not_connected(&self, error: &BackendError) {
+        debug!(target: "leasehold::redis", "{error}");
+        self.health.failed(CONNECTING, error);
+        if error.kind() != ErrorKind::Unreachable && !tls::is_about_files(error) {
+            // A permanent error: waiting does not help.
+            self.requests.fail(error);
+        }
+        if let Some(membership) = &self.membership {
+            membership.report(Report::Doubt);
+        }
+    }
+
     /// Sends requests until the connection has to be replaced. Returns what was in flight, and the reason.
-    async fn serve(&self, connection: &Connection) -> (InFlight, BackendError) {
+    async fn serve(&self, connection: &Connection) -> (Vec<Request>, BackendError) {
         let Connection { client, located, .. } = connection;
         let mut moved = pin!(located.moved());
         let mut in_flight = InFlight::default();
         let mut calls = FuturesUnordered::new();
-        let send = |number: u64, call: Cmd| {
+        let send = |number: u64, sent: Sent| {
             let mut client = client.clone();
-            async move { (number, client.send_packed_command(&call).await.and_then(Value::extract_error)) }
+            async move {
+                let answer = match sent {
+                    Sent::Call(call) => client.send_packed_command(&call).await.and_then(Value::extract_error),
+                    Sent::Calls(calls) => client.send_packed_commands(&calls, 0, calls.len()).await.map(Value::Array),
+                };
+                (number, answer)
+            }
         };
         let mut ticks = every(self.patience() / 2);
         let mut last_answer = Instant::now();
@@ -228,20 +290,18 @@ impl Batch {
             tokio::select! {
                 biased;
                 // What the old master still answers counts for nothing.
-                () = &mut moved => return (in_flight, error::deposed(&located.target.to_string())),
+                () = &mut moved => return (in_flight.into_requests(), error::deposed(&located.target.to_string())),
                 Some((number, answer)) = calls.next(), if !calls.is_empty() => {
                     last_answer = Instant::now();
                     let Some(call) = in_flight.remove(number) else { continue };
-                    match self.answered(number, call, answer) {
-                        Answered::Done => {}
-                        Answered::Again(number, call, text) => {
-                            in_flight.add(number, call);
-                            calls.push(send(number, text));
-                        }
-                        Answered::Broken(call, error) => {
-                            in_flight.add(number, call);
-                            return (in_flight, error);
-                        }
+                    let Outcome { again, broken, mut repeated } = self.answered(number, call, answer);
+                    for (number, call, text) in again {
+                        in_flight.add(number, call);
+                        calls.push(send(number, text));
+                    }
+                    if let Some(error) = broken {
+                        repeated.extend(in_flight.into_requests());
+                        return (repeated, error);
                     }
                 }
                 () = self.requests.added() => {}
@@ -253,14 +313,14 @@ impl Batch {
                     }
                     let oldest = in_flight.oldest().map(|call| call.since.elapsed());
                     if oldest.is_some_and(|age| age > patience) {
-                        return (in_flight, error::no_answer(self.server(), patience));
+                        return (in_flight.into_requests(), error::no_answer(self.server(), patience));
                     }
                     if oldest.is_none() && last_answer.elapsed() >= PING {
                         let number = self.number();
                         in_flight.add(number, self.begin(Content::Ping));
                         let mut ping = redis::cmd("PING");
                         ping.arg(number);
-                        calls.push(send(number, ping));
+                        calls.push(send(number, Sent::Call(ping)));
                     }
                 }
             }
@@ -276,158 +336,50 @@ impl Batch {
     }
 
     /// Takes the next call from the queues.
-    fn next_call(&self, in_flight: &mut InFlight) -> Option<(u64, Cmd)> {
+    fn next_call(&self, in_flight: &mut InFlight) -> Option<(u64, Sent)> {
         for kind in Kind::ALL {
             if !in_flight.has_room(kind) {
                 continue;
             }
-            let requests = self.requests.take(kind, self.clock.now());
-            if requests.is_empty() {
-                continue;
-            }
-            let (number, call, command) = self.script(kind, By::Hash, requests);
+            let mut calls = self.requests.take(kind, self.clock.now());
+            let (number, call, sent) = match calls.len() {
+                0 => continue,
+                1 => self.script(kind, By::Hash, calls.remove(0)),
+                _ => self.scripts(kind, By::Hash, calls),
+            };
             in_flight.add(number, call);
-            return Some((number, command));
+            return Some((number, sent));
         }
         let Command { command, reply } = self.requests.take_command()?;
         let number = self.number();
         in_flight.add(number, self.begin(Content::Command(reply)));
-        Some((number, command))
+        Some((number, Sent::Call(command)))
     }
 
     /// Creates a call of a script.
-    fn script(&self, kind: Kind, by: By, requests: Vec<Request>) -> (u64, Call, Cmd) {
+    fn script(&self, kind: Kind, by: By, requests: Vec<Request>) -> (u64, Call, Sent) {
+        if requests.iter().any(|request| request.way == Way::Asking) {
+            return self.scripts(kind, by, vec![requests]);
+        }
         let number = self.number();
         let ops = requests.iter().map(|request| &request.op);
         let command = self.scripts.call(kind, by, number, ops);
-        (number, self.begin(Content::Script(kind, by, requests)), command)
+        (number, self.begin(Content::Script(kind, by, requests)), Sent::Call(command))
     }
 
-    fn answered(&self, number: u64, call: Call, answer: std::result::Result<Value, RedisError>) -> Answered {
-        let Call { content, sent, since } = call;
-        let (kind, by, requests) = match content {
-            Content::Script(kind, by, requests) => (kind, by, requests),
-            Content::Command(reply) => {
-                let broken = answer.as_ref().err().and_then(|error| self.broken_by(error));
-                // A caller that has left does not need it.
-                let _ = reply.send(answer.map_err(|error| error::of(self.server(), &error)));
-                return broken.map_or(Answered::Done, |error| {
-                    Answered::Broken(Call { content: Content::Ping, sent, since }, error)
-                });
+    /// Creates calls of a script that are sent together.
+    fn scripts(&self, kind: Kind, by: By, calls: Vec<Vec<Request>>) -> (u64, Call, Sent) {
+        let (mut parts, mut sent) = (Vec::with_capacity(calls.len()), Pipeline::with_capacity(calls.len()));
+        for requests in calls {
+            let part = Part { number: self.number(), by, requests };
+            if part.asks() {
+                sent.cmd("ASKING");
             }
-            Content::Ping if answers::is_pong(&answer, number) => return Answered::Done,
-            Content::Ping => return Answered::Broken(Call { content, sent, since }, error::malformed(self.server())),
-        };
-        let broken = |requests, error| {
-            Answered::Broken(Call { content: Content::Script(kind, by, requests), sent, since }, error)
-        };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) if error.code() == Some("NOSCRIPT") && by == By::Hash => {
-                let (number, call, text) = self.script(kind, By::Text, requests);
-                return Answered::Again(number, call, text);
-            }
-            Err(error) => {
-                let (meaning, error) = (error::meaning(&error), error::of(self.server(), &error));
-                match meaning {
-                    None if error.kind() == ErrorKind::Unreachable => return broken(requests, error),
-                    Some(Meaning::Later) => self.put_off(kind, requests, &error),
-                    Some(Meaning::Elsewhere) => {
-                        self.put_off(kind, requests, &error);
-                        return broken(Vec::new(), error);
-                    }
-                    _ => requests.into_iter().for_each(|request| request.fail(error.clone())),
-                }
-                return Answered::Done;
-            }
-        };
-        let Some(mut reply) = Reply::read(answer, number, requests.len()) else {
-            return broken(requests, error::malformed(self.server()));
-        };
-        let (mut later, mut refused, mut elsewhere) = (Vec::new(), None, false);
-        for (request, answer) in requests.into_iter().zip(reply.take_answers()) {
-            match answers::failed(self.server(), &answer) {
-                Some((meaning @ (Meaning::Later | Meaning::Elsewhere), error)) => {
-                    elsewhere |= meaning == Meaning::Elsewhere;
-                    later.push(request);
-                    refused = Some(error);
-                }
-                failed => self.deliver(request, answer, failed.map(|(_, error)| error), sent),
-            }
+            sent.add_command(self.scripts.call(kind, by, part.number, part.requests.iter().map(|request| &request.op)));
+            parts.push(part);
         }
-        let Some(error) = refused else {
-            self.requests.served(kind);
-            self.health.served(sort(kind));
-            return Answered::Done;
-        };
-        self.put_off(kind, later, &error);
-        // A replica, for example: another connection is needed.
-        if elsewhere { broken(Vec::new(), error) } else { Answered::Done }
+        (self.number(), self.begin(Content::Scripts(kind, parts)), Sent::Calls(sent))
     }
-
-    /// Returns the reason to replace the connection, if an error is one.
-    fn broken_by(&self, error: &RedisError) -> Option<BackendError> {
-        let reason = error::of(self.server(), error);
-        (error::meaning(error).is_none() && reason.kind() == ErrorKind::Unreachable).then_some(reason)
-    }
-
-    /// The server has refused these requests for now, without any effect.
-    fn put_off(&self, kind: Kind, requests: Vec<Request>, error: &BackendError) {
-        debug!(target: "leasehold::redis", "to be repeated: {error}");
-        self.health.failed(sort(kind), error);
-        // A renewal, which has a third of the TTL, is repeated several times within that of the shortest TTL.
-        self.requests.put_off(kind, requests, self.patience() / 4);
-    }
-
-    fn deliver(&self, request: Request, mut answer: Answer<'_>, failed: Option<BackendError>, sent: Timestamp) {
-        if !matches!(request.op, Op::Inspect(_))
-            && answer.take_mark()
-            && let Some(name) = request.op.name()
-        {
-            self.requests.add([Request::unattended(Op::Admit(name.clone()))]);
-        }
-        match &request.op {
-            Op::Acquire(attempt) => {
-                let answer = AcquireAnswer::read(self.server(), &answer);
-                match attempt.answered(answer, sent, Instant::now()) {
-                    Next::Nothing => {}
-                    Next::Poll { at, tracks } => {
-                        self.polling.plan(attempt, at);
-                        if tracks {
-                            self.claims.track(attempt.id);
-                        }
-                    }
-                    Next::Ended { copies: false } => self.claims.forget(attempt.id),
-                    Next::Ended { copies: true } => {
-                        let release = Op::Release(attempt.clone(), attempt.copies_live_for());
-                        self.requests.add([Request::unattended(release)]);
-                    }
-                }
-            }
-            Op::Release(attempt, _) if failed.is_none() => {
-                attempt.release_answered(answer.text() == Some("1"));
-                if !request.has_caller() {
-                    self.claims.forget(attempt.id);
-                }
-            }
-            Op::Life => {
-                if let Some(life) = LifeAnswer::read(&answer) {
-                    self.polling.lived(life);
-                }
-            }
-            Op::Release(..) | Op::Admit(_) | Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {}
-        }
-        request.answer(failed.map_or(Ok(answer), Err), || error::lost(self.server()));
-    }
-}
-
-/// What follows from the answer to a call.
-enum Answered {
-    Done,
-    /// The server does not have the script in its cache: this call has its text.
-    Again(u64, Call, Cmd),
-    /// The connection has to be replaced. What is left of the call is to be repeated.
-    Broken(Call, BackendError),
 }
 
 fn every(period: Duration) -> Interval {

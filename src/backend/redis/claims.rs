@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::attempt::Attempt;
 use super::place::Won;
@@ -39,8 +38,6 @@ pub(super) struct Renewing {
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     registry: Mutex<Registry>,
-    /// Notified when there are attempts to track again.
-    untracked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -48,26 +45,6 @@ struct Registry {
     last_lease: u64,
     leases: HashMap<LeaseId, LeaseEntry, Hasher>,
     attempts: HashMap<AttemptId, Arc<Attempt>, Hasher>,
-    untracked: Untracked,
-}
-
-/// The attempts whose locks are to be read, so that the server reports their changes. Some may have ended.
-#[derive(Debug, Default)]
-struct Untracked {
-    /// Holds that have begun since the last ones were taken.
-    young: Vec<AttemptId>,
-    /// Those that had begun before, to be taken if they last.
-    grown: Vec<AttemptId>,
-    /// Others, to be taken at once.
-    due: Vec<AttemptId>,
-    /// Whether changes were reported since the last ones were taken.
-    reported: bool,
-}
-
-impl Untracked {
-    fn is_empty(&self) -> bool {
-        self.young.is_empty() && self.grown.is_empty() && self.due.is_empty()
-    }
 }
 
 impl Registry {
@@ -108,67 +85,23 @@ impl Claims {
     }
 
     /// The grant of an attempt is returned. `None` if the attempt was given up meanwhile; else the grant's limit, if it needs one:
-    /// a renewal that did not include it may promise more for the lease than the grant's TTL.
-    pub(super) fn hold(&self, attempt: &Attempt, won: Won) -> Option<Option<Limit>> {
+    /// a renewal that did not include it may promise more for the lease than the grant's TTL. Of several servers, `is_parted`, each may
+    /// fail alone: then it has one in any case, which may be lifted.
+    pub(super) fn hold(&self, attempt: &Attempt, won: Won, is_parted: bool) -> Option<Option<Limit>> {
         let mut registry = self.registry.lock();
         let renewed = registry.live(attempt.lease)?.renewed;
         let covered = won.dated >= renewed && won.ttl >= attempt.ttl;
-        let limit = (!covered).then(|| Limit::new(won.dated, won.ttl));
-        let is_held = attempt.hold(won.epoch, limit.clone());
-        if is_held {
-            let was_empty = registry.untracked.is_empty();
-            registry.untracked.young.push(attempt.id);
-            drop(registry);
-            if was_empty {
-                self.untracked.notify_one();
-            }
-        }
-        is_held.then_some(limit)
-    }
-
-    /// The change of a lock was reported.
-    pub(super) fn reported(&self) {
-        self.registry.lock().untracked.reported = true;
-    }
-
-    /// Has the lock of this attempt read.
-    pub(super) fn track(&self, id: AttemptId) {
-        self.registry.lock().untracked.due.push(id);
-        self.untracked.notify_one();
-    }
-
-    /// Has the locks of all holds read.
-    pub(super) fn track_all(&self) {
-        let mut registry = self.registry.lock();
-        let held = registry.attempts.values().filter(|attempt| attempt.held().is_some());
-        registry.untracked.due = held.map(|attempt| attempt.id).collect();
-        drop(registry);
-        self.untracked.notify_one();
+        let limit = match covered {
+            false => Some(Limit::new(won.dated, won.ttl)),
+            true => is_parted.then(|| Limit::lifted(attempt.ttl)),
+        };
+        attempt.hold(won, limit.clone()).then_some(limit)
     }
 
     /// Returns all holds.
     pub(super) fn held(&self) -> Vec<Arc<Attempt>> {
         let registry = self.registry.lock();
         registry.attempts.values().filter(|attempt| attempt.held().is_some()).cloned().collect()
-    }
-
-    /// Waits until there are attempts whose locks are to be read, or may be soon. Returns the former, and whether
-    /// changes were reported.
-    pub(super) async fn untracked(&self) -> (Vec<Arc<Attempt>>, bool) {
-        loop {
-            {
-                let mut registry = self.registry.lock();
-                if !registry.untracked.is_empty() {
-                    let Untracked { young, grown, due, reported } = std::mem::take(&mut registry.untracked);
-                    registry.untracked.grown = young;
-                    let lasting = |attempt: &Arc<Attempt>| attempt.held().is_some();
-                    let of = |id| registry.attempts.get(&id).cloned();
-                    let grown = grown.into_iter().filter_map(of).filter(lasting);
-                    return (grown.chain(due.into_iter().filter_map(of)).collect(), reported);
-                }
-            }
-            self.untracked.notified().await;
-        }
     }
 
     /// A renewal begins. `None` if the lease has ended.

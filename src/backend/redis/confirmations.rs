@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::answers;
 use super::attempt::Attempt;
-use super::batch::Batch;
 use super::losses::Losses;
+use super::router::Router;
 use super::scripts::Op;
 use crate::backend::{Clock, ErrorKind, Limit};
 
@@ -26,14 +26,14 @@ pub(super) struct Confirmations {
     /// Notified when the queue is no longer empty.
     added: Notify,
     clock: Arc<dyn Clock>,
-    batch: Arc<Batch>,
+    router: Arc<Router>,
     losses: Arc<Losses>,
     handle: Handle,
 }
 
 impl Confirmations {
-    pub(super) fn new(clock: Arc<dyn Clock>, batch: Arc<Batch>, losses: Arc<Losses>, handle: Handle) -> Arc<Self> {
-        Arc::new(Self { unconfirmed: Mutex::default(), added: Notify::new(), clock, batch, losses, handle })
+    pub(super) fn new(clock: Arc<dyn Clock>, router: Arc<Router>, losses: Arc<Losses>, handle: Handle) -> Arc<Self> {
+        Arc::new(Self { unconfirmed: Mutex::default(), added: Notify::new(), clock, router, losses, handle })
     }
 
     pub(super) fn add(&self, attempt: &Arc<Attempt>) {
@@ -79,10 +79,11 @@ impl Confirmations {
             if left.is_zero() {
                 break;
             }
-            let renewal = self.batch.request_one(Op::Renew(attempt.clone(), epoch));
+            let begun = self.clock.now();
+            let renewal = self.router.request_one(Op::Renew(attempt.clone(), epoch));
             match tokio::time::timeout(left, renewal).await {
                 Ok(Ok(answer)) if answers::found(&answer) => {
-                    limit.lift();
+                    attempt.confirmed(begun);
                     return;
                 }
                 Ok(Ok(_)) => break,

@@ -131,7 +131,8 @@ impl Connector {
             if located.is_elected() {
                 requirements::check_role(&located.target, &mut client).await?;
             }
-            requirements::check(&located.target, ServerKind::Standalone, &mut client).await
+            let kind = if self.scripts.are_by_slot() { ServerKind::Node } else { ServerKind::Standalone };
+            requirements::check(&located.target, kind, &mut client).await
         };
         // The sentinels are asked once there is a connection: a master that was deposed while they were not would pass the checks.
         let (checked, is_confirmed) = tokio::join!(checking, located.is_confirmed());

@@ -223,6 +223,16 @@ pub(super) fn of_sentinel(error: BackendError) -> BackendError {
     }
 }
 
+/// Returns the error of a cluster without slots, which was not set up.
+pub(super) fn no_slots(server: &str) -> BackendError {
+    BackendError::new(ErrorKind::Unreachable, format!("the cluster of redis at {server} has no slots yet"))
+}
+
+/// Returns the error of a server that is no node of a cluster.
+pub(super) fn no_cluster(server: &str) -> BackendError {
+    wrong_kind(server, ServerKind::Standalone)
+}
+
 /// Returns the error of a lock that too few replicas have: final for a new one, while a renewal is repeated.
 pub(super) fn too_few(server: &str, found: i64, wanted: u32, is_new: bool) -> BackendError {
     let kind = if is_new { ErrorKind::Refused } else { ErrorKind::Unreachable };

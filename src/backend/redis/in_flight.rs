@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use redis::Value;
+use redis::{Cmd, Pipeline, Value};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::requests::Request;
+use super::requests::{Request, Way};
 use super::scripts::{By, Kind};
-use crate::backend::{Result, Timestamp};
+use crate::backend::{BackendError, Result, Timestamp};
 
 /// The most calls of releases in flight, and of acquires. With two of each, a release never delays an acquire.
 const WINDOW: usize = 2;
@@ -28,10 +28,59 @@ pub(super) struct Call {
 /// The content of a call.
 pub(super) enum Content {
     Script(Kind, By, Vec<Request>),
+    /// Several calls of a script that are sent together.
+    Scripts(Kind, Vec<Part>),
     /// A plain command, which is not repeated.
     Command(oneshot::Sender<Result<Value>>),
     /// A `PING` on an idle connection.
     Ping,
+}
+
+/// One of several calls that are sent together.
+pub(super) struct Part {
+    pub(super) number: u64,
+    pub(super) by: By,
+    pub(super) requests: Vec<Request>,
+}
+
+impl Part {
+    /// Whether it is for a node to which its slot is being moved.
+    pub(super) fn asks(&self) -> bool {
+        self.requests.iter().any(|request| request.way == Way::Asking)
+    }
+}
+
+impl Content {
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Script(kind, ..) | Self::Scripts(kind, _) => Some(*kind),
+            Self::Command(_) | Self::Ping => None,
+        }
+    }
+}
+
+/// What is sent.
+pub(super) enum Sent {
+    Call(Cmd),
+    Calls(Pipeline),
+}
+
+/// What follows from an answer.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// Calls of scripts that the server does not have in its cache: they have the text.
+    pub(super) again: Vec<(u64, Call, Sent)>,
+    /// Why the connection has to be replaced, if it has to.
+    pub(super) broken: Option<BackendError>,
+    /// What is to be repeated then.
+    pub(super) repeated: Vec<Request>,
+}
+
+impl Outcome {
+    pub(super) fn break_with(&mut self, error: BackendError, repeated: Vec<Request>) {
+        self.broken = Some(error);
+        self.repeated.extend(repeated);
+    }
 }
 
 /// The calls by number, in the order in which they were sent.
@@ -44,7 +93,7 @@ pub(super) struct InFlight {
 
 impl InFlight {
     pub(super) fn add(&mut self, number: u64, call: Call) {
-        if let Content::Script(kind, ..) = call.content {
+        if let Some(kind) = call.content.kind() {
             self.count[kind as usize] += 1;
         }
         self.calls.insert(number, call);
@@ -52,7 +101,7 @@ impl InFlight {
 
     pub(super) fn remove(&mut self, number: u64) -> Option<Call> {
         let call = self.calls.remove(&number)?;
-        if let Content::Script(kind, ..) = call.content {
+        if let Some(kind) = call.content.kind() {
             self.count[kind as usize] -= 1;
         }
         Some(call)
@@ -76,6 +125,7 @@ impl InFlight {
     pub(super) fn into_requests(self) -> Vec<Request> {
         let repeated = self.calls.into_values().filter_map(|call| match call.content {
             Content::Script(.., requests) => Some(requests),
+            Content::Scripts(_, parts) => Some(parts.into_iter().flat_map(|part| part.requests).collect()),
             Content::Command(_) | Content::Ping => None,
         });
         repeated.flatten().collect()

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use futures::future::join_all;
 use redis::Value;
 
-use super::batch::Batch;
 use super::names::{Name, Names};
+use super::router::Router;
 use super::scripts::Op;
 use super::value::{self, LockValue};
 use super::{answers, error};
@@ -21,42 +22,45 @@ const PAGE: usize = 500;
 #[derive(Debug)]
 pub(super) struct Inspector {
     names: Names,
-    batch: Arc<Batch>,
+    router: Arc<Router>,
 }
 
 impl Inspector {
-    pub(super) fn new(names: Names, batch: Arc<Batch>) -> Self {
-        Self { names, batch }
+    pub(super) fn new(names: Names, router: Arc<Router>) -> Self {
+        Self { names, router }
     }
 
     /// Returns a snapshot of a key, or `None` if it is free.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
-        let answer = self.batch.request_one(Op::Inspect(self.names.of(key)?)).await?;
+        let answer = self.router.request_one(Op::Inspect(self.names.of(key)?)).await?;
         self.info(key, answer)
     }
 
     /// Returns snapshots of all held locks whose keys begin with `prefix`, in key order.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
-        let (mut cursor, pattern) = (String::from("0"), self.names.pattern(prefix));
-        // The server may return a name more than once.
+        let pattern = self.names.pattern(prefix);
+        // A server may return a name more than once, and a lock may move from one to another meanwhile.
         let mut keys = BTreeSet::new();
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
-            let page = self.batch.command(scan).await?;
-            let (next, names) = read_page(page).ok_or_else(|| error::malformed(self.batch.server()))?;
-            keys.extend(names.iter().filter_map(|name| self.names.key(name)).map(str::to_owned));
-            if next == "0" {
-                break;
+        for batch in self.router.batches() {
+            let mut cursor = String::from("0");
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
+                let page = batch.command(scan).await?;
+                let (next, names) = read_page(page).ok_or_else(|| error::malformed(batch.server()))?;
+                keys.extend(names.iter().filter_map(|name| self.names.key(name)).map(str::to_owned));
+                if next == "0" {
+                    break;
+                }
+                cursor = next;
             }
-            cursor = next;
         }
         let names: Vec<(String, Arc<Name>)> =
             keys.into_iter().filter_map(|key| self.names.of(&key).ok().map(|name| (key, name))).collect();
         let mut locks = Vec::new();
         for names in names.chunks(PAGE) {
             let ops = names.iter().map(|(_, name)| Op::Inspect(name.clone())).collect();
-            let answers = self.batch.request(ops).await;
+            let answers = join_all(self.router.request(ops)).await;
             for ((key, _), answer) in names.iter().zip(answers) {
                 match answer {
                     // One that other clients have damaged must not hide the rest.
@@ -69,14 +73,14 @@ impl Inspector {
     }
 
     fn info(&self, key: &str, answer: Value) -> Result<Option<LockInfo>> {
-        let snapshot = Snapshot::read(answer).ok_or_else(|| error::malformed(self.batch.server()))?;
+        let snapshot = Snapshot::read(answer).ok_or_else(|| error::malformed(self.router.server()))?;
         Ok(snapshot.info(key))
     }
 
     /// Removes the claims that hold a key and that `evict` selects.
     pub(super) async fn evict(&self, key: &str, evict: &Evict) -> Result<Eviction> {
-        let server = self.batch.server();
-        match self.batch.request_one(Op::Evict(self.names.of(key)?, evict.only.clone())).await? {
+        let server = self.router.server();
+        match self.router.request_one(Op::Evict(self.names.of(key)?, evict.only.clone())).await? {
             Value::Array(values) if values.is_empty() => Ok(Eviction::default()),
             Value::Array(values) => {
                 let holders = values.iter().filter_map(bytes).filter_map(holder);

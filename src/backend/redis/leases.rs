@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::time::{Instant, timeout_at};
 
 use super::attempt::Attempt;
-use super::batch::Batch;
 use super::claims::{Claims, Renewing};
+use super::confirmations::Confirmations;
 use super::losses::Losses;
 use super::release::Releases;
-use super::replicas::Replicas;
+use super::router::Router;
 use super::scripts::Op;
 use super::{answers, error};
 use crate::backend::{Clock, ErrorKind, Lease, LeaseId, LeaseScope, Result};
@@ -20,28 +21,27 @@ use crate::process::report::warn;
 pub(super) struct Leases {
     clock: Arc<dyn Clock>,
     claims: Arc<Claims>,
-    batch: Arc<Batch>,
+    router: Arc<Router>,
     releases: Releases,
     losses: Arc<Losses>,
-    /// `None` if no replica has to confirm.
-    replicas: Option<Replicas>,
+    confirmations: Arc<Confirmations>,
 }
 
 impl Leases {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
         claims: Arc<Claims>,
-        batch: Arc<Batch>,
+        router: Arc<Router>,
         releases: Releases,
         losses: Arc<Losses>,
-        replicas: Option<Replicas>,
+        confirmations: Arc<Confirmations>,
     ) -> Self {
-        Self { clock, claims, batch, releases, losses, replicas }
+        Self { clock, claims, router, releases, losses, confirmations }
     }
 
     /// Opens a lease, without I/O.
     pub(super) fn open(&self, ttl: Duration, scope: LeaseScope) -> Lease {
-        self.batch.serve_ttl(ttl);
+        self.router.serve_ttl(ttl);
         self.claims.open(ttl, scope, self.clock.now())
     }
 
@@ -53,7 +53,7 @@ impl Leases {
     }
 
     async fn renew_one(&self, lease: Lease, limit: Duration) -> Result<Lease> {
-        let server = self.batch.server();
+        let server = self.router.server();
         let proven = self.clock.now();
         let lease = Lease { proven, ..lease };
         let Some(Renewing { scope, held, releasing }) = self.claims.renewing(lease.id, proven) else {
@@ -61,24 +61,18 @@ impl Leases {
         };
         if held.is_empty() && releasing {
             // There is nothing to renew, but a release depends on the lease: a PING proves that the server answers.
-            let answer = tokio::time::timeout(limit, self.batch.command(redis::cmd("PING"))).await;
+            let answer = tokio::time::timeout(limit, self.router.ping_any()).await;
             let answer = answer.unwrap_or_else(|_| Err(error::no_answer(server, limit)));
-            return answer.map(|_| lease);
+            return answer.map(|()| lease);
         }
-        let Ok(answers) = tokio::time::timeout(limit, self.request(&held)).await else {
-            return Err(error::no_answer(server, limit));
-        };
+        let answers = self.request(&held, limit).await;
         let mut outcome = Ok(lease);
         let is_session = scope == LeaseScope::Session;
         // The server serves this account: a lasting failure is of one hold alone.
         let is_served = answers.iter().any(|answer| matches!(answer, Ok(true)));
         for ((attempt, _), answer) in held.iter().zip(answers) {
             match answer {
-                Ok(true) => {
-                    if let Some(limit) = attempt.limit() {
-                        limit.lift();
-                    }
-                }
+                Ok(true) => attempt.confirmed(proven),
                 // Given up meanwhile.
                 Ok(false) if attempt.held().is_none() => {}
                 Ok(false) if is_session => self.losses.lose(attempt),
@@ -87,6 +81,12 @@ impl Leases {
                     warn!(target: "leasehold::redis", "a hold cannot be renewed: {error}");
                     self.losses.lose(attempt);
                 }
+                // Another server has answered: the lease goes on, and this hold ends alone if it is not confirmed in time.
+                Err(_) if is_session && is_served && self.router.slots().is_some() => {
+                    if attempt.unconfirmed() {
+                        self.confirmations.add(attempt);
+                    }
+                }
                 Err(error) => outcome = Err(error),
             }
         }
@@ -94,13 +94,28 @@ impl Leases {
     }
 
     /// Renews holds. Returns whether each attempt still held its lock.
-    async fn request(&self, held: &[(Arc<Attempt>, u64)]) -> Vec<Result<bool>> {
-        if let Some(replicas) = &self.replicas {
-            return join_all(held.iter().map(|(attempt, epoch)| replicas.renew(attempt, *epoch))).await;
+    async fn request(&self, held: &[(Arc<Attempt>, u64)], limit: Duration) -> Vec<Result<bool>> {
+        let end = Instant::now() + limit;
+        let no_answer = || Err(error::no_answer(self.router.server(), limit));
+        if self.router.has_replicas() {
+            let renewals = held.iter().map(async |(attempt, epoch)| {
+                match self.router.server_of(&attempt.name).as_ref().and_then(|serving| serving.replicas.as_ref()) {
+                    Some(replicas) => {
+                        timeout_at(end, replicas.renew(attempt, *epoch)).await.unwrap_or_else(|_| no_answer())
+                    }
+                    None => no_answer(),
+                }
+            });
+            return join_all(renewals).await;
         }
         let ops = held.iter().map(|(attempt, epoch)| Op::Renew(attempt.clone(), *epoch)).collect();
-        let answers = self.batch.request(ops).await;
-        answers.into_iter().map(|answer| answer.map(|answer| answers::found(&answer))).collect()
+        let mut renewed = Vec::with_capacity(held.len());
+        for answer in self.router.request(ops) {
+            let answer =
+                timeout_at(end, answer).await.unwrap_or_else(|_| Err(error::no_answer(self.router.server(), limit)));
+            renewed.push(answer.map(|answer| answers::found(&answer)));
+        }
+        renewed
     }
 
     /// Ends a lease, and releases all holds on it.

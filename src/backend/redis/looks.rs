@@ -11,7 +11,8 @@ use super::attempt::{Attempt, HANDOVER_TTL};
 use super::batch::Batch;
 use super::place::{Look, Looked, Seen};
 use super::polling::Due;
-use crate::backend::Result;
+use super::router::Router;
+use crate::backend::{ErrorKind, Result};
 use crate::info::Mode;
 use crate::process::report::debug;
 
@@ -25,29 +26,30 @@ const QUEUE_TTL: u64 = 60_000;
 type Waiter = (Arc<Attempt>, Look);
 
 /// Checks the waiters that are due, without end.
-pub(super) async fn poll_waiters(batch: Arc<Batch>) {
+pub(super) async fn poll_waiters(router: Arc<Router>, batch: Arc<Batch>) {
     loop {
         let due = batch.due().await;
-        due.ask.iter().for_each(|attempt| batch.acquire(attempt));
-        look(&batch, &due).await;
+        due.ask.iter().for_each(|attempt| router.acquire(attempt));
+        look(&router, &batch, &due).await;
     }
 }
 
 /// Looks for all that are due, and asks for those that may have their lock, or may have lost their place.
-async fn look(batch: &Arc<Batch>, due: &Due) {
+async fn look(router: &Arc<Router>, batch: &Arc<Batch>, due: &Due) {
     let begin = |attempt: &Arc<Attempt>| attempt.begin_look(due.places).map(|look| (attempt.clone(), look));
-    let waiters: Vec<Waiter> = due.look.iter().filter_map(begin).collect();
+    let mut waiters: Vec<Waiter> = due.look.iter().filter_map(begin).collect();
     let sent = batch.now();
-    let looks = join_all(waiters.chunks(SLICE).map(|slice| read(batch, slice))).await;
-    for (slice, seen) in waiters.chunks(SLICE).zip(looks) {
+    let slices = slices(&mut waiters, batch.is_by_slot());
+    let looks = join_all(slices.iter().map(|slice| read(batch, slice))).await;
+    for (slice, seen) in slices.into_iter().zip(looks) {
         match seen {
             Ok(seen) => {
                 for ((attempt, _), seen) in slice.iter().zip(seen) {
                     match attempt.looked(seen.as_ref(), sent, Instant::now()) {
-                        Looked::Ask => batch.acquire(attempt),
-                        Looked::Poll(at) => batch.plan(attempt, at),
+                        Looked::Ask => router.acquire(attempt),
+                        Looked::Poll(at) => router.plan(attempt, at),
                         Looked::PollNew(at) => {
-                            batch.plan(attempt, at);
+                            router.plan(attempt, at);
                             // The next look does not wait for it.
                             tokio::spawn(poll_at_end_of_handover(batch.clone(), attempt.clone()));
                         }
@@ -58,11 +60,26 @@ async fn look(batch: &Arc<Batch>, due: &Due) {
             Err(error) => {
                 debug!(target: "leasehold::redis", "waiters could not look: {error}");
                 for (attempt, _) in slice {
-                    batch.plan(attempt, attempt.look_failed(Instant::now()));
+                    // The slot may be at another node.
+                    if batch.is_by_slot() && error.kind() != ErrorKind::Unreachable {
+                        router.acquire(attempt);
+                    } else {
+                        router.plan(attempt, attempt.look_failed(Instant::now()));
+                    }
                 }
             }
         }
     }
+}
+
+/// Distributes waiters to commands, in a cluster by slot.
+fn slices(waiters: &mut [Waiter], are_by_slot: bool) -> Vec<&[Waiter]> {
+    if !are_by_slot {
+        return waiters.chunks(SLICE).collect();
+    }
+    waiters.sort_by_key(|(attempt, _)| attempt.name.slot);
+    let of_slots = waiters.chunk_by(|(one, _), (other, _)| one.name.slot == other.name.slot);
+    of_slots.flat_map(|waiters| waiters.chunks(SLICE)).collect()
 }
 
 /// Plans a poll for the time when the handover to a new holder ends, unless it is confirmed already: that holder may be dead.

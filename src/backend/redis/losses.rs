@@ -6,8 +6,8 @@ use tokio::runtime::Handle;
 
 use super::answers;
 use super::attempt::Attempt;
-use super::batch::Batch;
 use super::release::Releases;
+use super::router::Router;
 use super::scripts::Op;
 use crate::backend::events::Events;
 use crate::backend::{Event, HEAD_START};
@@ -15,15 +15,15 @@ use crate::process::report::debug;
 
 #[derive(Debug)]
 pub(super) struct Losses {
-    batch: Arc<Batch>,
+    router: Arc<Router>,
     releases: Releases,
     handle: Handle,
     events: Events,
 }
 
 impl Losses {
-    pub(super) fn new(batch: Arc<Batch>, releases: Releases, handle: Handle) -> Arc<Self> {
-        Arc::new(Self { batch, releases, handle, events: Events::default() })
+    pub(super) fn new(router: Arc<Router>, releases: Releases, handle: Handle) -> Arc<Self> {
+        Arc::new(Self { router, releases, handle, events: Events::default() })
     }
 
     /// Waits for the next loss.
@@ -39,7 +39,7 @@ impl Losses {
         let losses = self.clone();
         self.handle.spawn(async move {
             loop {
-                let renewal = losses.batch.request_one(Op::Renew(attempt.clone(), epoch)).await;
+                let renewal = losses.router.request_one(Op::Renew(attempt.clone(), epoch)).await;
                 // After an error nothing is known: the deadline decides.
                 let is_lost = renewal.is_ok_and(|answer| answers::text(&answer) == Some("0"));
                 if is_lost && attempt.is_granted(epoch) {

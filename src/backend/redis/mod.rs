@@ -45,6 +45,7 @@ mod batch;
 mod check;
 mod claims;
 mod client;
+mod cluster;
 mod confirmations;
 mod connection;
 mod election;
@@ -59,24 +60,31 @@ mod locator;
 mod looks;
 mod losses;
 mod names;
+mod opening;
 mod options;
 mod place;
 mod polling;
 mod pubsub;
+mod queues;
+mod redirect;
 mod release;
 mod replicas;
 mod requests;
 mod requirements;
+mod router;
 mod script;
 mod scripts;
 mod sent;
 mod sentinel;
 mod sentinels;
+mod serving;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod tracking;
+mod untracked;
 mod value;
+mod waiting;
 
 use std::fmt;
 use std::pin::pin;
@@ -85,29 +93,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::task::{AbortHandle, JoinHandle};
 
 use self::acquire::Acquires;
-use self::batch::Batch;
 use self::claims::Claims;
+use self::cluster::Cluster;
 use self::confirmations::Confirmations;
-use self::connection::{Connector, SharedConnection};
 use self::inspect::Inspector;
 use self::leases::Leases;
-use self::locator::Locator;
 use self::losses::Losses;
 use self::names::Names;
 pub(crate) use self::names::side;
+use self::opening::{Common, Opening, Tasks};
 pub(crate) use self::options::{Address, Node, Options, Server, Target, Watched};
-use self::polling::Polling;
-use self::pubsub::{Receiver, Subscription};
 use self::release::Releases;
-use self::replicas::Replicas;
+use self::router::Router;
 use self::scripts::Scripts;
 pub(crate) use self::tls::Tls;
-use self::tracking::Tracker;
 use self::value::Writer;
 use super::{
     Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
@@ -122,42 +124,21 @@ const GRACE: Duration = Duration::from_millis(50);
 
 /// The backend of one manager.
 pub(crate) struct Redis {
-    batch: Arc<Batch>,
+    router: Arc<Router>,
     acquires: Acquires,
     releases: Releases,
     leases: Leases,
     losses: Arc<Losses>,
     inspector: Inspector,
-    receiver: Arc<Receiver>,
-    /// `None` after `close`.
-    subscription: Mutex<Option<Arc<Subscription>>>,
+    /// The only server; `None` of a cluster.
+    opening: Option<Opening>,
     closed: AtomicBool,
     tasks: Tasks,
 }
 
-/// Background tasks, which end with this.
-#[derive(Default)]
-struct Tasks(Vec<AbortHandle>);
-
-impl Tasks {
-    fn add(&mut self, task: JoinHandle<()>) {
-        self.0.push(task.abort_handle());
-    }
-
-    fn end(&self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("batch", &self.batch).finish_non_exhaustive()
+        f.debug_struct("Redis").field("router", &self.router).finish_non_exhaustive()
     }
 }
 
@@ -176,87 +157,67 @@ impl Redis {
     }
 
     async fn start(options: Options, clock: Arc<dyn Clock>, handle: Handle) -> Result<Self> {
-        let Options { target, prefix, timeout, min_replicas, signal_lists } = options;
-        let mut tasks = Tasks::default();
-        let names = Names::new(prefix);
-        let manager = rand::random::<u64>();
-        let scripts = Scripts {
-            channels: names.channels(),
-            clock: names.clock(),
-            lives: names.lives(),
-            gone: names.gone(manager),
+        let Options { target, prefix, timeout, min_replicas, signal_lists: signals } = options;
+        let (names, manager, claims) = (Names::new(prefix), rand::random::<u64>(), Arc::<Claims>::default());
+        let common = Common {
+            names: names.clone(),
             manager,
-            signals: signal_lists,
-        };
-        let channel = format!("{}{manager:016x}", scripts.channels);
-        let server = target.to_string();
-        let locator = Locator::of(&target, timeout, &handle).await?;
-        let connector = |shared| Connector::new(locator.clone(), shared, scripts.clone(), timeout);
-        let batch = |claims, polling| Batch::new(server.clone(), scripts.clone(), clock.clone(), claims, polling);
-
-        let (claims, polling) = (Arc::<Claims>::default(), Arc::<Polling>::default());
-        let shared = connector(SharedConnection::of(&target, &handle).await?);
-        let connection = shared.open().await?;
-        let replicas = match min_replicas {
-            0 => None,
-            count => {
-                let separate = connector(Arc::default());
-                let connection = separate.open().await?;
-                let batch = batch(Arc::default(), Arc::default());
-                tasks.add(handle.spawn(batch.clone().run(separate, connection)));
-                let (replicas, confirming) = Replicas::new(batch, count, timeout, clock.clone());
-                tasks.add(handle.spawn(confirming));
-                Some(replicas)
-            }
-        };
-        let subscription = Subscription::of(&target, &locator, timeout, &handle).await?;
-
-        let batch = batch(claims.clone(), polling.clone());
-        let releases = Releases::new(claims.clone(), batch.clone(), handle.clone());
-        let losses = Losses::new(batch.clone(), releases.clone(), handle.clone());
-        let confirmations = Confirmations::new(clock.clone(), batch.clone(), losses.clone(), handle.clone());
-        let receiver = Arc::new(Receiver {
-            channel,
+            signals,
+            timeout,
+            min_replicas,
+            clock: clock.clone(),
+            handle: handle.clone(),
             claims: claims.clone(),
-            batch: batch.clone(),
-            polling,
-            losses: losses.clone(),
-        });
-        tasks.add(handle.spawn(batch.clone().run(shared, connection)));
-        tasks.add(handle.spawn(looks::poll_waiters(batch.clone())));
+        };
+        let cluster = match &target {
+            Target::Server(Server { address: Address::Cluster { nodes, .. }, .. }) => Some(nodes.clone()),
+            _ => None,
+        };
+        let opening = match cluster {
+            Some(_) => None,
+            None => Some(Opening::new(&common, target.clone(), Scripts::new(&names, manager, signals), None)),
+        };
+        let router = match &opening {
+            Some(opening) => Router::to_one(target.to_string(), opening.serving.clone()),
+            None => Router::to_cluster(target.to_string()),
+        };
+        let releases = Releases::new(claims.clone(), router.clone(), handle.clone());
+        let losses = Losses::new(router.clone(), releases.clone(), handle.clone());
+        let confirmations = Confirmations::new(clock.clone(), router.clone(), losses.clone(), handle.clone());
+        let tasks = Tasks::default();
+        if let Some(opening) = &opening {
+            opening.connect(&router, &losses).await?;
+        }
+        if let (Some(nodes), Target::Server(server)) = (cluster, target) {
+            let cluster = Cluster::connect(common, server, nodes, router.clone(), losses.clone()).await?;
+            tasks.add(handle.spawn(cluster.run()));
+        }
         tasks.add(handle.spawn(confirmations.clone().run()));
-        let tracker = Tracker { claims: claims.clone(), batch: batch.clone(), losses: losses.clone() };
-        tasks.add(handle.spawn(subscription.tracking.clone().run(Arc::new(tracker))));
-        // If the rest fails, its drop cleans up.
-        let redis = Self {
+        Ok(Self {
             leases: Leases::new(
                 clock.clone(),
                 claims.clone(),
-                batch.clone(),
+                router.clone(),
                 releases.clone(),
                 losses.clone(),
-                replicas.clone(),
+                confirmations.clone(),
             ),
-            inspector: Inspector::new(names.clone(), batch.clone()),
+            inspector: Inspector::new(names.clone(), router.clone()),
             acquires: Acquires {
                 names,
                 writer: Writer::new(manager),
                 clock,
                 claims,
-                batch: batch.clone(),
-                replicas,
+                router: router.clone(),
                 confirmations,
             },
-            batch,
+            router,
             releases,
             losses,
-            receiver,
-            subscription: Mutex::new(Some(subscription.clone())),
+            opening,
             closed: AtomicBool::new(false),
             tasks,
-        };
-        subscription.add(&redis.receiver).await?;
-        Ok(redis)
+        })
     }
 
     /// Returns the backend for a call, unless it was closed.
@@ -267,8 +228,8 @@ impl Redis {
     fn stop(&self) {
         self.closed.store(true, Ordering::Release);
         self.tasks.end();
-        if let Some(subscription) = self.subscription.lock().take() {
-            subscription.remove(&self.receiver);
+        if let Some(opening) = &self.opening {
+            opening.stop();
         }
     }
 }
@@ -339,11 +300,11 @@ impl Backend for Redis {
     }
 
     fn outage(&self) -> Option<BackendError> {
-        self.batch.outage()
+        self.router.outage()
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<()>> {
-        async move { self.live()?.batch.command(redis::cmd("PING")).await.map(drop) }.boxed()
+        async move { self.live()?.router.ping_all().await }.boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {

@@ -9,7 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use crate::backend::{BackendError, ErrorKind, Result};
 
-const SLOTS: u16 = 16384;
+/// How many slots a cluster has.
+pub(super) const SLOTS: u16 = 16384;
 
 /// The names of one lock.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -19,14 +20,31 @@ pub(super) struct Name {
     /// The waiters, and the readers.
     pub(super) queue: String,
     pub(super) readers: String,
+    /// The slot of all three in a cluster.
+    pub(super) slot: u16,
 }
 
 impl Name {
     fn new(lock: String) -> Self {
-        let side = side(&lock);
+        let slot = slot_of(&lock);
+        let side = match tag(&lock) {
+            Some(tag) => side_of(tag),
+            None => side_of_slot(slot),
+        };
         let key = |kind| [&*side, kind, &lock].concat();
-        Self { queue: key("q2:"), readers: key("r2:"), lock }
+        Self { queue: key("q2:"), readers: key("r2:"), slot, lock }
     }
+}
+
+/// The keys that locks have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CommonKeys {
+    /// The last epoch.
+    pub(super) clock: String,
+    /// The lives of the managers.
+    pub(super) lives: String,
+    /// The tombstones of one manager.
+    pub(super) gone: String,
 }
 
 /// The names of one manager, with its prefix.
@@ -55,23 +73,28 @@ impl Names {
         Ok(Arc::new(Name::new(lock)))
     }
 
-    /// The keys that all locks with the prefix have in common: the last epoch, and the lives of the managers.
-    pub(super) fn clock(&self) -> String {
-        format!("{}clock:{}", side(&self.prefix), self.prefix)
+    /// The keys that all locks with the prefix have in common, for calls of one manager.
+    pub(super) fn common(&self, manager: u64) -> CommonKeys {
+        self.common_beside(&side(&self.prefix), manager)
     }
 
-    pub(super) fn lives(&self) -> String {
-        format!("{}lives:{}", side(&self.prefix), self.prefix)
+    /// The same of the locks in one slot of a cluster.
+    pub(super) fn common_in(&self, slot: u16, manager: u64) -> CommonKeys {
+        self.common_beside(&side_of_slot(slot), manager)
     }
 
-    /// The tombstones of a manager.
-    pub(super) fn gone(&self, manager: u64) -> String {
-        format!("{}gone:{}{manager:016x}", side(&self.prefix), self.prefix)
+    fn common_beside(&self, side: &str, manager: u64) -> CommonKeys {
+        let key = |kind| [side, kind, &self.prefix].concat();
+        let gone = format!("{}{manager:016x}", key("gone:"));
+        CommonKeys { clock: key("clock:"), lives: key("lives:"), gone }
     }
 
-    /// The prefix of the managers' channels.
-    pub(super) fn channels(&self) -> String {
-        format!("{}%wake:", self.prefix)
+    /// The prefix of the managers' channels: in a cluster, those of the messages that this node sends.
+    pub(super) fn channels(&self, node: Option<&str>) -> String {
+        match node {
+            None => format!("{}%wake:", self.prefix),
+            Some(node) => format!("{}%wake:{node}:", self.prefix),
+        }
     }
 
     /// The pattern of all names of locks whose keys begin with `start`.
@@ -96,9 +119,17 @@ impl Names {
 /// The prefix of the side keys of a name: `{tag}%`.
 pub(crate) fn side(name: &str) -> String {
     match tag(name) {
-        Some(tag) => ["{", tag, "}%"].concat(),
-        None => ["{", &smallest_tag(slot(name.as_bytes())).to_string(), "}%"].concat(),
+        Some(tag) => side_of(tag),
+        None => side_of_slot(slot(name.as_bytes())),
     }
+}
+
+fn side_of(tag: &str) -> String {
+    ["{", tag, "}%"].concat()
+}
+
+fn side_of_slot(slot: u16) -> String {
+    side_of(&smallest_tag(slot).to_string())
 }
 
 fn is_side_key(name: &str) -> bool {
@@ -110,6 +141,11 @@ fn tag(name: &str) -> Option<&str> {
     let (_, rest) = name.split_once('{')?;
     let (tag, _) = rest.split_once('}')?;
     Some(tag).filter(|tag| !tag.is_empty())
+}
+
+/// The slot of a name.
+fn slot_of(name: &str) -> u16 {
+    slot(tag(name).unwrap_or(name).as_bytes())
 }
 
 fn slot(hashed: &[u8]) -> u16 {
@@ -160,17 +196,12 @@ fn crc16(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
-    /// The slot of a name, as the server computes it.
-    fn hashed(name: &str) -> u16 {
-        slot(tag(name).unwrap_or(name).as_bytes())
-    }
-
     #[test]
     fn slots_are_those_of_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
-        assert_eq!(hashed("{user1000}.following"), hashed("{user1000}.followers"));
-        assert_eq!(hashed("foo{}{bar}"), slot(b"foo{}{bar}"));
-        assert_eq!(hashed("foo{{bar}}zap"), slot(b"{bar"));
+        assert_eq!(slot_of("{user1000}.following"), slot_of("{user1000}.followers"));
+        assert_eq!(slot_of("foo{}{bar}"), slot(b"foo{}{bar}"));
+        assert_eq!(slot_of("foo{{bar}}zap"), slot(b"{bar"));
     }
 
     #[test]
@@ -179,8 +210,10 @@ mod tests {
             let names = Names::new(prefix.into());
             for key in ["k", "a}b", "{}x", "{}", "{", "}", "}{", "{u}:q", "{{u}}", "a{b}c{d}", "ä{鍵}", " ", "{%}"] {
                 let name = names.of(key).unwrap();
-                for side in [&name.queue, &name.readers] {
-                    assert_eq!(hashed(side), hashed(&name.lock), "{side}");
+                let CommonKeys { clock, lives, gone } = names.common_in(name.slot, 7);
+                assert_eq!(name.slot, slot_of(&name.lock));
+                for side in [&name.queue, &name.readers, &clock, &lives, &gone] {
+                    assert_eq!(slot_of(side), name.slot, "{side}");
                     assert!(is_side_key(side) && names.key(side).is_none(), "{side}");
                 }
                 assert_eq!(names.key(&name.lock), Some(key));
@@ -198,6 +231,23 @@ mod tests {
         assert_eq!(bare.of(&side).unwrap_err().kind(), ErrorKind::Refused);
         assert_eq!(bare.of("{u}%").unwrap_err().kind(), ErrorKind::Refused);
         assert!(bare.of("{u}:queue").is_ok() && bare.of("u}%queue:x").is_ok());
+    }
+
+    #[test]
+    fn what_locks_have_in_common_is_in_each_slot_of_a_cluster_and_once_on_a_server() {
+        let names = Names::new("lock:".into());
+        let all: std::collections::HashSet<_> = (0..SLOTS)
+            .map(|slot| {
+                let common = names.common_in(slot, 7);
+                assert!(
+                    [&common.clock, &common.lives, &common.gone].iter().all(|key| slot_of(key) == slot),
+                    "{common:?}"
+                );
+                common.clock
+            })
+            .collect();
+        assert_eq!(all.len(), usize::from(SLOTS));
+        assert_eq!(names.common(7), names.common_in(slot_of("lock:"), 7));
     }
 
     #[test]

@@ -38,8 +38,17 @@ struct Plan {
     all_look: bool,
     /// When the last life was sent.
     life: Option<Instant>,
+    /// The same in a cluster, for each slot.
+    lives: HashMap<u16, Life>,
     /// Only waiters, so that the cost of a poll does not depend on the number of holds.
     waiting: HashMap<AttemptId, Arc<Attempt>>,
+}
+
+/// The life in one slot.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    sent: Instant,
+    is_answered: bool,
 }
 
 /// Waiters that are due.
@@ -65,6 +74,15 @@ impl Polling {
         }
     }
 
+    /// Takes the waiters of slots that have left.
+    pub(super) fn leave(&self, has_left: impl Fn(u16) -> bool) -> Vec<Arc<Attempt>> {
+        let plan = &mut *self.plan.lock();
+        plan.lives.retain(|slot, _| !has_left(*slot));
+        let left: Vec<_> = plan.waiting.values().filter(|attempt| has_left(attempt.name.slot)).cloned().collect();
+        left.iter().for_each(|attempt| drop(plan.waiting.remove(&attempt.id)));
+        left
+    }
+
     /// How many attempts are remembered.
     #[cfg(test)]
     pub(super) fn count(&self) -> usize {
@@ -73,13 +91,24 @@ impl Polling {
 
     /// Makes all waiters ask.
     pub(super) fn all_now(&self) {
-        self.plan.lock().all_ask = true;
+        let mut plan = self.plan.lock();
+        plan.all_ask = true;
+        // Some may have failed.
+        plan.lives.clear();
+        drop(plan);
         self.changed.notify_one();
     }
 
-    /// Whether to send a life now. Then it counts as sent.
-    pub(super) fn begin_life(&self) -> bool {
+    /// Whether to send a life now, in a cluster one for this slot. Then it counts as sent.
+    pub(super) fn begin_life(&self, slot: Option<u16>) -> bool {
         let (mut plan, now) = (self.plan.lock(), Instant::now());
+        if let Some(slot) = slot {
+            let begins = plan.lives.get(&slot).is_none_or(|life| life.is_answered && now - life.sent >= LIFE);
+            if begins {
+                plan.lives.insert(slot, Life { sent: now, is_answered: false });
+            }
+            return begins;
+        }
         let begins = plan.life.is_none_or(|last| now - last >= LIFE);
         if begins {
             plan.life = Some(now);
@@ -88,13 +117,18 @@ impl Polling {
     }
 
     /// A life was answered.
-    pub(super) fn lived(&self, answer: LifeAnswer) {
+    pub(super) fn lived(&self, slot: Option<u16>, answer: Option<LifeAnswer>) {
         let mut plan = self.plan.lock();
+        if let Some(life) = slot.and_then(|slot| plan.lives.get_mut(&slot)) {
+            life.is_answered = true;
+        }
+        let Some(answer) = answer else { return };
         if answer == LifeAnswer::Alive || plan.waiting.is_empty() {
             return;
         }
         if answer == LifeAnswer::Unknown {
-            plan.waiting.values().for_each(|attempt| attempt.forget_place());
+            let concerned = plan.waiting.values().filter(|attempt| slot.is_none_or(|slot| attempt.name.slot == slot));
+            concerned.for_each(|attempt| attempt.forget_place());
         }
         plan.all_look = true;
         drop(plan);
@@ -144,6 +178,8 @@ impl Plan {
                 true
             }
         });
+        let now = Instant::now();
+        self.lives.retain(|_, life| !life.is_answered || now - life.sent < 10 * LIFE);
         let cleanup = (!self.waiting.is_empty()).then_some(until + FORGET);
         self.next = [next, cleanup].into_iter().flatten().min();
         due

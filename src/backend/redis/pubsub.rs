@@ -3,6 +3,7 @@
 //! `g<attempt><epoch>`: the lock was handed over to this attempt. `l<attempt>`: it was taken away from this attempt.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::listening::{Listener, Notice, Notices};
 use super::locator::{Located, Locator};
 use super::losses::Losses;
 use super::options::{Server, Target};
-use super::polling::Polling;
+use super::router::Router;
 use super::tracking::Tracking;
 use super::value;
 use crate::backend::backoff::Backoff;
@@ -63,8 +64,8 @@ pub(super) struct Receiver {
     /// The name of the channel, which no other manager has.
     pub(super) channel: String,
     pub(super) claims: Arc<Claims>,
+    pub(super) router: Arc<Router>,
     pub(super) batch: Arc<Batch>,
-    pub(super) polling: Arc<Polling>,
     pub(super) losses: Arc<Losses>,
 }
 
@@ -75,7 +76,7 @@ impl Receiver {
                 if let Some(attempt) = self.claims.get(attempt)
                     && attempt.handed_over(epoch)
                 {
-                    self.batch.acquire(&attempt);
+                    self.router.acquire(&attempt);
                 }
             }
             Some(Message::Lost(attempt)) => {
@@ -91,8 +92,11 @@ impl Receiver {
     /// for a short time only: all are renewed.
     fn miss(&self, has_moved: bool) {
         self.claims.miss_messages();
-        self.polling.all_now();
-        self.claims.track_all();
+        self.batch.polling().all_now();
+        let held = self.claims.held();
+        self.batch
+            .untracked()
+            .replace(held.into_iter().filter(|attempt| self.router.is_at(&attempt.name, &self.batch)).collect());
         if has_moved {
             self.claims.held().into_iter().for_each(|attempt| self.losses.check(attempt));
         }
@@ -114,6 +118,12 @@ pub(super) struct Subscription {
     /// How often the connection was replaced.
     generation: watch::Sender<u64>,
     task: OnceLock<AbortHandle>,
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 impl Drop for Subscription {

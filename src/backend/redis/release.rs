@@ -8,23 +8,23 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::attempt::Attempt;
-use super::batch::Batch;
 use super::claims::Claims;
 use super::error;
 use super::requests::PendingAnswer;
+use super::router::Router;
 use super::scripts::Op;
 use crate::backend::{AttemptId, Completion, Result};
 
 #[derive(Clone, Debug)]
 pub(super) struct Releases {
     claims: Arc<Claims>,
-    batch: Arc<Batch>,
+    router: Arc<Router>,
     handle: Handle,
 }
 
 impl Releases {
-    pub(super) fn new(claims: Arc<Claims>, batch: Arc<Batch>, handle: Handle) -> Self {
-        Self { claims, batch, handle }
+    pub(super) fn new(claims: Arc<Claims>, router: Arc<Router>, handle: Handle) -> Self {
+        Self { claims, router, handle }
     }
 
     /// Aborts an attempt whose outcome is unknown.
@@ -43,7 +43,7 @@ impl Releases {
     /// [`LeaseLost`](crate::backend::ErrorKind::LeaseLost) if the attempt did not hold the lock any more when its release arrived,
     /// unless an earlier copy of that release may have released it.
     pub(super) async fn release(&self, id: AttemptId) -> Result<()> {
-        let lost = || error::lost(self.batch.server());
+        let lost = || error::lost(self.router.server());
         let attempt = self.claims.get(id).ok_or_else(lost)?;
         self.withdraw(&attempt).await?;
         if attempt.was_released() { Ok(()) } else { Err(lost()) }
@@ -52,16 +52,16 @@ impl Releases {
     /// The same without a future.
     pub(super) fn begin(&self, id: AttemptId, completion: Completion) {
         let Some(attempt) = self.claims.get(id) else {
-            return completion.complete(Err(error::lost(self.batch.server())));
+            return completion.complete(Err(error::lost(self.router.server())));
         };
         match attempt.give_up() {
             Some(copies) => {
                 let tombstone = tombstone(&attempt, copies);
-                self.batch.release(attempt, tombstone, completion);
+                self.router.release(attempt, tombstone, completion);
             }
             None => {
                 self.forget(&attempt);
-                completion.complete(Err(error::lost(self.batch.server())));
+                completion.complete(Err(error::lost(self.router.server())));
             }
         }
     }
@@ -70,7 +70,7 @@ impl Releases {
     pub(super) async fn withdraw(&self, attempt: &Arc<Attempt>) -> Result<()> {
         if let Some(copies) = attempt.give_up() {
             let tombstone = tombstone(attempt, copies);
-            let answer = self.batch.request_one(Op::Release(attempt.clone(), tombstone));
+            let answer = self.router.request_one(Op::Release(attempt.clone(), tombstone));
             let (claims, handle) = (self.claims.clone(), self.handle.clone());
             Withdrawal { claims, handle, attempt: attempt.clone(), answer: Some(answer) }.await?;
         }

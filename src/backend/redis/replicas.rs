@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use redis::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
@@ -90,7 +91,7 @@ async fn serve(
         together.retain(|hold| !hold.reply.is_closed());
         let (dated, reconnects) = (clock.now(), batch.reconnects());
         let ops = together.iter().map(|hold| Op::Renew(hold.attempt.clone(), hold.epoch)).collect();
-        let answers = batch.request(ops).await;
+        let answers = join_all(batch.request(ops)).await;
         let mut renewed = Vec::with_capacity(together.len());
         for (Unconfirmed { attempt, epoch, is_new, reply }, answer) in together.into_iter().zip(answers) {
             let refused = match answer {

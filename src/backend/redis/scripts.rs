@@ -2,6 +2,7 @@
 //!
 //! A call has any number of operations, one [`Op`] for each lock. The outcome of each is independent of the others.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline, RedisWrite};
 
 use super::attempt::Attempt;
-use super::names::Name;
+use super::names::{CommonKeys, Name, Names};
 pub(super) use super::script::Kind;
 use crate::info::{ClaimId, Mode};
 
@@ -19,23 +20,47 @@ const KEYS: usize = 3;
 /// How many keys all operations have in common.
 const COMMON: usize = 3;
 
-/// The scripts with the options of one manager.
+/// The scripts with the options of one manager, for one server.
 #[derive(Clone, Debug)]
 pub(super) struct Scripts {
     /// The prefix of the managers' channels.
     pub(super) channels: String,
-    /// The keys that all locks have in common.
-    pub(super) clock: String,
-    pub(super) lives: String,
-    /// The tombstones of the manager.
-    pub(super) gone: String,
+    common: Common,
     /// The id of the manager.
-    pub(super) manager: u64,
+    manager: u64,
     /// Whether to wake the waiters of python-redis-lock.
-    pub(super) signals: bool,
+    signals: bool,
+}
+
+/// The keys that the locks of a call have in common.
+#[derive(Clone, Debug)]
+enum Common {
+    OfAll(CommonKeys),
+    /// In a cluster: a call has locks of one slot only.
+    OfEachSlot(Names),
 }
 
 impl Scripts {
+    /// For a server that has all locks.
+    pub(super) fn new(names: &Names, manager: u64, signals: bool) -> Self {
+        Self { channels: names.channels(None), common: Common::OfAll(names.common(manager)), manager, signals }
+    }
+
+    /// For the node of a cluster with this id.
+    pub(super) fn of_node(node: &str, names: &Names, manager: u64, signals: bool) -> Self {
+        Self { channels: names.channels(Some(node)), common: Common::OfEachSlot(names.clone()), manager, signals }
+    }
+
+    /// The name of the manager's channel.
+    pub(super) fn channel(&self) -> String {
+        format!("{}{:016x}", self.channels, self.manager)
+    }
+
+    /// Whether the locks of a call must be in one slot.
+    pub(super) fn are_by_slot(&self) -> bool {
+        matches!(self.common, Common::OfEachSlot(_))
+    }
+
     /// Loads all scripts into the server's cache.
     ///
     /// A call of an unknown script has to be repeated, and calls that were sent after it would then overtake it: a `try_lock` might
@@ -65,9 +90,16 @@ impl Scripts {
         let mut call =
             Cmd::with_capacity(8 + ops.len() * (KEYS + 3), text.len() + 200 + keys.sum::<usize>() + ops.len() * 200);
         call.arg(command).arg(text);
+        let common = match &self.common {
+            Common::OfAll(common) => Cow::Borrowed(common),
+            Common::OfEachSlot(names) => {
+                let slot = ops.clone().next().and_then(Op::slot).unwrap_or_default();
+                Cow::Owned(names.common_in(slot, self.manager))
+            }
+        };
         match kind {
             Kind::Life => {
-                call.arg(1).arg(&self.lives).arg(number).write_arg_fmt(format_args!("{:016x}", self.manager));
+                call.arg(1).arg(&common.lives).arg(number).write_arg_fmt(format_args!("{:016x}", self.manager));
             }
             Kind::Renew => {
                 call.arg(ops.clone().map(Op::renewed_keys).sum::<usize>());
@@ -75,7 +107,7 @@ impl Scripts {
                 call.arg(number);
             }
             _ => {
-                call.arg(COMMON + ops.len() * KEYS).arg(&self.clock).arg(&self.lives).arg(&self.gone);
+                call.arg(COMMON + ops.len() * KEYS).arg(&common.clock).arg(&common.lives).arg(&common.gone);
                 ops.clone().for_each(|op| op.write_keys(&mut call));
                 call.arg(number).arg(&self.channels);
                 match kind {
@@ -95,8 +127,8 @@ impl Scripts {
 /// An operation on one lock.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    /// Says that this manager is alive: its places in queues count. Of no lock.
-    Life,
+    /// Says that this manager is alive: its places in queues count, in a cluster those in this slot. Of no lock.
+    Life(Option<u16>),
     /// Acquires the lock, or joins its queue.
     Acquire(Arc<Attempt>),
     /// Gives up a hold or a place in the queue. If the duration is not zero, later copies of the attempt's requests are refused for
@@ -114,7 +146,7 @@ pub(super) enum Op {
 impl Op {
     pub(super) fn kind(&self) -> Kind {
         match self {
-            Self::Life => Kind::Life,
+            Self::Life(_) => Kind::Life,
             Self::Acquire(_) => Kind::Acquire,
             Self::Release(..) => Kind::Release,
             Self::Admit(_) => Kind::Admit,
@@ -129,7 +161,15 @@ impl Op {
         match self {
             Self::Acquire(attempt) | Self::Release(attempt, _) | Self::Renew(attempt, _) => Some(&attempt.name),
             Self::Admit(name) | Self::Inspect(name) | Self::Evict(name, _) => Some(name),
-            Self::Life => None,
+            Self::Life(_) => None,
+        }
+    }
+
+    /// The slot; `None` for the only life.
+    pub(super) fn slot(&self) -> Option<u16> {
+        match self {
+            Self::Life(slot) => *slot,
+            _ => self.name().map(|name| name.slot),
         }
     }
 
@@ -186,7 +226,7 @@ impl Op {
                 };
                 call.arg(only.as_ref().map(list).unwrap_or_default());
             }
-            Self::Life | Self::Admit(_) | Self::Inspect(_) => {}
+            Self::Life(_) | Self::Admit(_) | Self::Inspect(_) => {}
         }
     }
 }

@@ -19,6 +19,7 @@ use super::batch::Batch;
 use super::claims::Claims;
 use super::listening::Listener;
 use super::losses::Losses;
+use super::router::Router;
 use super::value::{self, LockValue};
 use crate::backend::AttemptId;
 use crate::info::Mode;
@@ -43,6 +44,7 @@ const FEW: usize = 64;
 #[derive(Debug)]
 pub(super) struct Tracker {
     pub(super) claims: Arc<Claims>,
+    pub(super) router: Arc<Router>,
     pub(super) batch: Arc<Batch>,
     pub(super) losses: Arc<Losses>,
 }
@@ -51,10 +53,10 @@ impl Tracker {
     /// A lock that was read for this attempt has changed, or may have.
     fn changed(&self, id: AttemptId) {
         let Some(attempt) = self.claims.get(id) else { return };
-        self.claims.reported();
+        self.batch.untracked().report();
         match attempt.held() {
-            Some(_) => self.claims.track(id),
-            None => self.batch.acquire(&attempt),
+            Some(_) => self.router.read(&attempt),
+            None => self.router.acquire(&attempt),
         }
     }
 
@@ -62,7 +64,7 @@ impl Tracker {
     fn read(&self, attempt: &Arc<Attempt>, found: &[u8]) {
         let Some(epoch) = attempt.held() else {
             if found.is_empty() {
-                self.batch.acquire(attempt);
+                self.router.acquire(attempt);
             }
             return;
         };
@@ -210,7 +212,7 @@ impl Tracking {
         let mut pace = Pace::default();
         loop {
             let ready = Instant::now();
-            let (attempts, reported) = tracker.claims.untracked().await;
+            let (attempts, reported) = tracker.batch.untracked().take().await;
             let pause = pace.next(reported && ready.elapsed() < PACE);
             let is_read = self.read(&tracker, attempts).await;
             sleep(if is_read { pause } else { RETRY }).await;
@@ -238,7 +240,7 @@ impl Tracking {
                 Ok(found) => slice.iter().zip(found).for_each(|(attempt, found)| tracker.read(attempt, &found)),
                 Err(error) => {
                     debug!(target: "leasehold::redis", "locks are not tracked: {error}");
-                    slice.iter().for_each(|attempt| tracker.claims.track(attempt.id));
+                    slice.iter().for_each(|attempt| tracker.router.read(attempt));
                     all = false;
                 }
             }

@@ -161,6 +161,11 @@ impl Redis {
         self.folder.path()
     }
 
+    /// Whether it accepts connections.
+    pub fn is_up(&self) -> bool {
+        UnixStream::connect(self.socket()).is_ok()
+    }
+
     /// Kills it with SIGKILL. Its port and its data on disk are kept.
     pub fn kill(&mut self) {
         self.process.kill();

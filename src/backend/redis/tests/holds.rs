@@ -22,7 +22,7 @@ fn a_late_copy_of_an_aborted_attempt_takes_nothing() {
             }
             assert_eq!(text(&server.repeat(acquire(&attempt))), "d", "aborted: {aborted}");
             assert!(!server.run::<bool>("EXISTS lock:k"));
-            let left: i64 = server.run(&format!("PTTL {}", Names::new("lock:".into()).gone(manager(&attempt))));
+            let left: i64 = server.run(&format!("PTTL {}", Names::new("lock:".into()).common(manager(&attempt)).gone));
             assert!((50_000..=60_000).contains(&left), "{left}: it expires");
         }
         assert!(client.try_get("k", Mode::Exclusive).await.is_some(), "others are not refused");
@@ -113,7 +113,7 @@ fn epochs_grow_with_any_clock_and_are_never_rounded() {
             last = epoch;
         }
         // The clock was ahead. Lua's number format would print many of these alike.
-        let clock = client.redis.acquires.names.clock();
+        let clock = client.redis.acquires.names.common(0).clock;
         let ahead = last + 3_600_000_000;
         server.run::<()>(&format!("SET {clock} {ahead}"));
         for step in 1..=20 {
@@ -212,12 +212,12 @@ fn a_grant_that_a_renewal_did_not_include_is_limited() {
         let text = ClaimText::new(&client.redis.acquires.writer, &claim);
         let claims = &client.redis.acquires.claims;
         let attempt = claims.begin(Attempt::new(&claim, name, text, Wait::UntilGranted)).unwrap();
-        client.redis.batch.acquire(&attempt);
+        client.redis.router.acquire(&attempt);
         let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.acquires.clock.now())).await;
         let super::super::attempt::Outcome::Granted(won) = outcome else { panic!("{outcome:?}") };
         // It was sent before a renewal that has nothing to renew, and is returned after it.
         client.renew().await.unwrap();
-        let limit = claims.hold(&attempt, won).expect("not given up").expect("a separate limit");
+        let limit = claims.hold(&attempt, won, false).expect("not given up").expect("a separate limit");
         assert!(limit.until() < won.dated + TTL);
         // The next renewal includes it.
         client.renew().await.unwrap();
@@ -366,9 +366,9 @@ fn ended_attempts_and_leases_are_forgotten() {
             other.queued("k", 1).await;
             other.release(&held).await;
         });
-        assert_eq!(client.redis.receiver.polling.count(), 1);
+        assert_eq!(client.redis.opening.as_ref().unwrap().serving.batch.polling().count(), 1);
         client.release(&grant).await;
-        while client.redis.receiver.polling.count() > 0 {
+        while client.redis.opening.as_ref().unwrap().serving.batch.polling().count() > 0 {
             assert!(Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -93,7 +93,8 @@ impl Server {
     /// Runs a script for an attempt, as a late copy of a request would.
     fn repeat(&self, op: Op) -> Value {
         let (Op::Acquire(attempt) | Op::Release(attempt, _) | Op::Renew(attempt, _)) = &op else { panic!("{op:?}") };
-        let call = scripts(manager(attempt)).call(op.kind(), By::Text, 7, [&op].into_iter());
+        let scripts = Scripts::new(&Names::new("lock:".into()), manager(attempt), false);
+        let call = scripts.call(op.kind(), By::Text, 7, [&op].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
         Reply::read(answer, 7, 1).unwrap().take_answers().remove(0).into_value()
     }
@@ -209,6 +210,12 @@ impl Client {
     async fn no_event(&self) {
         let event = tokio::time::timeout(Duration::from_millis(50), self.redis.next_event()).await;
         assert!(event.is_err(), "{event:?}");
+    }
+
+    /// The name of its channel.
+    fn channel(&self) -> String {
+        let subscribed = self.redis.opening.as_ref().unwrap().subscribed.lock();
+        subscribed.as_ref().unwrap().1.channel.clone()
     }
 
     fn attempt(&self, grant: &Grant) -> Arc<Attempt> {

@@ -134,7 +134,7 @@ fn a_message_that_is_older_than_the_place_in_the_queue_is_only_a_hint() {
         let grant = holder.lock("k").await;
         let claim = waiter.claim("k", Mode::Exclusive);
         let mut waiting = place!(waiter, claim, 1);
-        let channel = &waiter.redis.receiver.channel;
+        let channel = &waiter.channel();
         for message in [format!("g{:016x}{}", claim.attempt.0, grant.epoch), "nonsense".into(), "g".into()] {
             assert_eq!(server.run::<u64>(&format!("PUBLISH {channel} {message}")), 1);
         }

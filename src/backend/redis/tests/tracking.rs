@@ -18,7 +18,7 @@ impl Client {
     }
 
     fn tracking(&self) -> Arc<Tracking> {
-        self.redis.subscription.lock().as_ref().unwrap().tracking.clone()
+        self.redis.opening.as_ref().unwrap().subscribed.lock().as_ref().unwrap().0.tracking.clone()
     }
 
     /// How many changes were reported to it.

@@ -1,0 +1,138 @@
+//! Which node has which slot, as a node of the cluster says.
+
+use std::time::Duration;
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use tokio::time::timeout;
+
+use super::super::options::{Node, Server, Target};
+use super::super::{answers, client, error};
+use crate::backend::{BackendError, Result};
+use crate::process::report::debug;
+
+/// The longest time to wait for one node.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A node that has slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Master {
+    /// Its id in the cluster.
+    pub(super) id: String,
+    pub(super) address: Node,
+}
+
+/// Which node has which slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) masters: Vec<Master>,
+    pub(super) replicas: Vec<Node>,
+    /// First and last slots, and the place of their node among the masters.
+    pub(super) ranges: Vec<(u16, u16, usize)>,
+}
+
+impl Said {
+    /// Reads the answer to `CLUSTER SLOTS` from the node `asked`, whose own host stands for one that is not named.
+    pub(super) fn read(answer: &Value, asked: &Node) -> Option<Self> {
+        let Value::Array(ranges) = answer else { return None };
+        let mut said = Self::default();
+        for range in ranges {
+            let Value::Array(fields) = range else { return None };
+            let [Value::Int(first), Value::Int(last), master, replicas @ ..] = &fields[..] else { return None };
+            let master = node(master, asked)?;
+            let place = said.masters.iter().position(|known| *known == master).unwrap_or(said.masters.len());
+            if place == said.masters.len() {
+                said.masters.push(master);
+            }
+            said.replicas.extend(replicas.iter().filter_map(|replica| Some(node(replica, asked)?.address)));
+            said.ranges.push((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, place));
+        }
+        Some(said)
+    }
+}
+
+fn node(fields: &Value, asked: &Node) -> Option<Master> {
+    let Value::Array(fields) = fields else { return None };
+    let [host, Value::Int(port), id, ..] = &fields[..] else { return None };
+    let host = answers::text(host).filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host);
+    let address = Node { host: host.to_owned(), port: u16::try_from(*port).ok()? };
+    Some(Master { id: answers::text(id)?.to_owned(), address })
+}
+
+/// The target of one node.
+pub(super) fn target(cluster: &Server, node: &Node) -> Target {
+    Target::Server(Server { address: node.address(cluster.address.tls()), ..cluster.clone() })
+}
+
+/// Asks one node after another, until one has answered.
+pub(super) async fn ask(cluster: Server, nodes: Vec<Node>) -> Result<Said> {
+    let mut failure = error::broken(&cluster.address.to_string());
+    for node in nodes {
+        match ask_one(&cluster, &node).await {
+            Ok(said) if !said.masters.is_empty() => return Ok(said),
+            Ok(_) => failure = error::no_slots(&node.to_string()),
+            Err(error) => {
+                debug!(target: "leasehold::redis", "{error}");
+                failure = error;
+            }
+        }
+    }
+    Err(failure)
+}
+
+async fn ask_one(cluster: &Server, node: &Node) -> Result<Said> {
+    let (target, mut slots) = (target(cluster, node), redis::cmd("CLUSTER"));
+    slots.arg("SLOTS");
+    let answer: Value = query(&target, &slots).await?;
+    Said::read(&answer, node).ok_or_else(|| error::malformed(&target.to_string()))
+}
+
+/// Asks a node for its id.
+pub(super) async fn identify(cluster: &Server, node: &Node) -> Result<String> {
+    let mut id = redis::cmd("CLUSTER");
+    id.arg("MYID");
+    let target = target(cluster, node);
+    let answer = query(&target, &id).await?;
+    answers::text(&answer).map(str::to_owned).ok_or_else(|| error::malformed(&target.to_string()))
+}
+
+async fn query(target: &Target, command: &redis::Cmd) -> Result<Value> {
+    let asking = async {
+        let account = target.credentials(PATIENCE).await?;
+        let mut connection: MultiplexedConnection = client::connect(target, account.as_ref()).await?;
+        command.query_async(&mut connection).await.map_err(|error| explain(target, &error))
+    };
+    timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(error::no_answer(&target.to_string(), PATIENCE)))
+}
+
+/// A server that is not a node says so in a text of its own.
+fn explain(target: &Target, error: &redis::RedisError) -> BackendError {
+    let is_alone = error.detail().is_some_and(|text| text.contains("cluster support disabled"));
+    if is_alone { error::no_cluster(&target.to_string()) } else { error::of(&target.to_string(), error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_with_named_and_unnamed_hosts() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let node = |host: Value, port, id| Value::Array(vec![host, Value::Int(port), text(id), Value::Array(vec![])]);
+        let range = |first, last, nodes: Vec<Value>| {
+            Value::Array([Value::Int(first), Value::Int(last)].into_iter().chain(nodes).collect())
+        };
+        let answer = Value::Array(vec![
+            range(0, 99, vec![node(text("a.example"), 1, "x"), node(text(""), 2, "y")]),
+            range(100, 16383, vec![node(Value::Nil, 3, "z")]),
+            range(50, 50, vec![node(text("a.example"), 1, "x")]),
+        ]);
+        let at = |host: &str, port| Node { host: host.into(), port };
+        let said = Said::read(&answer, &at("here", 9)).unwrap();
+        let master = |id: &str, address| Master { id: id.into(), address };
+        assert_eq!(said.masters, [master("x", at("a.example", 1)), master("z", at("here", 3))]);
+        assert_eq!(said.replicas, [at("here", 2)]);
+        assert_eq!(said.ranges, [(0, 99, 0), (100, 16383, 1), (50, 50, 0)]);
+        assert_eq!(Said::read(&Value::Nil, &at("here", 9)), None);
+    }
+}

@@ -1,0 +1,361 @@
+//! The nodes of a cluster, and the slots of each: one task of a manager keeps them up to date.
+//!
+//! A node tells where a slot is that it does not serve; and any node tells where all are, which is asked after each failure, and each
+//! 30 s. A slot that moves takes its requests, its waiters and the tracking of its holds along.
+
+mod map;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::map::{Master, Said};
+use super::error;
+use super::losses::Losses;
+use super::names::SLOTS;
+use super::opening::{Common, Opening};
+use super::options::{Node, Server};
+use super::redirect::{Membership, Report};
+use super::requests::Way;
+use super::router::Router;
+use super::scripts::{Kind, Scripts};
+use super::serving::Serving;
+use crate::backend::backoff::Backoff;
+use crate::backend::{BackendError, ErrorKind, Result};
+use crate::process::report::debug;
+
+/// How often the map is asked for at least.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// How long after an answer it is asked for again at the earliest.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest rest of requests that no node serves at present.
+const REST: Duration = Duration::from_millis(500);
+
+/// The nodes of one manager's cluster.
+pub(super) struct Cluster {
+    common: Common,
+    server: Server,
+    seeds: Vec<Node>,
+    router: Arc<Router>,
+    losses: Arc<Losses>,
+    sender: UnboundedSender<(u64, Report)>,
+    reports: UnboundedReceiver<(u64, Report)>,
+    nodes: Vec<Known>,
+    /// Servers that have no slots.
+    replicas: Vec<Node>,
+    last_number: u64,
+    /// Slots at nodes that are not known yet.
+    unknown: Vec<(u64, u16)>,
+    /// When the map is asked for next.
+    next: Instant,
+    asking: Option<JoinHandle<Result<Said>>>,
+}
+
+/// A node.
+struct Known {
+    number: u64,
+    master: Master,
+    opening: Arc<Opening>,
+    connecting: JoinHandle<()>,
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        self.connecting.abort();
+        self.opening.stop();
+    }
+}
+
+impl Cluster {
+    /// Asks the `seeds` for the map, and connects to a node at least.
+    pub(super) async fn connect(
+        common: Common,
+        server: Server,
+        seeds: Vec<Node>,
+        router: Arc<Router>,
+        losses: Arc<Losses>,
+    ) -> Result<Self> {
+        let (sender, reports) = unbounded_channel();
+        let mut cluster = Self {
+            common,
+            server,
+            seeds,
+            router,
+            losses,
+            sender,
+            reports,
+            nodes: Vec::new(),
+            replicas: Vec::new(),
+            last_number: 0,
+            unknown: Vec::new(),
+            next: Instant::now() + PERIOD,
+            asking: None,
+        };
+        let said = map::ask(cluster.server.clone(), cluster.seeds.clone()).await?;
+        let mut connecting = FuturesUnordered::new();
+        for master in &said.masters {
+            let (tell, told) = oneshot::channel();
+            cluster.add(master.clone(), Some(tell));
+            connecting.push(told);
+        }
+        cluster.apply(said);
+        let mut failure: Option<BackendError> = None;
+        while let Some(told) = connecting.next().await {
+            match told.unwrap_or_else(|_| Err(error::closed())) {
+                Ok(()) => return Ok(cluster),
+                // A permanent error says more.
+                Err(error) if error.kind() != ErrorKind::Unreachable => failure = Some(error),
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(error::closed))
+    }
+
+    /// Keeps the map up to date without end.
+    pub(super) async fn run(mut self) {
+        loop {
+            let is_asking = self.asking.is_some();
+            let asked = async {
+                match &mut self.asking {
+                    Some(asking) => asking.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some((number, report)) = self.reports.recv() => self.handle(number, report).await,
+                said = asked => {
+                    self.asking = None;
+                    self.next = Instant::now() + PERIOD;
+                    match said {
+                        Ok(Ok(said)) => self.apply(said),
+                        Ok(Err(error)) => {
+                            debug!(target: "leasehold::redis", "the slots are not known: {error}");
+                            self.next = Instant::now() + 2 * PAUSE;
+                        }
+                        Err(_) => {}
+                    }
+                    self.settle();
+                }
+                () = sleep_until(self.next), if !is_asking => {
+                    let nodes = self.askable();
+                    self.asking = Some(self.common.handle.spawn(map::ask(self.server.clone(), nodes)));
+                }
+            }
+        }
+    }
+
+    /// The servers to ask, the most promising first.
+    fn askable(&self) -> Vec<Node> {
+        let (sound, others): (Vec<_>, Vec<_>) =
+            self.nodes.iter().partition(|node| node.opening.serving.batch.outage().is_none());
+        let known = sound.into_iter().map(|node| &node.master.address);
+        let rest = self.replicas.iter().chain(&self.seeds).chain(others.into_iter().map(|node| &node.master.address));
+        let mut nodes: Vec<Node> = Vec::new();
+        for node in known.chain(rest) {
+            if !nodes.contains(node) {
+                nodes.push(node.clone());
+            }
+        }
+        nodes
+    }
+
+    fn ask_soon(&mut self) {
+        self.next = self.next.min(Instant::now() + PAUSE);
+    }
+
+    /// Adds a node, and connects to it until it answers. The first outcome is told.
+    fn add(&mut self, master: Master, mut tell: Option<oneshot::Sender<Result<()>>>) -> Arc<Serving> {
+        self.last_number += 1;
+        let number = self.last_number;
+        let Common { names, manager, signals, handle, .. } = &self.common;
+        let scripts = Scripts::of_node(&master.id, names, *manager, *signals);
+        let membership = Membership { number, address: master.address.clone(), reports: self.sender.clone() };
+        let target = map::target(&self.server, &master.address);
+        let opening = Arc::new(Opening::new(&self.common, target, scripts, Some(membership)));
+        let serving = opening.serving.clone();
+        if let Some(ttl) = self.router.slots().and_then(|slots| slots.ttl()) {
+            serving.batch.serve_ttl(ttl);
+        }
+        let (router, losses, opened) = (self.router.clone(), self.losses.clone(), opening.clone());
+        let connecting = handle.spawn(async move {
+            let mut backoff = Backoff::at_once();
+            loop {
+                let connected = opened.connect(&router, &losses).await;
+                if let Err(error) = &connected {
+                    opened.serving.batch.not_connected(error);
+                }
+                let is_connected = connected.is_ok();
+                if let Some(tell) = tell.take() {
+                    let _ = tell.send(connected);
+                }
+                if is_connected {
+                    return opened.serving.batch.connected();
+                }
+                sleep(backoff.delay().max(Duration::from_millis(20))).await;
+            }
+        });
+        self.nodes.push(Known { number, master, opening, connecting });
+        serving
+    }
+
+    fn node(&self, number: u64) -> Option<&Known> {
+        self.nodes.iter().find(|node| node.number == number)
+    }
+
+    fn at(&self, address: &Node) -> Option<Arc<Serving>> {
+        // The last one, if a node was replaced by another one at its address.
+        let node = self.nodes.iter().rev().find(|node| node.master.address == *address)?;
+        Some(node.opening.serving.clone())
+    }
+
+    async fn handle(&mut self, number: u64, report: Report) {
+        match report {
+            Report::Doubt => self.ask_soon(),
+            Report::Moved(slot, to) => match self.at(&to) {
+                Some(to) => self.moved(number, slot, &to),
+                None => {
+                    self.unknown.push((number, slot));
+                    self.ask_soon();
+                }
+            },
+            Report::Ask(to, requests) => {
+                let node = match self.at(&to) {
+                    Some(node) => Some(node),
+                    // A node that has no slots yet.
+                    None => {
+                        map::identify(&self.server, &to).await.ok().map(|id| self.add(Master { id, address: to }, None))
+                    }
+                };
+                match (node, requests.first().map(|request| request.op.kind())) {
+                    (Some(node), _) => node.batch.add(requests),
+                    (None, Some(kind)) => self.put_off(kind, requests),
+                    (None, None) => {}
+                }
+            }
+            Report::Later(kind, requests) => self.put_off(kind, requests),
+        }
+    }
+
+    /// These are to be repeated at the node of their slot after a while.
+    fn put_off(&self, kind: Kind, mut requests: Vec<super::requests::Request>) {
+        requests.iter_mut().for_each(|request| request.rest(Way::Alone));
+        let Some(slots) = self.router.slots() else { return };
+        let Some(slot) = requests.first().and_then(|request| request.op.slot()) else { return };
+        slots.change(|map| {
+            if let Some(node) = map.get(slot) {
+                node.batch.requests().put_off(kind, requests, REST);
+            }
+        });
+    }
+
+    /// A slot has moved from one node to another.
+    fn moved(&self, from: u64, slot: u16, to: &Arc<Serving>) {
+        let (Some(slots), Some(from)) = (self.router.slots(), self.node(from)) else { return };
+        let from = &from.opening.serving;
+        slots.change(|map| {
+            map.set(slot, to);
+            let left = from.batch.requests().leave(slot);
+            to.batch.add(left.into_iter().map(|mut request| {
+                request.way = Way::Together;
+                request
+            }));
+        });
+        self.resume(&HashSet::from([slot]));
+    }
+
+    /// The waiters of these slots ask at their present nodes, and their holds are tracked there.
+    fn resume(&self, moved: &HashSet<u16>) {
+        if moved.is_empty() {
+            return;
+        }
+        for node in &self.nodes {
+            for attempt in node.opening.serving.batch.polling().leave(|slot| moved.contains(&slot)) {
+                attempt.miss_messages();
+                // To be asked for again even if the answer is on its way.
+                self.router.plan(&attempt, Instant::now());
+                self.router.acquire(&attempt);
+            }
+        }
+        for attempt in self.common.claims.held() {
+            if moved.contains(&attempt.name.slot) {
+                self.router.read(&attempt);
+            }
+        }
+    }
+
+    /// A node has said which node has which slot.
+    fn apply(&mut self, said: Said) {
+        for master in &said.masters {
+            if !self.nodes.iter().any(|node| node.master == *master) {
+                self.add(master.clone(), None);
+            }
+        }
+        let of = |master: &Master| self.nodes.iter().rfind(|node| node.master == *master);
+        let Some(slots) = self.router.slots() else { return };
+        let mut moved = HashSet::new();
+        slots.change(|map| {
+            let mut changes: HashMap<u16, &Known> = HashMap::new();
+            for (first, last, place) in &said.ranges {
+                let Some(node) = of(&said.masters[*place]) else { continue };
+                for slot in (*first..=*last).filter(|slot| *slot < SLOTS) {
+                    let known = map.get(slot);
+                    if !known.is_some_and(|known| Arc::ptr_eq(known, &node.opening.serving)) {
+                        changes.insert(slot, node);
+                    }
+                }
+            }
+            let mut left = Vec::new();
+            for from in &self.nodes {
+                let serving = &from.opening.serving;
+                let to = |slot: u16| {
+                    let is_from = map.get(slot).is_some_and(|known| Arc::ptr_eq(known, serving));
+                    changes.get(&slot).filter(|_| is_from).map(|to| to.master.address.clone())
+                };
+                let (requests, later) = serving.batch.requests().leave_all(to);
+                left.extend(requests);
+                changes.retain(|slot, _| !later.contains(slot));
+            }
+            for (slot, node) in &changes {
+                map.set(*slot, &node.opening.serving);
+            }
+            for mut request in left {
+                request.way = Way::Together;
+                if let Some(node) = request.op.slot().and_then(|slot| map.get(slot)) {
+                    node.batch.add([request]);
+                }
+            }
+            map.clean();
+            moved.extend(changes.into_keys());
+        });
+        self.resume(&moved);
+        let serving = slots.nodes();
+        self.nodes.retain(|node| {
+            said.masters.contains(&node.master)
+                || serving.iter().any(|known| Arc::ptr_eq(known, &node.opening.serving))
+                || !node.opening.serving.batch.requests().is_idle()
+        });
+        self.replicas = said.replicas;
+    }
+
+    /// Slots that their nodes have sent to unknown ones go where the map says, or stay for a while.
+    fn settle(&mut self) {
+        for (number, slot) in std::mem::take(&mut self.unknown) {
+            let Some(from) = self.node(number).map(|node| node.opening.serving.clone()) else { continue };
+            let at = self.router.slots().and_then(|slots| slots.change(|map| map.get(slot).cloned()));
+            match at {
+                Some(to) if !Arc::ptr_eq(&to, &from) => self.moved(number, slot, &to),
+                _ => from.batch.requests().stay(slot, REST),
+            }
+        }
+    }
+}
