@@ -2,6 +2,7 @@
 
 mod blocked_keeper;
 mod chaos;
+mod clusters;
 mod fencing;
 mod forged;
 mod handover;

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use crate::ports::free_port;
 use crate::redis::Redis;
 use crate::{PATIENCE, eventually};
 
@@ -47,7 +48,9 @@ impl RedisCluster {
     /// Starts a node that belongs to no cluster yet.
     pub fn start_node(more: &[&str]) -> Redis {
         let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
-        // The bus needs a second port, 10000 above the first one: taken from the same range, it may be in use.
+        // Not 10,000 above the other one, where another server may be.
+        let bus = free_port().to_string();
+        let own = [&own[..], &["--cluster-port", &bus]].concat();
         Redis::start_with(&[&own[..], more].concat())
     }
 
@@ -95,13 +98,22 @@ impl RedisCluster {
 
     /// The slot of a key of redis.
     pub fn slot(&self, key: &str) -> u16 {
-        self.nodes[0].cli(&["CLUSTER", "KEYSLOT", key]).parse().unwrap()
+        self.nodes.iter().find(|node| node.is_up()).unwrap().cli(&["CLUSTER", "KEYSLOT", key]).parse().unwrap()
     }
 
     /// The place of the master of a slot, as the first node that is up knows it.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
     pub fn master_of(&self, slot: u16) -> usize {
-        let teller = self.nodes.iter().find(|node| node.is_up()).unwrap();
-        let said = teller.cli(&["CLUSTER", "NODES"]);
+        let teller = self.nodes.iter().position(Redis::is_up).unwrap();
+        self.try_master_of(teller, slot).unwrap_or_else(|| panic!("no master of {slot}"))
+    }
+
+    /// The place of the master of a slot, as this node knows it.
+    pub fn try_master_of(&self, teller: usize, slot: u16) -> Option<usize> {
+        let said = self.nodes[teller].cli(&["CLUSTER", "NODES"]);
         let serves = |line: &&str| {
             line.contains("master")
                 && line.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
@@ -109,22 +121,13 @@ impl RedisCluster {
                     (first.parse().unwrap()..=last.parse::<u16>().unwrap()).contains(&slot)
                 })
         };
-        let line = said.lines().find(serves).unwrap_or_else(|| panic!("no master of {slot}:\n{said}"));
-        let address = line.split(' ').nth(1).unwrap().split('@').next().unwrap();
-        self.nodes.iter().position(|node| node.address().to_string() == address).unwrap()
+        let address = said.lines().find(serves)?.split(' ').nth(1)?.split('@').next()?;
+        self.nodes.iter().position(|node| node.address().to_string() == address)
     }
 
     /// The id of a node.
     pub fn id(&self, place: usize) -> String {
         self.nodes[place].cli(&["CLUSTER", "MYID"])
-    }
-
-    /// A key whose lock is at the master in this place, numbered.
-    pub fn key_at(&self, place: usize, number: usize) -> String {
-        (0..)
-            .map(|n| format!("k{number}-{n}"))
-            .find(|key| self.master_of(self.slot(&format!("lock:{key}"))) == place)
-            .unwrap()
     }
 }
 

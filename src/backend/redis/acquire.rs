@@ -3,13 +3,14 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
-use super::attempt::{Attempt, Outcome};
+use super::attempt::Attempt;
 use super::claims::Claims;
 use super::confirmations::Confirmations;
 use super::error;
 use super::names::Names;
 use super::place::Won;
 use super::router::Router;
+use super::stage::Outcome;
 use super::value::{ClaimText, Writer};
 use crate::backend::{Claim, Clock, Grant, Limit, Result, Wait, derived};
 

@@ -1,7 +1,7 @@
 //! One attempt to acquire a lock: a state machine without I/O; time is an argument.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -12,6 +12,7 @@ use super::check::Check;
 use super::names::Name;
 use super::place::{Look, Looked, Next, NextPoll, Place, Seen, Won, pause};
 use super::sent::SentRequests;
+use super::stage::{Outcome, Stage};
 use super::value::ClaimText;
 use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp, Wait};
 use crate::info::Mode;
@@ -43,54 +44,6 @@ struct State {
     stage: Stage,
     /// Of the grant.
     check: Check,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Waiting {
-        place: Place,
-        /// When to poll the server; `None` while a request or a look is pending.
-        next_poll: Option<Instant>,
-        /// Whether to ask at the next poll: a look would show nothing new.
-        asks: bool,
-        waker: Option<Waker>,
-    },
-    /// Granted, but not returned yet.
-    Granted {
-        won: Won,
-        place: Place,
-    },
-    Busy,
-    Failed(BackendError),
-    /// The grant was returned.
-    Held {
-        epoch: u64,
-        limit: Option<Limit>,
-        /// The time from which its TTL counts.
-        proven: Timestamp,
-    },
-    /// Given up: no acquire is sent for it from now on.
-    Ended {
-        /// Whether it held the lock, and its release has not been answered.
-        releasing: bool,
-        /// Whether a release has found the hold, or one that will never be answered may have found it.
-        released: bool,
-    },
-}
-
-impl Stage {
-    fn waiting(place: Place) -> Self {
-        Self::Waiting { place, next_poll: None, asks: false, waker: None }
-    }
-
-    /// The epoch of the grant, returned or not.
-    fn epoch(&self) -> Option<u64> {
-        match self {
-            Self::Granted { won, .. } => Some(won.epoch),
-            Self::Held { epoch, .. } => Some(*epoch),
-            _ => None,
-        }
-    }
 }
 
 impl Attempt {
@@ -457,15 +410,4 @@ fn replace(mut state: MutexGuard<'_, State>, stage: Stage) {
     if let Stage::Waiting { waker: Some(waker), .. } = before {
         waker.wake();
     }
-}
-
-/// The outcome of an attempt.
-#[derive(Clone, Debug)]
-pub(super) enum Outcome {
-    Granted(Won),
-    /// The grant may have ended: the server has to be asked.
-    Verify,
-    Busy,
-    Failed(BackendError),
-    GivenUp,
 }

@@ -1,4 +1,4 @@
-//! Locks on Redis: one server, or the master that sentinels name.
+//! Locks on Redis: one server, a master that sentinels watch, or a cluster.
 //!
 //! # On the server
 //!
@@ -21,7 +21,10 @@
 //! lives as long as the longest. Each command and each key of a script costs, so what excludes is one key, and what is rare is not a key
 //! of each lock.
 //!
-//! A manager listens on the channel `<prefix>%wake:<manager>`. Messages are hints: what they say is believed only if it is later than
+//! In a cluster these keys exist once for each slot, `{tag}` being the smallest number in that slot, and a call has locks of one slot
+//! only; see [`cluster`].
+//!
+//! A manager listens on the channel `<prefix>%wake:<manager>`, in a cluster on one for each node. Messages are hints: what they say is believed only if it is later than
 //! what the server has answered. On the same connection the server reports changes of held locks, see [`tracking`]. Only the
 //! [scripts](script) change these keys, by the server's clock.
 //!
@@ -78,6 +81,7 @@ mod sent;
 mod sentinel;
 mod sentinels;
 mod serving;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod tls;

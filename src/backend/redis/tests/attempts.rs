@@ -3,8 +3,8 @@
 use std::task::{Context, Poll, Waker};
 
 use super::super::answers::AcquireAnswer;
-use super::super::attempt::Outcome;
 use super::super::place::{Looked, NextPoll, Seen};
+use super::super::stage::Outcome;
 use super::super::value::{ClaimText, Writer};
 use super::*;
 use crate::backend::{LeaseId, Timestamp};

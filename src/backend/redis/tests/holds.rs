@@ -214,7 +214,7 @@ fn a_grant_that_a_renewal_did_not_include_is_limited() {
         let attempt = claims.begin(Attempt::new(&claim, name, text, Wait::UntilGranted)).unwrap();
         client.redis.router.acquire(&attempt);
         let outcome = std::future::poll_fn(|cx| attempt.poll(cx, client.redis.acquires.clock.now())).await;
-        let super::super::attempt::Outcome::Granted(won) = outcome else { panic!("{outcome:?}") };
+        let super::super::stage::Outcome::Granted(won) = outcome else { panic!("{outcome:?}") };
         // It was sent before a renewal that has nothing to renew, and is returned after it.
         client.renew().await.unwrap();
         let limit = claims.hold(&attempt, won, false).expect("not given up").expect("a separate limit");
