@@ -9,11 +9,9 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::answers;
 use super::attempt::Attempt;
 use super::losses::Losses;
 use super::router::Router;
-use super::scripts::Op;
 use crate::backend::{Clock, ErrorKind, Limit};
 
 /// The age at which a grant is confirmed. Shorter holds are not worth it.
@@ -80,13 +78,12 @@ impl Confirmations {
                 break;
             }
             let begun = self.clock.now();
-            let renewal = self.router.request_one(Op::Renew(attempt.clone(), epoch));
-            match tokio::time::timeout(left, renewal).await {
-                Ok(Ok(answer)) if answers::found(&answer) => {
+            match tokio::time::timeout(left, self.router.renew(&attempt, epoch)).await {
+                Ok(Ok(true)) => {
                     attempt.confirmed(begun);
                     return;
                 }
-                Ok(Ok(_)) => break,
+                Ok(Ok(false)) => break,
                 Ok(Err(error)) if error.kind() == ErrorKind::Closed => return,
                 Ok(Err(_)) => tokio::time::sleep(left.min(AGE)).await,
                 Err(_) => {}

@@ -99,12 +99,7 @@ impl Leases {
         let no_answer = || Err(error::no_answer(self.router.server(), limit));
         if self.router.has_replicas() {
             let renewals = held.iter().map(async |(attempt, epoch)| {
-                match self.router.server_of(&attempt.name).as_ref().and_then(|serving| serving.replicas.as_ref()) {
-                    Some(replicas) => {
-                        timeout_at(end, replicas.renew(attempt, *epoch)).await.unwrap_or_else(|_| no_answer())
-                    }
-                    None => no_answer(),
-                }
+                timeout_at(end, self.router.renew(attempt, *epoch)).await.unwrap_or_else(|_| no_answer())
             });
             return join_all(renewals).await;
         }

@@ -97,6 +97,11 @@ impl Request {
         self.redirects <= MOST_REDIRECTS
     }
 
+    /// Whether it was sent from one node to another and back.
+    pub(super) fn is_sent_about(&self) -> bool {
+        self.redirects > 2
+    }
+
     /// It is to be repeated after a while.
     pub(super) fn rest(&mut self, way: Way) {
         self.way = way;

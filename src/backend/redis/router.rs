@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use parking_lot::{Mutex, RwLock};
-use redis::{Cmd, Value};
 use tokio::time::Instant;
 
 use super::attempt::Attempt;
 use super::batch::Batch;
-use super::error;
 use super::names::{Name, SLOTS};
 use super::requests::{PendingAnswer, Request};
 use super::scripts::Op;
 use super::serving::Serving;
+use super::{answers, error};
 use crate::backend::{BackendError, Completion, Result};
 
 #[derive(Debug)]
@@ -126,6 +127,17 @@ impl Router {
         }
     }
 
+    /// Renews a hold, and waits for replicas if they have to confirm it. Returns whether the attempt still held the lock.
+    pub(super) async fn renew(&self, attempt: &Arc<Attempt>, epoch: u64) -> Result<bool> {
+        match self.server_of(&attempt.name).as_ref().and_then(|serving| serving.replicas.as_ref()) {
+            Some(replicas) => replicas.renew(attempt, epoch).await,
+            None => {
+                let answer = self.request_one(Op::Renew(attempt.clone(), epoch)).await?;
+                Ok(answers::found(&answer))
+            }
+        }
+    }
+
     /// Whether replicas have to confirm locks.
     pub(super) fn has_replicas(&self) -> bool {
         match &self.servers {
@@ -219,17 +231,13 @@ impl Router {
         }
     }
 
-    /// Sends a plain command to each server. Returns their answers.
-    pub(super) async fn command(&self, command: &Cmd) -> Vec<Result<Value>> {
-        let servers = self.servers();
-        join_all(servers.iter().map(|serving| serving.batch.command(command.clone()))).await
-    }
-
     /// Whether a server answers.
     pub(super) async fn ping_any(&self) -> Result<()> {
-        let answers = self.command(&redis::cmd("PING")).await;
+        let servers = self.servers();
+        let mut answers: FuturesUnordered<_> =
+            servers.iter().map(|serving| serving.batch.command(redis::cmd("PING"))).collect();
         let mut outcome = Err(error::broken(&self.server));
-        for answer in answers {
+        while let Some(answer) = answers.next().await {
             match answer {
                 Ok(_) => return Ok(()),
                 Err(error) => outcome = Err(error),
@@ -240,7 +248,9 @@ impl Router {
 
     /// Whether all servers answer.
     pub(super) async fn ping_all(&self) -> Result<()> {
-        self.command(&redis::cmd("PING")).await.into_iter().try_for_each(|answer| answer.map(drop))
+        let servers = self.servers();
+        let answers = join_all(servers.iter().map(|serving| serving.batch.command(redis::cmd("PING")))).await;
+        answers.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
     /// The requests of each server.

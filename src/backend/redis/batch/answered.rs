@@ -81,7 +81,7 @@ impl Batch {
     fn call_failed(&self, kind: Kind, requests: Vec<Request>, error: &RedisError, outcome: &mut Outcome) {
         let redirect = self.membership.as_ref().and_then(|membership| Redirect::read(error, &membership.address));
         if let Some(redirect) = redirect {
-            return self.redirected(requests, redirect, &error::of(self.server(), error));
+            return self.redirected(kind, requests, redirect, &error::of(self.server(), error));
         }
         let moves = error.code() == Some("TRYAGAIN");
         let (meaning, error) = (error::meaning(error), error::of(self.server(), error));
@@ -97,7 +97,7 @@ impl Batch {
     }
 
     /// Another node serves these requests.
-    fn redirected(&self, requests: Vec<Request>, redirect: Redirect, error: &BackendError) {
+    fn redirected(&self, kind: Kind, requests: Vec<Request>, redirect: Redirect, error: &BackendError) {
         let Some(membership) = &self.membership else { return };
         let way = if matches!(redirect, Redirect::Ask(_)) { Way::Asking } else { Way::Together };
         let (mut slot, mut redirected) = (None, Vec::with_capacity(requests.len()));
@@ -110,7 +110,13 @@ impl Batch {
                 request.fail(BackendError::new(ErrorKind::Unreachable, reason));
             }
         }
+        // Two nodes that name each other do not agree yet.
+        let disagree = redirected.first().is_some_and(Request::is_sent_about);
         match (redirect, slot) {
+            (Redirect::Moved(_), Some(_)) if disagree => {
+                membership.report(Report::Doubt);
+                self.requests.put_off(kind, redirected, self.patience() / 4);
+            }
             (Redirect::Moved(to), Some(slot)) => self.requests.moved(slot, to, redirected),
             (Redirect::Ask(to), _) => membership.report(Report::Ask(to, redirected)),
             (Redirect::Moved(_), None) => {}

@@ -93,8 +93,7 @@ impl Server {
     /// Runs a script for an attempt, as a late copy of a request would.
     fn repeat(&self, op: Op) -> Value {
         let (Op::Acquire(attempt) | Op::Release(attempt, _) | Op::Renew(attempt, _)) = &op else { panic!("{op:?}") };
-        let scripts = Scripts::new(&Names::new("lock:".into()), manager(attempt), false);
-        let call = scripts.call(op.kind(), By::Text, 7, [&op].into_iter());
+        let call = scripts(manager(attempt)).call(op.kind(), By::Text, 7, [&op].into_iter());
         let answer: Value = call.query(&mut self.raw.get_connection().unwrap()).unwrap();
         Reply::read(answer, 7, 1).unwrap().take_answers().remove(0).into_value()
     }
@@ -121,15 +120,7 @@ impl Server {
 
 /// The scripts of a manager.
 fn scripts(manager: u64) -> Scripts {
-    let names = Names::new("lock:".into());
-    Scripts {
-        channels: names.channels(),
-        clock: names.clock(),
-        lives: names.lives(),
-        gone: names.gone(manager),
-        manager,
-        signals: false,
-    }
+    Scripts::new(&Names::new("lock:".into()), manager, false)
 }
 
 /// The manager of an attempt.

@@ -85,14 +85,14 @@ fn a_confirmation_by_another_server_than_that_of_the_renewal_does_not_count() {
         let scripts = scripts(manager(&attempt));
         let connector = Connector::new(locator, Arc::default(), scripts.clone(), LIMIT);
         let connection = connector.open().await.unwrap();
-        let batch = Batch::new("here".into(), scripts, clock.clone(), Arc::default(), Arc::default());
+        let batch = Batch::new("here".into(), scripts, clock.clone(), Arc::default(), None);
         let sending = tokio::spawn(batch.clone().run(connector, connection));
         let (replicas, confirming) = Replicas::new(batch.clone(), 1, LIMIT, clock);
         let (mut confirming, mut renewing) = (pin!(confirming), pin!(replicas.renew(&attempt, grant.epoch)));
         replica.process().stop();
         // The renewal is answered by the old master, and the new one is asked for its confirmation.
         assert!(futures::poll!(&mut renewing).is_pending() && futures::poll!(&mut confirming).is_pending());
-        batch.request_one(Op::Renew(attempt.clone(), grant.epoch)).await.unwrap();
+        batch.request(vec![Op::Renew(attempt.clone(), grant.epoch)]).remove(0).await.unwrap();
         proxy.redirect(next.server.address());
         proxy.reset_all();
         while batch.command(redis::cmd("PING")).await.is_err() {}
