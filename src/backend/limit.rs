@@ -54,6 +54,12 @@ impl Limit {
         self.until.compare_exchange(u64::MAX, until, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Prolongs the limit of a grant that was proven at `proven`, to `ttl`.
+    #[cfg(feature = "redis")]
+    pub(crate) fn prolong(&self, proven: Timestamp, ttl: Duration) {
+        self.until.store((proven + certain(ttl)).as_nanos(), Ordering::Release);
+    }
+
     /// The first time at which the grant is no longer certain.
     pub fn until(&self) -> Timestamp {
         Timestamp::from_nanos(self.until.load(Ordering::Acquire))

@@ -44,7 +44,9 @@ impl HeldGrant {
     ) -> Arc<Self> {
         let (lost, signal, releasing) = Default::default();
         let held = Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal, releasing });
-        if let Some(limit) = &held.grant.limit {
+        if let Some(limit) = &held.grant.limit
+            && limit.is_set()
+        {
             let limited: Weak<HeldGrant> = Arc::downgrade(&held);
             held.sessions.watch_limit(limit.clone(), limited);
         }

@@ -218,6 +218,7 @@ fn an_error_names_the_word() {
         ("redis+cluster://a,,b", "host: missing"),
         ("redis+cluster://h/1", "database: a cluster has database 0 only"),
         ("redis+cluster://h/main", "database"),
+        ("redis+cluster://h?signal_lists=true", "signal_lists: not supported on a cluster"),
         ("redis+cluster://h?sentinel_password=p", "sentinel_password: requires"),
         ("redis://h?sentinel_password=p", "sentinel_password: requires"),
         ("redis://h?sentinel_username=u&sentinel_password=p", "sentinel_username: requires"),

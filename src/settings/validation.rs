@@ -42,6 +42,10 @@ fn check_address(settings: &Settings) -> Result<()> {
     if settings.cluster && settings.database.is_some_and(|database| database > 0) {
         return Err(LockError::config("database: a cluster has database 0 only"));
     }
+    // The list of a lock is in another slot.
+    if settings.cluster && settings.signal_lists {
+        return Err(LockError::config("signal_lists: not supported on a cluster"));
+    }
     Ok(())
 }
 

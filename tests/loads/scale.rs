@@ -264,6 +264,14 @@ async fn a_managers_waiters_for_many_keys_look_together() {
     let mut waiting: Vec<_> = held.iter().map(|guard| tokio::spawn(waiter.lock(guard.key()).into_future())).collect();
     // A watch for each hold, for each claim ahead, and for the sessions.
     until("all of them wait", async || watchers(&etcd) as usize >= 2 * KEYS + 2).await;
+    // Each has found the claim ahead, once its watch had been established.
+    let mut asked = 0;
+    until("none asks for itself any more", async || {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let before = std::mem::replace(&mut asked, Requests::of(&etcd).ranges);
+        asked - before < 20
+    })
+    .await;
     // A fixed pause, in which each waiter looks at least once.
     let before = Requests::of(&etcd);
     tokio::time::sleep(Duration::from_secs(6)).await;

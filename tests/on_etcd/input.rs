@@ -174,9 +174,11 @@ fn urls_and_settings_are_refused_before_connecting() {
         assert!(code == "INVALID_CONFIG" && text.contains(word), "{code}: {text}");
         assert!(!text.contains("secret"), "{text}");
     }
-    for url in ["redis+cluster://h", "redis+sentinel://h", "redis://a,b"] {
+    for (url, word) in
+        [("redis+cluster://h/1", "database"), ("redis+sentinel://h", "master"), ("redis://a,b", "redis+sentinel://")]
+    {
         let (code, text) = refused(LockManager::connect(url));
-        assert_eq!(code, "UNSUPPORTED", "{text}");
+        assert!(code == "INVALID_CONFIG" && text.contains(word), "{url}: {code}: {text}");
     }
 }
 

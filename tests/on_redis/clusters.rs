@@ -56,7 +56,7 @@ fn stay<'a>(guards: impl IntoIterator<Item = &'a LockGuard> + Clone, time: Durat
     let start = Instant::now();
     while start.elapsed() < time {
         for guard in guards.clone() {
-            assert!(!guard.is_lost(), "{} after {:?}", guard.key(), start.elapsed());
+            assert!(!guard.is_lost(), "{guard:?} after {:?}", start.elapsed());
         }
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -276,7 +276,8 @@ impl Attempt {
         let stage = &mut self.state.lock().stage;
         let is_granted = matches!(stage, Stage::Granted { .. });
         if is_granted {
-            *stage = Stage::Held { epoch: won.epoch, limit, proven: won.dated };
+            let doubted = Timestamp::from_nanos(0);
+            *stage = Stage::Held { epoch: won.epoch, limit, proven: won.dated, doubted };
         }
         is_granted
     }
@@ -370,20 +371,29 @@ impl Attempt {
         }
     }
 
-    /// The server has confirmed the hold, by a request that began at `proven`.
-    pub(super) fn confirmed(&self, proven: Timestamp) {
-        if let Stage::Held { limit, proven: known, .. } = &mut self.state.lock().stage {
-            *known = proven.max(*known);
-            if let Some(limit) = limit {
-                limit.lift();
-            }
+    /// The server has confirmed the hold, by a request that began at `proven`. Returns whether the hold has no limit of its own now.
+    pub(super) fn confirmed(&self, proven: Timestamp) -> bool {
+        let Stage::Held { limit: Some(limit), proven: known, doubted, .. } = &mut self.state.lock().stage else {
+            return true;
+        };
+        *known = proven.max(*known);
+        let is_enough = *known >= *doubted;
+        if is_enough {
+            limit.lift();
+        } else {
+            limit.prolong(*known, self.ttl);
         }
+        is_enough
     }
 
-    /// The server has not confirmed the hold in time: from now on it has a limit of its own, if it can have one. False if it had one.
-    pub(super) fn unconfirmed(&self) -> bool {
-        match &self.state.lock().stage {
-            Stage::Held { limit: Some(limit), proven, .. } => limit.set(*proven, self.ttl),
+    /// A renewal of its lease, which began at `renewed`, has not confirmed the hold: from now on it has a limit of its own, if it can have
+    /// one. False if it had one.
+    pub(super) fn unconfirmed(&self, renewed: Timestamp) -> bool {
+        match &mut self.state.lock().stage {
+            Stage::Held { limit: Some(limit), proven, doubted, .. } => {
+                *doubted = renewed.max(*doubted);
+                limit.set(*proven, self.ttl)
+            }
             _ => false,
         }
     }

@@ -80,8 +80,9 @@ impl Confirmations {
             let begun = self.clock.now();
             match tokio::time::timeout(left, self.router.renew(&attempt, epoch)).await {
                 Ok(Ok(true)) => {
-                    attempt.confirmed(begun);
-                    return;
+                    if attempt.confirmed(begun) {
+                        return;
+                    }
                 }
                 Ok(Ok(false)) => break,
                 Ok(Err(error)) if error.kind() == ErrorKind::Closed => return,

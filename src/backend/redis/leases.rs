@@ -72,7 +72,7 @@ impl Leases {
         let is_served = answers.iter().any(|answer| matches!(answer, Ok(true)));
         for ((attempt, _), answer) in held.iter().zip(answers) {
             match answer {
-                Ok(true) => attempt.confirmed(proven),
+                Ok(true) => drop(attempt.confirmed(proven)),
                 // Given up meanwhile.
                 Ok(false) if attempt.held().is_none() => {}
                 Ok(false) if is_session => self.losses.lose(attempt),
@@ -83,7 +83,7 @@ impl Leases {
                 }
                 // Another server has answered: the lease goes on, and this hold ends alone if it is not confirmed in time.
                 Err(_) if is_session && is_served && self.router.slots().is_some() => {
-                    if attempt.unconfirmed() {
+                    if attempt.unconfirmed(proven) {
                         self.confirmations.add(attempt);
                     }
                 }

@@ -31,6 +31,9 @@ pub(super) enum Stage {
         limit: Option<Limit>,
         /// The time from which its TTL counts.
         proven: Timestamp,
+        /// When the last renewal of its lease began that has not confirmed it: its lease promises more since, and only a later
+        /// confirmation lifts the limit.
+        doubted: Timestamp,
     },
     /// Given up: no acquire is sent for it from now on.
     Ended {

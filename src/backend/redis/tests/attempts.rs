@@ -3,11 +3,11 @@
 use std::task::{Context, Poll, Waker};
 
 use super::super::answers::AcquireAnswer;
-use super::super::place::{Looked, NextPoll, Seen};
+use super::super::place::{Looked, NextPoll, Seen, Won};
 use super::super::stage::Outcome;
 use super::super::value::{ClaimText, Writer};
 use super::*;
-use crate::backend::{LeaseId, Timestamp};
+use crate::backend::{LeaseId, Limit, Timestamp};
 
 const EPOCH: u64 = 1_800_000_000_000_000;
 
@@ -67,6 +67,25 @@ impl Waiter {
 /// The value of another attempt with this epoch.
 fn another(epoch: u64) -> String {
     format!("{:016x}:{:016x}:x2:{epoch}:10000:1:1:h:n::", 2, 8)
+}
+
+/// In a cluster a lease is proven by the nodes that answer, and promises more than a node without an answer has confirmed.
+#[test]
+fn a_confirmation_lifts_a_limit_only_if_it_is_later_than_the_renewal_that_failed() {
+    let waiter = Waiter::asking();
+    waiter.attempt.answered(AcquireAnswer::Granted(EPOCH), waiter.now, tokio::time::Instant::now());
+    assert_eq!(waiter.granted(), Some(EPOCH));
+    let (limit, at) = (Limit::lifted(TTL), |seconds| waiter.now + Duration::from_secs(seconds));
+    assert!(waiter.attempt.hold(Won { epoch: EPOCH, dated: at(0), ttl: TTL }, Some(limit.clone())));
+    assert!(waiter.attempt.unconfirmed(at(3)));
+    assert!(limit.until() <= at(0) + TTL);
+    // One that was sent before, and is answered late: the hold is certain for longer, but not for as long as the lease.
+    assert!(!waiter.attempt.confirmed(at(2)));
+    assert!(limit.is_set() && limit.until() > at(1) + TTL && limit.until() <= at(2) + TTL);
+    assert!(!waiter.attempt.unconfirmed(at(5)), "it has a limit already");
+    assert!(!waiter.attempt.confirmed(at(4)));
+    assert!(waiter.attempt.confirmed(at(6)));
+    assert!(!limit.is_set());
 }
 
 #[test]
