@@ -256,12 +256,12 @@ impl Batch {
     pub(super) fn not_connected(&self, error: &BackendError) {
         debug!(target: "leasehold::redis", "{error}");
         self.health.failed(CONNECTING, error);
-        if error.kind() != ErrorKind::Unreachable && !tls::is_about_files(error) {
+        match &self.membership {
+            // Another server may be at the address of a node that has gone, whose slots are at other nodes soon.
+            Some(membership) => membership.report(Report::Doubt),
             // A permanent error: waiting does not help.
-            self.requests.fail(error);
-        }
-        if let Some(membership) = &self.membership {
-            membership.report(Report::Doubt);
+            None if error.kind() != ErrorKind::Unreachable && !tls::is_about_files(error) => self.requests.fail(error),
+            None => {}
         }
     }
 
