@@ -14,9 +14,10 @@ use crate::rows::{Row, Store, Work};
 use crate::table::{number, ratio};
 
 /// Each file with its title and its rows.
-const CHARTS: [(&str, &str, &[&str]); 5] = [
+const CHARTS: [(&str, &str, &[&str]); 6] = [
     ("performance.svg", "Locks on Redis and etcd", &["redis-own", "redis-key-8", "etcd-own", "etcd-key-8"]),
     ("performance-redis.svg", "Redis", &["redis-one", "redis-own", "redis-key-8", "redis-tasks-1000"]),
+    ("performance-cluster.svg", "A Redis cluster", &["cluster-one", "cluster-own", "cluster-key-8", "cluster-waited"]),
     ("performance-etcd.svg", "etcd", &["etcd-one", "etcd-own", "etcd-key-8", "etcd-tasks-1000"]),
     ("performance-memory.svg", "In memory", &["memory-one", "memory-tasks-8", "memory-tasks-1000"]),
     ("performance-rest.svg", "At rest", &["redis-held-10k", "redis-waited", "etcd-held-10k", "etcd-waited"]),

@@ -19,6 +19,8 @@ pub enum Contender {
     Drop,
     Again,
     IsLost,
+    /// leasehold on one server, in a row of a cluster.
+    OneServer,
     Rslock,
     AsyncRedisLock,
     DistributedLock,
@@ -30,6 +32,11 @@ pub enum Contender {
 }
 
 impl Contender {
+    /// Where its locks are in a row.
+    pub fn store(self, row: &Row) -> Store {
+        if self == Self::OneServer { Store::Redis } else { row.store }
+    }
+
     /// Its name in a row.
     pub fn name(self, row: &Row) -> &'static str {
         match (self, row.store, row.work) {
@@ -39,8 +46,10 @@ impl Contender {
             (Self::Drop, Store::Memory, Work::OneKey { .. }) => "leasehold",
             (Self::Unlock, _, Work::OwnKeys { .. }) => "leasehold, unlock().await",
             (Self::Unlock, ..) => "leasehold",
+            (Self::Drop, Store::Cluster, _) => "leasehold",
             (Self::Drop, Store::Memory, _) => "leasehold, lock + drop",
             (Self::Drop, ..) => "leasehold, drop",
+            (Self::OneServer, ..) => "leasehold, one server",
             (Self::Again, ..) => "leasehold, lock again",
             (Self::IsLost, ..) => "leasehold, is_lost()",
             (Self::Rslock, ..) => "rslock",
@@ -55,7 +64,7 @@ impl Contender {
     }
 
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Unlock | Self::Drop | Self::Again | Self::IsLost)
+        matches!(self, Self::Unlock | Self::Drop | Self::Again | Self::IsLost | Self::OneServer)
     }
 
     /// Does the work of a row in this process, which has done nothing else.
@@ -65,7 +74,7 @@ impl Contender {
             (Self::Bare, Store::Etcd) => run::<BareEtcd>(alone(row.work), server, time).await,
             (_, Store::Memory) if row.work == Work::Local => local::measure(self, time).await,
             (Self::Unlock, _) => run::<Unlocked>(row.work, server, time).await,
-            (Self::Drop, _) => run::<Dropped>(row.work, server, time).await,
+            (Self::Drop | Self::OneServer, _) => run::<Dropped>(row.work, server, time).await,
             (Self::Rslock, _) => run::<Rslock>(row.work, server, time).await,
             (Self::AsyncRedisLock, _) => run::<AsyncRedisLock>(row.work, server, time).await,
             (Self::DistributedLock, _) => run::<DistributedLock>(row.work, server, time).await,

@@ -46,7 +46,7 @@ impl Programs {
             Work::OneKey { clients, tasks } => ("one", clients, tasks),
             _ => return None,
         };
-        command.args([&server.address, &server.process.to_string(), keys]);
+        command.args([&server.address, &server.processes.first()?.to_string(), keys]);
         command.args([clients.to_string(), tasks.to_string(), time.as_secs_f64().to_string()]);
         Some(command)
     }

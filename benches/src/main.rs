@@ -37,7 +37,7 @@ async fn main() -> Result<ExitCode> {
     let options = Options::parse();
     if let Some(contender) = options.measure {
         let [row] = options.rows()?[..] else { return Err("one row is measured at a time".into()) };
-        print!("{}", contender.measure(row, &options.server(row), options.time()).await?);
+        print!("{}", contender.measure(row, &options.server(contender, row), options.time()).await?);
         // There may be thousands of locks and waiters: nobody waits for their end.
         std::process::exit(0);
     }

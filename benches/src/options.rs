@@ -32,12 +32,12 @@ pub struct Options {
     #[arg(long)]
     pub list: bool,
     /// Only this contender, in this process, with the server of the next two options
-    #[arg(long, hide = true, requires_all = ["address", "process"])]
+    #[arg(long, hide = true, requires = "address")]
     pub measure: Option<Contender>,
     #[arg(long, hide = true)]
     address: Option<String>,
     #[arg(long, hide = true)]
-    process: Option<u32>,
+    process: Vec<u32>,
 }
 
 impl Options {
@@ -65,8 +65,8 @@ impl Options {
     }
 
     /// The server of a single measurement.
-    pub fn server(&self, row: &Row) -> Server {
-        Server::new(row.store, self.address.clone().unwrap_or_default(), self.process.unwrap_or_default())
+    pub fn server(&self, contender: Contender, row: &Row) -> Server {
+        Server::new(contender.store(row), self.address.clone().unwrap_or_default(), self.process.clone())
     }
 
     /// The command of a single measurement, which has the options above.
@@ -74,7 +74,8 @@ impl Options {
         let name = contender.to_possible_value().ok_or("it has no name")?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["--measure", name.get_name(), "--address", &server.address]);
-        command.args(["--process", &server.process.to_string(), "--seconds", &self.seconds.to_string(), row.name]);
+        command.args(server.processes.iter().map(|process| format!("--process={process}")));
+        command.args(["--seconds", &self.seconds.to_string(), row.name]);
         Ok(command)
     }
 }

@@ -60,9 +60,9 @@ impl Rounds {
     }
 }
 
-/// One measurement, on a fresh server, in a fresh process.
+/// One measurement, on a fresh server or cluster, in a fresh process.
 async fn one(contender: Contender, row: &Row, options: &Options, programs: &Programs) -> Result<Sample> {
-    let started = Started::new(row.store);
+    let started = Started::new(contender.store(row));
     let server = started.server();
     let command = match programs.command(contender, row.work, &server, options.time()) {
         Some(command) => command,

@@ -6,6 +6,7 @@ use crate::contenders::Contender::{self, *};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     Redis,
+    Cluster,
     Etcd,
     Memory,
 }
@@ -52,6 +53,10 @@ impl Row {
         Self { name, title, store: Store::Redis, work, contenders }
     }
 
+    const fn cluster(name: &'static str, title: &'static str, work: Work, contenders: &'static [Contender]) -> Self {
+        Self { name, title, store: Store::Cluster, work, contenders }
+    }
+
     const fn etcd(name: &'static str, title: &'static str, work: Work, contenders: &'static [Contender]) -> Self {
         Self { name, title, store: Store::Etcd, work, contenders }
     }
@@ -74,6 +79,7 @@ const REDIS_HELD: &[Contender] = &[Bare, Unlock, Rslock, AsyncRedisLock, Distrib
 /// Without async-redis-lock, whose renewals, one a second for each lock, time out.
 const REDIS_HELD_MANY: &[Contender] = &[Bare, Unlock, Rslock, DistributedLock];
 const REDIS_WAITING: &[Contender] = &[Unlock, Rslock, AsyncRedisLock];
+const CLUSTER: &[Contender] = &[OneServer, Drop];
 const ETCD: &[Contender] = &[Bare, Unlock, Drop, LockRpc, GoMutex];
 const ETCD_CONTENDED: &[Contender] = &[Bare, Unlock, LockRpc, GoMutex];
 
@@ -104,6 +110,15 @@ pub const ROWS: &[Row] = &[
         "Redis: 3,000 tasks of one client wait, each for another key",
         Work::Waiting { clients: 1, tasks: 3000, keys: 3000 },
         REDIS_WAITING,
+    ),
+    Row::cluster("cluster-one", "Redis cluster of three masters: one task", Work::OwnKeys { tasks: 1 }, CLUSTER),
+    Row::cluster("cluster-own", "Redis cluster: 64 tasks, a key each", Work::OwnKeys { tasks: 64 }, CLUSTER),
+    Row::cluster("cluster-key-8", "Redis cluster: one key, 8 clients", one_key(8, 1), CLUSTER),
+    Row::cluster(
+        "cluster-waited",
+        "Redis cluster: 1,000 tasks of one client wait, each for another key",
+        Work::Waiting { clients: 1, tasks: 1000, keys: 1000 },
+        CLUSTER,
     ),
     Row::etcd("etcd-one", "etcd: one task", Work::OwnKeys { tasks: 1 }, ETCD),
     Row::etcd("etcd-own", "etcd: 64 tasks, a key each", Work::OwnKeys { tasks: 64 }, ETCD),

@@ -1,8 +1,8 @@
 //! The servers, each started anew for one measurement.
 
-use std::process;
 use std::time::Duration;
 
+use support::clusters::RedisCluster;
 use support::etcd::{Etcd, metric};
 use support::redis::Redis;
 
@@ -12,6 +12,7 @@ use crate::{Result, cpu};
 /// A server that runs until this is dropped.
 pub enum Started {
     Redis(Redis),
+    Cluster(RedisCluster),
     Etcd(Box<Etcd>),
     Nothing,
 }
@@ -20,6 +21,7 @@ impl Started {
     pub fn new(store: Store) -> Self {
         match store {
             Store::Redis => Self::Redis(Redis::start()),
+            Store::Cluster => Self::Cluster(RedisCluster::start_with(0, &[])),
             Store::Etcd => Self::Etcd(Box::new(Etcd::start())),
             Store::Memory => Self::Nothing,
         }
@@ -27,34 +29,41 @@ impl Started {
 
     pub fn server(&self) -> Server {
         match self {
-            Self::Redis(server) => Server::new(Store::Redis, server.address().to_string(), server.process().id()),
-            Self::Etcd(server) => Server::new(Store::Etcd, server.endpoint(), server.process().id()),
+            Self::Redis(server) => Server::new(Store::Redis, server.address().to_string(), vec![server.process().id()]),
+            Self::Cluster(cluster) => {
+                let addresses: Vec<_> = cluster.nodes().iter().map(|node| node.address().to_string()).collect();
+                let processes = cluster.nodes().iter().map(|node| node.process().id()).collect();
+                Server::new(Store::Cluster, addresses.join(","), processes)
+            }
+            Self::Etcd(server) => Server::new(Store::Etcd, server.endpoint(), vec![server.process().id()]),
             Self::Nothing => Server::none(),
         }
     }
 }
 
-/// A server, as the process that measures knows it.
+/// A server or a cluster, as the process that measures knows it.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub store: Store,
+    /// Of a cluster, those of its nodes, with commas between them.
     pub address: String,
-    pub process: u32,
+    pub processes: Vec<u32>,
 }
 
 impl Server {
-    pub fn new(store: Store, address: String, process: u32) -> Self {
-        Self { store, address, process }
+    pub fn new(store: Store, address: String, processes: Vec<u32>) -> Self {
+        Self { store, address, processes }
     }
 
     /// No server: locks in this process.
     pub fn none() -> Self {
-        Self::new(Store::Memory, String::new(), process::id())
+        Self::new(Store::Memory, String::new(), Vec::new())
     }
 
     pub fn url(&self) -> String {
         match self.store {
             Store::Redis => format!("redis://{}", self.address),
+            Store::Cluster => format!("redis+cluster://{}", self.address),
             Store::Etcd => format!("etcd://{}", self.address),
             Store::Memory => "memory://benchmark".to_owned(),
         }
@@ -62,20 +71,26 @@ impl Server {
 
     /// The processor time that it has used.
     pub fn cpu(&self) -> Result<Option<Duration>> {
-        if self.store == Store::Memory { Ok(None) } else { cpu::used_by(self.process).map(Some) }
+        if self.processes.is_empty() {
+            return Ok(None);
+        }
+        self.processes.iter().map(|process| cpu::used_by(*process)).sum::<Result<_>>().map(Some)
     }
 
     /// The number of requests that it has received: commands, those of scripts as well, or gRPC messages.
     pub fn requests(&self) -> Result<u64> {
         match self.store {
-            Store::Redis => {
-                let mut connection = redis::Client::open(self.url())?.get_connection()?;
-                let stats: String = redis::cmd("INFO").arg("stats").query(&mut connection)?;
-                let line = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
-                Ok(line.ok_or("no total_commands_processed")?.trim().parse()?)
-            }
+            Store::Redis | Store::Cluster => self.address.split(',').map(commands).sum(),
             Store::Etcd => Ok(metric(self.address.parse()?, "grpc_server_msg_received_total", &[])),
             Store::Memory => Ok(0),
         }
     }
+}
+
+/// The number of commands that the Redis server at an address has received.
+fn commands(address: &str) -> Result<u64> {
+    let mut connection = redis::Client::open(format!("redis://{address}"))?.get_connection()?;
+    let stats: String = redis::cmd("INFO").arg("stats").query(&mut connection)?;
+    let line = stats.lines().find_map(|line| line.strip_prefix("total_commands_processed:"));
+    Ok(line.ok_or("no total_commands_processed")?.trim().parse()?)
 }
