@@ -163,7 +163,8 @@ fn a_lost_answer_to_an_acquire_is_one_hold_or_none(scheme: &str, server: SocketA
         unlock(net.lock(&net.behind, "k")).unwrap();
         net.is_back();
         net.proxy.drop_answers(true);
-        let limit = if round % 2 == 0 { Some(Duration::from_millis(300)) } else { None };
+        // Long enough to be seen at the server, on a busy machine.
+        let limit = if round % 2 == 0 { Some(SOON) } else { None };
         let (request, history, (got, results)) = (net.behind.lock("k"), net.history.clone(), channel());
         std::thread::spawn(move || {
             let request = limit.into_iter().fold(request, leasehold::LockRequest::timeout);
