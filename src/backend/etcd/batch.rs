@@ -497,23 +497,7 @@ mod tests {
     fn a_refused_member_fails_no_other() {
         run(async {
             let server = Server::start().await;
-            for command in [
-                &["user", "add", "root:secret"][..],
-                &["user", "add", "joe:pass"],
-                &["role", "add", "locks"],
-                &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "p/%session/"],
-                &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "p/k0/"],
-                &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "p/k2/"],
-                &["user", "grant-role", "joe", "locks"],
-                &["auth", "enable"],
-            ] {
-                server.ctl(command);
-            }
-            let mut options = server.options("p/");
-            options.account = fixed("joe", "pass");
-            let etcd = connect(options).await.unwrap();
-            let lease = etcd.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
-            let client = Client { etcd, lease };
+            let client = server.limited_to(&["p/%session/", "p/k0/", "p/k2/"]).await;
             let claims = claims(&client, 3);
             let parts = client.etcd.parts().unwrap();
             let lanes = full(&parts);

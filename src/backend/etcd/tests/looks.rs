@@ -45,20 +45,7 @@ fn many_looks_are_few_requests_and_find_what_was_removed() {
 fn a_claim_that_may_not_be_read_hides_no_other() {
     run(async {
         let server = Server::start().await;
-        for command in [
-            &["user", "add", "root:secret"][..],
-            &["user", "add", "joe:pass"],
-            &["role", "add", "locks"],
-            &["role", "grant-permission", "locks", "--prefix=true", "readwrite", "p/"],
-            &["user", "grant-role", "joe", "locks"],
-            &["auth", "enable"],
-        ] {
-            server.ctl(command);
-        }
-        let account = fixed("joe", "pass");
-        let etcd = connect(Options { account, ..server.options("p/") }).await.unwrap();
-        let lease = etcd.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
-        let joe = Client { etcd, lease };
+        let joe = server.limited_to(&["p/"]).await;
         let held = [joe.lock("a").await, joe.lock("b").await, joe.lock("c").await];
         let mut claims: Vec<_> = held.iter().map(own).collect();
         claims.insert(1, ClaimKey { name: (*b"q/not/ours").into(), create: 1 });

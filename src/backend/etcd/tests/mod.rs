@@ -51,6 +51,20 @@ impl Server {
         connect(self.options(prefix)).await.unwrap()
     }
 
+    /// Enables authentication, and connects with a lease as a user who may read and write what begins with one of these.
+    pub(super) async fn limited_to(&self, granted: &[&str]) -> Client {
+        let locks = |prefix| ["role", "grant-permission", "locks", "--prefix=true", "readwrite", prefix];
+        self.ctl(&["user", "add", "root:secret"]);
+        self.ctl(&["user", "add", "joe:pass"]);
+        self.ctl(&["role", "add", "locks"]);
+        granted.iter().for_each(|prefix| drop(self.ctl(&locks(prefix))));
+        self.ctl(&["user", "grant-role", "joe", "locks"]);
+        self.ctl(&["auth", "enable"]);
+        let etcd = connect(Options { account: fixed("joe", "pass"), ..self.options("p/") }).await.unwrap();
+        let lease = etcd.open(Duration::from_secs(10), LeaseScope::Session).await.unwrap();
+        Client { etcd, lease }
+    }
+
     /// Runs etcdctl to its end.
     pub(super) fn ctl(&self, args: &[&str]) -> String {
         self.0.etcdctl(args)
