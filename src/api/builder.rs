@@ -293,7 +293,7 @@ impl LockManagerBuilder {
     }
 
     /// Sets how many Redis replicas must confirm a lock before it is returned: none by default. If fewer confirm in time, the lock
-    /// is released and the request fails.
+    /// is released; `lock()` then tries again, and other requests fail.
     ///
     /// Redis replicates asynchronously: a replica that is promoted to master may not have a lock that was granted just before.
     /// Waiting for replicas makes this less likely, at the cost of two round trips per lock. Renewals wait for them as well: one that

@@ -32,8 +32,7 @@ pub struct Limit {
 impl Limit {
     /// Limits a grant that was proven at `proven` to `ttl`, less 1 % and 5 ms for differences between clocks.
     pub fn new(proven: Timestamp, ttl: Duration) -> Self {
-        let until = proven + certain(ttl);
-        Self { until: Arc::new(AtomicU64::new(until.as_nanos())), ttl }
+        Self { until: Arc::new(AtomicU64::new(end(proven, ttl))), ttl }
     }
 
     /// Lifts the limit, because the grant was confirmed: from now on only its lease applies.
@@ -50,14 +49,13 @@ impl Limit {
     /// Limits the grant, which was last proven at `proven`, to `ttl`. False if it is limited already.
     #[cfg(feature = "redis")]
     pub(crate) fn set(&self, proven: Timestamp, ttl: Duration) -> bool {
-        let until = (proven + certain(ttl)).as_nanos();
-        self.until.compare_exchange(u64::MAX, until, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.until.compare_exchange(u64::MAX, end(proven, ttl), Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Prolongs the limit of a grant that was proven at `proven`, to `ttl`.
     #[cfg(feature = "redis")]
     pub(crate) fn prolong(&self, proven: Timestamp, ttl: Duration) {
-        self.until.store((proven + certain(ttl)).as_nanos(), Ordering::Release);
+        self.until.store(end(proven, ttl), Ordering::Release);
     }
 
     /// The first time at which the grant is no longer certain.
@@ -74,4 +72,9 @@ impl Limit {
     pub(crate) fn is_fresh(&self, now: Timestamp) -> bool {
         self.until().since(now) > self.ttl / 2
     }
+}
+
+/// In nanoseconds.
+fn end(proven: Timestamp, ttl: Duration) -> u64 {
+    (proven + certain(ttl)).as_nanos()
 }

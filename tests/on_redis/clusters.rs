@@ -238,6 +238,26 @@ fn a_master_that_is_killed_is_replaced_and_the_holds_go_on() {
 }
 
 #[test]
+fn an_account_that_a_node_refuses_ends_a_request_and_no_hold() {
+    let cluster = RedisCluster::start_with(0, &[]);
+    let manager = connect(&cluster, Duration::from_secs(20));
+    let at = cluster.master_of(slot_of(&cluster, "held"));
+    let guard = lock(&manager, "held");
+    let key = keys_at(&cluster, at, 1).remove(0);
+    let node = &cluster.nodes()[at];
+    node.cli(&["CONFIG", "SET", "requirepass", "secret"]);
+    for kind in ["normal", "pubsub"] {
+        node.cli(&["-a", "secret", "--no-auth-warning", "CLIENT", "KILL", "TYPE", kind]);
+    }
+    let error = manager.lock(&key).wait().unwrap_err();
+    assert!(error.code() == "BACKEND" && error.to_string().contains("Authentication required"), "{error}");
+    node.cli(&["-a", "secret", "--no-auth-warning", "CONFIG", "SET", "requirepass", ""]);
+    drop(lock(&manager, &key));
+    assert!(!guard.is_lost());
+    guard.unlock().wait().unwrap();
+}
+
+#[test]
 fn a_failover_on_request_loses_no_hold() {
     let cluster = RedisCluster::start();
     let folder = Folder::new();

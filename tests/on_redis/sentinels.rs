@@ -62,17 +62,8 @@ fn masters_that_are_killed_and_come_back_let_no_two_in() {
     let history = History::open(folder.path().join("history"));
     let manager = |url: &String| LockManager::builder().url(url).ttl(TTL).min_replicas(1).build().wait().unwrap();
     let urls = separate(&watched);
-    let lock = |manager: &LockManager| loop {
-        match manager.lock("k").wait() {
-            Ok(guard) => return guard,
-            // No replica follows the new master yet.
-            Err(error) if error.to_string().contains("0 of 1 replicas") => {
-                std::thread::sleep(Duration::from_millis(10))
-            }
-            Err(error) => panic!("{error}"),
-        }
-    };
-    let crowd = Crowd::start_by(&history, urls.iter().chain(&urls[..1]).map(manager), lock);
+    // They wait while no replica follows the new master yet.
+    let crowd = Crowd::start(&history, urls.iter().chain(&urls[..1]).map(manager));
     // A minute of failovers.
     let kills = if std::env::var_os("LEASEHOLD_ALL").is_some() { 6 } else { 1 };
     for _ in 0..kills {

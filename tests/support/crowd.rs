@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use leasehold::{LockGuard, LockManager, Owner};
+use leasehold::{LockManager, Owner};
 
 use super::history::History;
 use super::{PATIENCE, child, eventually};
@@ -20,21 +20,12 @@ pub struct Crowd {
 impl Crowd {
     /// Starts the clients. Their holds are recorded in the history.
     pub fn start(history: &History, managers: impl IntoIterator<Item = LockManager>) -> Self {
-        Self::start_by(history, managers, |manager| manager.lock("k").wait().unwrap())
-    }
-
-    /// Starts the clients, which lock by this function.
-    pub fn start_by(
-        history: &History,
-        managers: impl IntoIterator<Item = LockManager>,
-        lock: impl Fn(&LockManager) -> LockGuard + Copy + Send + 'static,
-    ) -> Self {
         let (turns, enough) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
         let clients = managers.into_iter().map(|manager| {
             let (history, turns, enough) = (history.clone(), turns.clone(), enough.clone());
             std::thread::spawn(move || {
                 while !enough.load(Ordering::SeqCst) {
-                    let guard = lock(&manager);
+                    let guard = manager.lock("k").wait().unwrap();
                     let hold = history.acquired(&guard);
                     turns.fetch_add(1, Ordering::SeqCst);
                     // Checks the hold for a moment.

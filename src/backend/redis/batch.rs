@@ -257,8 +257,14 @@ impl Batch {
         debug!(target: "leasehold::redis", "{error}");
         self.health.failed(CONNECTING, error);
         match &self.membership {
-            // Another server may be at the address of a node that has gone, whose slots are at other nodes soon.
-            Some(membership) => membership.report(Report::Doubt),
+            // Another server may be at the address of a node that has gone, whose slots are at other nodes soon: nothing is lost by what
+            // it says. But an account that is refused is most likely refused for good.
+            Some(membership) => {
+                if error.kind() == ErrorKind::Denied {
+                    self.requests.refuse(error);
+                }
+                membership.report(Report::Doubt);
+            }
             // A permanent error: waiting does not help.
             None if error.kind() != ErrorKind::Unreachable && !tls::is_about_files(error) => self.requests.fail(error),
             None => {}

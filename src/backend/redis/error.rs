@@ -233,10 +233,10 @@ pub(super) fn no_cluster(server: &str) -> BackendError {
     wrong_kind(server, ServerKind::Standalone)
 }
 
-/// Returns the error of a lock that too few replicas have: final for a new one, while a renewal is repeated.
-pub(super) fn too_few(server: &str, found: i64, wanted: u32, is_new: bool) -> BackendError {
-    let kind = if is_new { ErrorKind::Refused } else { ErrorKind::Unreachable };
-    BackendError::new(kind, format!("{found} of {wanted} replicas of redis at {server} confirmed the lock in time"))
+/// Returns the error of a lock that too few replicas have, for now.
+pub(super) fn too_few(server: &str, found: i64, wanted: u32) -> BackendError {
+    let reason = format!("{found} of {wanted} replicas of redis at {server} confirmed the lock in time");
+    BackendError::new(ErrorKind::Unreachable, reason)
 }
 
 /// Returns the error of a call after `close`.

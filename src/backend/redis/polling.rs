@@ -36,15 +36,13 @@ struct Plan {
     all_ask: bool,
     /// All waiters are due to look, at their places as well: this manager's life had ended, so they may have been removed.
     all_look: bool,
-    /// When the last life was sent.
-    life: Option<Instant>,
-    /// The same in a cluster, for each slot.
-    lives: HashMap<u16, Life>,
+    /// The last lives: the only one, or in a cluster one for each slot.
+    lives: HashMap<Option<u16>, Life>,
     /// Only waiters, so that the cost of a poll does not depend on the number of holds.
     waiting: HashMap<AttemptId, Arc<Attempt>>,
 }
 
-/// The life in one slot.
+/// A life that was sent.
 #[derive(Clone, Copy, Debug)]
 struct Life {
     sent: Instant,
@@ -77,7 +75,7 @@ impl Polling {
     /// Takes the waiters of slots that have left.
     pub(super) fn leave(&self, has_left: impl Fn(u16) -> bool) -> Vec<Arc<Attempt>> {
         let plan = &mut *self.plan.lock();
-        plan.lives.retain(|slot, _| !has_left(*slot));
+        plan.lives.retain(|slot, _| !slot.is_some_and(&has_left));
         let left: Vec<_> = plan.waiting.values().filter(|attempt| has_left(attempt.name.slot)).cloned().collect();
         left.iter().for_each(|attempt| drop(plan.waiting.remove(&attempt.id)));
         left
@@ -102,24 +100,17 @@ impl Polling {
     /// Whether to send a life now, in a cluster one for this slot. Then it counts as sent.
     pub(super) fn begin_life(&self, slot: Option<u16>) -> bool {
         let (mut plan, now) = (self.plan.lock(), Instant::now());
-        if let Some(slot) = slot {
-            let begins = plan.lives.get(&slot).is_none_or(|life| life.is_answered && now - life.sent >= LIFE);
-            if begins {
-                plan.lives.insert(slot, Life { sent: now, is_answered: false });
-            }
-            return begins;
-        }
-        let begins = plan.life.is_none_or(|last| now - last >= LIFE);
+        let begins = plan.lives.get(&slot).is_none_or(|life| life.is_answered && now - life.sent >= LIFE);
         if begins {
-            plan.life = Some(now);
+            plan.lives.insert(slot, Life { sent: now, is_answered: false });
         }
         begins
     }
 
-    /// A life was answered.
+    /// A life was answered, or has failed: then there is no answer.
     pub(super) fn lived(&self, slot: Option<u16>, answer: Option<LifeAnswer>) {
         let mut plan = self.plan.lock();
-        if let Some(life) = slot.and_then(|slot| plan.lives.get_mut(&slot)) {
+        if let Some(life) = plan.lives.get_mut(&slot) {
             life.is_answered = true;
         }
         let Some(answer) = answer else { return };

@@ -5,7 +5,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::options::Node;
 use super::requests::Request;
-use super::scripts::Kind;
+use crate::backend::Result;
 
 /// Where a node sends a request, which has had no effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,10 @@ pub(super) enum Report {
     Moved(u16, Node),
     /// These are to be served by a node to which their slot is being moved.
     Ask(Node, Vec<Request>),
+    /// The node at this address has told its id.
+    Identified(Node, Result<String>),
     /// These were not served by such a node: to be repeated at that of the slot.
-    Later(Kind, Vec<Request>),
+    Later(Vec<Request>),
     /// The node has failed: its slots may be at others.
     Doubt,
 }

@@ -26,8 +26,6 @@ const LIMIT: Duration = Duration::from_secs(1);
 struct Unconfirmed {
     attempt: Arc<Attempt>,
     epoch: u64,
-    /// Whether it is a new one, and not a renewal.
-    is_new: bool,
     reply: oneshot::Sender<Result<Won>>,
 }
 
@@ -49,28 +47,24 @@ impl Replicas {
         (Self { unconfirmed }, serve(receiver, batch, count, limit.min(LIMIT), clock))
     }
 
-    /// Renews a new hold, and waits until enough replicas have the renewal. Fails if there are too few in time.
-    pub(super) async fn confirm(&self, attempt: &Arc<Attempt>, epoch: u64) -> Result<Won> {
-        self.request(attempt, epoch, true).await
-    }
-
-    /// Renews a hold, and waits until enough replicas have the renewal. Returns whether the attempt still held the lock.
+    /// Renews a hold, and waits until enough replicas have the renewal.
     ///
     /// # Errors
     ///
     /// [`Unreachable`](ErrorKind::Unreachable) if there are too few in time: a master that was deposed may go on answering.
+    pub(super) async fn confirm(&self, attempt: &Arc<Attempt>, epoch: u64) -> Result<Won> {
+        let (reply, answer) = oneshot::channel();
+        // The task ends only with the manager.
+        let _ = self.unconfirmed.send(Unconfirmed { attempt: attempt.clone(), epoch, reply });
+        answer.await.unwrap_or_else(|_| Err(error::closed()))
+    }
+
+    /// The same. Returns whether the attempt still held the lock.
     pub(super) async fn renew(&self, attempt: &Arc<Attempt>, epoch: u64) -> Result<bool> {
-        match self.request(attempt, epoch, false).await {
+        match self.confirm(attempt, epoch).await {
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(false),
             renewed => renewed.map(|_| true),
         }
-    }
-
-    async fn request(&self, attempt: &Arc<Attempt>, epoch: u64, is_new: bool) -> Result<Won> {
-        let (reply, answer) = oneshot::channel();
-        // The task ends only with the manager.
-        let _ = self.unconfirmed.send(Unconfirmed { attempt: attempt.clone(), epoch, is_new, reply });
-        answer.await.unwrap_or_else(|_| Err(error::closed()))
     }
 }
 
@@ -93,10 +87,10 @@ async fn serve(
         let ops = together.iter().map(|hold| Op::Renew(hold.attempt.clone(), hold.epoch)).collect();
         let answers = join_all(batch.request(ops)).await;
         let mut renewed = Vec::with_capacity(together.len());
-        for (Unconfirmed { attempt, epoch, is_new, reply }, answer) in together.into_iter().zip(answers) {
+        for (Unconfirmed { attempt, epoch, reply }, answer) in together.into_iter().zip(answers) {
             let refused = match answer {
                 Ok(answer) if answers::found(&answer) => {
-                    renewed.push((Won { epoch, dated, ttl: attempt.ttl }, is_new, reply));
+                    renewed.push((Won { epoch, dated, ttl: attempt.ttl }, reply));
                     continue;
                 }
                 Ok(_) => error::lost(batch.server()),
@@ -109,10 +103,10 @@ async fn serve(
         let found = wait(&batch, count, limit.min(longest / 4)).await;
         // Another master knows nothing of these renewals, and its replicas have all that it has.
         let found = if batch.reconnects() == reconnects { found } else { Err(error::broken(batch.server())) };
-        for (won, is_new, reply) in renewed {
+        for (won, reply) in renewed {
             let confirmed = match &found {
                 Ok(found) if *found >= i64::from(count) => Ok(won),
-                Ok(found) => Err(error::too_few(batch.server(), *found, count, is_new)),
+                Ok(found) => Err(error::too_few(batch.server(), *found, count)),
                 Err(error) => Err(error.clone()),
             };
             let _ = reply.send(confirmed);

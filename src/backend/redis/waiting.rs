@@ -278,6 +278,17 @@ impl Requests {
         leaving
     }
 
+    /// Fails what waits and ends no hold if it fails.
+    pub(super) fn refuse(&self, error: &BackendError) {
+        let is_new = |request: &Request| matches!(request.op, Op::Acquire(_) | Op::Inspect(_) | Op::Evict(..));
+        let refused: Vec<_> = {
+            let All { queues, apart, .. } = &mut *self.all.lock();
+            let apart = apart.values_mut().flat_map(|apart| apart.queues.take_if(is_new));
+            queues.take_if(is_new).into_iter().chain(apart).collect()
+        };
+        refused.into_iter().for_each(|request| request.fail(error.clone()));
+    }
+
     /// Fails all that wait.
     pub(super) fn fail(&self, error: &BackendError) {
         let (waiting, commands) = {

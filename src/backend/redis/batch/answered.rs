@@ -92,8 +92,15 @@ impl Batch {
                 self.put_off(kind, requests, moves, &error);
                 outcome.broken = Some(error);
             }
-            _ => requests.into_iter().for_each(|request| request.fail(error.clone())),
+            _ => requests.into_iter().for_each(|request| self.fail(request, error.clone())),
         }
+    }
+
+    fn fail(&self, request: Request, error: BackendError) {
+        if let Op::Life(slot) = request.op {
+            self.polling.lived(slot, None);
+        }
+        request.fail(error);
     }
 
     /// Another node serves these requests.
@@ -107,7 +114,7 @@ impl Batch {
                 redirected.push(request);
             } else {
                 let reason = format!("no node of the cluster serves the slot: {error}");
-                request.fail(BackendError::new(ErrorKind::Unreachable, reason));
+                self.fail(request, BackendError::new(ErrorKind::Unreachable, reason));
             }
         }
         // Two nodes that name each other do not agree yet.
@@ -176,7 +183,7 @@ impl Batch {
                 membership.report(Report::Doubt);
             }
             if requests.iter().any(|request| request.way == Way::Asking) {
-                return membership.report(Report::Later(kind, requests));
+                return membership.report(Report::Later(requests));
             }
         }
         let way = if moves { Way::Alone } else { Way::Together };

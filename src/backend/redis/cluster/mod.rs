@@ -23,9 +23,9 @@ use super::names::SLOTS;
 use super::opening::{Common, Opening};
 use super::options::{Node, Server};
 use super::redirect::{Membership, Report};
-use super::requests::Way;
-use super::router::Router;
-use super::scripts::{Kind, Scripts};
+use super::requests::{Request, Way};
+use super::router::{Map, Router};
+use super::scripts::Scripts;
 use super::serving::Serving;
 use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, ErrorKind, Result};
@@ -55,6 +55,10 @@ pub(super) struct Cluster {
     last_number: u64,
     /// Slots at nodes that are not known yet.
     unknown: Vec<(u64, u16)>,
+    /// Calls that nodes without slots are to serve, which are asked for their ids.
+    unidentified: HashMap<Node, Vec<Vec<Request>>>,
+    /// Slots that have moved, and whose waiters and holds have not followed yet.
+    moved: HashSet<u16>,
     /// When the map is asked for next.
     next: Instant,
     asking: Option<JoinHandle<Result<Said>>>,
@@ -97,6 +101,8 @@ impl Cluster {
             replicas: Vec::new(),
             last_number: 0,
             unknown: Vec::new(),
+            unidentified: HashMap::new(),
+            moved: HashSet::new(),
             next: Instant::now() + PERIOD,
             asking: None,
         };
@@ -132,7 +138,13 @@ impl Cluster {
             };
             tokio::select! {
                 biased;
-                Some((number, report)) = self.reports.recv() => self.handle(number, report).await,
+                Some((number, report)) = self.reports.recv() => {
+                    self.handle(number, report);
+                    while let Ok((number, report)) = self.reports.try_recv() {
+                        self.handle(number, report);
+                    }
+                    self.resume();
+                }
                 said = asked => {
                     self.asking = None;
                     self.next = Instant::now() + PERIOD;
@@ -145,6 +157,7 @@ impl Cluster {
                         Err(_) => {}
                     }
                     self.settle();
+                    self.resume();
                 }
                 () = sleep_until(self.next), if !is_asking => {
                     let nodes = self.askable();
@@ -218,7 +231,7 @@ impl Cluster {
         Some(node.opening.serving.clone())
     }
 
-    async fn handle(&mut self, number: u64, report: Report) {
+    fn handle(&mut self, number: u64, report: Report) {
         match report {
             Report::Doubt => self.ask_soon(),
             Report::Moved(slot, to) => match self.at(&to) {
@@ -228,29 +241,44 @@ impl Cluster {
                     self.ask_soon();
                 }
             },
-            Report::Ask(to, requests) => {
-                let node = match self.at(&to) {
-                    Some(node) => Some(node),
-                    // A node that has no slots yet.
-                    None => {
-                        map::identify(&self.server, &to).await.ok().map(|id| self.add(Master { id, address: to }, None))
+            Report::Ask(to, requests) => match self.at(&to) {
+                Some(node) => node.batch.add(requests),
+                None => self.identify(number, to, requests),
+            },
+            Report::Identified(address, id) => {
+                let calls = self.unidentified.remove(&address).unwrap_or_default();
+                match (self.at(&address), id) {
+                    (Some(node), _) => node.batch.add(calls.into_iter().flatten()),
+                    (None, Ok(id)) => self.add(Master { id, address }, None).batch.add(calls.into_iter().flatten()),
+                    (None, Err(error)) => {
+                        debug!(target: "leasehold::redis", "{error}");
+                        calls.into_iter().for_each(|call| self.put_off(call));
                     }
-                };
-                match (node, requests.first().map(|request| request.op.kind())) {
-                    (Some(node), _) => node.batch.add(requests),
-                    (None, Some(kind)) => self.put_off(kind, requests),
-                    (None, None) => {}
                 }
             }
-            Report::Later(kind, requests) => self.put_off(kind, requests),
+            Report::Later(requests) => self.put_off(requests),
         }
     }
 
-    /// These are to be repeated at the node of their slot after a while.
-    fn put_off(&self, kind: Kind, mut requests: Vec<super::requests::Request>) {
+    /// Asks a node that has no slots yet for its id: it is to serve these requests of another one.
+    fn identify(&mut self, number: u64, address: Node, requests: Vec<Request>) {
+        if let Some(waiting) = self.unidentified.get_mut(&address) {
+            return waiting.push(requests);
+        }
+        self.unidentified.insert(address.clone(), vec![requests]);
+        let (server, sender) = (self.server.clone(), self.sender.clone());
+        self.common.handle.spawn(async move {
+            let id = map::identify(&server, &address).await;
+            // It ends with the manager.
+            let _ = sender.send((number, Report::Identified(address, id)));
+        });
+    }
+
+    /// The requests of a call are to be repeated at the node of their slot after a while.
+    fn put_off(&self, mut requests: Vec<Request>) {
         requests.iter_mut().for_each(|request| request.rest(Way::Alone));
-        let Some(slots) = self.router.slots() else { return };
-        let Some(slot) = requests.first().and_then(|request| request.op.slot()) else { return };
+        let (Some(slots), Some(first)) = (self.router.slots(), requests.first()) else { return };
+        let (kind, Some(slot)) = (first.op.kind(), first.op.slot()) else { return };
         slots.change(|map| {
             if let Some(node) = map.get(slot) {
                 node.batch.requests().put_off(kind, requests, REST);
@@ -259,22 +287,19 @@ impl Cluster {
     }
 
     /// A slot has moved from one node to another.
-    fn moved(&self, from: u64, slot: u16, to: &Arc<Serving>) {
+    fn moved(&mut self, from: u64, slot: u16, to: &Arc<Serving>) {
         let (Some(slots), Some(from)) = (self.router.slots(), self.node(from)) else { return };
         let from = &from.opening.serving;
         slots.change(|map| {
             map.set(slot, to);
-            let left = from.batch.requests().leave(slot);
-            to.batch.add(left.into_iter().map(|mut request| {
-                request.way = Way::Together;
-                request
-            }));
+            follow(map, from.batch.requests().leave(slot));
         });
-        self.resume(&HashSet::from([slot]));
+        self.moved.insert(slot);
     }
 
-    /// The waiters of these slots ask at their present nodes, and their holds are tracked there.
-    fn resume(&self, moved: &HashSet<u16>) {
+    /// The waiters of slots that have moved ask at their present nodes, and their holds are tracked there.
+    fn resume(&mut self) {
+        let moved = std::mem::take(&mut self.moved);
         if moved.is_empty() {
             return;
         }
@@ -301,8 +326,7 @@ impl Cluster {
             }
         }
         let of = |master: &Master| self.nodes.iter().rfind(|node| node.master == *master);
-        let Some(slots) = self.router.slots() else { return };
-        let mut moved = HashSet::new();
+        let (Some(slots), moved) = (self.router.slots(), &mut self.moved) else { return };
         slots.change(|map| {
             let mut changes: HashMap<u16, &Known> = HashMap::new();
             for (first, last, place) in &said.ranges {
@@ -328,16 +352,10 @@ impl Cluster {
             for (slot, node) in &changes {
                 map.set(*slot, &node.opening.serving);
             }
-            for mut request in left {
-                request.way = Way::Together;
-                if let Some(node) = request.op.slot().and_then(|slot| map.get(slot)) {
-                    node.batch.add([request]);
-                }
-            }
+            follow(map, left);
             map.clean();
             moved.extend(changes.into_keys());
         });
-        self.resume(&moved);
         let serving = slots.nodes();
         self.nodes.retain(|node| {
             said.masters.contains(&node.master)
@@ -356,6 +374,16 @@ impl Cluster {
                 Some(to) if !Arc::ptr_eq(&to, &from) => self.moved(number, slot, &to),
                 _ => from.batch.requests().stay(slot, REST),
             }
+        }
+    }
+}
+
+/// Requests of slots that have left their nodes go to those of the map.
+fn follow(map: &Map, left: Vec<Request>) {
+    for mut request in left {
+        request.way = Way::Together;
+        if let Some(node) = request.op.slot().and_then(|slot| map.get(slot)) {
+            node.batch.add([request]);
         }
     }
 }
