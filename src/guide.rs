@@ -82,6 +82,8 @@ pub mod compare {}
 #[doc = ""]
 #[doc = include_str!("../docs/performance-redis.svg")]
 #[doc = ""]
+#[doc = include_str!("../docs/performance-cluster.svg")]
+#[doc = ""]
 #[doc = include_str!("../docs/performance-etcd.svg")]
 #[doc = ""]
 #[doc = include_str!("../docs/performance-memory.svg")]

@@ -388,7 +388,7 @@ mod tests {
     use super::super::parts::Parts;
     use super::super::tests::{Client, Server, connect, fixed, run};
     use super::*;
-    use crate::backend::{Backend, Claim, Grant, LeaseScope, Wait};
+    use crate::backend::{Backend, Claim, Grant, Wait};
     use crate::info::Mode;
 
     /// Takes all lanes, so that the members that are sent from now on meet.
