@@ -14,7 +14,8 @@ use rustix::process::{Signal, getpid, kill_process};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::fixture::{Fixture, Held, LONG, SLACK, Server};
+use crate::fixture::{Fixture, Held, LONG, SLACK};
+use crate::server::Server;
 use crate::table::Absence::NoServer;
 use crate::table::Cell::{Absent, Run};
 use crate::table::{Backend, Fault};
@@ -289,7 +290,7 @@ fn refused_by_etcd(fixture: &mut Fixture) {
 }
 
 fn refused_by_redis(fixture: &mut Fixture) {
-    assert_eq!(fixture.backend(), Backend::Redis);
+    assert!(matches!(fixture.backend(), Backend::Redis(_)));
     let url = fixture.url();
     let with = |user: &str| url.replace("//", &format!("//{user}@"));
     fixture.redis().cli(&["ACL", "SETUSER", "joe", "on", ">secret", "~other:*", "+@all"]);

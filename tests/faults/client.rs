@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use leasehold::testing::{ManualClock, MemoryStore};
 use leasehold::{FenceGate, LockGuard, LockManager};
 
-use crate::fixture::{Fixture, SHORT, SLACK, Server};
+use crate::fixture::{Fixture, SHORT, SLACK};
+use crate::server::Server;
 use crate::table::Absence::OneProcess;
 use crate::table::{Backend, Fault};
 use support::child::{self, Child};

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, GetOptions, KeyValue, SortOrder, SortTarget};
 use leasehold::LockManager;
 
-use crate::fixture::{Fixture, LONG, REPORTED, SHORT, SLACK, Server, Waiting};
+use crate::fixture::{Fixture, LONG, REPORTED, SHORT, SLACK, Waiting};
 use crate::redis::until_a_change_is_known;
+use crate::server::Server;
 use crate::table::Absence::{NoServer, OfEtcd};
 use crate::table::{Backend, Cell, Fault, Play};
 use support::crowd::Crowd;
@@ -244,7 +245,7 @@ fn revoked(fixture: &mut Fixture) {
             taken(fixture, REPORTED, "", |_, key| admin.revoke(&admin.claims(key)[0]));
         }
         // Redis has no leases of several holds: an administrator removes one hold.
-        Backend::Redis => {
+        Backend::Redis(_) => {
             let admin = fixture.manager(LONG);
             taken(fixture, REPORTED, "", |_, key| drop(admin.force_unlock(key).wait().unwrap()));
         }
@@ -258,7 +259,7 @@ fn deleted(fixture: &mut Fixture) {
             let admin = Admin::new(fixture.etcd());
             taken(fixture, REPORTED, "", |_, key| admin.delete(&admin.claims(key)[0]));
         }
-        Backend::Redis => {
+        Backend::Redis(_) => {
             let (bound, words) = until_a_change_is_known(fixture);
             taken(fixture, bound, words, |fixture, key| drop(fixture.redis().cli(&["DEL", &format!("lock:{key}")])));
         }

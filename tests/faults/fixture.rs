@@ -4,15 +4,16 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use leasehold::testing::{MemoryLink, MemoryStore};
+use leasehold::testing::MemoryStore;
 use leasehold::{LockError, LockGuard, LockManager, LockManagerBuilder, LockRequest};
 
+use crate::server::Server;
 use crate::table::{Backend, Figures};
+use crate::wire::Wire;
 use support::child::Child;
 use support::etcd::{Cluster, Etcd};
 use support::folder::Folder;
 use support::history::{History, Hold, What, judge};
-use support::proxy::Proxy;
 use support::redis::Redis;
 use support::{self, PATIENCE, eventually};
 
@@ -24,47 +25,6 @@ pub(crate) const LONG: Duration = Duration::from_secs(9);
 pub(crate) const REPORTED: Duration = Duration::from_millis(200);
 /// The tolerance for a busy machine.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
-
-/// The server of one fault.
-pub(crate) enum Server {
-    Memory(MemoryStore),
-    Etcd(Box<Etcd>),
-    Cluster(Box<Cluster<3>>),
-    Redis(Box<Redis>),
-}
-
-impl Server {
-    fn start(backend: Backend) -> Self {
-        match backend {
-            Backend::Memory => Self::Memory(MemoryStore::new()),
-            Backend::Etcd => Self::Etcd(Box::new(Etcd::start())),
-            Backend::Redis => Self::Redis(Box::new(Redis::start())),
-        }
-    }
-
-    /// The claims, queue entries and leases on the server, without the records that expire anyway: those of the last token and
-    /// of aborted attempts.
-    fn left(&self) -> Vec<String> {
-        match self {
-            Self::Memory(store) => {
-                let manager = LockManager::builder().backend(store.link()).build().wait().unwrap();
-                let locks = manager.list("").wait().unwrap();
-                locks.iter().filter(|lock| lock.waiters + lock.holders.len() > 0).map(|lock| lock.key.clone()).collect()
-            }
-            Self::Etcd(etcd) => left_on(etcd),
-            Self::Cluster(cluster) => left_on(&cluster.members[0]),
-            Self::Redis(redis) => {
-                let is_record = |key: &String| ["%clock:", "%lives:", "%gone:"].iter().any(|kind| key.contains(kind));
-                redis.keys("*").into_iter().filter(|key| !is_record(key)).collect()
-            }
-        }
-    }
-}
-
-fn left_on(etcd: &Etcd) -> Vec<String> {
-    let leases = etcd.leases().into_iter().map(|lease| format!("lease {lease}"));
-    etcd.keys("").into_iter().chain(leases).collect()
-}
 
 /// One fault on one backend.
 pub(crate) struct Fixture {
@@ -173,7 +133,7 @@ impl Fixture {
             Server::Memory(store) => store.pause(),
             Server::Etcd(etcd) => etcd.process().stop(),
             Server::Redis(redis) => redis.process().stop(),
-            Server::Cluster(_) => panic!("which member?"),
+            Server::Cluster(_) | Server::Watched(_) | Server::RedisCluster(_) => panic!("which member?"),
         }
     }
 
@@ -182,17 +142,12 @@ impl Fixture {
             Server::Memory(store) => store.resume(),
             Server::Etcd(etcd) => etcd.process().resume(),
             Server::Redis(redis) => redis.process().resume(),
-            Server::Cluster(_) => panic!("which member?"),
+            Server::Cluster(_) | Server::Watched(_) | Server::RedisCluster(_) => panic!("which member?"),
         }
     }
 
     pub(crate) fn url(&self) -> String {
-        match self.server() {
-            Server::Memory(_) => panic!("a private store has no URL"),
-            Server::Etcd(etcd) => etcd.url(),
-            Server::Cluster(cluster) => cluster.url(),
-            Server::Redis(redis) => redis.url(),
-        }
+        self.server().url()
     }
 
     pub(crate) fn history(&self) -> &History {
@@ -220,15 +175,7 @@ impl Fixture {
 
     /// A manager whose timeout is this short, and the network between it and the server.
     pub(crate) fn behind(&self, ttl: Duration, timeout: Duration) -> (Wire, LockManager) {
-        let (wire, builder) = match self.server() {
-            Server::Memory(store) => {
-                let link = store.link();
-                (Wire::Link(link.clone()), LockManager::builder().backend(link))
-            }
-            Server::Etcd(etcd) => proxied(Proxy::start(etcd.address()), "etcd"),
-            Server::Redis(redis) => proxied(Proxy::start(redis.address()), "redis"),
-            Server::Cluster(_) => panic!("in front of which member?"),
-        };
+        let (wire, builder) = Wire::in_front_of(self.server());
         (wire, self.at(builder, ttl).name("behind").timeout(timeout).build().wait().unwrap())
     }
 
@@ -358,38 +305,6 @@ impl Fixture {
             nexts: self.nexts,
             left,
         }
-    }
-}
-
-fn proxied(proxy: Proxy, scheme: &str) -> (Wire, LockManagerBuilder) {
-    let url = format!("{scheme}://{}", proxy.address());
-    (Wire::Proxy(proxy), LockManager::builder().url(url))
-}
-
-/// The network between a manager and its server.
-pub(crate) enum Wire {
-    Link(MemoryLink),
-    Proxy(Proxy),
-}
-
-impl Wire {
-    pub(crate) fn cut(&self) {
-        match self {
-            Self::Link(link) => link.partition(),
-            Self::Proxy(proxy) => proxy.cut(),
-        }
-    }
-
-    pub(crate) fn heal(&self) {
-        match self {
-            Self::Link(link) => link.heal(),
-            Self::Proxy(proxy) => proxy.heal(),
-        }
-    }
-
-    pub(crate) fn proxy(&self) -> &Proxy {
-        let Self::Proxy(proxy) = self else { panic!("no proxy in memory") };
-        proxy
     }
 }
 

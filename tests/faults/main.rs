@@ -11,7 +11,9 @@ mod etcd;
 mod fixture;
 mod network;
 mod redis;
+mod server;
 mod table;
+mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;

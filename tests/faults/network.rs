@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use leasehold::LockManager;
 use leasehold::testing::Call;
 
-use crate::fixture::{Fixture, LONG, SHORT, SLACK, Server, Wire};
+use crate::fixture::{Fixture, LONG, SHORT, SLACK};
+use crate::server::Server;
 use crate::table::Absence::{NoNetwork, NoServer, OfEtcd};
 use crate::table::{Cell, Fault};
+use crate::wire::Wire;
 use support::etcd::Cluster;
 use support::proxy::Proxy;
 use support::{PATIENCE, eventually};
@@ -46,10 +48,10 @@ fn without_answer<T>(wire: &Wire, manager: &LockManager, call: Call, during: imp
             link.drop_next_answer_to(call);
             during()
         }
-        Wire::Proxy(proxy) => {
-            proxy.drop_answers(true);
+        Wire::Proxies(_) => {
+            wire.each(|proxy| proxy.drop_answers(true));
             let done = during();
-            proxy.drop_answers(false);
+            wire.each(|proxy| proxy.drop_answers(false));
             done
         }
     }
@@ -87,17 +89,17 @@ fn late_request(fixture: &mut Fixture) {
                 fixture.hold(&behind, "k").unlock();
                 assert!(!link.deliver(), "the delayed request took effect");
             }
-            Wire::Proxy(proxy) => {
-                let frozen = proxy.connections();
-                proxy.freeze();
+            Wire::Proxies(_) => {
+                let frozen = wire.connections();
+                wire.each(Proxy::freeze);
                 let error = behind.lock("k").timeout(Duration::from_millis(200)).wait().unwrap_err();
                 assert_eq!(error.code(), "LOCK_TIMEOUT");
                 eventually("another connection", || behind.ping().wait().ok());
-                assert!(proxy.connections() > frozen, "no connection was frozen");
+                assert!(wire.connections() > frozen, "no connection was frozen");
                 // The next attempt on the key begins after the clean-up of the last one.
                 fixture.hold(&behind, "k").unlock();
-                proxy.heal();
-                eventually("the late request has arrived", || (proxy.connections() <= frozen).then_some(()));
+                wire.heal();
+                eventually("the late request has arrived", || (wire.connections() <= frozen).then_some(()));
             }
         }
         let guard = direct.try_lock("k").wait().unwrap().expect("the key is free");
@@ -175,10 +177,10 @@ fn late_answers(fixture: &mut Fixture) {
         let held = fixture.hold(&behind, &key);
         let waiting = fixture.wait_for(&direct, &key);
         let start = Instant::now();
-        wire.proxy().delay(Duration::ZERO, SHORT + SHORT / 4);
+        wire.each(|proxy| proxy.delay(Duration::ZERO, SHORT + SHORT / 4));
         fixture.expect_loss(&held, start, SHORT);
-        wire.proxy().delay(Duration::ZERO, Duration::ZERO);
-        wire.proxy().reset_all();
+        wire.each(|proxy| proxy.delay(Duration::ZERO, Duration::ZERO));
+        wire.each(Proxy::reset_all);
         fixture.next_holder(&waiting, start);
         eventually("the connection is up", || behind.ping().wait().ok());
     }
@@ -187,19 +189,18 @@ fn late_answers(fixture: &mut Fixture) {
 fn late_release(fixture: &mut Fixture) {
     let (wire, behind) = fixture.behind(SHORT, TIMEOUT);
     let direct = fixture.manager(SHORT);
-    let proxy = wire.proxy();
     for _ in fixture.rounds(5) {
         let held = fixture.hold(&behind, "k");
-        let frozen = proxy.connections();
-        proxy.freeze();
+        let frozen = wire.connections();
+        wire.each(Proxy::freeze);
         // The release waits in the frozen connection, and a copy is sent on the next one.
         held.drop();
         let start = Instant::now();
         let next = fixture.hold(&direct, "k");
         fixture.next(start.elapsed());
         eventually("another connection", || behind.ping().wait().ok());
-        proxy.heal();
-        eventually("the late release has arrived", || (proxy.connections() <= frozen).then_some(()));
+        wire.heal();
+        eventually("the late release has arrived", || (wire.connections() <= frozen).then_some(()));
         assert!(behind.try_lock("k").wait().unwrap().is_none(), "still the successor's");
         next.guard.renew().wait().unwrap();
         assert!(!next.guard.is_lost());
@@ -236,10 +237,9 @@ fn reset_after_bytes(fixture: &mut Fixture) {
     const ALL: usize = 1600;
     let (wire, behind) = fixture.behind(MINUTE, TIMEOUT);
     let direct = fixture.manager(MINUTE);
-    let proxy = wire.proxy();
     for bytes in (1..ALL).step_by(fixture.many(17, 160)) {
-        proxy.reset_after(Some(bytes as u64));
-        proxy.reset_all();
+        wire.each(|proxy| proxy.reset_after(Some(bytes as u64)));
+        wire.each(Proxy::reset_all);
         for isolated in [false, true] {
             let request = behind.lock("k").timeout(Duration::from_millis(150));
             let request = if isolated { request.isolated() } else { request };
@@ -252,8 +252,8 @@ fn reset_after_bytes(fixture: &mut Fixture) {
                 Err(error) => assert!(["LOCK_TIMEOUT", "BACKEND"].contains(&error.code()), "{error}"),
             }
         }
-        proxy.reset_after(None);
-        proxy.reset_all();
+        wire.each(|proxy| proxy.reset_after(None));
+        wire.each(Proxy::reset_all);
         // Whatever is in flight, the next acquire succeeds.
         let start = Instant::now();
         let next = fixture.hold(&direct, "k");

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager};
 
-use crate::fixture::{Fixture, Held, LONG, REPORTED, SHORT, SLACK, Server};
+use crate::fixture::{Fixture, Held, LONG, REPORTED, SHORT, SLACK};
+use crate::server::Server;
 use crate::table::Absence::{NoServer, NoTimeOfDay, OfRedis};
 use crate::table::{Backend, Cell, Fault, Play};
 use support::etcd::Etcd;
@@ -173,7 +174,7 @@ pub(crate) fn until_a_change_is_known(fixture: &Fixture) -> (Duration, &'static 
 
 fn flushed(fixture: &mut Fixture) {
     match fixture.backend() {
-        Backend::Redis => {
+        Backend::Redis(_) => {
             let (bound, words) = until_a_change_is_known(fixture);
             forgotten(fixture, bound, words, |fixture| drop(fixture.redis().cli(&["FLUSHALL"])));
         }

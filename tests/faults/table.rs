@@ -1,27 +1,49 @@
 //! The list of faults, the figures of a run, and the document that shows them.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::fixture::Fixture;
-use support::history::Violation;
+use support::history::{Violation, longest_overlap};
 
 /// A backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     Memory,
     Etcd,
-    Redis,
+    Redis(Topology),
 }
 
-pub(crate) const BACKENDS: [Backend; 3] = [Backend::Memory, Backend::Etcd, Backend::Redis];
+/// Where the locks on Redis are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Topology {
+    OneServer,
+    /// At a master that a sentinel names.
+    Sentinel,
+    /// At three masters.
+    Cluster,
+}
+
+pub(crate) const BACKENDS: [Backend; 5] = [
+    Backend::Memory,
+    Backend::Etcd,
+    Backend::Redis(Topology::OneServer),
+    Backend::Redis(Topology::Sentinel),
+    Backend::Redis(Topology::Cluster),
+];
+
+/// The faults that are tried in all topologies of Redis: those between a manager and its servers.
+const IN_ALL_TOPOLOGIES: RangeInclusive<u32> = 33..=40;
 
 impl Backend {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Etcd => "etcd",
-            Self::Redis => "Redis",
+            Self::Redis(Topology::OneServer) => "Redis",
+            Self::Redis(Topology::Sentinel) => "Redis, sentinel",
+            Self::Redis(Topology::Cluster) => "Redis, cluster",
         }
     }
 }
@@ -104,7 +126,10 @@ impl Fault {
     }
 
     pub(crate) fn cells(&self) -> impl Iterator<Item = (Backend, &Cell)> {
-        BACKENDS.into_iter().zip(&self.cells)
+        let [.., of_redis] = &self.cells;
+        let is_everywhere = IN_ALL_TOPOLOGIES.contains(&self.number) && matches!(of_redis, Cell::Run(_));
+        let topologies = std::iter::repeat_n(of_redis, if is_everywhere { BACKENDS.len() } else { 0 });
+        BACKENDS.into_iter().zip(self.cells.iter().chain(topologies))
     }
 }
 
@@ -139,17 +164,11 @@ impl Figures {
         (!complaint.is_empty()).then_some(complaint)
     }
 
-    fn longest_overlap(&self) -> Duration {
-        let length =
-            |violation: &Violation| if let Violation::Overlap { by, .. } = violation { *by } else { Duration::ZERO };
-        self.overlaps.iter().map(length).max().unwrap_or_default()
-    }
-
     /// Holds, overlaps, losses, next holders, leaks.
     pub(crate) fn columns(&self) -> String {
         let overlaps = match self.overlaps.len() {
             0 => "0".to_owned(),
-            count => format!("{count}, ≤ {}", shown(self.longest_overlap())),
+            count => format!("{count}, ≤ {}", shown(longest_overlap(&self.overlaps))),
         };
         let ([loss, loss_max], [next, next_max]) = (middle_and_max(&self.losses), middle_and_max(&self.nexts));
         format!("{} | {overlaps} | {loss} | {loss_max} | {next} | {next_max} | {}", self.holds, self.left.len())
@@ -225,7 +244,7 @@ pub(crate) fn document(machine: &str, groups: &[(&str, &[Fault])], figures: &[(&
     text.push_str("\n| | fault | backend | longest overlap measured | bound |\n| --- | --- | --- | --- | --- |\n");
     for (fault, backend, shown) in figures {
         if let Some((bound, words)) = shown.bound {
-            let (longest, bound) = (self::shown(shown.longest_overlap()), self::shown(bound));
+            let (longest, bound) = (self::shown(longest_overlap(&shown.overlaps)), self::shown(bound));
             let _ = writeln!(text, "{} {longest} | {bound}{words} |", row_start(fault, *backend));
         }
     }

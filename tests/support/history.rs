@@ -190,6 +190,13 @@ pub enum Violation {
     Stray { hold: String },
 }
 
+/// The longest overlap among these.
+pub fn longest_overlap(violations: &[Violation]) -> Duration {
+    let length =
+        |violation: &Violation| if let Violation::Overlap { by, .. } = violation { *by } else { Duration::ZERO };
+    violations.iter().map(length).max().unwrap_or_default()
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} violations in {} holds", self.violations.len(), self.holds)?;

@@ -152,7 +152,22 @@ impl Sentinel {
 
     /// Its host and port.
     pub fn host(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        self.address().to_string()
+    }
+
+    /// The address for clients.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((self.host, self.port))
+    }
+
+    /// Makes it watch the master at this address by another name as well. It never considers that one down.
+    pub fn watch(&self, name: &str, master: SocketAddr) {
+        let (ip, port) = (master.ip().to_string(), master.port().to_string());
+        eventually("the sentinel watches another master", || {
+            // It knows the name already if its answer was late.
+            let _ = self.try_run::<()>(&["SENTINEL", "MONITOR", name, &ip, &port, "1"]);
+            self.try_run::<()>(&["SENTINEL", "SET", name, "down-after-milliseconds", "3600000"]).ok()
+        });
     }
 
     /// The process, to stop it or to resume it.

@@ -16,16 +16,24 @@ pub struct Listener {
 
 impl Listener {
     /// Calls `serve` for each connection, in the order of arrival, and runs the returned futures concurrently.
-    pub fn start<F>(mut serve: impl FnMut(TcpStream) -> F + Send + 'static) -> Self
+    pub fn start<F>(serve: impl FnMut(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (ready, address) = std::sync::mpsc::channel();
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), serve)
+    }
+
+    /// The same, at this address.
+    pub fn start_at<F>(address: SocketAddr, mut serve: impl FnMut(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (ready, bound) = std::sync::mpsc::channel();
         let (end, is_ended) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+                let listener = TcpListener::bind(address).await.unwrap();
                 ready.send(listener.local_addr().unwrap()).unwrap();
                 let accept = async {
                     loop {
@@ -37,7 +45,7 @@ impl Listener {
                 futures::future::select(std::pin::pin!(accept), is_ended).await;
             });
         });
-        Self { address: address.recv().unwrap(), end: Some(end), thread: Some(thread) }
+        Self { address: bound.recv().unwrap(), end: Some(end), thread: Some(thread) }
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -1,6 +1,6 @@
 //! A TCP proxy that fails on demand: the network between a client and a server.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -69,10 +69,15 @@ struct Way {
 impl Proxy {
     /// Starts a proxy in front of a server.
     pub fn start(server: SocketAddr) -> Self {
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), server)
+    }
+
+    /// The same, at this address.
+    pub fn start_at(address: SocketAddr, server: SocketAddr) -> Self {
         let (state, _) = watch::channel(State::new(server));
         let counts = Arc::<Counts>::default();
         let (watched, counted) = (state.clone(), counts.clone());
-        let listener = Listener::start(move |client| {
+        let listener = Listener::start_at(address, move |client| {
             let mut state = watched.subscribe();
             let now = *state.borrow_and_update();
             let number = counted.accepted.fetch_add(1, Ordering::SeqCst) + 1;
