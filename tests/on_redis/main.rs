@@ -3,6 +3,7 @@
 mod blocked_keeper;
 mod chaos;
 mod clusters;
+mod cut_off;
 mod fencing;
 mod forged;
 mod handover;

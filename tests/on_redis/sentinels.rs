@@ -6,11 +6,9 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use leasehold::{LockGuard, LockManager, Loss};
-use support::child::{self, Child};
 use support::crowd::Crowd;
 use support::folder::Folder;
-use support::history::{History, Hold, judge};
-use support::island::Island;
+use support::history::{History, Hold};
 use support::redis::Redis;
 use support::sentinels::{NAME, Sentinel, Watched};
 use support::{PATIENCE, eventually, in_the_background, lost};
@@ -436,88 +434,4 @@ fn a_hold_goes_on_at_a_server_whose_clock_is_ahead_and_tokens_grow() {
     }
     assert!(!guard.is_lost());
     guard.unlock().wait().unwrap();
-}
-
-#[test]
-#[ignore = "a part of a test, in a child process"]
-fn holder_that_is_cut_off() {
-    let Some(arguments) = child::role() else { return };
-    let [url, history, min_replicas] = &arguments[..] else { panic!("{arguments:?}") };
-    let manager = LockManager::builder().url(url).ttl(TTL).min_replicas(min_replicas.parse().unwrap());
-    let guard = manager.build().wait().unwrap().lock("k").wait().unwrap();
-    let hold = History::open(history).acquired(&guard);
-    child::say(&guard.token().get().to_string());
-    while !hold.is_lost(&guard) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child::say("lost");
-    child::hear();
-}
-
-/// A holder that was cut off together with its master, and the next one.
-struct CutOff {
-    holder: Child,
-    token: u64,
-    next: LockGuard,
-    next_hold: Hold,
-    history: History,
-    island: Island,
-    _watched: Watched,
-    _folder: Folder,
-}
-
-impl CutOff {
-    /// `None` where the test may not create a network.
-    fn new(min_replicas: u32) -> Option<Self> {
-        let island = Island::new()?;
-        let master = Redis::start_at(island.inside(), &island.within(), &[]);
-        let outside = island.outside();
-        let watched = Watched::start_for(master, outside, |more| Redis::start_at(outside, &[], more));
-        let folder = Folder::new();
-        let path = folder.path().join("history");
-        let history = History::open(&path);
-        let arguments = [&watched.url(), path.to_str().unwrap(), &min_replicas.to_string()];
-        let mut holder = Child::start("nsenter".into(), |command| {
-            command.args(island.within()).arg(std::env::current_exe().unwrap());
-            child::play(command, "sentinels::holder_that_is_cut_off", &arguments);
-        });
-        let token = holder.said().parse().unwrap();
-        let manager = LockManager::builder().url(watched.url()).ttl(TTL).min_replicas(min_replicas);
-        let manager = manager.build().wait().unwrap();
-        assert!(manager.try_lock("k").wait().unwrap().is_none());
-        island.cut(true);
-        let cut = Instant::now();
-        watched.wait_for_another(0);
-        println!("named after {:?}", cut.elapsed());
-        let next = manager.lock("k").timeout(PATIENCE).wait().unwrap();
-        println!("the next holder after {:?}", cut.elapsed());
-        let next_hold = history.acquired(&next);
-        Some(Self { holder, token, next, next_hold, history, island, _watched: watched, _folder: folder })
-    }
-}
-
-#[test]
-fn a_holder_that_is_cut_off_with_its_master_loses_in_time_if_replicas_confirm() {
-    let Some(mut cut_off) = CutOff::new(1) else { return println!("not run: this process may not create a network") };
-    cut_off.holder.expect("lost");
-    assert!(!cut_off.next_hold.is_lost(&cut_off.next));
-    cut_off.next_hold.released();
-    cut_off.next.unlock().wait().unwrap();
-    cut_off.history.assert_clean(2);
-}
-
-#[test]
-fn a_holder_that_is_cut_off_with_its_master_goes_on_without_replicas_until_it_hears_of_the_new_one() {
-    let Some(mut cut_off) = CutOff::new(0) else { return println!("not run: this process may not create a network") };
-    assert!(cut_off.holder.said_within(TTL).is_none(), "its master renews it without end");
-    assert!(!cut_off.next_hold.is_lost(&cut_off.next));
-    // What it writes now is refused by its token: an older one. The judge sees the overlap.
-    assert!(cut_off.next.token().get() > cut_off.token);
-    assert!(!judge(&cut_off.history.records(), TTL / 2).violations.is_empty());
-    cut_off.island.cut(false);
-    let joined = Instant::now();
-    cut_off.holder.expect("lost");
-    println!("lost {:?} after it was joined again", joined.elapsed());
-    assert!(!cut_off.next_hold.is_lost(&cut_off.next));
-    cut_off.next.unlock().wait().unwrap();
 }

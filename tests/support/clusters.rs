@@ -1,10 +1,14 @@
 //! Redis clusters: nodes on free ports, joined by redis-cli.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::ports::free_port;
 use crate::redis::Redis;
 use crate::{PATIENCE, eventually};
+
+/// How long a master does not answer before the others replace it.
+pub const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A cluster. Its nodes are killed when it is dropped.
 #[derive(Debug)]
@@ -19,39 +23,54 @@ impl RedisCluster {
     }
 
     /// Starts three masters, each with so many replicas, with more arguments.
+    pub fn start_with(replicas: usize, more: &[&str]) -> Self {
+        Self::start_by(replicas, |_| Self::start_node(more))
+    }
+
+    /// Starts three masters, each with so many replicas, each node by its place.
     ///
     /// # Panics
     ///
     /// If it does not come up.
-    pub fn start_with(replicas: usize, more: &[&str]) -> Self {
-        let nodes: Vec<_> = (0..3 * (1 + replicas)).map(|_| Self::start_node(more)).collect();
-        let addresses = nodes.iter().map(|node| node.address().to_string());
+    pub fn start_by(replicas: usize, start: impl Fn(usize) -> Redis) -> Self {
+        let cluster = Self { nodes: (0..3 * (1 + replicas)).map(start).collect() };
+        cluster.join(replicas);
+        cluster
+    }
+
+    /// Makes a cluster of nodes that belong to none.
+    pub fn join(&self, replicas: usize) {
+        let addresses = self.nodes.iter().map(|node| node.address().to_string());
         let count = replicas.to_string();
         let arguments = ["--cluster", "create"].into_iter().map(str::to_owned).chain(addresses);
         let arguments: Vec<_> =
             arguments.chain(["--cluster-replicas", &count, "--cluster-yes"].map(str::to_owned)).collect();
         run_cli(&arguments);
-        let cluster = Self { nodes };
-        cluster.wait_until_up();
+        self.wait_until_up();
         if replicas > 0 {
             eventually("the replicas are up to date", || {
                 let is_linked = |node: &Redis| {
                     let said = node.cli(&["INFO", "replication"]);
                     said.contains("master_link_status:up") || said.contains("state=online")
                 };
-                cluster.nodes.iter().all(is_linked).then_some(())
+                self.nodes.iter().all(is_linked).then_some(())
             });
         }
-        cluster
     }
 
     /// Starts a node that belongs to no cluster yet.
     pub fn start_node(more: &[&str]) -> Redis {
-        let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+        Self::start_node_by(more, Redis::start_with)
+    }
+
+    /// The same, by this function of its arguments.
+    pub fn start_node_by(more: &[&str], start: impl Fn(&[&str]) -> Redis) -> Redis {
+        let timeout = NODE_TIMEOUT.as_millis().to_string();
+        let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", &timeout];
         // Not 10,000 above the other one, where another server may be.
         let bus = free_port().to_string();
         let own = [&own[..], &["--cluster-port", &bus]].concat();
-        Redis::start_with(&[&own[..], more].concat())
+        start(&[&own[..], more].concat())
     }
 
     /// Waits until all nodes that are up know all slots.
@@ -66,7 +85,7 @@ impl RedisCluster {
                 return;
             }
             assert!(std::time::Instant::now() < deadline, "the cluster is not up");
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
