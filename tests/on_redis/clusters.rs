@@ -9,34 +9,34 @@ use support::folder::Folder;
 use support::history::{History, judge};
 use support::{PATIENCE, eventually, in_the_background, lost_since};
 
-fn connect(cluster: &RedisCluster, ttl: Duration) -> LockManager {
+pub(crate) fn connect(cluster: &RedisCluster, ttl: Duration) -> LockManager {
     LockManager::builder().url(cluster.url()).ttl(ttl).build().wait().unwrap()
 }
 
 /// Acquires a lock, in time.
-fn lock(manager: &LockManager, key: &str) -> LockGuard {
+pub(crate) fn lock(manager: &LockManager, key: &str) -> LockGuard {
     manager.lock(key).timeout(PATIENCE).wait().unwrap_or_else(|error| panic!("{key}: {error}"))
 }
 
 /// The slot of a lock.
-fn slot_of(cluster: &RedisCluster, key: &str) -> u16 {
+pub(crate) fn slot_of(cluster: &RedisCluster, key: &str) -> u16 {
     cluster.slot(&format!("lock:{key}"))
 }
 
 /// Keys whose locks are at the master in this place.
-fn keys_at(cluster: &RedisCluster, place: usize, count: usize) -> Vec<String> {
+pub(crate) fn keys_at(cluster: &RedisCluster, place: usize, count: usize) -> Vec<String> {
     let keys = (0..).map(|number| format!("at{number}"));
     keys.filter(|key| cluster.master_of(slot_of(cluster, key)) == place).take(count).collect()
 }
 
-fn begin_move(cluster: &RedisCluster, slot: u16, from: usize, to: usize) {
+pub(crate) fn begin_move(cluster: &RedisCluster, slot: u16, from: usize, to: usize) {
     let (slot, nodes) = (slot.to_string(), cluster.nodes());
     nodes[to].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &cluster.id(from)]);
     nodes[from].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(to)]);
 }
 
 /// Moves those keys of a slot that are wanted.
-fn move_keys(cluster: &RedisCluster, slot: u16, from: usize, to: usize, is_wanted: impl Fn(&str) -> bool) {
+pub(crate) fn move_keys(cluster: &RedisCluster, slot: u16, from: usize, to: usize, is_wanted: impl Fn(&str) -> bool) {
     let (nodes, port) = (cluster.nodes(), cluster.nodes()[to].address().port().to_string());
     let keys = nodes[from].cli(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1000"]);
     for key in keys.lines().filter(|key| !key.is_empty() && is_wanted(key)) {
@@ -44,7 +44,7 @@ fn move_keys(cluster: &RedisCluster, slot: u16, from: usize, to: usize, is_wante
     }
 }
 
-fn end_move(cluster: &RedisCluster, slot: u16, from: usize, to: usize) {
+pub(crate) fn end_move(cluster: &RedisCluster, slot: u16, from: usize, to: usize) {
     let id = cluster.id(to);
     for node in [to, from] {
         cluster.nodes()[node].cli(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id]);
@@ -52,7 +52,7 @@ fn end_move(cluster: &RedisCluster, slot: u16, from: usize, to: usize) {
 }
 
 /// Checks for a while that none of the holds is lost.
-fn stay<'a>(guards: impl IntoIterator<Item = &'a LockGuard> + Clone, time: Duration) {
+pub(crate) fn stay<'a>(guards: impl IntoIterator<Item = &'a LockGuard> + Clone, time: Duration) {
     let start = Instant::now();
     while start.elapsed() < time {
         for guard in guards.clone() {

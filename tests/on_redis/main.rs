@@ -1,5 +1,6 @@
 //! Redis: outages, refusals, foreign writes, copies of requests that arrive late.
 
+mod accounts;
 mod blocked_keeper;
 mod chaos;
 mod clusters;
@@ -14,6 +15,7 @@ mod refusals;
 mod releases;
 mod renewals;
 mod sentinels;
+mod shards;
 mod tracking;
 mod unpolled;
 mod waiters;

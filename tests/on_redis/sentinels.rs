@@ -352,6 +352,8 @@ fn a_server_of_another_kind_is_refused_and_its_scheme_named() {
         (format!("redis://{}", node.address()), "redis+cluster://"),
         (format!("redis+sentinel://{}/{NAME}", server.address()), "redis://"),
         (format!("redis+sentinel://{}/{NAME}", node.address()), "redis+cluster://"),
+        (format!("redis+cluster://{}", server.address()), "redis://"),
+        (format!("redis+cluster://{}", sentinel.host()), "redis+sentinel://"),
     ] {
         let error = LockManager::connect(&url).wait().unwrap_err();
         println!("{error}");

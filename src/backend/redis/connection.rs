@@ -68,12 +68,20 @@ pub(super) struct Connector {
     server: String,
     shared: Arc<SharedConnection>,
     scripts: Scripts,
+    /// The id that the server has to have, in a cluster.
+    node: Option<String>,
     timeout: Duration,
 }
 
 impl Connector {
-    pub(super) fn new(locator: Locator, shared: Arc<SharedConnection>, scripts: Scripts, timeout: Duration) -> Self {
-        Self { server: locator.to_string(), locator, shared, scripts, timeout }
+    pub(super) fn new(
+        locator: Locator,
+        shared: Arc<SharedConnection>,
+        scripts: Scripts,
+        node: Option<String>,
+        timeout: Duration,
+    ) -> Self {
+        Self { server: locator.to_string(), locator, shared, scripts, node, timeout }
     }
 
     /// Returns the first connection. If another manager has opened it, the server must answer on it.
@@ -131,8 +139,12 @@ impl Connector {
             if located.is_elected() {
                 requirements::check_role(&located.target, &mut client).await?;
             }
-            let kind = if self.scripts.are_by_slot() { ServerKind::Node } else { ServerKind::Standalone };
-            requirements::check(&located.target, kind, &mut client).await
+            let kind = if self.node.is_some() { ServerKind::Node } else { ServerKind::Standalone };
+            requirements::check(&located.target, kind, &mut client).await?;
+            match &self.node {
+                Some(id) => requirements::check_node(&located.target, id, &client).await,
+                None => Ok(()),
+            }
         };
         // The sentinels are asked once there is a connection: a master that was deposed while they were not would pass the checks.
         let (checked, is_confirmed) = tokio::join!(checking, located.is_confirmed());

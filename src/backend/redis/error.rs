@@ -206,6 +206,12 @@ pub(super) fn deposed(server: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("redis at {server} is no longer the master"))
 }
 
+/// Returns the error of a node at the address of another one.
+pub(super) fn another_node(server: &str) -> BackendError {
+    let reason = format!("redis at {server} is another node than the cluster has named");
+    BackendError::new(ErrorKind::Unreachable, reason)
+}
+
 /// Returns the error of sentinels that do not know the master.
 pub(super) fn unknown_master(sentinel: &str, master: &str) -> BackendError {
     let reason = format!("the sentinel at {sentinel} watches no master named {master:?}");
@@ -226,11 +232,6 @@ pub(super) fn of_sentinel(error: BackendError) -> BackendError {
 /// Returns the error of a cluster without slots, which was not set up.
 pub(super) fn no_slots(server: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("the cluster of redis at {server} has no slots yet"))
-}
-
-/// Returns the error of a server that is no node of a cluster.
-pub(super) fn no_cluster(server: &str) -> BackendError {
-    wrong_kind(server, ServerKind::Standalone)
 }
 
 /// Returns the error of a lock that too few replicas have, for now.

@@ -44,6 +44,8 @@ pub(super) struct Opening {
     common: Common,
     target: Target,
     scripts: Scripts,
+    /// The id of the node, in a cluster.
+    node: Option<String>,
     pub(super) serving: Arc<Serving>,
     /// The requests that replicas have to confirm.
     confirmed: Option<Arc<Batch>>,
@@ -77,6 +79,7 @@ impl Opening {
         let batch = |claims, membership| {
             Batch::new(target.to_string(), scripts.clone(), common.clock.clone(), claims, membership)
         };
+        let node = membership.as_ref().map(|membership| membership.id.clone());
         let (tasks, mut confirmed, mut replicas) = (Tasks::default(), None, None);
         if common.min_replicas > 0 {
             let batch = batch(Arc::default(), None);
@@ -87,14 +90,15 @@ impl Opening {
         }
         let serving = Arc::new(Serving { batch: batch(common.claims.clone(), membership), replicas });
         let subscribed = Mutex::new(None);
-        Self { common: common.clone(), target, scripts, serving, confirmed, subscribed, tasks }
+        Self { common: common.clone(), target, scripts, node, serving, confirmed, subscribed, tasks }
     }
 
     /// Connects, and serves the requests from then on.
     pub(super) async fn connect(&self, router: &Arc<Router>, losses: &Arc<Losses>) -> Result<()> {
         let Common { timeout, handle, claims, .. } = &self.common;
         let locator = Locator::of(&self.target, *timeout, handle).await?;
-        let connector = |shared| Connector::new(locator.clone(), shared, self.scripts.clone(), *timeout);
+        let connector =
+            |shared| Connector::new(locator.clone(), shared, self.scripts.clone(), self.node.clone(), *timeout);
         let shared = connector(SharedConnection::of(&self.target, handle).await?);
         let connection = shared.open().await?;
         let mut separate = None;

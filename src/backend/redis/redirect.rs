@@ -50,6 +50,8 @@ pub(super) enum Report {
 pub(super) struct Membership {
     /// Its number among those of this manager.
     pub(super) number: u64,
+    /// Its id in the cluster.
+    pub(super) id: String,
     pub(super) address: Node,
     pub(super) reports: UnboundedSender<(u64, Report)>,
 }

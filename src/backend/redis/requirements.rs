@@ -69,10 +69,29 @@ pub(super) async fn check_role(target: &Target, connection: &mut MultiplexedConn
     }
 }
 
-/// Returns the error of a server without sentinel commands, which is of another kind.
-pub(super) async fn no_sentinel(target: &Target, connection: &mut MultiplexedConnection) -> BackendError {
+/// Checks that the server is the node with this id: after the death of a node another one may be at its address, of another cluster
+/// even. Also checks that the account may send what is needed while slots are being moved.
+pub(super) async fn check_node(target: &Target, id: &str, connection: &MultiplexedConnection) -> Result<()> {
+    let (mut identifying, mut asking) = (connection.clone(), connection.clone());
+    let (mut my_id, ask) = (redis::cmd("CLUSTER"), redis::cmd("ASKING"));
+    my_id.arg("MYID");
+    let answers = tokio::try_join!(my_id.query_async::<String>(&mut identifying), ask.query_async::<()>(&mut asking));
+    let (found, ()) = answers.map_err(|error| client::explain(target, &error))?;
+    if found == id { Ok(()) } else { Err(error::another_node(&target.to_string())) }
+}
+
+/// Returns the error of a server without the command of its kind: it is of another one, unless it has renamed the command.
+pub(super) async fn lacks(
+    target: &Target,
+    command: &str,
+    wanted: ServerKind,
+    connection: &mut MultiplexedConnection,
+) -> BackendError {
     let info = redis::cmd("INFO").arg("server").query_async::<String>(connection).await.unwrap_or_default();
-    error::wrong_kind(&target.to_string(), ServerKind::of(&info))
+    match ServerKind::of(&info) {
+        found if found == wanted => error::lacks(&target.to_string(), command),
+        found => error::wrong_kind(&target.to_string(), found),
+    }
 }
 
 fn check_version(server: &str, info: &str) -> Result<()> {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::election::Master;
-use super::options::{Node, Server, Target, Watched};
+use super::options::{Node, Server, ServerKind, Target, Watched};
 use super::{client, error, requirements};
 use crate::backend::{BackendError, Result};
 
@@ -169,7 +169,7 @@ impl Sentinel {
         if error.detail().is_some_and(|text| text.to_ascii_lowercase().contains("no such master")) {
             error::unknown_master(&self.node.to_string(), &self.master)
         } else if error::is_unknown_command(error) {
-            requirements::no_sentinel(&self.target, connection).await
+            requirements::lacks(&self.target, "SENTINEL", ServerKind::Sentinel, connection).await
         } else {
             client::explain(&self.target, error)
         }

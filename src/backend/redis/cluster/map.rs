@@ -6,17 +6,17 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 
-use super::super::options::{Node, Server, Target};
-use super::super::{answers, client, error};
+use super::super::options::{Node, Server, ServerKind, Target};
+use super::super::{answers, client, error, requirements};
 use crate::backend::{BackendError, Result};
 use crate::process::report::debug;
 
 /// The longest time to wait for one node.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// A node that has slots.
+/// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Master {
+pub(super) struct Member {
     /// Its id in the cluster.
     pub(super) id: String,
     pub(super) address: Node,
@@ -25,8 +25,9 @@ pub(super) struct Master {
 /// Which node has which slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Said {
-    pub(super) masters: Vec<Master>,
-    pub(super) replicas: Vec<Node>,
+    /// Those that have slots.
+    pub(super) masters: Vec<Member>,
+    pub(super) replicas: Vec<Member>,
     /// First and last slots, and the place of their node among the masters.
     pub(super) ranges: Vec<(u16, u16, usize)>,
 }
@@ -39,24 +40,24 @@ impl Said {
         for range in ranges {
             let Value::Array(fields) = range else { return None };
             let [Value::Int(first), Value::Int(last), master, replicas @ ..] = &fields[..] else { return None };
-            let master = node(master, asked)?;
+            let master = member(master, asked)?;
             let place = said.masters.iter().position(|known| *known == master).unwrap_or(said.masters.len());
             if place == said.masters.len() {
                 said.masters.push(master);
             }
-            said.replicas.extend(replicas.iter().filter_map(|replica| Some(node(replica, asked)?.address)));
+            said.replicas.extend(replicas.iter().filter_map(|replica| member(replica, asked)));
             said.ranges.push((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, place));
         }
         Some(said)
     }
 }
 
-fn node(fields: &Value, asked: &Node) -> Option<Master> {
+fn member(fields: &Value, asked: &Node) -> Option<Member> {
     let Value::Array(fields) = fields else { return None };
     let [host, Value::Int(port), id, ..] = &fields[..] else { return None };
     let host = answers::text(host).filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host);
     let address = Node { host: host.to_owned(), port: u16::try_from(*port).ok()? };
-    Some(Master { id: answers::text(id)?.to_owned(), address })
+    Some(Member { id: answers::text(id)?.to_owned(), address })
 }
 
 /// The target of one node.
@@ -100,15 +101,22 @@ async fn query(target: &Target, command: &redis::Cmd) -> Result<Value> {
     let asking = async {
         let account = target.credentials(PATIENCE).await?;
         let mut connection: MultiplexedConnection = client::connect(target, account.as_ref()).await?;
-        command.query_async(&mut connection).await.map_err(|error| explain(target, &error))
+        match command.query_async(&mut connection).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(explain(target, &mut connection, &error).await),
+        }
     };
     timeout(PATIENCE, asking).await.unwrap_or_else(|_| Err(error::no_answer(&target.to_string(), PATIENCE)))
 }
 
-/// A server that is not a node says so in a text of its own.
-fn explain(target: &Target, error: &redis::RedisError) -> BackendError {
+/// A server that is not a node says so in a text of its own, and a sentinel does not know the command.
+async fn explain(target: &Target, connection: &mut MultiplexedConnection, error: &redis::RedisError) -> BackendError {
     let is_alone = error.detail().is_some_and(|text| text.contains("cluster support disabled"));
-    if is_alone { error::no_cluster(&target.to_string()) } else { error::of(&target.to_string(), error) }
+    if is_alone || error::is_unknown_command(error) {
+        requirements::lacks(target, "CLUSTER", ServerKind::Node, connection).await
+    } else {
+        client::explain(target, error)
+    }
 }
 
 #[cfg(test)]
@@ -129,9 +137,9 @@ mod tests {
         ]);
         let at = |host: &str, port| Node { host: host.into(), port };
         let said = Said::read(&answer, &at("here", 9)).unwrap();
-        let master = |id: &str, address| Master { id: id.into(), address };
-        assert_eq!(said.masters, [master("x", at("a.example", 1)), master("z", at("here", 3))]);
-        assert_eq!(said.replicas, [at("here", 2)]);
+        let member = |id: &str, address| Member { id: id.into(), address };
+        assert_eq!(said.masters, [member("x", at("a.example", 1)), member("z", at("here", 3))]);
+        assert_eq!(said.replicas, [member("y", at("here", 2))]);
         assert_eq!(said.ranges, [(0, 99, 0), (100, 16383, 1), (50, 50, 0)]);
         assert_eq!(Said::read(&Value::Nil, &at("here", 9)), None);
     }

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::map::{Master, Said};
+use self::map::{Member, Said};
 use super::error;
 use super::losses::Losses;
 use super::names::SLOTS;
@@ -37,6 +37,9 @@ const PERIOD: Duration = Duration::from_secs(30);
 /// How long after an answer it is asked for again at the earliest.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long only the nodes of another cluster have to answer: this one was set up anew.
+const DOUBT: Duration = Duration::from_secs(10);
+
 /// The longest rest of requests that no node serves at present.
 const REST: Duration = Duration::from_millis(500);
 
@@ -50,8 +53,7 @@ pub(super) struct Cluster {
     sender: UnboundedSender<(u64, Report)>,
     reports: UnboundedReceiver<(u64, Report)>,
     nodes: Vec<Known>,
-    /// Servers that have no slots.
-    replicas: Vec<Node>,
+    replicas: Vec<Member>,
     last_number: u64,
     /// Slots at nodes that are not known yet.
     unknown: Vec<(u64, u16)>,
@@ -62,12 +64,14 @@ pub(super) struct Cluster {
     /// When the map is asked for next.
     next: Instant,
     asking: Option<JoinHandle<Result<Said>>>,
+    /// Since when only the nodes of another cluster answer.
+    strangers: Option<Instant>,
 }
 
 /// A node.
 struct Known {
     number: u64,
-    master: Master,
+    master: Member,
     opening: Arc<Opening>,
     connecting: JoinHandle<()>,
 }
@@ -105,6 +109,7 @@ impl Cluster {
             moved: HashSet::new(),
             next: Instant::now() + PERIOD,
             asking: None,
+            strangers: None,
         };
         let said = map::ask(cluster.server.clone(), cluster.seeds.clone()).await?;
         let mut connecting = FuturesUnordered::new();
@@ -149,7 +154,11 @@ impl Cluster {
                     self.asking = None;
                     self.next = Instant::now() + PERIOD;
                     match said {
-                        Ok(Ok(said)) => self.apply(said),
+                        Ok(Ok(said)) if self.is_believed(&said) => self.apply(said),
+                        Ok(Ok(_)) => {
+                            debug!(target: "leasehold::redis", "only another cluster tells where slots are");
+                            self.next = Instant::now() + REST;
+                        }
                         Ok(Err(error)) => {
                             debug!(target: "leasehold::redis", "the slots are not known: {error}");
                             self.next = Instant::now() + 2 * PAUSE;
@@ -172,7 +181,8 @@ impl Cluster {
         let (sound, others): (Vec<_>, Vec<_>) =
             self.nodes.iter().partition(|node| node.opening.serving.batch.outage().is_none());
         let known = sound.into_iter().map(|node| &node.master.address);
-        let rest = self.replicas.iter().chain(&self.seeds).chain(others.into_iter().map(|node| &node.master.address));
+        let replicas = self.replicas.iter().map(|replica| &replica.address);
+        let rest = replicas.chain(&self.seeds).chain(others.into_iter().map(|node| &node.master.address));
         let mut nodes: Vec<Node> = Vec::new();
         for node in known.chain(rest) {
             if !nodes.contains(node) {
@@ -187,12 +197,13 @@ impl Cluster {
     }
 
     /// Adds a node, and connects to it until it answers. The first outcome is told.
-    fn add(&mut self, master: Master, mut tell: Option<oneshot::Sender<Result<()>>>) -> Arc<Serving> {
+    fn add(&mut self, master: Member, mut tell: Option<oneshot::Sender<Result<()>>>) -> Arc<Serving> {
         self.last_number += 1;
         let number = self.last_number;
         let Common { names, manager, signals, handle, .. } = &self.common;
         let scripts = Scripts::of_node(&master.id, names, *manager, *signals);
-        let membership = Membership { number, address: master.address.clone(), reports: self.sender.clone() };
+        let membership =
+            Membership { number, id: master.id.clone(), address: master.address.clone(), reports: self.sender.clone() };
         let target = map::target(&self.server, &master.address);
         let opening = Arc::new(Opening::new(&self.common, target, scripts, Some(membership)));
         let serving = opening.serving.clone();
@@ -249,7 +260,7 @@ impl Cluster {
                 let calls = self.unidentified.remove(&address).unwrap_or_default();
                 match (self.at(&address), id) {
                     (Some(node), _) => node.batch.add(calls.into_iter().flatten()),
-                    (None, Ok(id)) => self.add(Master { id, address }, None).batch.add(calls.into_iter().flatten()),
+                    (None, Ok(id)) => self.add(Member { id, address }, None).batch.add(calls.into_iter().flatten()),
                     (None, Err(error)) => {
                         debug!(target: "leasehold::redis", "{error}");
                         calls.into_iter().for_each(|call| self.put_off(call));
@@ -318,6 +329,18 @@ impl Cluster {
         }
     }
 
+    /// Whether a map is of this cluster. A server of another one may be at the address of a node that has gone; or this one was set up
+    /// anew, if none of its nodes answers for a while.
+    fn is_believed(&mut self, said: &Said) -> bool {
+        let known = self.nodes.iter().map(|node| &node.master).chain(&self.replicas);
+        let known: HashSet<_> = known.map(|member| &member.id).collect();
+        if said.masters.iter().chain(&said.replicas).any(|member| known.contains(&member.id)) {
+            self.strangers = None;
+            return true;
+        }
+        self.strangers.get_or_insert_with(Instant::now).elapsed() >= DOUBT
+    }
+
     /// A node has said which node has which slot.
     fn apply(&mut self, said: Said) {
         for master in &said.masters {
@@ -325,7 +348,7 @@ impl Cluster {
                 self.add(master.clone(), None);
             }
         }
-        let of = |master: &Master| self.nodes.iter().rfind(|node| node.master == *master);
+        let of = |master: &Member| self.nodes.iter().rfind(|node| node.master == *master);
         let (Some(slots), moved) = (self.router.slots(), &mut self.moved) else { return };
         slots.change(|map| {
             let mut changes: HashMap<u16, &Known> = HashMap::new();

@@ -83,7 +83,7 @@ fn a_confirmation_by_another_server_than_that_of_the_renewal_does_not_count() {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let locator = Locator::of(&target, LIMIT, &Handle::current()).await.unwrap();
         let scripts = scripts(manager(&attempt));
-        let connector = Connector::new(locator, Arc::default(), scripts.clone(), LIMIT);
+        let connector = Connector::new(locator, Arc::default(), scripts.clone(), None, LIMIT);
         let connection = connector.open().await.unwrap();
         let batch = Batch::new("here".into(), scripts, clock.clone(), Arc::default(), None);
         let sending = tokio::spawn(batch.clone().run(connector, connection));
