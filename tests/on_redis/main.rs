@@ -9,6 +9,7 @@ mod fencing;
 mod forged;
 mod handover;
 mod hostile;
+mod hostile_nodes;
 mod outages;
 mod queues;
 mod refusals;

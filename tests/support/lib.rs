@@ -18,6 +18,8 @@ pub mod program;
 #[cfg(feature = "redis")]
 pub mod sentinels;
 mod shared;
+#[cfg(feature = "redis")]
+pub mod stub;
 
 use std::error::Error;
 use std::sync::mpsc::{Receiver, channel};

@@ -131,6 +131,13 @@ impl Address {
 }
 
 impl Node {
+    /// Reads what a server names; `None` if that cannot be the address of another one.
+    pub(super) fn named(host: &str, port: u16) -> Option<Self> {
+        let is_host =
+            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:%".contains(&byte));
+        (is_host && port > 0).then(|| Self { host: host.to_owned(), port })
+    }
+
     /// Returns the address of this one.
     pub(super) fn address(&self, tls: Option<&Tls>) -> Address {
         Address::Tcp { host: self.host.clone(), port: self.port, tls: tls.cloned() }
@@ -174,4 +181,21 @@ impl fmt::Display for Node {
 
 fn list(nodes: &[Node]) -> String {
     nodes.iter().map(Node::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_address_of_a_server_is_one() {
+        for host in ["10.0.0.1", "::1", "fe80::1%eth0", "redis-0.redis_headless.example.org"] {
+            assert_eq!(Node::named(host, 1), Some(Node { host: host.into(), port: 1 }), "{host}");
+        }
+        for (host, port) in
+            [("", 1), ("a", 0), ("a b", 1), ("a\nb", 1), ("a\u{1b}[2J", 1), ("é", 1), ("a/b", 1), ("a@b", 1)]
+        {
+            assert_eq!(Node::named(host, port), None, "{host:?}:{port}");
+        }
+    }
 }

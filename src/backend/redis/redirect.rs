@@ -25,8 +25,11 @@ impl Redirect {
             _ => return None,
         };
         let (host, port) = error.detail()?.split_ascii_whitespace().nth(1)?.rsplit_once(':')?;
-        let host = if host.is_empty() || host == "?" { &asked.host } else { host };
-        Some(kind(Node { host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? }))
+        let port = port.parse().ok().filter(|port| *port > 0)?;
+        Some(kind(match host {
+            "" | "?" => Node { host: asked.host.clone(), port },
+            host => Node::named(host.trim_matches(['[', ']']), port)?,
+        }))
     }
 }
 
@@ -80,7 +83,16 @@ mod tests {
         assert_eq!(read("MOVED 3999 ::1:6381"), Some(Redirect::Moved(node("::1"))));
         assert_eq!(read("MOVED 3999 :6381"), Some(Redirect::Moved(node("here"))));
         assert_eq!(read("MOVED 3999 ?:6381"), Some(Redirect::Moved(node("here"))));
-        for other in ["MOVED", "MOVED 3999", "MOVED 3999 host", "TRYAGAIN x y:1", "ERR ASK 1 h:1"] {
+        for other in [
+            "MOVED",
+            "MOVED 3999",
+            "MOVED 3999 host",
+            "TRYAGAIN x y:1",
+            "ERR ASK 1 h:1",
+            "MOVED 1 h:0",
+            "MOVED 1 :0",
+            "MOVED 1 h:65536",
+        ] {
             assert_eq!(read(other), None, "{other}");
         }
     }

@@ -121,9 +121,9 @@ impl Sentinel {
             let asking = async {
                 // In this order: an epoch must not come with the master before it. The sentinel may hear of a failover in between.
                 let fields: HashMap<String, String> = self.request(&mut connection, "MASTER").await?;
-                let (host, port) = self.request(&mut connection, "GET-MASTER-ADDR-BY-NAME").await?;
+                let (host, port): (String, u16) = self.request(&mut connection, "GET-MASTER-ADDR-BY-NAME").await?;
                 let malformed = || error::malformed(&self.target.to_string());
-                let node = node(host, port).ok_or_else(malformed)?;
+                let node = Node::named(&host, port).ok_or_else(malformed)?;
                 let count = fields.get("num-other-sentinels").and_then(|count| count.parse().ok());
                 if rounds % OTHERS == 0 || count != Some(others.len()) {
                     others = self.others(&mut connection).await?;
@@ -150,7 +150,7 @@ impl Sentinel {
         let listed: Vec<HashMap<String, String>> = self.request(connection, "SENTINELS").await?;
         let other = |mut fields: HashMap<String, String>| {
             let port = fields.get("port")?.parse().ok()?;
-            Some(Other { node: node(fields.remove("ip")?, port)?, id: fields.remove("runid")? })
+            Some(Other { node: Node::named(fields.get("ip")?, port)?, id: fields.remove("runid")? })
         };
         Ok(listed.into_iter().filter_map(other).take(MOST).collect())
     }
@@ -172,29 +172,6 @@ impl Sentinel {
             requirements::lacks(&self.target, "SENTINEL", ServerKind::Sentinel, connection).await
         } else {
             client::explain(&self.target, error)
-        }
-    }
-}
-
-/// What a sentinel names; `None` if that cannot be the address of a server.
-fn node(host: String, port: u16) -> Option<Node> {
-    let is_host = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:%".contains(&byte));
-    (is_host && port > 0).then_some(Node { host, port })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_address_of_a_server_is_one() {
-        for host in ["10.0.0.1", "::1", "fe80::1%eth0", "redis-0.redis_headless.example.org"] {
-            assert_eq!(node(host.into(), 1), Some(Node { host: host.into(), port: 1 }), "{host}");
-        }
-        for (host, port) in
-            [("", 1), ("a", 0), ("a b", 1), ("a\nb", 1), ("a\u{1b}[2J", 1), ("é", 1), ("a/b", 1), ("a@b", 1)]
-        {
-            assert_eq!(node(host.into(), port), None, "{host:?}:{port}");
         }
     }
 }

@@ -128,8 +128,10 @@ impl Requests {
             if apart.moving.is_some() {
                 return true;
             }
-            taken.extend(apart.queues.take(kind, CALLS.saturating_sub(taken.len()), now));
-            !apart.queues.is_at_rest() || in_flight.contains_key(slot)
+            let count = taken.len();
+            taken.extend(apart.queues.take(kind, CALLS.saturating_sub(count), now));
+            // What is taken may be refused again, and has to rest for longer then.
+            taken.len() > count || !apart.queues.is_at_rest() || in_flight.contains_key(slot)
         });
         let calls = by_slot(taken);
         calls.iter().filter_map(|call| call.first()?.op.slot()).for_each(|slot| {

@@ -14,6 +14,9 @@ use crate::process::report::debug;
 /// The longest time to wait for one node.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How many masters there may be: as many as clusters have at the most, by the documentation of Redis.
+const MOST: usize = 1000;
+
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Member {
@@ -42,10 +45,14 @@ impl Said {
             let [Value::Int(first), Value::Int(last), master, replicas @ ..] = &fields[..] else { return None };
             let master = member(master, asked)?;
             let place = said.masters.iter().position(|known| *known == master).unwrap_or(said.masters.len());
+            if place == MOST {
+                return None;
+            }
             if place == said.masters.len() {
                 said.masters.push(master);
             }
-            said.replicas.extend(replicas.iter().filter_map(|replica| member(replica, asked)));
+            let room = MOST.saturating_sub(said.replicas.len());
+            said.replicas.extend(replicas.iter().filter_map(|replica| member(replica, asked)).take(room));
             said.ranges.push((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, place));
         }
         Some(said)
@@ -55,8 +62,11 @@ impl Said {
 fn member(fields: &Value, asked: &Node) -> Option<Member> {
     let Value::Array(fields) = fields else { return None };
     let [host, Value::Int(port), id, ..] = &fields[..] else { return None };
-    let host = answers::text(host).filter(|host| !host.is_empty() && *host != "?").unwrap_or(&asked.host);
-    let address = Node { host: host.to_owned(), port: u16::try_from(*port).ok()? };
+    let port = u16::try_from(*port).ok().filter(|port| *port > 0)?;
+    let address = match answers::text(host).unwrap_or_default() {
+        "" | "?" => Node { host: asked.host.clone(), port },
+        host => Node::named(host, port)?,
+    };
     Some(Member { id: answers::text(id)?.to_owned(), address })
 }
 
@@ -142,5 +152,13 @@ mod tests {
         assert_eq!(said.replicas, [member("y", at("here", 2))]);
         assert_eq!(said.ranges, [(0, 99, 0), (100, 16383, 1), (50, 50, 0)]);
         assert_eq!(Said::read(&Value::Nil, &at("here", 9)), None);
+        for (host, port) in [("h", 0), ("h", -1), ("h", 65536), ("", 0), ("a b", 1), ("\u{1b}[2J", 1)] {
+            let answer = Value::Array(vec![range(0, 99, vec![node(text(host), port, "x")])]);
+            assert_eq!(Said::read(&answer, &at("here", 9)), None, "{host}:{port}");
+        }
+        let many =
+            |count| Value::Array((0..count).map(|port| range(0, 9, vec![node(text("h"), 1 + port, "x")])).collect());
+        assert!(Said::read(&many(1000), &at("here", 9)).is_some());
+        assert_eq!(Said::read(&many(1001), &at("here", 9)), None);
     }
 }
