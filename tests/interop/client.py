@@ -18,6 +18,8 @@ PAUSE = 0.02  # s, at most
 
 
 def lock_of(kind, url, key):
+    if kind == "redis-py-cluster":
+        return redis.RedisCluster.from_url(url, protocol=2).lock(key, timeout=TTL, sleep=RETRY)
     # BLPOP waits for longer than the default. Redis 5 has no other protocol.
     server = redis.Redis.from_url(url, socket_timeout=None, protocol=2)
     if kind == "redis-py":

@@ -12,7 +12,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use support::child::Child;
-use support::redis::Redis;
 
 /// The TTL of their locks; the same as in client.py.
 pub const TTL: Duration = Duration::from_secs(30);
@@ -33,9 +32,12 @@ pub enum Kind {
     PythonRedisLock,
     Rslock,
     AsyncRedisLock,
+    /// redis-py's client of clusters.
+    RedisPyCluster,
 }
 
 impl Kind {
+    /// Those with one server.
     pub const ALL: [Self; 4] = [Self::RedisPy, Self::PythonRedisLock, Self::Rslock, Self::AsyncRedisLock];
 
     pub fn word(self) -> &'static str {
@@ -44,6 +46,7 @@ impl Kind {
             Self::PythonRedisLock => "python-redis-lock",
             Self::Rslock => "rslock",
             Self::AsyncRedisLock => "async-redis-lock",
+            Self::RedisPyCluster => "redis-py-cluster",
         }
     }
 
@@ -58,13 +61,15 @@ pub struct Client(Child);
 
 impl Client {
     /// Starts a client for this key, which is the name on the server.
-    pub fn start(kind: Kind, server: &Redis, key: &str) -> Self {
+    pub fn start(kind: Kind, url: &str, key: &str) -> Self {
         // A test is target/debug/deps/test-hash.
         let test = std::env::current_exe().unwrap();
         let folder = |up: usize| test.ancestors().nth(up).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("client.py");
         let (program, script) = match kind {
-            Kind::RedisPy | Kind::PythonRedisLock => (folder(3).join("python/bin/python"), Some(script)),
+            Kind::RedisPy | Kind::PythonRedisLock | Kind::RedisPyCluster => {
+                (folder(3).join("python/bin/python"), Some(script))
+            }
             Kind::Rslock | Kind::AsyncRedisLock => (folder(2).join("interop-client"), None),
         };
         assert!(
@@ -74,7 +79,7 @@ impl Client {
             program.display()
         );
         let mut child = Child::start(program, |command| {
-            command.args(script).args([kind.word(), &server.url(), key]);
+            command.args(script).args([kind.word(), url, key]);
         });
         child.expect("ready");
         Self(child)

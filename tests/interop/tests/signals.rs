@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// Starts a client that waits for the lock, as it does for `lock-signal:k`.
 fn waiting(server: &Redis) -> Client {
-    let mut theirs = Client::start(Kind::PythonRedisLock, server, "lock:k");
+    let mut theirs = Client::start(Kind::PythonRedisLock, &server.url(), "lock:k");
     theirs.begin_to_wait();
     eventually("it waits", || server.cli(&["CLIENT", "LIST"]).contains("cmd=blpop").then_some(()));
     theirs

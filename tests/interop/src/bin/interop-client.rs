@@ -22,7 +22,7 @@ impl Client {
                 let locker = async_redis_lock::Locker::from_redis_url(url).await.unwrap();
                 Self::AsyncRedisLock { locker, held: None }
             }
-            Some(Kind::RedisPy | Kind::PythonRedisLock) | None => panic!("not in here: {kind}"),
+            Some(Kind::RedisPy | Kind::PythonRedisLock | Kind::RedisPyCluster) | None => panic!("not in here: {kind}"),
         }
     }
 
