@@ -6,7 +6,7 @@ use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager, Result};
 use support::clusters::RedisCluster;
 
-use super::clusters::{begin_move, end_move, lock, move_keys, slot_of, stay};
+use super::clusters::{lock, slot_of, stay};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -38,10 +38,10 @@ fn an_account_with_the_documented_rights_keeps_locks_while_their_slots_move() {
     let slot = slot_of(&cluster, "{s}a");
     let from = cluster.master_of(slot);
     let to = (from + 1) % 3;
-    begin_move(&cluster, slot, from, to);
-    move_keys(&cluster, slot, from, to, |_| true);
+    cluster.begin_move(slot, from, to);
+    cluster.move_keys(slot, from, to, |_| true);
     stay([&guard], 2 * TTL);
-    end_move(&cluster, slot, from, to);
+    cluster.end_move(slot, from, to);
     stay([&guard], TTL);
     assert_eq!(other.list("").wait().unwrap().len(), 1);
     guard.unlock().wait().unwrap();

@@ -11,13 +11,13 @@ use rand::seq::IndexedRandom;
 use support::folder::Folder;
 use support::history::{History, Violation, judge};
 use support::redis::Redis;
-use support::walk::walk;
-use support::{PATIENCE, eventually};
+use support::walk::walk_once;
+use support::{PATIENCE, eventually, soak};
 
 const TTL: Duration = Duration::from_secs(3);
 const MANAGERS: usize = 6;
 const KEYS: [&str; 3] = ["a", "b", "{tag}c"];
-/// How long the faults last.
+/// How long the faults last, without `LEASEHOLD_SOAK`.
 const FAULTS: Duration = Duration::from_secs(12);
 /// The tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
@@ -205,7 +205,8 @@ impl World {
                 self.managers.iter().chain(&self.managers).map(|manager| scope.spawn(|| self.work(manager))).collect();
             let play = || {
                 let (mut said, start) = (Vec::new(), Instant::now());
-                while start.elapsed() < FAULTS {
+                let time = soak().unwrap_or(FAULTS);
+                while start.elapsed() < time {
                     let what = if thefts && rng.random_range(0..3) == 0 { self.theft(rng) } else { self.fault(rng) };
                     said.push(format!("{:?} {what}", start.elapsed()));
                     std::thread::sleep(Duration::from_millis(rng.random_range(0..400)));
@@ -246,10 +247,10 @@ impl World {
 
 #[test]
 fn no_fault_of_the_server_lets_two_in() {
-    walk(1, |rng| World::new().run(rng, false));
+    walk_once(|rng| World::new().run(rng, false));
 }
 
 #[test]
 fn a_lock_that_is_taken_away_is_lost_soon_in_any_trouble() {
-    walk(1, |rng| World::new().run(rng, true));
+    walk_once(|rng| World::new().run(rng, true));
 }

@@ -29,28 +29,6 @@ pub(crate) fn keys_at(cluster: &RedisCluster, place: usize, count: usize) -> Vec
     keys.filter(|key| cluster.master_of(slot_of(cluster, key)) == place).take(count).collect()
 }
 
-pub(crate) fn begin_move(cluster: &RedisCluster, slot: u16, from: usize, to: usize) {
-    let (slot, nodes) = (slot.to_string(), cluster.nodes());
-    nodes[to].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &cluster.id(from)]);
-    nodes[from].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(to)]);
-}
-
-/// Moves those keys of a slot that are wanted.
-pub(crate) fn move_keys(cluster: &RedisCluster, slot: u16, from: usize, to: usize, is_wanted: impl Fn(&str) -> bool) {
-    let (nodes, port) = (cluster.nodes(), cluster.nodes()[to].address().port().to_string());
-    let keys = nodes[from].cli(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1000"]);
-    for key in keys.lines().filter(|key| !key.is_empty() && is_wanted(key)) {
-        nodes[from].cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000", "REPLACE"]);
-    }
-}
-
-pub(crate) fn end_move(cluster: &RedisCluster, slot: u16, from: usize, to: usize) {
-    let id = cluster.id(to);
-    for node in [to, from] {
-        cluster.nodes()[node].cli(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id]);
-    }
-}
-
 /// Checks for a while that none of the holds is lost.
 pub(crate) fn stay<'a>(guards: impl IntoIterator<Item = &'a LockGuard> + Clone, time: Duration) {
     let start = Instant::now();
@@ -99,17 +77,17 @@ fn each_step_of_a_move_of_a_slot_loses_no_hold_and_no_waiter() {
         eventually("it waits", || (a.info("{s}a").wait().unwrap()?.waiters == 1).then_some(()));
         let holds = [&one, &two, &shared];
 
-        begin_move(&cluster, slot, from, to);
+        cluster.begin_move(slot, from, to);
         stay(holds, ttl + ttl / 2);
         let is_side = |key: &str| key.starts_with('{');
-        move_keys(&cluster, slot, from, to, |key| is_side(key) == (first == "the side keys"));
+        cluster.move_keys(slot, from, to, |key| is_side(key) == (first == "the side keys"));
         // Of the shared one the lock and its readers are at different nodes for a moment only.
-        move_keys(&cluster, slot, from, to, |key| key.ends_with("{s}c"));
+        cluster.move_keys(slot, from, to, |key| key.ends_with("{s}c"));
         stay([&one, &two], ttl + ttl / 2);
         assert!(waiting.try_recv().is_err());
-        move_keys(&cluster, slot, from, to, |_| true);
+        cluster.move_keys(slot, from, to, |_| true);
         stay([&one, &two], ttl + ttl / 2);
-        end_move(&cluster, slot, from, to);
+        cluster.end_move(slot, from, to);
         stay([&one, &two], ttl + ttl / 2);
 
         let released = Instant::now();
@@ -153,11 +131,9 @@ fn slots_that_move_under_load_let_no_two_in_and_lose_no_hold() {
     for _ in 0..6 {
         let from = cluster.master_of(slot);
         let to = (from + 1) % 3;
-        begin_move(&cluster, slot, from, to);
-        while !cluster.nodes()[from].cli(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1"]).is_empty() {
-            move_keys(&cluster, slot, from, to, |_| true);
-        }
-        end_move(&cluster, slot, from, to);
+        cluster.begin_move(slot, from, to);
+        while cluster.move_keys(slot, from, to, |_| true) > 0 {}
+        cluster.end_move(slot, from, to);
         println!("progress {:?}", crowd.progress());
     }
     println!("{} holds", crowd.finish());
@@ -272,16 +248,7 @@ fn a_failover_on_request_loses_no_hold() {
         let old = cluster.master_of(slot);
         let keys: Vec<_> = keys_at(&cluster, old, 10);
         guards.extend(keys.iter().filter_map(|key| manager.try_lock(format!("{key}{round}")).wait().unwrap()));
-        let id = cluster.id(old);
-        let replica = cluster
-            .nodes()
-            .iter()
-            .position(|node| {
-                node.cli(&["CLUSTER", "NODES"])
-                    .lines()
-                    .any(|line| line.contains("myself") && line.contains(&format!("slave {id}")))
-            })
-            .unwrap();
+        let replica = cluster.replica_of(old).unwrap();
         cluster.nodes()[replica].cli(&["CLUSTER", "FAILOVER"]);
         let asked = Instant::now();
         eventually("the replica is the master", || {

@@ -53,10 +53,11 @@ const INSIDE: usize = 0;
 impl Servers for RedisCluster {
     fn start(island: &Island) -> Self {
         let cluster = Self::start_by(1, |place| {
-            Self::start_node_by(&["--cluster-require-full-coverage", "no"], |arguments| match place {
-                INSIDE => Redis::start_at(island.inside(), &island.within(), arguments),
-                _ => Redis::start_at(island.outside(), &[], arguments),
-            })
+            let (address, nsenter) = match place {
+                INSIDE => (island.inside(), island.within()),
+                _ => (island.outside(), Vec::new()),
+            };
+            Self::start_node_at(address, &nsenter, &["--cluster-require-full-coverage", "no"])
         });
         assert!(cluster.nodes()[INSIDE].cli(&["ROLE"]).starts_with("master"));
         cluster

@@ -12,16 +12,6 @@ use super::clusters::{connect, keys_at, lock, slot_of, stay};
 /// The tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// The place of the replica of a master.
-fn replica_of(cluster: &RedisCluster, master: usize) -> usize {
-    let id = cluster.id(master);
-    let is_its = |node: &Redis| {
-        let said = node.cli(&["CLUSTER", "NODES"]);
-        said.lines().any(|line| line.contains("myself") && line.contains(&format!("slave {id}")))
-    };
-    cluster.nodes().iter().position(is_its).unwrap()
-}
-
 #[test]
 fn replicas_of_one_shard_that_are_down_end_the_holds_of_that_shard_alone() {
     let cluster = RedisCluster::start();
@@ -29,7 +19,7 @@ fn replicas_of_one_shard_that_are_down_end_the_holds_of_that_shard_alone() {
     let manager = LockManager::builder().url(cluster.url()).ttl(ttl).min_replicas(1).build().wait().unwrap();
     let keys: Vec<_> = (0..3).map(|place| keys_at(&cluster, place, 3)).collect();
     let hold = |place: usize| {
-        let replica = &cluster.nodes()[replica_of(&cluster, place)];
+        let replica = &cluster.nodes()[cluster.replica_of(place).unwrap()];
         let guards = keys[place][..2].iter().map(|key| {
             let guard = lock(&manager, key);
             assert_eq!(replica.keys(&format!("lock:{key}")).len(), 1, "the replica has it when it is granted");

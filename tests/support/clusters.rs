@@ -1,7 +1,9 @@
 //! Redis clusters: nodes on free ports, joined by redis-cli.
 
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::ports::free_port;
 use crate::redis::Redis;
@@ -17,7 +19,7 @@ pub struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// Starts three masters, each with a replica. A master that does not answer for two seconds is replaced.
+    /// Starts three masters, each with a replica.
     pub fn start() -> Self {
         Self::start_with(1, &["--cluster-require-full-coverage", "no"])
     }
@@ -60,22 +62,20 @@ impl RedisCluster {
 
     /// Starts a node that belongs to no cluster yet.
     pub fn start_node(more: &[&str]) -> Redis {
-        Self::start_node_by(more, Redis::start_with)
+        Self::start_node_at(Ipv4Addr::LOCALHOST, &[], more)
     }
 
-    /// The same, by this function of its arguments.
-    pub fn start_node_by(more: &[&str], start: impl Fn(&[&str]) -> Redis) -> Redis {
-        let timeout = NODE_TIMEOUT.as_millis().to_string();
-        let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", &timeout];
+    /// The same at this address, by nsenter with these arguments if there are any.
+    pub fn start_node_at(address: Ipv4Addr, nsenter: &[String], more: &[&str]) -> Redis {
         // Not 10,000 above the other one, where another server may be.
-        let bus = free_port().to_string();
-        let own = [&own[..], &["--cluster-port", &bus]].concat();
-        start(&[&own[..], more].concat())
+        let (timeout, bus) = (NODE_TIMEOUT.as_millis().to_string(), free_port().to_string());
+        let own = ["--cluster-enabled", "yes", "--cluster-node-timeout", &timeout, "--cluster-port", &bus];
+        Redis::start_at(address, nsenter, &[&own[..], more].concat())
     }
 
     /// Waits until all nodes that are up know all slots.
     pub fn wait_until_up(&self) {
-        let deadline = std::time::Instant::now() + 2 * PATIENCE;
+        let deadline = Instant::now() + 2 * PATIENCE;
         loop {
             let is_up = |node: &Redis| {
                 let said = node.cli(&["CLUSTER", "INFO"]);
@@ -84,7 +84,7 @@ impl RedisCluster {
             if self.nodes.iter().filter(|node| node.is_up()).all(is_up) {
                 return;
             }
-            assert!(std::time::Instant::now() < deadline, "the cluster is not up");
+            assert!(Instant::now() < deadline, "the cluster is not up");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -133,21 +133,63 @@ impl RedisCluster {
     /// The place of the master of a slot, as this node knows it.
     pub fn try_master_of(&self, teller: usize, slot: u16) -> Option<usize> {
         let said = self.nodes[teller].cli(&["CLUSTER", "NODES"]);
-        let serves = |line: &&str| {
-            line.contains("master")
-                && line.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
-                    let (first, last) = range.split_once('-').unwrap_or((range, range));
-                    (first.parse().unwrap()..=last.parse::<u16>().unwrap()).contains(&slot)
-                })
-        };
+        let serves = |line: &&str| line.contains("master") && ranges(line).any(|range| range.contains(&slot));
         let address = said.lines().find(serves)?.split(' ').nth(1)?.split('@').next()?;
         self.nodes.iter().position(|node| node.address().to_string() == address)
+    }
+
+    /// The slots of a node, as it knows them.
+    pub fn slots_of(&self, place: usize) -> Vec<u16> {
+        let said = self.nodes[place].cli(&["CLUSTER", "NODES"]);
+        let own = |line: &&str| line.contains("myself,master");
+        said.lines().find(own).into_iter().flat_map(ranges).flatten().collect()
+    }
+
+    /// The place of a replica of this master, as the replica knows it.
+    pub fn replica_of(&self, master: usize) -> Option<usize> {
+        let id = self.id(master);
+        let follows = |line: &str| line.contains("myself") && line.contains(&format!("slave {id}"));
+        self.nodes.iter().position(|node| node.cli(&["CLUSTER", "NODES"]).lines().any(follows))
+    }
+
+    /// Begins to move a slot.
+    pub fn begin_move(&self, slot: u16, from: usize, to: usize) {
+        let slot = slot.to_string();
+        self.nodes[to].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.id(from)]);
+        self.nodes[from].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.id(to)]);
+    }
+
+    /// Moves those keys of a slot that are wanted. Returns how many there were.
+    pub fn move_keys(&self, slot: u16, from: usize, to: usize, is_wanted: impl Fn(&str) -> bool) -> usize {
+        let (host, port) = (self.nodes[to].address().ip().to_string(), self.nodes[to].address().port().to_string());
+        let keys = self.nodes[from].cli(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1000"]);
+        let wanted: Vec<_> = keys.lines().filter(|key| !key.is_empty() && is_wanted(key)).collect();
+        for key in &wanted {
+            self.nodes[from].cli(&["MIGRATE", &host, &port, key, "0", "5000", "REPLACE"]);
+        }
+        wanted.len()
+    }
+
+    /// Ends the move of a slot.
+    pub fn end_move(&self, slot: u16, from: usize, to: usize) {
+        let id = self.id(to);
+        for node in [to, from] {
+            self.nodes[node].cli(&["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id]);
+        }
     }
 
     /// The id of a node.
     pub fn id(&self, place: usize) -> String {
         self.nodes[place].cli(&["CLUSTER", "MYID"])
     }
+}
+
+/// The slots of a node, by its line among all nodes.
+fn ranges(line: &str) -> impl Iterator<Item = RangeInclusive<u16>> {
+    line.split(' ').skip(8).filter(|range| !range.starts_with('[')).map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse().unwrap()..=last.parse().unwrap()
+    })
 }
 
 /// Runs redis-cli.

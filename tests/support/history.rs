@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -126,7 +126,17 @@ impl History {
 
     /// Returns all records so far.
     pub fn records(&self) -> Vec<Record> {
-        let text = std::fs::read_to_string(&self.path).unwrap();
+        self.records_after(&mut 0)
+    }
+
+    /// Returns the records after the first `read` bytes, which becomes the number of bytes so far.
+    pub fn records_after(&self, read: &mut u64) -> Vec<Record> {
+        let (mut file, mut text) = (File::open(&self.path).unwrap(), String::new());
+        file.seek(SeekFrom::Start(*read)).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        // A line that is being written is left for the next time.
+        let text = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        *read += text.len() as u64;
         text.lines().map(|line| Record::parse(line).unwrap_or_else(|| panic!("no record: {line:?}"))).collect()
     }
 

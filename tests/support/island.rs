@@ -49,6 +49,20 @@ impl Island {
         is_done.then_some(self)
     }
 
+    /// Creates islands that reach each other across this machine; none where this process is not permitted to.
+    pub fn several(count: usize) -> Vec<Self> {
+        let islands: Option<Vec<_>> = (0..count).map(|_| Self::new().filter(Self::open)).collect();
+        islands.unwrap_or_default()
+    }
+
+    /// Lets it reach what this machine reaches. Returns whether that is permitted.
+    fn open(&self) -> bool {
+        let forwarding = format!("/proc/sys/net/ipv4/conf/{}/forwarding", self.cable);
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args(self.within()).args(["ip", "route", "add", "default", "via", &self.outside.to_string()]);
+        std::fs::write(forwarding, "1").is_ok() && nsenter.output().is_ok_and(|output| output.status.success())
+    }
+
     /// The arguments of nsenter with which a program runs inside.
     pub fn within(&self) -> Vec<String> {
         ["--target", &self.process.id().to_string(), "--net", "--"].map(str::to_owned).to_vec()

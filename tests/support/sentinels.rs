@@ -58,7 +58,8 @@ impl Watched {
         }
     }
 
-    fn is_known(&self) -> bool {
+    /// Whether each sentinel knows the others, and two replicas that are up to date.
+    pub fn is_known(&self) -> bool {
         let knows = |sentinel: &Sentinel| {
             let count = |field| sentinel.field(field).and_then(|count| count.parse().ok()).unwrap_or(0);
             count("num-slaves") >= 2 && count("num-other-sentinels") + 1 == self.sentinels.len()
@@ -84,11 +85,14 @@ impl Watched {
 
     /// Waits until any sentinel names another master than this. Returns its index.
     pub fn wait_for_another(&self, old: usize) -> usize {
+        eventually("another master", || self.another(old))
+    }
+
+    /// The index of another master than this that a sentinel names.
+    pub fn another(&self, old: usize) -> Option<usize> {
         let old = self.servers[old].address().port();
-        let port = eventually("another master", || {
-            self.sentinels.iter().filter_map(Sentinel::master).find(|port| *port != old)
-        });
-        self.servers.iter().position(|server| server.address().port() == port).unwrap()
+        let port = self.sentinels.iter().filter_map(Sentinel::master).find(|port| *port != old)?;
+        self.servers.iter().position(|server| server.address().port() == port)
     }
 }
 
@@ -133,7 +137,7 @@ impl Sentinel {
         let (ip, watched, after) = (master.ip(), master.port(), DOWN_AFTER.as_millis());
         let path = folder.path().display();
         let text = format!(
-            "bind {host}\nport {port}\ndir {path}\nprotected-mode no\n\
+            "bind {host}\nport {port}\ndir {path}\nprotected-mode no\nsentinel announce-ip {host}\n\
              sentinel monitor {NAME} {ip} {watched} 2\nsentinel down-after-milliseconds {NAME} {after}\n\
              sentinel failover-timeout {NAME} 3000\n{more}\n"
         );

@@ -8,18 +8,25 @@ use rand::{RngExt, SeedableRng};
 
 /// Runs a test with this many random cases.
 pub fn walk(cases: u64, mut case: impl FnMut(&mut StdRng)) {
-    let number = |name: &str| {
-        let text = std::env::var(name).ok()?;
-        Some(text.parse().unwrap_or_else(|_| panic!("{name}: {text:?} is no number")))
-    };
-    let mut run = |seed| {
-        let _shown_at_a_panic = Seed(seed);
-        case(&mut StdRng::seed_from_u64(seed));
-    };
     match number("LEASEHOLD_SEED") {
-        Some(seed) => run(seed),
-        None => (0..number("LEASEHOLD_CASES").unwrap_or(0).max(cases)).for_each(|_| run(rand::random())),
+        Some(seed) => run(seed, case),
+        None => (0..number("LEASEHOLD_CASES").unwrap_or(0).max(cases)).for_each(|_| run(rand::random(), &mut case)),
     }
+}
+
+/// Runs a test with one random case, which takes as long as it likes.
+pub fn walk_once(case: impl FnOnce(&mut StdRng)) {
+    run(number("LEASEHOLD_SEED").unwrap_or_else(rand::random), case);
+}
+
+fn run(seed: u64, case: impl FnOnce(&mut StdRng)) {
+    let _shown_at_a_panic = Seed(seed);
+    case(&mut StdRng::seed_from_u64(seed));
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}: {text:?} is no number")))
 }
 
 struct Seed(u64);
