@@ -33,7 +33,7 @@ fn replicas_of_one_shard_that_are_down_end_the_holds_of_that_shard_alone() {
     stay(all(), ttl + ttl / 2);
     assert_eq!(manager.stats().failed_renewals, 0);
 
-    let replica = &cluster.nodes()[replica_of(&cluster, 0)];
+    let replica = &cluster.nodes()[cluster.replica_of(0).unwrap()];
     replica.process().stop();
     let stopped = Instant::now();
     let (cause, after) = lost_since(&ended[0], stopped);

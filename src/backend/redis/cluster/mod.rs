@@ -349,7 +349,8 @@ impl Cluster {
             }
         }
         let of = |master: &Member| self.nodes.iter().rfind(|node| node.master == *master);
-        let (Some(slots), moved) = (self.router.slots(), &mut self.moved) else { return };
+        let (router, moved) = (self.router.clone(), &mut self.moved);
+        let Some(slots) = router.slots() else { return };
         slots.change(|map| {
             let mut changes: HashMap<u16, &Known> = HashMap::new();
             for (first, last, place) in &said.ranges {
@@ -379,6 +380,8 @@ impl Cluster {
             map.clean();
             moved.extend(changes.into_keys());
         });
+        // Before nodes are forgotten, with the waiters that they still have.
+        self.resume();
         let serving = slots.nodes();
         self.nodes.retain(|node| {
             said.masters.contains(&node.master)
