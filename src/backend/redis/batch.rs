@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use redis::{Cmd, Pipeline, Value};
+use tokio::sync::oneshot::Receiver;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::attempt::Attempt;
@@ -26,7 +27,7 @@ use super::error;
 use super::in_flight::{Call, Content, InFlight, Outcome, Part, Sent};
 use super::polling::{Due, Polling};
 use super::redirect::{Membership, Report};
-use super::requests::{Command, PendingAnswer, Request, Way};
+use super::requests::{BoundAnswer, Command, PendingAnswer, Request, Way};
 use super::scripts::{By, Kind, Op, Scripts};
 use super::tls;
 use super::untracked::Untracked;
@@ -184,6 +185,18 @@ impl Batch {
         let (requests, answers): (Vec<_>, Vec<_>) = ops.into_iter().map(Request::with_answer).unzip();
         self.requests.add(requests);
         answers
+    }
+
+    /// Requests operations that only this server may serve. Returns their answers in the same order.
+    pub(super) fn request_bound(&self, ops: impl IntoIterator<Item = (Op, Way)>) -> Vec<Receiver<BoundAnswer>> {
+        let (requests, answers): (Vec<_>, Vec<_>) = ops.into_iter().map(|(op, way)| Request::bound(op, way)).unzip();
+        self.requests.add(requests);
+        answers
+    }
+
+    /// Its place in a cluster.
+    pub(super) fn membership(&self) -> Option<&Membership> {
+        self.membership.as_ref()
     }
 
     /// Sends a plain command. If the connection breaks, the outcome is unknown.

@@ -82,7 +82,7 @@ impl Opening {
         let node = membership.as_ref().map(|membership| membership.id.clone());
         let (tasks, mut confirmed, mut replicas) = (Tasks::default(), None, None);
         if common.min_replicas > 0 {
-            let batch = batch(Arc::default(), None);
+            let batch = batch(Arc::default(), membership.clone());
             let (confirming, serving) =
                 Replicas::new(batch.clone(), common.min_replicas, common.timeout, common.clock.clone());
             tasks.add(common.handle.spawn(serving));

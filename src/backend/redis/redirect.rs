@@ -4,6 +4,7 @@ use redis::RedisError;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::options::Node;
+use super::replicas::Unconfirmed;
 use super::requests::Request;
 use crate::backend::Result;
 
@@ -44,12 +45,14 @@ pub(super) enum Report {
     Identified(Node, Result<String>),
     /// These were not served by such a node: to be repeated at that of the slot.
     Later(Vec<Request>),
+    /// The replicas of another node have to confirm this hold.
+    Confirm(Redirect, Unconfirmed),
     /// The node has failed: its slots may be at others.
     Doubt,
 }
 
 /// One node's place in its cluster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Membership {
     /// Its number among those of this manager.
     pub(super) number: u64,

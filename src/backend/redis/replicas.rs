@@ -14,24 +14,47 @@ use tokio::sync::oneshot;
 use super::attempt::Attempt;
 use super::batch::Batch;
 use super::place::Won;
+use super::redirect::{Redirect, Report};
+use super::requests::{MOST_REDIRECTS, NotServed, Way};
 use super::scripts::Op;
 use super::{answers, error};
-use crate::backend::{Clock, ErrorKind, Result};
+use crate::backend::{BackendError, Clock, ErrorKind, Result};
 
 /// The longest time to wait for replicas: less than the connection's patience.
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// A hold that replicas have to confirm.
 #[derive(Debug)]
-struct Unconfirmed {
+pub(super) struct Unconfirmed {
     attempt: Arc<Attempt>,
     epoch: u64,
     reply: oneshot::Sender<Result<Won>>,
+    /// How its node is asked, and how often another one was.
+    way: Way,
+    redirects: u8,
+}
+
+impl Unconfirmed {
+    /// Another node has the lock, whose replicas have to confirm it.
+    fn follow(mut self, redirect: Redirect, batch: &Batch) {
+        self.way = if matches!(redirect, Redirect::Ask(_)) { Way::Asking } else { Way::Together };
+        self.redirects += 1;
+        match batch.membership().filter(|_| self.redirects <= MOST_REDIRECTS) {
+            Some(membership) => membership.report(Report::Confirm(redirect, self)),
+            None => self.fail(error::broken(batch.server())),
+        }
+    }
+
+    pub(super) fn fail(self, error: BackendError) {
+        // A caller that has left does not need it.
+        let _ = self.reply.send(Err(error));
+    }
 }
 
 /// Confirms that enough replicas have a lock.
 #[derive(Clone, Debug)]
 pub(super) struct Replicas {
+    server: String,
     unconfirmed: UnboundedSender<Unconfirmed>,
 }
 
@@ -44,7 +67,8 @@ impl Replicas {
         clock: Arc<dyn Clock>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (unconfirmed, receiver) = unbounded_channel();
-        (Self { unconfirmed }, serve(receiver, batch, count, limit.min(LIMIT), clock))
+        let server = batch.server().to_owned();
+        (Self { server, unconfirmed }, serve(receiver, batch, count, limit.min(LIMIT), clock))
     }
 
     /// Renews a hold, and waits until enough replicas have the renewal.
@@ -54,9 +78,9 @@ impl Replicas {
     /// [`Unreachable`](ErrorKind::Unreachable) if there are too few in time: a master that was deposed may go on answering.
     pub(super) async fn confirm(&self, attempt: &Arc<Attempt>, epoch: u64) -> Result<Won> {
         let (reply, answer) = oneshot::channel();
-        // The task ends only with the manager.
-        let _ = self.unconfirmed.send(Unconfirmed { attempt: attempt.clone(), epoch, reply });
-        answer.await.unwrap_or_else(|_| Err(error::closed()))
+        self.request(Unconfirmed { attempt: attempt.clone(), epoch, reply, way: Way::Together, redirects: 0 });
+        // The task ends with the manager, or when the node leaves its cluster.
+        answer.await.unwrap_or_else(|_| Err(error::broken(&self.server)))
     }
 
     /// The same. Returns whether the attempt still held the lock.
@@ -65,6 +89,12 @@ impl Replicas {
             Err(error) if error.kind() == ErrorKind::LeaseLost => Ok(false),
             renewed => renewed.map(|_| true),
         }
+    }
+
+    /// Has a hold confirmed.
+    pub(super) fn request(&self, hold: Unconfirmed) {
+        // Otherwise the task has ended, and the reply is dropped.
+        let _ = self.unconfirmed.send(hold);
     }
 }
 
@@ -84,32 +114,28 @@ async fn serve(
         // The callers of these have left.
         together.retain(|hold| !hold.reply.is_closed());
         let (dated, reconnects) = (clock.now(), batch.reconnects());
-        let ops = together.iter().map(|hold| Op::Renew(hold.attempt.clone(), hold.epoch)).collect();
-        let answers = join_all(batch.request(ops)).await;
+        let renewal = |hold: &Unconfirmed| (Op::Renew(hold.attempt.clone(), hold.epoch), hold.way);
+        let answers = join_all(batch.request_bound(together.iter().map(renewal))).await;
         let mut renewed = Vec::with_capacity(together.len());
-        for (Unconfirmed { attempt, epoch, reply }, answer) in together.into_iter().zip(answers) {
-            let refused = match answer {
-                Ok(answer) if answers::found(&answer) => {
-                    renewed.push((Won { epoch, dated, ttl: attempt.ttl }, reply));
-                    continue;
-                }
-                Ok(_) => error::lost(batch.server()),
-                Err(error) => error,
-            };
-            // A caller that has left does not need it.
-            let _ = reply.send(Err(refused));
+        for (hold, answer) in together.into_iter().zip(answers) {
+            match answer.unwrap_or_else(|_| Err(NotServed::Failed(error::closed()))) {
+                Ok(answer) if answers::found(&answer) => renewed.push(hold),
+                Ok(_) => hold.fail(error::lost(batch.server())),
+                Err(NotServed::Elsewhere(redirect)) => hold.follow(redirect, &batch),
+                Err(NotServed::Failed(error)) => hold.fail(error),
+            }
         }
-        let Some(longest) = renewed.iter().map(|(won, ..)| won.ttl).max() else { continue };
+        let Some(longest) = renewed.iter().map(|hold| hold.attempt.ttl).max() else { continue };
         let found = wait(&batch, count, limit.min(longest / 4)).await;
         // Another master knows nothing of these renewals, and its replicas have all that it has.
         let found = if batch.reconnects() == reconnects { found } else { Err(error::broken(batch.server())) };
-        for (won, reply) in renewed {
+        for hold in renewed {
             let confirmed = match &found {
-                Ok(found) if *found >= i64::from(count) => Ok(won),
+                Ok(found) if *found >= i64::from(count) => Ok(Won { epoch: hold.epoch, dated, ttl: hold.attempt.ttl }),
                 Ok(found) => Err(error::too_few(batch.server(), *found, count)),
                 Err(error) => Err(error.clone()),
             };
-            let _ = reply.send(confirmed);
+            let _ = hold.reply.send(confirmed);
         }
     }
 }
@@ -119,8 +145,11 @@ async fn serve(
 async fn wait(batch: &Batch, count: u32, limit: Duration) -> Result<i64> {
     let mut wait = redis::cmd("WAIT");
     wait.arg(count).arg(u64::try_from(limit.as_millis()).unwrap_or_default().max(1));
-    match batch.command(wait).await? {
-        Value::Int(found) => Ok(found),
-        _ => Err(error::malformed(batch.server())),
+    match batch.command(wait).await {
+        Ok(Value::Int(found)) => Ok(found),
+        Ok(_) => Err(error::malformed(batch.server())),
+        // It has become a replica since.
+        Err(error) if error.kind() == ErrorKind::Refused => Err(error::deposed(batch.server())),
+        Err(error) => Err(error),
     }
 }

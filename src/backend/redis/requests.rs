@@ -8,11 +8,12 @@ use tokio::sync::oneshot;
 
 use super::answers::Answer;
 use super::error;
+use super::redirect::Redirect;
 use super::scripts::Op;
 use crate::backend::{BackendError, Completion, Result, Timestamp};
 
 /// How often a request is sent to another node without being served.
-const MOST_REDIRECTS: u8 = 8;
+pub(super) const MOST_REDIRECTS: u8 = 8;
 
 /// An operation on one lock. It may be performed twice, unless it is an eviction.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(super) enum Way {
 enum Reply {
     Nowhere,
     Caller(oneshot::Sender<Result<Value>>),
+    /// The same, if this node has served the request, and no other one.
+    Bound(oneshot::Sender<BoundAnswer>),
     /// The outcome of a release.
     Completion(Completion),
 }
@@ -47,6 +50,17 @@ enum Reply {
 /// The answer to a request.
 #[derive(Debug)]
 pub(super) struct PendingAnswer(oneshot::Receiver<Result<Value>>);
+
+/// The answer of one node.
+pub(super) type BoundAnswer = std::result::Result<Value, NotServed>;
+
+/// Why a node has not served a request.
+#[derive(Debug)]
+pub(super) enum NotServed {
+    /// Another one may.
+    Elsewhere(Redirect),
+    Failed(BackendError),
+}
 
 impl Future for PendingAnswer {
     type Output = Result<Value>;
@@ -77,6 +91,12 @@ impl Request {
         (Self::new(op, Reply::Caller(reply)), PendingAnswer(answer))
     }
 
+    /// Creates a request that is not sent on to another node.
+    pub(super) fn bound(op: Op, way: Way) -> (Self, oneshot::Receiver<BoundAnswer>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { way, ..Self::new(op, Reply::Bound(reply)) }, answer)
+    }
+
     /// Creates a release whose outcome is reported.
     pub(super) fn with_completion(op: Op, completion: Completion) -> Self {
         Self::new(op, Reply::Completion(completion))
@@ -97,6 +117,19 @@ impl Request {
         self.redirects <= MOST_REDIRECTS
     }
 
+    /// Whether only this node may serve it.
+    pub(super) fn is_bound(&self) -> bool {
+        matches!(self.reply, Reply::Bound(_))
+    }
+
+    /// Another node may serve it, which a bound request leaves to its caller.
+    pub(super) fn turn_away(self, redirect: &Redirect) {
+        if let Reply::Bound(reply) = self.reply {
+            // A caller that has left does not need it.
+            let _ = reply.send(Err(NotServed::Elsewhere(redirect.clone())));
+        }
+    }
+
     /// Whether it was sent from one node to another and back.
     pub(super) fn is_sent_about(&self) -> bool {
         self.redirects > 2
@@ -113,9 +146,11 @@ impl Request {
         match &self.op {
             Op::Acquire(attempt) => attempt.sending(now),
             Op::Release(..) | Op::Admit(_) | Op::Life(_) => true,
-            Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {
-                matches!(&self.reply, Reply::Caller(reply) if !reply.is_closed())
-            }
+            Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => match &self.reply {
+                Reply::Caller(reply) => !reply.is_closed(),
+                Reply::Bound(reply) => !reply.is_closed(),
+                Reply::Nowhere | Reply::Completion(_) => false,
+            },
         }
     }
 
@@ -133,6 +168,9 @@ impl Request {
             Reply::Caller(reply) => {
                 // A caller that has left does not need it.
                 let _ = reply.send(answer.map(Answer::into_value));
+            }
+            Reply::Bound(reply) => {
+                let _ = reply.send(answer.map(Answer::into_value).map_err(NotServed::Failed));
             }
             Reply::Completion(completion) => {
                 let was_released = matches!(&self.op, Op::Release(attempt, _) if attempt.was_released());

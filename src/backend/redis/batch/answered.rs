@@ -106,6 +106,11 @@ impl Batch {
     /// Another node serves these requests.
     fn redirected(&self, kind: Kind, requests: Vec<Request>, redirect: Redirect, error: &BackendError) {
         let Some(membership) = &self.membership else { return };
+        let (bound, requests): (Vec<_>, Vec<_>) = requests.into_iter().partition(Request::is_bound);
+        bound.into_iter().for_each(|request| request.turn_away(&redirect));
+        if requests.is_empty() {
+            return;
+        }
         let way = if matches!(redirect, Redirect::Ask(_)) { Way::Asking } else { Way::Together };
         let (mut slot, mut redirected) = (None, Vec::with_capacity(requests.len()));
         for mut request in requests {
@@ -183,7 +188,9 @@ impl Batch {
                 membership.report(Report::Doubt);
             }
             if requests.iter().any(|request| request.way == Way::Asking) {
-                return membership.report(Report::Later(requests));
+                let (bound, others): (Vec<_>, Vec<_>) = requests.into_iter().partition(Request::is_bound);
+                bound.into_iter().for_each(|request| request.fail(error.clone()));
+                return membership.report(Report::Later(others));
             }
         }
         let way = if moves { Way::Alone } else { Way::Together };

@@ -22,7 +22,8 @@ use super::losses::Losses;
 use super::names::SLOTS;
 use super::opening::{Common, Opening};
 use super::options::{Node, Server};
-use super::redirect::{Membership, Report};
+use super::redirect::{Membership, Redirect, Report};
+use super::replicas::Unconfirmed;
 use super::requests::{Request, Way};
 use super::router::{Map, Router};
 use super::scripts::Scripts;
@@ -256,6 +257,7 @@ impl Cluster {
                 Some(node) => node.batch.add(requests),
                 None => self.identify(number, to, requests),
             },
+            Report::Confirm(redirect, hold) => self.confirm(number, redirect, hold),
             Report::Identified(address, id) => {
                 let calls = self.unidentified.remove(&address).unwrap_or_default();
                 match (self.at(&address), id) {
@@ -268,6 +270,22 @@ impl Cluster {
                 }
             }
             Report::Later(requests) => self.put_off(requests),
+        }
+    }
+
+    /// The replicas of another node have to confirm a hold.
+    fn confirm(&mut self, number: u64, redirect: Redirect, hold: Unconfirmed) {
+        let (Redirect::Moved(to) | Redirect::Ask(to)) = &redirect;
+        let replicas = self.at(to).and_then(|node| node.replicas.clone());
+        match &redirect {
+            Redirect::Moved(_) => self.ask_soon(),
+            Redirect::Ask(to) if replicas.is_none() => self.identify(number, to.clone(), Vec::new()),
+            Redirect::Ask(_) => {}
+        }
+        match replicas {
+            Some(replicas) => replicas.request(hold),
+            // It is asked for again, when the node is known.
+            None => hold.fail(error::broken(self.router.server())),
         }
     }
 
