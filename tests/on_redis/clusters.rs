@@ -104,6 +104,74 @@ fn each_step_of_a_move_of_a_slot_loses_no_hold_and_no_waiter() {
 }
 
 #[test]
+fn holds_that_replicas_confirm_outlast_moves_and_failovers_on_request() {
+    let ttl = Duration::from_secs(2);
+    let cluster = RedisCluster::start();
+    let manager = LockManager::builder().url(cluster.url()).ttl(ttl).min_replicas(1).build().wait().unwrap();
+    let slot = slot_of(&cluster, "{s}a");
+    let from = cluster.master_of(slot);
+    let to = (from + 1) % 3;
+    let elsewhere = keys_at(&cluster, (from + 2) % 3, 1).remove(0);
+    let (one, other) = (lock(&manager, "{s}a"), lock(&manager, &elsewhere));
+    let shared = manager.lock("{s}b").shared().wait().unwrap();
+    let holds = [&one, &other, &shared];
+
+    cluster.begin_move(slot, from, to);
+    stay(holds, ttl + ttl / 2);
+    cluster.move_keys(slot, from, to, |_| true);
+    stay(holds, ttl + ttl / 2);
+    // The slot is not there yet, but it is the replica of the new node that has to confirm.
+    let replica = cluster.replica_of(to).unwrap();
+    cluster.nodes()[replica].process().stop();
+    let (cause, after) = lost_since(&one, Instant::now());
+    assert_eq!(cause, Loss::Unreachable);
+    assert!(after < ttl + Duration::from_millis(500), "{after:?}");
+    cluster.nodes()[replica].process().resume();
+    assert!(!other.is_lost());
+    cluster.end_move(slot, from, to);
+
+    let one = lock(&manager, "{s}a");
+    stay([&one], ttl + ttl / 2);
+    cluster.nodes()[replica].cli(&["CLUSTER", "FAILOVER"]);
+    eventually("it is the master", || (cluster.try_master_of(replica, slot) == Some(replica)).then_some(()));
+    stay([&one], ttl + ttl / 2);
+    one.unlock().wait().unwrap();
+    drop(lock(&manager, "{s}a"));
+}
+
+#[test]
+fn a_shared_lock_that_is_released_while_its_slot_moves_is_free_when_it_has_moved() {
+    let ttl = Duration::from_secs(60);
+    let cluster = RedisCluster::start_with(0, &[]);
+    let (a, b) = (connect(&cluster, ttl), connect(&cluster, ttl));
+    let slot = slot_of(&cluster, "{s}a");
+    let from = cluster.master_of(slot);
+    let to = (from + 1) % 3;
+    let node = &cluster.nodes()[from];
+    let guard = lock(&a, "{s}a");
+    let manager = node.cli(&["GET", "lock:{s}a"])[..16].to_owned();
+    guard.unlock().wait().unwrap();
+    let shared = a.lock("{s}a").shared().wait().unwrap();
+    let waiting = in_the_background(b.lock("{s}a"));
+    eventually("it waits", || (a.info("{s}a").wait().unwrap()?.waiters == 1).then_some(()));
+    // All keys of the slot exist, so the node begins with the release, and comes to a key that does not exist any more.
+    let keys = node.cli(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "100"]);
+    let clock = keys.lines().find(|key| key.contains("%clock:")).unwrap();
+    node.cli(&["ZADD", &clock.replace("%clock:lock:", &format!("%gone:lock:{manager}")), "1", "another"]);
+    cluster.begin_move(slot, from, to);
+    let released = std::thread::spawn(|| shared.unlock().wait());
+    eventually("the node has begun", || node.keys("*%r2:lock:{s}a").is_empty().then_some(()));
+    while cluster.move_keys(slot, from, to, |_| true) > 0 {}
+    cluster.end_move(slot, from, to);
+    let moved = Instant::now();
+    let (next, at) = waiting.recv_timeout(PATIENCE).unwrap();
+    println!("granted {:?} after the move", at.saturating_duration_since(moved));
+    released.join().unwrap().unwrap();
+    drop(next);
+    assert_eq!(a.stats().lost, 0);
+}
+
+#[test]
 fn slots_that_move_under_load_let_no_two_in_and_lose_no_hold() {
     let cluster = RedisCluster::start_with(0, &[]);
     let folder = Folder::new();

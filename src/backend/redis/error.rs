@@ -20,11 +20,13 @@ pub(super) enum Meaning {
     Refused,
     /// Temporary: to be repeated, on this connection or another one. The request had no effect.
     Later,
+    /// The same, but the request may have had a part of its effect: a key of a slot that is being moved is gone.
+    Halfway,
     /// Temporary, but the server at this connection does not serve requests: to be repeated on another one.
     Elsewhere,
 }
 
-use Meaning::{Denied, Elsewhere, Incompatible, Lacking, Later, Refused};
+use Meaning::{Denied, Elsewhere, Halfway, Incompatible, Lacking, Later, Refused};
 
 /// Errors by their first word. All others are refusals.
 const CODES: &[(&str, Meaning)] = &[
@@ -63,8 +65,8 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("max number of clients", Elsewhere),
     ("Script killed by user", Later),
     // A slot is being moved.
-    ("non local key", Later),
-    ("undeclared key", Later),
+    ("non local key", Halfway),
+    ("undeclared key", Halfway),
     ("Unknown Redis command called from", Lacking),
     // Valkey's.
     ("Unknown command called from", Lacking),
@@ -136,7 +138,7 @@ fn answered(server: &str, meaning: Meaning, code: &str, detail: &str) -> Backend
         // Its text does not name the command.
         Lacking => (ErrorKind::Unsupported, "lacks a command that locks need, or has renamed it"),
         Refused => (ErrorKind::Refused, "refused"),
-        Later | Elsewhere => (ErrorKind::Unreachable, "serves no requests at present"),
+        Later | Halfway | Elsewhere => (ErrorKind::Unreachable, "serves no requests at present"),
     };
     BackendError::new(kind, format!("redis at {server} {what}: {code} {detail}"))
 }
@@ -260,8 +262,8 @@ mod tests {
         ("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.", Later),
         ("NOSCRIPT No matching script. Please use EVAL.", Later),
         ("ERR Error running script (call to f_1): Script killed by user with SCRIPT KILL...", Later),
-        ("ERR Script attempted to access a non local key in a cluster node", Later),
-        ("ERR Script tried accessing undeclared key", Later),
+        ("ERR Script attempted to access a non local key in a cluster node", Halfway),
+        ("ERR Script tried accessing undeclared key", Halfway),
         ("READONLY You can't write against a read only replica.", Elsewhere),
         ("MASTERDOWN Connection with MASTER is down and replica-serve-stale-data is set to 'no'.", Elsewhere),
         ("ERR max number of clients reached", Elsewhere),
@@ -288,7 +290,7 @@ mod tests {
 
     fn kind_of(meaning: Meaning) -> ErrorKind {
         match meaning {
-            Later | Elsewhere => ErrorKind::Unreachable,
+            Later | Halfway | Elsewhere => ErrorKind::Unreachable,
             Denied => ErrorKind::Denied,
             Incompatible => ErrorKind::Incompatible,
             Lacking => ErrorKind::Unsupported,

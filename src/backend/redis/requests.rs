@@ -135,6 +135,13 @@ impl Request {
         self.redirects > 2
     }
 
+    /// The server has stopped in the middle of it: the next answer does not tell what this one has done.
+    pub(super) fn ended_halfway(&self) {
+        if let Op::Release(attempt, _) = &self.op {
+            attempt.release_unanswered();
+        }
+    }
+
     /// It is to be repeated after a while.
     pub(super) fn rest(&mut self, way: Way) {
         self.way = way;

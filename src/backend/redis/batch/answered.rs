@@ -88,6 +88,10 @@ impl Batch {
         match meaning {
             None if error.kind() == ErrorKind::Unreachable => outcome.break_with(error, requests),
             Some(Meaning::Later) => self.put_off(kind, requests, moves, &error),
+            Some(Meaning::Halfway) => {
+                requests.iter().for_each(Request::ended_halfway);
+                self.put_off(kind, requests, true, &error);
+            }
             Some(Meaning::Elsewhere) => {
                 self.put_off(kind, requests, moves, &error);
                 outcome.broken = Some(error);
@@ -148,11 +152,15 @@ impl Batch {
         let Some(mut reply) = Reply::read(answer, number, requests.len()) else {
             return outcome.break_with(error::malformed(self.server()), requests);
         };
-        let (mut later, mut refused, mut elsewhere) = (Vec::new(), None, false);
+        let (mut later, mut refused, mut elsewhere, mut moves) = (Vec::new(), None, false, false);
         for (request, answer) in requests.into_iter().zip(reply.take_answers()) {
             match answers::failed(self.server(), &answer) {
-                Some((meaning @ (Meaning::Later | Meaning::Elsewhere), error)) => {
+                Some((meaning @ (Meaning::Later | Meaning::Halfway | Meaning::Elsewhere), error)) => {
                     elsewhere |= meaning == Meaning::Elsewhere;
+                    if meaning == Meaning::Halfway {
+                        moves = true;
+                        request.ended_halfway();
+                    }
                     later.push(request);
                     refused = Some(error);
                 }
@@ -164,7 +172,7 @@ impl Batch {
             self.health.served(sort(kind));
             return;
         };
-        self.put_off(kind, later, false, &error);
+        self.put_off(kind, later, moves, &error);
         if elsewhere {
             // A replica, for example: another connection is needed.
             outcome.broken = Some(error);

@@ -53,9 +53,11 @@ local function is_alive(manager)
   return alive[manager]
 end
 
--- Returns when the last of those who share a lock ends, nil if nobody shares it.
-local function last_end(lock)
-  local newest = read('ZREVRANGE', lock.readers, '0', '0', 'WITHSCORES')[2]
+-- Returns when the last of those who share a lock ends, nil if nobody shares it: apart from a claim, if there is one.
+local function last_end(lock, claim)
+  local ends = read('ZREVRANGE', lock.readers, '0', claim and '1' or '0', 'WITHSCORES')
+  local newest = ends[2]
+  if claim and ends[1] == claim then newest = ends[4] end
   newest = newest and tonumber(newest)
   if newest and newest > now then return newest end
 end

@@ -20,10 +20,10 @@ return function(lock, tombstone, claim)
     read('ZREM', lock.queue, claim)
     if ends then
       found = tonumber(ends) > now
-      call('ZREM', lock.readers, claim)
-      lock.count = nil
-      local last = last_end(lock)
+      local last = last_end(lock, claim)
       if last then
+        call('ZREM', lock.readers, claim)
+        lock.count = nil
         -- So the lock ends with its last holder.
         call('PEXPIRE', lock.key, last - now)
       else
@@ -35,12 +35,13 @@ return function(lock, tombstone, claim)
     -- Its period has ended, if it had one.
     if byte(claim, 35) ~= EXCLUSIVE then read('ZREM', lock.readers, claim) end
   end
-  if freed then lock.held, lock.mode = nil, nil end
-  if not lock.held or lock.mode then admit(lock) end
-  if freed and not lock.held then
+  if freed then
+    -- At first: in a slot that is being moved, a call ends where it comes to a key that does not exist.
     call('DEL', lock.key, lock.readers)
-    if signal then signal(lock) end
+    lock.held, lock.mode = nil, nil
   end
+  if not lock.held or lock.mode then admit(lock) end
+  if freed and not lock.held and signal then signal(lock) end
   if tombstone > 0 then bury(id, tombstone) end
   return found and '1' or '0'
 end
