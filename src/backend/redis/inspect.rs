@@ -100,9 +100,9 @@ pub(super) struct Snapshot {
     left: Option<Duration>,
     waiters: usize,
     /// The ids of the claims that hold it: the readers', if it is shared.
-    claims: Vec<ClaimId>,
+    pub(super) claims: Vec<ClaimId>,
     /// The values of the same claims.
-    values: Vec<Vec<u8>>,
+    pub(super) values: Vec<Vec<u8>>,
 }
 
 impl Snapshot {

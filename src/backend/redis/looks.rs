@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use super::attempt::{Attempt, HANDOVER_TTL};
 use super::batch::Batch;
+use super::claims::Claims;
+use super::orphans;
 use super::place::{Look, Looked, Seen};
 use super::polling::Due;
 use super::router::Router;
@@ -26,16 +28,23 @@ const QUEUE_TTL: u64 = 60_000;
 type Waiter = (Arc<Attempt>, Look);
 
 /// Checks the waiters that are due, without end.
-pub(super) async fn poll_waiters(router: Arc<Router>, batch: Arc<Batch>) {
+pub(super) async fn poll_waiters(router: Arc<Router>, batch: Arc<Batch>, claims: Arc<Claims>) {
     loop {
         let due = batch.due().await;
         due.ask.iter().for_each(|attempt| router.acquire(attempt));
-        look(&router, &batch, &due).await;
+        let suspects = look(&router, &batch, &claims, &due).await;
+        if !suspects.is_empty() {
+            // The next look does not wait for it.
+            let (router, claims) = (router.clone(), claims.clone());
+            tokio::spawn(async move { orphans::remove(&router, &claims, &suspects).await });
+        }
     }
 }
 
-/// Looks for all that are due, and asks for those that may have their lock, or may have lost their place.
-async fn look(router: &Arc<Router>, batch: &Arc<Batch>, due: &Due) {
+/// Looks for all that are due, and asks for those that may have their lock, or may have lost their place. Returns those whose lock an
+/// orphan may hold.
+async fn look(router: &Arc<Router>, batch: &Arc<Batch>, claims: &Claims, due: &Due) -> Vec<Arc<Attempt>> {
+    let mut suspects = Vec::new();
     let begin = |attempt: &Arc<Attempt>| attempt.begin_look(due.places).map(|look| (attempt.clone(), look));
     let mut waiters: Vec<Waiter> = due.look.iter().filter_map(begin).collect();
     let sent = batch.now();
@@ -45,6 +54,9 @@ async fn look(router: &Arc<Router>, batch: &Arc<Batch>, due: &Due) {
         match seen {
             Ok(seen) => {
                 for ((attempt, _), seen) in slice.iter().zip(seen) {
+                    if seen.as_ref().is_some_and(|seen| orphans::is_suspect(claims, attempt, seen, due.doubt)) {
+                        suspects.push(attempt.clone());
+                    }
                     match attempt.looked(seen.as_ref(), sent, Instant::now()) {
                         Looked::Ask => router.acquire(attempt),
                         Looked::Poll(at) => router.plan(attempt, at),
@@ -70,6 +82,7 @@ async fn look(router: &Arc<Router>, batch: &Arc<Batch>, due: &Due) {
             }
         }
     }
+    suspects
 }
 
 /// Distributes waiters to commands, in a cluster by slot.

@@ -65,6 +65,7 @@ mod losses;
 mod names;
 mod opening;
 mod options;
+mod orphans;
 mod place;
 mod polling;
 mod pubsub;

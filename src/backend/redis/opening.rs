@@ -124,7 +124,7 @@ impl Opening {
             self.tasks.add(handle.spawn(batch.run(connector, connection)));
         }
         self.tasks.add(handle.spawn(batch.clone().run(shared, connection)));
-        self.tasks.add(handle.spawn(looks::poll_waiters(router.clone(), batch.clone())));
+        self.tasks.add(handle.spawn(looks::poll_waiters(router.clone(), batch.clone(), claims.clone())));
         self.tasks.add(handle.spawn(subscription.tracking.clone().run(Arc::new(tracker))));
         Ok(())
     }

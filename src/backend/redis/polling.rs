@@ -22,6 +22,9 @@ const FORGET: Duration = Duration::from_secs(1);
 /// How long after a life the next one is sent at the earliest. It lasts for 1.9 s, and waiters poll at least once a second.
 const LIFE: Duration = Duration::from_millis(700);
 
+/// How long after a look for orphans the next one follows at the earliest.
+const DOUBT: Duration = Duration::from_millis(100);
+
 /// The queued attempts, and the next poll.
 #[derive(Debug, Default)]
 pub(super) struct Polling {
@@ -36,6 +39,9 @@ struct Plan {
     all_ask: bool,
     /// All waiters are due to look, at their places as well: this manager's life had ended, so they may have been removed.
     all_look: bool,
+    /// When all look for [orphans](super::orphans) next, and when they did last.
+    doubt: Option<Instant>,
+    doubted: Option<Instant>,
     /// The last lives: the only one, or in a cluster one for each slot.
     lives: HashMap<Option<u16>, Life>,
     /// Only waiters, so that the cost of a poll does not depend on the number of holds.
@@ -58,6 +64,8 @@ pub(super) struct Due {
     pub(super) look: Vec<Arc<Attempt>>,
     /// Whether each looks at its place in any case.
     pub(super) places: bool,
+    /// Whether orphans may hold locks.
+    pub(super) doubt: bool,
 }
 
 impl Polling {
@@ -97,6 +105,21 @@ impl Polling {
         self.changed.notify_one();
     }
 
+    /// Makes all waiters look soon: orphans may hold their locks.
+    pub(super) fn doubt(&self) {
+        let (mut plan, now) = (self.plan.lock(), Instant::now());
+        if plan.doubt.is_none() {
+            plan.doubt = Some(plan.doubted.map_or(now, |last| now.max(last + DOUBT)));
+            drop(plan);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Returns the attempts that wait.
+    pub(super) fn waiting(&self) -> Vec<Arc<Attempt>> {
+        self.plan.lock().waiting.values().filter(|attempt| attempt.is_wanted()).cloned().collect()
+    }
+
     /// Whether to send a life now, in a cluster one for this slot. Then it counts as sent.
     pub(super) fn begin_life(&self, slot: Option<u16>) -> bool {
         let (mut plan, now) = (self.plan.lock(), Instant::now());
@@ -130,11 +153,12 @@ impl Polling {
     pub(super) async fn due(&self) -> Due {
         loop {
             let next = {
-                let mut plan = self.plan.lock();
-                if plan.all_ask || plan.all_look || plan.next.is_some_and(|next| next <= Instant::now()) {
-                    return plan.take(Instant::now() + TOGETHER);
+                let (mut plan, now) = (self.plan.lock(), Instant::now());
+                let next = [plan.next, plan.doubt].into_iter().flatten().min();
+                if plan.all_ask || plan.all_look || next.is_some_and(|next| next <= now) {
+                    return plan.take(now);
                 }
-                plan.next
+                next
             };
             let timer = async {
                 match next {
@@ -151,15 +175,20 @@ impl Polling {
 }
 
 impl Plan {
-    /// Returns the waiters that are due by `until`, or all. Forgets the attempts that no longer wait, and plans for the rest.
-    fn take(&mut self, until: Instant) -> Due {
+    /// Returns the waiters that are due soon, or all. Forgets the attempts that no longer wait, and plans for the rest.
+    fn take(&mut self, now: Instant) -> Due {
+        let until = now + TOGETHER;
         let (all_ask, places) = (std::mem::take(&mut self.all_ask), std::mem::take(&mut self.all_look));
-        let (mut due, mut next) = (Due { places, ..Due::default() }, None::<Instant>);
+        let doubt = self.doubt.take_if(|at| *at <= now).is_some();
+        if doubt {
+            self.doubted = Some(now);
+        }
+        let (mut due, mut next) = (Due { places, doubt, ..Due::default() }, None::<Instant>);
         self.waiting.retain(|_, attempt| match attempt.next_poll() {
             NextPoll::Never => false,
             // The answer plans the next one.
             NextPoll::Pending => true,
-            NextPoll::At { at, asks } if all_ask || places || at <= until => {
+            NextPoll::At { at, asks } if all_ask || places || doubt || at <= until => {
                 let list = if all_ask || asks { &mut due.ask } else { &mut due.look };
                 list.push(attempt.clone());
                 true
@@ -169,7 +198,6 @@ impl Plan {
                 true
             }
         });
-        let now = Instant::now();
         self.lives.retain(|_, life| !life.is_answered || now - life.sent < 10 * LIFE);
         let cleanup = (!self.waiting.is_empty()).then_some(until + FORGET);
         self.next = [next, cleanup].into_iter().flatten().min();

@@ -24,6 +24,7 @@ use super::listening::{Listener, Notice, Notices};
 use super::locator::{Located, Locator};
 use super::losses::Losses;
 use super::options::{Server, Target};
+use super::orphans;
 use super::router::Router;
 use super::tracking::Tracking;
 use super::value;
@@ -72,13 +73,12 @@ pub(super) struct Receiver {
 impl Receiver {
     fn receive(&self, message: &[u8]) {
         match Message::read(message) {
-            Some(Message::Granted(attempt, epoch)) => {
-                if let Some(attempt) = self.claims.get(attempt)
-                    && attempt.handed_over(epoch)
-                {
-                    self.router.acquire(&attempt);
-                }
-            }
+            Some(Message::Granted(attempt, epoch)) => match self.claims.get(attempt) {
+                Some(attempt) if attempt.handed_over(epoch) => self.router.acquire(&attempt),
+                Some(_) => {}
+                // It has a place in a queue again.
+                None => self.batch.polling().doubt(),
+            },
             Some(Message::Lost(attempt)) => {
                 if let Some(attempt) = self.claims.get(attempt) {
                     self.losses.check(attempt);
@@ -98,6 +98,8 @@ impl Receiver {
             .untracked()
             .replace(held.into_iter().filter(|attempt| self.router.is_at(&attempt.name, &self.batch)).collect());
         if has_moved {
+            let (router, claims, waiting) = (self.router.clone(), self.claims.clone(), self.batch.polling().waiting());
+            tokio::spawn(async move { orphans::remove(&router, &claims, &waiting).await });
             self.claims.held().into_iter().for_each(|attempt| self.losses.check(attempt));
         }
     }

@@ -22,6 +22,9 @@ const UNSAFE: &AsciiSet = &CONTROLS.add(b':').add(b'%').add(b' ');
 /// How many bytes identify an attempt: manager and attempt.
 const ID: usize = 33;
 
+/// How many bytes precede the attempt: the manager and a colon.
+const MANAGER: usize = 17;
+
 /// How many bytes precede the epoch.
 const HEAD: usize = 37;
 
@@ -88,6 +91,12 @@ impl ClaimText {
     /// Whether a value is that of this attempt.
     pub(super) fn is_in(&self, value: &[u8]) -> bool {
         value.starts_with(&self.0.as_bytes()[..ID])
+    }
+
+    /// The attempt of a value, if that is of the same manager.
+    pub(super) fn attempt_beside(&self, value: &[u8]) -> Option<AttemptId> {
+        let (own, head) = (self.0.get(..MANAGER)?, std::str::from_utf8(value.get(..HEAD)?).ok()?);
+        attempt(head.strip_prefix(own)?.get(..ID - MANAGER)?)
     }
 
     /// The value of the lock's key while the claim holds it with this epoch.

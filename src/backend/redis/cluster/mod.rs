@@ -22,6 +22,7 @@ use super::losses::Losses;
 use super::names::SLOTS;
 use super::opening::{Common, Opening};
 use super::options::{Node, Server};
+use super::orphans;
 use super::redirect::{Membership, Redirect, Report};
 use super::replicas::Unconfirmed;
 use super::requests::{Request, Way};
@@ -332,14 +333,16 @@ impl Cluster {
         if moved.is_empty() {
             return;
         }
-        for node in &self.nodes {
-            for attempt in node.opening.serving.batch.polling().leave(|slot| moved.contains(&slot)) {
-                attempt.miss_messages();
-                // To be asked for again even if the answer is on its way.
-                self.router.plan(&attempt, Instant::now());
-                self.router.acquire(&attempt);
-            }
+        let leave = |node: &Known| node.opening.serving.batch.polling().leave(|slot| moved.contains(&slot));
+        let waiting: Vec<_> = self.nodes.iter().flat_map(leave).collect();
+        for attempt in &waiting {
+            attempt.miss_messages();
+            // To be asked for again even if the answer is on its way.
+            self.router.plan(attempt, Instant::now());
+            self.router.acquire(attempt);
         }
+        let (router, claims) = (self.router.clone(), self.common.claims.clone());
+        self.common.handle.spawn(async move { orphans::remove(&router, &claims, &waiting).await });
         for attempt in self.common.claims.held() {
             if moved.contains(&attempt.name.slot) {
                 self.router.read(&attempt);

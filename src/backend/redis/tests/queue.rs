@@ -39,6 +39,37 @@ fn a_lock_goes_to_the_first_waiter() {
     });
 }
 
+/// As after a failover to a replica that was behind.
+#[test]
+fn what_managers_have_given_up_is_removed_when_the_server_has_it_again() {
+    run(async {
+        let server = Server::start();
+        let (holder, first, second) =
+            (Client::new(&server).await, Client::new(&server).await, Client::new(&server).await);
+        let grant = holder.lock("k").await;
+        let claims = [first.claim("k", Mode::Exclusive), second.claim("k", Mode::Exclusive)];
+        let one = place!(first, claims[0], 1);
+        let two = place!(second, claims[1], 2);
+        let queue = server.run::<Vec<String>>("KEYS *%q2:lock:k").remove(0);
+        for (key, copy) in [("lock:k", "a"), (&*queue, "b")] {
+            assert!(server.run::<bool>(&format!("COPY {key} {copy}")));
+        }
+        holder.release(&grant).await;
+        first.release(&one.await.unwrap().unwrap()).await;
+        second.release(&two.await.unwrap().unwrap()).await;
+        assert!(!server.run::<bool>("EXISTS lock:k"));
+        for (key, copy) in [("lock:k", "a"), (&*queue, "b")] {
+            server.run::<()>(&format!("RENAME {copy} {key}"));
+        }
+
+        let start = Instant::now();
+        let turn = async |client: &Client| client.release(&client.lock("k").await).await;
+        tokio::join!(turn(&holder), turn(&first), turn(&second));
+        // A look, and then what follows from messages. Otherwise the hold would end after 10 s, and each place take 2 s.
+        assert!(start.elapsed() < Duration::from_millis(2500), "{:?}", start.elapsed());
+    });
+}
+
 /// The waiters before may be those of a dead manager, which do not prolong the queue.
 #[test]
 fn a_queue_lasts_as_long_for_the_last_waiter_as_for_the_first() {
