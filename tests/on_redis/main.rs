@@ -5,6 +5,7 @@ mod blocked_keeper;
 mod chaos;
 mod clusters;
 mod cut_off;
+mod failovers;
 mod fencing;
 mod forged;
 mod handover;
