@@ -26,7 +26,7 @@ use super::connection::{Connection, Connector, PATIENCE};
 use super::error;
 use super::in_flight::{Call, Content, InFlight, Outcome, Part, Sent};
 use super::polling::{Due, Polling};
-use super::redirect::{Membership, Report};
+use super::reports::{Membership, Report};
 use super::requests::{BoundAnswer, Command, PendingAnswer, Request, Way};
 use super::scripts::{By, Kind, Op, Scripts};
 use super::tls;

@@ -14,40 +14,24 @@ use tokio::sync::oneshot;
 use super::attempt::Attempt;
 use super::batch::Batch;
 use super::place::Won;
-use super::redirect::{Redirect, Report};
+use super::redirect::Redirect;
+use super::reports::Report;
 use super::requests::{MOST_REDIRECTS, NotServed, Way};
 use super::scripts::Op;
+use super::unconfirmed::Unconfirmed;
 use super::{answers, error};
-use crate::backend::{BackendError, Clock, ErrorKind, Result};
+use crate::backend::{Clock, ErrorKind, Result};
 
 /// The longest time to wait for replicas: less than the connection's patience.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// A hold that replicas have to confirm.
-#[derive(Debug)]
-pub(super) struct Unconfirmed {
-    attempt: Arc<Attempt>,
-    epoch: u64,
-    reply: oneshot::Sender<Result<Won>>,
-    /// How its node is asked, and how often another one was.
-    way: Way,
-    redirects: u8,
-}
-
-impl Unconfirmed {
-    /// Another node has the lock, whose replicas have to confirm it.
-    fn follow(mut self, redirect: Redirect, batch: &Batch) {
-        self.way = if matches!(redirect, Redirect::Ask(_)) { Way::Asking } else { Way::Together };
-        self.redirects += 1;
-        match batch.membership().filter(|_| self.redirects <= MOST_REDIRECTS) {
-            Some(membership) => membership.report(Report::Confirm(redirect, self)),
-            None => self.fail(error::broken(batch.server())),
-        }
-    }
-
-    pub(super) fn fail(self, error: BackendError) {
-        // A caller that has left does not need it.
-        let _ = self.reply.send(Err(error));
+/// Another node has the lock, whose replicas have to confirm it.
+fn follow(mut hold: Unconfirmed, redirect: Redirect, batch: &Batch) {
+    hold.way = if matches!(redirect, Redirect::Ask(_)) { Way::Asking } else { Way::Together };
+    hold.redirects += 1;
+    match batch.membership().filter(|_| hold.redirects <= MOST_REDIRECTS) {
+        Some(membership) => membership.report(Report::Confirm(redirect, hold)),
+        None => hold.fail(error::broken(batch.server())),
     }
 }
 
@@ -121,7 +105,7 @@ async fn serve(
             match answer.unwrap_or_else(|_| Err(NotServed::Failed(error::closed()))) {
                 Ok(answer) if answers::found(&answer) => renewed.push(hold),
                 Ok(_) => hold.fail(error::lost(batch.server())),
-                Err(NotServed::Elsewhere(redirect)) => hold.follow(redirect, &batch),
+                Err(NotServed::Elsewhere(redirect)) => follow(hold, redirect, &batch),
                 Err(NotServed::Failed(error)) => hold.fail(error),
             }
         }
