@@ -3,6 +3,7 @@
 //! A node tells where a slot is that it does not serve; and any node tells where all are, which is asked after each failure, and each
 //! 30 s. A slot that moves takes its requests, its waiters and the tracking of its holds along.
 
+mod known;
 mod map;
 
 use std::collections::{HashMap, HashSet};
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use self::known::Known;
 use self::map::{Member, Said};
 use super::error;
 use super::losses::Losses;
@@ -69,21 +71,6 @@ pub(super) struct Cluster {
     asking: Option<JoinHandle<Result<Said>>>,
     /// Since when only the nodes of another cluster answer.
     strangers: Option<Instant>,
-}
-
-/// A node.
-struct Known {
-    number: u64,
-    master: Member,
-    opening: Arc<Opening>,
-    connecting: JoinHandle<()>,
-}
-
-impl Drop for Known {
-    fn drop(&mut self) {
-        self.connecting.abort();
-        self.opening.stop();
-    }
 }
 
 impl Cluster {
