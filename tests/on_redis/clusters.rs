@@ -64,7 +64,7 @@ fn locks_with_any_braces_work_in_all_slots() {
 
 #[test]
 fn each_step_of_a_move_of_a_slot_loses_no_hold_and_no_waiter() {
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(3);
     for first in ["the lock", "the side keys"] {
         let cluster = RedisCluster::start_with(0, &[]);
         let (a, b) = (connect(&cluster, ttl), connect(&cluster, ttl));
@@ -105,7 +105,7 @@ fn each_step_of_a_move_of_a_slot_loses_no_hold_and_no_waiter() {
 
 #[test]
 fn holds_that_replicas_confirm_outlast_moves_and_failovers_on_request() {
-    let ttl = Duration::from_secs(2);
+    let ttl = Duration::from_secs(3);
     let cluster = RedisCluster::start();
     let manager = LockManager::builder().url(cluster.url()).ttl(ttl).min_replicas(1).build().wait().unwrap();
     let slot = slot_of(&cluster, "{s}a");

@@ -107,8 +107,10 @@ fn another_server_at_the_address_of_a_dead_master_ends_no_hold_that_its_replica_
         let keys: Vec<_> = (0..3).flat_map(|place| keys_at(&cluster, place, 3)).collect();
         let guards: Vec<_> = keys.iter().map(|key| lock(&manager, key)).collect();
         let slot = slot_of(&cluster, &keys[0]);
-        // Replicated by now.
-        stay(&guards, Duration::from_millis(200));
+        let replica = &cluster.nodes()[cluster.replica_of(0).unwrap()];
+        eventually("they are replicated", || {
+            keys[..3].iter().all(|key| !replica.keys(&format!("lock:{key}")).is_empty()).then_some(())
+        });
         cluster.node_mut(0).kill();
         let started = stranger.start(&cluster, 0);
         eventually("a new master", || cluster.try_master_of(1, slot).filter(|new| *new != 0));

@@ -1,5 +1,5 @@
-//! Random failovers under load: servers are killed, stopped and cut off, replaced on request, and slots move. For `LEASEHOLD_SOAK` seconds,
-//! or for twenty.
+//! Random failovers under load: servers are killed, stopped and cut off, replaced on request, and slots move. Only for `LEASEHOLD_SOAK`
+//! seconds: the load would starve the tests beside it, and in less than some minutes there are too few faults to judge anything.
 //!
 //! Eight processes contend for each lock: some inside of the islands of the servers, so that they are cut off together with a master.
 //! The locks are of several groups, whose managers require so many replicas. So the same faults are judged by several rules:
@@ -9,8 +9,7 @@
 //! - With none each kind of fault has a time after which all overlaps are over, and before which there are none. Outside of it there
 //!   is no overlap, and all tokens grow: the servers have one clock.
 //!
-//! After each fault each process has to get its locks again, and in the end all locks must be free. In twenty seconds there are only one or
-//! two faults: these runs show that the test itself works, and add up over time.
+//! After each fault each process has to get its locks again, and in the end all locks must be free.
 
 mod clients;
 mod judgement;
@@ -86,8 +85,7 @@ fn recover(servers: &impl Servers, fault: &mut Fault) {
 }
 
 /// Plays faults for a while, and judges what has happened.
-fn run<S: Servers>(mut servers: S, rng: &mut StdRng) {
-    let time = soak().unwrap_or(Duration::from_secs(20));
+fn run<S: Servers>(mut servers: S, time: Duration, rng: &mut StdRng) {
     let is_possible = |kind: &Kind| *kind != Kind::CutOff || !servers.islands().is_empty();
     let kinds: Vec<_> = S::KINDS.iter().copied().filter(is_possible).collect();
     let mut clients = Clients::start(&servers);
@@ -119,10 +117,12 @@ fn run<S: Servers>(mut servers: S, rng: &mut StdRng) {
 
 #[test]
 fn failovers_of_sentinels_let_no_two_in_beyond_the_rules() {
-    walk_once(|rng| run(of_sentinels::Sentinels::start(), rng));
+    let Some(time) = soak() else { return };
+    walk_once(|rng| run(of_sentinels::Sentinels::start(), time, rng));
 }
 
 #[test]
 fn failovers_of_clusters_let_no_two_in_beyond_the_rules() {
-    walk_once(|rng| run(of_clusters::Nodes::start(), rng));
+    let Some(time) = soak() else { return };
+    walk_once(|rng| run(of_clusters::Nodes::start(), time, rng));
 }
