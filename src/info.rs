@@ -88,6 +88,11 @@ pub struct LockInfo {
     pub remaining: Option<Duration>,
     /// The holders: one for an exclusive hold, one per process for a shared one.
     pub holders: Vec<Holder>,
+    /// What the holders have published, in the order of the holders; see [`LockRequest::value`](crate::LockRequest::value).
+    pub values: Vec<Option<String>>,
+    /// The greatest limit among the holders, if the lock is used as a semaphore; see
+    /// [`LockRequest::limit`](crate::LockRequest::limit).
+    pub limit: Option<u32>,
     /// The number of waiting claims. A process has at most one per key, however many of its tasks wait.
     pub waiters: usize,
     /// Whether a client other than leasehold holds the lock.
@@ -106,6 +111,8 @@ impl LockInfo {
             since: None,
             remaining: None,
             holders: Vec::new(),
+            values: Vec::new(),
+            limit: None,
             waiters: 0,
             foreign: false,
             claims: Vec::new(),

@@ -23,8 +23,9 @@
 //! | Type | |
 //! | --- | --- |
 //! | [`LockManager`] | A connection to a store, and the factory of its locks. [`LockManagerBuilder`] has all options, and with the feature `serde` so has `Config`. |
-//! | [`LockRequest`] | A request for a lock, with its options: [`shared`](LockRequest::shared), [`timeout`](LockRequest::timeout), [`ttl`](LockRequest::ttl), [`owner`](LockRequest::owner) and others. `.await` it, or [`wait`](LockRequest::wait). |
+//! | [`LockRequest`] | A request for a lock, with its options: [`shared`](LockRequest::shared), [`timeout`](LockRequest::timeout), [`ttl`](LockRequest::ttl), [`limit`](LockRequest::limit), [`owner`](LockRequest::owner) and others. `.await` it, or [`wait`](LockRequest::wait). |
 //! | [`LockGuard`], [`LockGuards`] | Hold one lock, or several. Dropping them releases; [`unlock`](LockGuard::unlock) also confirms, [`lost`](LockGuard::lost) reports a loss, and [`token`](LockGuard::token) is the fencing token. |
+//! | [`Watch`] | The holders of a key as they change. |
 //! | [`Lock`] | A handle of one key, for repeated use and inspection. |
 //! | [`Owner`] | An explicit owner, for reentrancy across tasks and threads. |
 //! | [`FenceGate`], `RedisFence` (feature `redis`), `LockGuard::etcd_compare` (feature `etcd`) | Refuse the late writes of an outdated holder. |
@@ -81,6 +82,8 @@ pub use api::manager::LockManager;
 pub use api::pending::Pending;
 pub use api::registry::Registry;
 pub use api::request::{Acquire, LockRequest};
+pub use api::wanted::Wanted;
+pub use api::watch::Watch;
 #[cfg(feature = "serde")]
 #[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
 pub use config::Config;

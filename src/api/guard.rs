@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::lost::{Lost, Run};
 use super::pending::Pending;
+use super::wanted::Wanted;
 #[cfg(feature = "etcd")]
 use crate::backend::etcd;
 use crate::engine::{HeldGrant, Share, renew};
@@ -68,6 +69,11 @@ impl LockGuard {
         self.share.held().grant.mode
     }
 
+    /// Returns the [value](crate::LockRequest::value) that this hold publishes.
+    pub fn value(&self) -> Option<&str> {
+        self.share.held().grant.value.as_deref()
+    }
+
     /// Returns how many guards the hold has at present.
     pub fn depth(&self) -> u32 {
         self.share.hold().depth()
@@ -102,6 +108,35 @@ impl LockGuard {
     /// The future can be dropped and created again at any time without missing a loss.
     pub fn lost(&self) -> Lost {
         Lost::of([&self.share])
+    }
+
+    /// Returns a future that completes when others wait for the lock: tasks of this process or other clients. Nobody does any more when
+    /// the lock is released.
+    ///
+    /// A long job can finish its present step and let another one in. Any waiter wants an exclusive lock; a shared one, or a slot of a
+    /// semaphore, is wanted by those that cannot share it. A [try](crate::LockRequest::try_once) does not wait. Once completed, it is
+    /// for this hold.
+    ///
+    /// The first poll begins to ask the server. On etcd and Redis it notifies, usually within milliseconds; other backends are asked once
+    /// a second. While the server is unreachable, only the tasks of this process are known.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future can be dropped and created again at any time without missing a waiter.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("index").await?;
+    /// let other = manager.lock("index").owner(&leasehold::Owner::new());
+    /// let waiting = std::thread::spawn(move || other.wait());
+    /// guard.wanted().await;
+    /// guard.unlock().await?; // after a step of the work
+    /// # waiting.join().unwrap()?;
+    /// # Ok(()) });
+    /// ```
+    pub fn wanted(&self) -> Wanted {
+        Wanted::of(&self.share)
     }
 
     /// Creates another guard of the same hold, to share it with another task deliberately. No I/O.

@@ -8,6 +8,7 @@ use super::guard::{LockGuard, prove};
 use crate::api::force_unlock::ForceUnlock;
 use crate::api::pending::Pending;
 use crate::api::request::LockRequest;
+use crate::api::watch::Watch;
 use crate::engine::{EngineHandle, Entry};
 use crate::error::{LockError, Result};
 use crate::info::LockInfo;
@@ -108,6 +109,11 @@ impl Lock {
         let (backend, key) = (self.engine.base.backend.clone(), self.entry.key.clone());
         let call = async move { backend.inspect(&key).await };
         self.keep(self.engine.base.bounded(Some(self.key()), "look up", call))
+    }
+
+    /// Observes the key: who holds it, as it changes; see [`Watch`].
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.engine.clone(), Ok(self.entry.clone()))
     }
 
     /// Renews the lease of this manager's hold now, and returns the time until the new deadline.

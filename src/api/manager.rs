@@ -12,6 +12,7 @@ use super::guards::LockGuards;
 use super::lock::Lock;
 use super::pending::Pending;
 use super::request::{LockRequest, run_under};
+use super::watch::Watch;
 use crate::backend::{Backend, Clock, SystemClock};
 use crate::engine::{EngineHandle, Entry, Stats, WithinKeeper, close};
 use crate::error::{BackendError, LockError, Result};
@@ -156,6 +157,20 @@ impl LockManager {
         self.lock(key).try_once()
     }
 
+    /// Requests one of the `n` slots of a key, a semaphore: the same as [`lock(key).limit(n)`](LockRequest::limit).
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let slots = [manager.semaphore("gpu", 2).await?, manager.semaphore("gpu", 2).await?];
+    /// assert!(manager.semaphore("gpu", 2).try_once().await?.is_none(), "both are taken");
+    /// # drop(slots);
+    /// # Ok(()) });
+    /// ```
+    pub fn semaphore(&self, key: impl AsRef<str>, n: u32) -> LockRequest {
+        self.lock(key).limit(n)
+    }
+
     /// Requests the locks of several keys: all of them or none.
     ///
     /// Keys are acquired one by one in byte order, whatever the order in the list, so concurrent calls cannot deadlock with each
@@ -252,6 +267,13 @@ impl LockManager {
     /// An invalid key fails with [`LockError::InvalidKey`].
     pub fn info(&self, key: impl AsRef<str>) -> Pending<Option<LockInfo>> {
         self.handle_for(key.as_ref(), "look up").map_or_else(Pending::failed, |handle| handle.info())
+    }
+
+    /// Observes a key: who holds it, as it changes; see [`Watch`].
+    ///
+    /// An invalid key fails with [`LockError::InvalidKey`].
+    pub fn watch(&self, key: impl AsRef<str>) -> Watch {
+        Watch::new(self.engine().clone(), self.entry(key.as_ref(), "watch"))
     }
 
     /// Lists the held locks under this manager's prefix whose keys begin with `prefix`, in key order. An empty `prefix` lists all.

@@ -12,7 +12,7 @@ use super::guards::Guards;
 use super::lost::Run;
 use super::pending::Pending;
 use crate::backend::Wait;
-use crate::engine::{EngineHandle, RequestOptions};
+use crate::engine::{Base, EngineHandle, RequestOptions};
 use crate::error::{LockError, Result};
 use crate::info::Mode;
 use crate::owner::{Owner, OwnerSource, Scope};
@@ -63,6 +63,59 @@ impl<G: Guards> LockRequest<G> {
     /// Requests a shared hold, which excludes exclusive holds but not other shared ones.
     pub fn shared(mut self) -> Self {
         self.options.terms.mode = Mode::Shared;
+        self
+    }
+
+    /// Makes the lock a semaphore: up to `n` requests with a limit hold the key at the same time. 1 to 1,000; it implies
+    /// [`shared`](Self::shared).
+    ///
+    /// Requests are granted in the order in which they came. One is granted when it is the first in the queue, and fewer than *its own*
+    /// `n` hold the key: if a program that is being replaced by a newer version has another limit, neither fails, and none enters above
+    /// its own. Holds with a limit exclude exclusive ones, and shared ones without a limit.
+    ///
+    /// Each acquire is an [`Owner`] of its own, unless [`owner`](Self::owner) is set: a task that acquires a second time takes a second
+    /// slot, and waits for itself if it has the last one. Only the holder of an exclusive lock enters its own hold.
+    ///
+    /// Fencing tokens of slots grow, but do not order the holders, which work at the same time: a resource can refuse the token of a
+    /// slot that is less than that of an exclusive hold, not that of another slot.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](LockError::Unsupported) on a backend without limits.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let _first = manager.lock("gpu").limit(2).await?;
+    /// let _second = manager.semaphore("gpu", 2).await?; // the same
+    /// assert!(manager.semaphore("gpu", 2).try_once().await?.is_none());
+    /// # Ok(()) });
+    /// ```
+    pub fn limit(mut self, n: u32) -> Self {
+        (self.options.terms.mode, self.options.terms.limit) = (Mode::Shared, Some(n));
+        self
+    }
+
+    /// Publishes a text of at most 1,024 bytes while the lock is held, such as the address of a leader:
+    /// [`LockInfo::values`](crate::LockInfo::values) has it for everybody who may look up the lock. It is not for secrets.
+    ///
+    /// A hold that is entered again keeps its value.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](LockError::Unsupported) on a backend without values.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// let manager = leasehold::LockManager::memory();
+    /// let guard = manager.lock("leader").value("10.0.0.7:8080").await?;
+    /// assert_eq!(guard.value(), Some("10.0.0.7:8080"));
+    /// let info = manager.info("leader").await?.expect("it is held");
+    /// assert_eq!(info.values, [Some("10.0.0.7:8080".to_owned())]);
+    /// # Ok(()) });
+    /// ```
+    pub fn value(mut self, value: impl Into<String>) -> Self {
+        self.options.terms.value = Some(value.into().into());
         self
     }
 
@@ -205,6 +258,42 @@ impl<G: Guards> LockRequest<G> {
         Pending::new(async move { Ok(acquisition.await?.map(G::of)) })
     }
 
+    /// Acquires the lock, waiting in the queue for up to `time`, and returns `None` if it was not free within it. Zero is
+    /// [`try_once`](Self::try_once).
+    ///
+    /// A [`timeout`](Self::timeout) that is shorter replaces `time`; [`max_retries`](Self::max_retries) does not count.
+    ///
+    /// # Errors
+    ///
+    /// Those of the acquire, without [`LockError::Timeout`]. `None` says that the server has answered, and that the lock was not free:
+    /// an unreachable server is [`LockError::Backend`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future at any point leaves nothing behind.
+    ///
+    /// ```
+    /// # leasehold::doctest(async {
+    /// # use std::time::Duration;
+    /// let manager = leasehold::LockManager::memory();
+    /// let _held = manager.lock("k").owner(&leasehold::Owner::new()).await?;
+    /// assert!(manager.lock("k").try_for(Duration::from_millis(20)).await?.is_none());
+    /// # Ok(()) });
+    /// ```
+    pub fn try_for(mut self, time: Duration) -> Pending<Option<G>> {
+        if time.is_zero() {
+            return self.try_once();
+        }
+        self.options = self.options.trying_for(time);
+        let acquisition = self.acquire(Wait::UntilGranted);
+        Pending::new(async move {
+            match acquisition.await {
+                Err(LockError::Timeout { .. }) => Ok(None),
+                acquired => Ok(acquired?.map(G::of)),
+            }
+        })
+    }
+
     /// Acquires the lock, runs `work`, releases the lock, and returns the output of `work`.
     ///
     /// `work` is an async closure, `async |guard| …`. It can borrow from its surroundings; its output cannot borrow from the
@@ -271,19 +360,65 @@ impl<G: Guards> LockRequest<G> {
         Ok(output)
     }
 
+    pub(super) fn options(&self) -> &RequestOptions {
+        &self.options
+    }
+
+    pub(super) fn base(&self) -> &Arc<Base> {
+        &self.engine.base
+    }
+
     fn acquire(self, wait: Wait) -> G::Acquisition {
         let checked = self.check();
         let keys = self.keys.and_then(|keys| checked.map(|()| keys));
         G::acquire(self.engine, keys, self.options, wait)
     }
 
+    fn check_features(&self) -> Result<()> {
+        let (terms, backend) = (&self.options.terms, &self.engine.base.backend);
+        if let Some(limit) = terms.limit {
+            if !(1..=MOST_SLOTS).contains(&limit) {
+                return Err(LockError::config(format!("limit: {limit} is not 1 to {MOST_SLOTS}")));
+            }
+            if !backend.features().limits {
+                return Err(LockError::Unsupported { what: format!("a limit on {}", backend.kind()) });
+            }
+        }
+        if let Some(value) = &terms.value {
+            if value.len() > LONGEST_VALUE {
+                let length = value.len();
+                return Err(LockError::config(format!("value: {length} bytes are more than {LONGEST_VALUE}")));
+            }
+            if !backend.features().values {
+                return Err(LockError::Unsupported { what: format!("a value on {}", backend.kind()) });
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         let terms = &self.options.terms;
+        self.check_features()?;
         check_ttl(terms.ttl, self.engine.base.backend.min_ttl())?;
         terms.max_hold.map_or(Ok(()), |age| Bound::AboveZero.check("max_hold", age))?;
         Bound::AboveZero.check("retry_interval", self.options.retry_interval)
     }
 }
+
+impl LockRequest {
+    /// The same request once more, with a new owner.
+    pub(super) fn next_term(&self) -> Acquire {
+        let mut options = self.options.clone();
+        options.owner = OwnerSource::Owner(Owner::new());
+        Self { engine: self.engine.clone(), keys: self.keys.clone(), options }.into_future()
+    }
+}
+
+/// The greatest limit of a semaphore.
+const MOST_SLOTS: u32 = 1000;
+
+/// The longest value, in bytes.
+const LONGEST_VALUE: usize = 1024;
 
 /// Runs `work` in its scope until it completes or the lock is lost.
 pub(super) async fn run_under<G: Guards, T, F: AsyncFnOnce(&G) -> T>(guards: G, scope: Scope, work: F) -> Result<T> {

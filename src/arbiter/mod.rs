@@ -82,8 +82,18 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Whether the owner holds the key, by a grant that is not lost.
+    #[cfg(test)]
     pub(crate) fn holds(&self, owner: &Owner, now: Timestamp) -> bool {
         self.tenures.holds(owner, now)
+    }
+
+    /// Whether the owner has a hold, by a grant that is not lost, which its request on these terms enters. Requests with a limit are
+    /// separate: they enter exclusive holds only.
+    pub(crate) fn enters(&self, owner: &Owner, terms: &Terms, now: Timestamp) -> bool {
+        match terms.limit {
+            None => self.tenures.holds(owner, now),
+            Some(_) => self.tenures.holds_exclusively(owner, now),
+        }
     }
 
     /// Whether another owner of the same task or thread holds the key, so that this one may be waiting for itself.
@@ -94,6 +104,14 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     /// Whether this process has a grant that is not lost.
     pub(crate) fn is_held(&self, now: Timestamp) -> bool {
         self.grants().any(|grant| grant.is_alive(now))
+    }
+
+    /// Whether a waiter here needs the end of this hold: any, if it is exclusive. Whether one that may share the key has to wait is
+    /// known to the backend.
+    pub(crate) fn is_wanted(&self, id: HoldId) -> bool {
+        self.tenures
+            .terms_of(id)
+            .is_some_and(|terms| self.queue.iter().any(|waiter| waiter.waits && waiter.terms.excludes(terms)))
     }
 
     /// Any grant that is not lost.
@@ -118,20 +136,20 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     pub(crate) fn request(
         &mut self,
         owner: &Owner,
-        terms: Terms,
+        terms: &Terms,
         wait: bool,
         now: Timestamp,
         waker: impl FnOnce() -> W,
     ) -> (Decision<G::Hold>, Effects<G, W>) {
         let mut effects = Effects::default();
-        let decision = match self.tenures.enter(owner, terms.mode, now) {
+        let decision = match self.tenures.enter(owner, terms, now) {
             Some(Ok((hold, depth))) => Decision::Entered(hold, depth),
             Some(Err(reason)) => Decision::Refused(reason),
             None => match self.queue.is_empty().then(|| self.join(owner, terms, now)).flatten() {
                 Some(hold) => Decision::Entered(hold, 1),
                 None if !wait && !self.may_try(terms, now) => Decision::Busy,
                 None => {
-                    let ticket = self.queue.push(owner.clone(), terms, wait, now);
+                    let ticket = self.queue.push(owner.clone(), terms.clone(), wait, now);
                     let promoted = self.promote(now);
                     if self.claimant == Claimant::Waiter(ticket) {
                         Decision::Claim(ticket)
@@ -150,10 +168,10 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     pub(crate) fn enter(
         &mut self,
         owner: &Owner,
-        mode: Mode,
+        terms: &Terms,
         now: Timestamp,
     ) -> Option<Result<(G::Hold, u32), &'static str>> {
-        self.tenures.enter(owner, mode, now)
+        self.tenures.enter(owner, terms, now)
     }
 
     /// Returns what a waiter has to do, and stores the waker for its next wake-up.
@@ -334,9 +352,9 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Adds a separate hold to a shared grant that this process has.
-    fn join(&mut self, owner: &Owner, terms: Terms, now: Timestamp) -> Option<G::Hold> {
-        // With max_hold each hold ends at its own age, so each needs a separate grant.
-        if terms.mode != Mode::Shared || terms.max_hold.is_some() {
+    fn join(&mut self, owner: &Owner, terms: &Terms, now: Timestamp) -> Option<G::Hold> {
+        // With max_hold each hold ends at its own age, and with a limit each counts, so each needs a separate grant.
+        if terms.mode != Mode::Shared || terms.max_hold.is_some() || terms.limit.is_some() {
             return None;
         }
         // From the newest on: the first that is too old ends the search.
@@ -348,10 +366,10 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Whether a request on these terms may take over this grant, or join it.
-    fn fits(&self, tenure: &Tenure<G>, terms: Terms, now: Timestamp) -> bool {
+    fn fits(&self, tenure: &Tenure<G>, terms: &Terms, now: Timestamp) -> bool {
         // Without renewal, the TTL of each hold counts from a separate grant.
         terms.auto_renew
-            && tenure.terms == terms
+            && tenure.terms == *terms
             && tenure.handovers < self.handover.times
             && now.since(tenure.since) < self.handover.time
             && tenure.grant.is_fresh(now)
@@ -366,10 +384,8 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Whether a try may be sent to the backend.
-    fn may_try(&self, terms: Terms, now: Timestamp) -> bool {
-        let excluded = |tenure: &Tenure<G>| {
-            tenure.grant.is_alive(now) && (terms.mode == Mode::Exclusive || tenure.terms.mode == Mode::Exclusive)
-        };
+    fn may_try(&self, terms: &Terms, now: Timestamp) -> bool {
+        let excluded = |tenure: &Tenure<G>| tenure.grant.is_alive(now) && tenure.terms.excludes(terms);
         // Shared tries wait for the answer to the one in flight: they may all enter its grant.
         let clear = self.queue.is_empty() || (terms.mode == Mode::Shared && self.queue.has_only_shared_tries());
         // From the newest on, which is alive if any is, unless it was lost alone.
@@ -382,7 +398,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             return false;
         }
         let Some(tenure) = self.tenures.get(id) else { return false };
-        if !self.queue.first().is_some_and(|waiter| self.fits(tenure, waiter.terms, now)) {
+        if !self.queue.first().is_some_and(|waiter| self.fits(tenure, &waiter.terms, now)) {
             return false;
         }
         let Some(waiter) = self.queue.pop() else { return false };
@@ -399,11 +415,11 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         }
         self.admit_owners(now, effects);
         while !matches!(self.claimant, Claimant::Waiter(_))
-            && let Some((owner, terms)) = self.queue.first().map(|waiter| (waiter.owner.clone(), waiter.terms))
+            && let Some((owner, terms)) = self.queue.first().map(|waiter| (waiter.owner.clone(), waiter.terms.clone()))
         {
             // An owner with two waiters has entered by the first, and reenters by the second.
-            let entered = self.tenures.enter(&owner, terms.mode, now);
-            let Some(delivery) = entered.or_else(|| self.join(&owner, terms, now).map(|hold| Ok((hold, 1)))) else {
+            let entered = self.tenures.enter(&owner, &terms, now);
+            let Some(delivery) = entered.or_else(|| self.join(&owner, &terms, now).map(|hold| Ok((hold, 1)))) else {
                 break;
             };
             let Some(waiter) = self.queue.pop() else { return };
@@ -418,8 +434,8 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         while let Some(owner) = self.entering.pop() {
             for ticket in self.queue.of(&owner) {
                 if self.claimant != Claimant::Waiter(ticket)
-                    && let Some(mode) = self.queue.get(ticket).map(|waiter| waiter.terms.mode)
-                    && let Some(delivery) = self.tenures.enter(&owner, mode, now)
+                    && let Some(waiter) = self.queue.get(ticket)
+                    && let Some(delivery) = self.tenures.enter(&owner, &waiter.terms, now)
                     && let Some(waiter) = self.queue.remove(ticket)
                 {
                     effects.wake.extend(self.queue.deliver(waiter, delivery.into()));
@@ -434,7 +450,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         // Only the newest grant can be exclusive and alive.
         let will_be_handed_over =
             self.tenures.iter().next_back().is_some_and(|(_, tenure)| {
-                tenure.terms.mode == Mode::Exclusive && self.fits(tenure, waiter.terms, now)
+                tenure.terms.mode == Mode::Exclusive && self.fits(tenure, &waiter.terms, now)
             });
         if self.claimant != Claimant::Nobody || will_be_handed_over {
             return false;

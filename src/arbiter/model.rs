@@ -22,7 +22,7 @@ enum Actor {
     Holding(FakeHold, Terms),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     ticket: Ticket,
     terms: Terms,
@@ -40,7 +40,7 @@ struct Model {
     attempt: Option<(usize, Ticket)>,
     aborting: bool,
     /// The grants of the backend that are not released.
-    granted: Vec<(Fake, Mode)>,
+    granted: Vec<(Fake, Terms)>,
     now: u64,
     last_grant: u32,
     last_place: u64,
@@ -102,7 +102,7 @@ impl Model {
         }
         self.last_place += 1;
         let place = Some(self.last_place);
-        let (decision, effects) = self.arbiter.request(&self.owner(actor), terms, wait, self.now(), || actor as u32);
+        let (decision, effects) = self.arbiter.request(&self.owner(actor), &terms, wait, self.now(), || actor as u32);
         self.carry_out(effects);
         match decision {
             Decision::Entered(hold, depth) => self.enter(actor, hold, depth, terms, place),
@@ -128,11 +128,11 @@ impl Model {
     fn refused(&self, actor: usize, terms: Terms) {
         let shared = |other: usize| {
             other % OWNERS == actor % OWNERS
-                && matches!(&self.actors[other], Actor::Holding(_, terms) if terms.mode == Mode::Shared)
+                && matches!(&self.actors[other], Actor::Holding(_, held) if held.mode == Mode::Shared && held.excludes(&terms))
         };
         let fetched = (0..ACTORS).any(shared);
         let given = (0..ACTORS).any(|other| other % OWNERS == actor % OWNERS && other != actor);
-        assert!(terms.mode == Mode::Exclusive && (fetched || given), "refused for nothing");
+        assert!(fetched || given, "refused for nothing");
     }
 
     fn is_lost(&self, hold: &FakeHold) -> bool {
@@ -140,14 +140,15 @@ impl Model {
     }
 
     fn enter(&mut self, actor: usize, hold: FakeHold, depth: u32, asked: Terms, place: Option<u64>) {
-        let mode = self.granted.iter().find(|(grant, _)| grant.id == hold.grant).map(|(_, mode)| *mode);
-        let Some(mode) = mode else {
+        let granted = self.granted.iter().find(|(grant, _)| grant.id == hold.grant).map(|(_, terms)| terms.clone());
+        let Some(Terms { mode, limit, .. }) = granted else {
             // The hold is lost already: leave it, and queue again.
             let (_, effects) = self.arbiter.leave(hold.id, || at(self.now));
             self.carry_out(effects);
             return self.requeue(actor, asked);
         };
-        assert!(mode == Mode::Exclusive || asked.mode == Mode::Shared, "less than asked for");
+        let is_enough = asked.mode == Mode::Shared && asked.limit.is_some() == limit.is_some();
+        assert!(mode == Mode::Exclusive || is_enough, "less than asked for");
         if depth == 1
             && let Some(place) = place
         {
@@ -161,20 +162,26 @@ impl Model {
             assert!(token > self.token, "{token:?} after {:?}", self.token);
             self.token = token;
         }
-        self.actors[actor] = Actor::Holding(hold, Terms { mode, ..asked });
+        self.actors[actor] = Actor::Holding(hold, Terms { mode, limit, ..asked });
         let alive: Vec<_> = (0..ACTORS)
             .filter_map(|other| match &self.actors[other] {
-                Actor::Holding(hold, terms) if !self.is_lost(hold) => Some((other % OWNERS, terms.mode)),
+                Actor::Holding(hold, terms) if !self.is_lost(hold) => Some((other % OWNERS, terms)),
                 _ => None,
             })
             .collect();
-        let alone = alive.iter().all(|(owner, _)| *owner == actor % OWNERS);
-        assert!(alone || alive.iter().all(|(_, mode)| *mode == Mode::Shared), "not alone: {alive:?}");
+        let Actor::Holding(_, own) = &self.actors[actor] else { return };
+        let is_alone = |(owner, terms): &(usize, &Terms)| *owner == actor % OWNERS || !terms.excludes(own);
+        assert!(alive.iter().all(is_alone), "not alone: {alive:?}");
+        let mut owners: Vec<_> = alive.iter().map(|(owner, _)| *owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        // Others may have entered since, by greater limits.
+        assert!(depth > 1 || limit.is_none_or(|limit| owners.len() <= limit as usize), "over {limit:?}: {alive:?}");
     }
 
     fn requeue(&mut self, actor: usize, terms: Terms) {
         self.purge();
-        let (ticket, effects) = self.arbiter.requeue(&self.owner(actor), terms, self.now());
+        let (ticket, effects) = self.arbiter.requeue(&self.owner(actor), terms.clone(), self.now());
         self.carry_out(effects);
         self.actors[actor] = Actor::Waiting(Waiting { ticket, terms, wait: true, place: None });
         self.woken.insert(actor);
@@ -185,7 +192,7 @@ impl Model {
         if !self.woken.remove(&actor) {
             return;
         }
-        let Actor::Waiting(waiting) = self.actors[actor] else { return };
+        let Actor::Waiting(waiting) = self.actors[actor].clone() else { return };
         match self.arbiter.turn(waiting.ticket, || actor as u32) {
             Turn::Wait => {}
             Turn::Claim if self.attempt == Some((actor, waiting.ticket)) => {}
@@ -205,9 +212,9 @@ impl Model {
     /// The backend answers, once its other grants allow it.
     fn answer(&mut self) {
         let Some((actor, ticket)) = self.attempt else { return };
-        let Actor::Waiting(waiting) = self.actors[actor] else { panic!("an attempt without a waiter") };
-        let mode = waiting.terms.mode;
-        if !self.granted.iter().all(|(_, other)| mode == Mode::Shared && *other == Mode::Shared) {
+        let Actor::Waiting(waiting) = self.actors[actor].clone() else { panic!("an attempt without a waiter") };
+        let is_full = waiting.terms.limit.is_some_and(|limit| self.granted.len() >= limit as usize);
+        if is_full || self.granted.iter().any(|(_, other)| waiting.terms.excludes(other)) {
             if !waiting.wait {
                 self.attempt = None;
                 self.actors[actor] = Actor::Idle;
@@ -219,7 +226,7 @@ impl Model {
         self.attempt = None;
         self.last_grant += 1;
         let fake = Fake::new(self.last_grant);
-        self.granted.push((fake.clone(), mode));
+        self.granted.push((fake.clone(), waiting.terms.clone()));
         let (hold, effects) = self.arbiter.granted(ticket, fake, self.now()).unwrap();
         self.carry_out(effects);
         self.enter(actor, hold, 1, waiting.terms, waiting.place);
@@ -277,7 +284,7 @@ impl Model {
     }
 
     fn cancel(&mut self, actor: usize) {
-        let Actor::Waiting(Waiting { ticket, .. }) = self.actors[actor] else { return };
+        let Actor::Waiting(Waiting { ticket, .. }) = self.actors[actor].clone() else { return };
         let sent = self.attempt == Some((actor, ticket));
         let (cancelled, effects) = self.arbiter.cancel(ticket, sent, self.now());
         self.actors[actor] = Actor::Idle;
@@ -312,7 +319,8 @@ impl Model {
 
 fn any_terms(rng: &mut StdRng) -> Terms {
     let mode = if rng.random_ratio(3, 5) { Mode::Exclusive } else { Mode::Shared };
-    Terms { isolated: rng.random_ratio(1, 5), ..terms(mode) }
+    let limit = (mode == Mode::Shared && rng.random_ratio(1, 2)).then(|| rng.random_range(1..4));
+    Terms { limit, isolated: rng.random_ratio(1, 5), ..terms(mode) }
 }
 
 #[derive(Clone, Debug)]

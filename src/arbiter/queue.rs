@@ -173,7 +173,7 @@ impl<W: Clone, H> Queue<W, H> {
         self.delivered.remove(&ticket)
     }
 
-    #[cfg(test)]
+    /// O(n).
     pub(super) fn iter(&self) -> impl Iterator<Item = &Queued<W>> {
         self.waiters.iter().map(|(_, waiter)| waiter)
     }

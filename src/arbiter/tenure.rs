@@ -10,6 +10,8 @@ use crate::info::Mode;
 use crate::owner::Owner;
 
 const DEADLOCK: &str = "the owner holds it shared, and would wait for itself to get it exclusively";
+const OTHER_KIND: &str =
+    "the owner shares it, with a limit or without, and would wait for itself to share it the other way";
 const TOO_DEEP: &str = "it is nested too deep";
 
 /// A grant while this process has it.
@@ -102,16 +104,26 @@ impl<G: Granted> Tenures<G> {
         self.hold_of(owner, now).is_some()
     }
 
+    /// Whether the owner has an exclusive hold that is not lost.
+    pub(super) fn holds_exclusively(&self, owner: &Owner, now: Timestamp) -> bool {
+        self.hold_of(owner, now).is_some_and(|(_, tenure)| tenure.terms.mode == Mode::Exclusive)
+    }
+
+    /// The terms of a hold. `None` if there is no such hold.
+    pub(super) fn terms_of(&self, id: HoldId) -> Option<&Terms> {
+        Some(&self.tenures.get(self.holds.get(id)?.tenure)?.terms)
+    }
+
     /// Reentrancy: another share for an owner that has a hold which is not lost.
     pub(super) fn enter(
         &mut self,
         owner: &Owner,
-        mode: Mode,
+        terms: &Terms,
         now: Timestamp,
     ) -> Option<Result<(G::Hold, u32), &'static str>> {
         let (id, tenure) = self.hold_of(owner, now)?;
-        if tenure.terms.mode == Mode::Shared && mode == Mode::Exclusive {
-            return Some(Err(DEADLOCK));
+        if tenure.terms.mode == Mode::Shared && tenure.terms.excludes(terms) {
+            return Some(Err(if terms.mode == Mode::Exclusive { DEADLOCK } else { OTHER_KIND }));
         }
         self.deepen(id)
     }

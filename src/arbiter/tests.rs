@@ -13,7 +13,7 @@ pub(super) fn at(millis: u64) -> Timestamp {
 }
 
 pub(super) fn terms(mode: Mode) -> Terms {
-    Terms { mode, ttl: TTL, isolated: false, auto_renew: true, max_hold: None }
+    Terms { mode, limit: None, value: None, ttl: TTL, isolated: false, auto_renew: true, max_hold: None }
 }
 
 /// A grant that is lost on demand.
@@ -57,14 +57,14 @@ pub(super) fn arbiter() -> Fakes {
 
 /// Requests a hold, and expects to have to claim.
 fn claim(arbiter: &mut Fakes, owner: &Owner, mode: Mode, now: u64) -> Ticket {
-    match arbiter.request(owner, terms(mode), true, at(now), || 0).0 {
+    match arbiter.request(owner, &terms(mode), true, at(now), || 0).0 {
         Decision::Claim(ticket) => ticket,
         other => panic!("{other:?}"),
     }
 }
 
 fn queue(arbiter: &mut Fakes, owner: &Owner, mode: Mode, now: u64, waker: u32) -> Ticket {
-    match arbiter.request(owner, terms(mode), true, at(now), || waker).0 {
+    match arbiter.request(owner, &terms(mode), true, at(now), || waker).0 {
         Decision::Queued(ticket) => ticket,
         other => panic!("{other:?}"),
     }
@@ -82,7 +82,7 @@ fn entered(turn: Turn<FakeHold>) -> (FakeHold, u32) {
 }
 
 fn try_once(arbiter: &mut Fakes, owner: &Owner, mode: Mode, now: u64) -> Decision<FakeHold> {
-    arbiter.request(owner, terms(mode), false, at(now), || 0).0
+    arbiter.request(owner, &terms(mode), false, at(now), || 0).0
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn an_owner_nests_and_the_last_share_releases() {
     let ticket = claim(&mut arbiter, &owner, Mode::Exclusive, 0);
     let hold = grant(&mut arbiter, ticket, 7, 0);
     for mode in [Mode::Exclusive, Mode::Shared] {
-        let decision = arbiter.request(&owner, terms(mode), true, at(1), || 0).0;
+        let decision = arbiter.request(&owner, &terms(mode), true, at(1), || 0).0;
         assert!(matches!(decision, Decision::Entered(hold, _) if hold.grant == 7));
     }
     assert_eq!(arbiter.leave(hold.id, || at(2)).0, Some(2));
@@ -106,7 +106,7 @@ fn a_reader_that_wants_to_write_would_wait_for_itself() {
     let (mut arbiter, owner) = (arbiter(), Owner::new());
     let ticket = claim(&mut arbiter, &owner, Mode::Shared, 0);
     grant(&mut arbiter, ticket, 1, 0);
-    assert!(matches!(arbiter.request(&owner, terms(Mode::Exclusive), true, at(0), || 0).0, Decision::Refused(_)));
+    assert!(matches!(arbiter.request(&owner, &terms(Mode::Exclusive), true, at(0), || 0).0, Decision::Refused(_)));
 }
 
 #[test]

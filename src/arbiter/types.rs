@@ -1,5 +1,6 @@
 //! The requests to the arbiter, and its answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -7,9 +8,12 @@ use crate::info::Mode;
 use crate::owner::Owner;
 
 /// What a request must have in common with a grant to take it over, or to join it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) mode: Mode,
+    /// Of a semaphore; shared then.
+    pub(crate) limit: Option<u32>,
+    pub(crate) value: Option<Arc<str>>,
     pub(crate) ttl: Duration,
     pub(crate) isolated: bool,
     pub(crate) auto_renew: bool,
@@ -17,6 +21,11 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
+    /// Whether a hold on these terms excludes one on the others, however many there are.
+    pub(super) fn excludes(&self, other: &Self) -> bool {
+        self.mode == Mode::Exclusive || other.mode == Mode::Exclusive || self.limit.is_some() != other.limit.is_some()
+    }
+
     /// Whether a hold on these terms needs a separate lease.
     pub(crate) fn wants_own_lease(&self) -> bool {
         self.isolated || !self.auto_renew || self.max_hold.is_some()

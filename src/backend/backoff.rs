@@ -17,10 +17,15 @@ impl Backoff {
         Self { next: shortest, shortest, longest: Duration::from_secs(5) }
     }
 
+    /// From 0.1 s to `longest`.
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self { longest, ..Self::slow() }
+    }
+
     /// From 0.1 s to 1 s, so that no caller is much later than the end of an outage.
     #[cfg(feature = "etcd")]
     pub(crate) fn new() -> Self {
-        Self { longest: Duration::from_secs(1), ..Self::slow() }
+        Self::up_to(Duration::from_secs(1))
     }
 
     /// None at first, then from 20 ms to 1 s.

@@ -38,6 +38,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt};
+
 #[cfg(any(feature = "etcd", feature = "redis"))]
 pub(crate) use self::account::Account;
 pub(crate) use self::caught::{Caught, acquired};
@@ -46,17 +48,21 @@ pub use self::completion::Completion;
 pub use self::limit::Limit;
 #[cfg(any(feature = "etcd", feature = "redis"))]
 pub(crate) use self::types::derived;
-pub use self::types::{AttemptId, Claim, Event, Evict, EvictScope, Grant, Lease, LeaseId, LeaseScope, Wait};
+pub use self::types::{AttemptId, Claim, Event, Evict, EvictScope, Features, Grant, Lease, LeaseId, LeaseScope, Wait};
 pub(crate) use self::types::{KeyMemo, Memo};
 pub use crate::clock::{Clock, SystemClock, Timestamp};
 pub use crate::error::{BackendError, ErrorKind};
 pub use futures::future::BoxFuture;
+pub use futures::stream::BoxStream;
 
 use crate::info::{Eviction, LockInfo};
 
 /// How long after the notification of a loss at a deadline the hold is ended on the server, where it may still be valid. A task that
 /// waits for the loss has this time to react before another client can acquire the lock.
 pub(crate) const HEAD_START: Duration = Duration::from_millis(100);
+
+/// How often a backend that reports no changes is asked for them.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The result of a backend's methods.
 pub type Result<T> = std::result::Result<T, BackendError>;
@@ -101,6 +107,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Returns the minimum TTL: 100 ms by default.
     fn min_ttl(&self) -> Duration {
         Duration::from_millis(100)
+    }
+
+    /// Returns what this backend has beyond exclusive and shared locks: nothing by default.
+    fn features(&self) -> Features {
+        Features::default()
     }
 
     /// Opens a lease of at least `ttl`.
@@ -207,6 +218,45 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Read-only: the future may be dropped at any time.
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>>;
 
+    /// Returns the states of `key`: the present one at once, then another one when its holders, its mode, a limit or a value changes.
+    ///
+    /// Consecutive states may be equal, and states that follow each other quickly may be left out, but never the last one. After an
+    /// error of kind [`Unreachable`](ErrorKind::Unreachable) the stream goes on, or ends and is requested again; other errors are its
+    /// end. The default inspects the key each second.
+    ///
+    /// # Cancel safety
+    ///
+    /// Read-only: the stream may be dropped at any time.
+    fn observe<'a>(&'a self, key: &'a str) -> BoxStream<'a, Result<Option<LockInfo>>> {
+        let ticks = stream::unfold(Duration::ZERO, |pause| async move {
+            tokio::time::sleep(pause).await;
+            Some(((), LOOK))
+        });
+        ticks.then(move |()| self.inspect(key)).boxed()
+    }
+
+    /// Waits until another claim waits for the key of a grant: any claim, or, if the grant is shared, one that cannot be granted beside
+    /// it. Also completes if one waits already. The default inspects the key each second.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`](ErrorKind::LeaseLost) if the grant no longer exists. After other errors it is called again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Read-only: the future may be dropped at any time.
+    fn wanted<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            loop {
+                match self.inspect(&grant.key).await? {
+                    Some(info) if info.waiters > 0 => return Ok(()),
+                    Some(_) => tokio::time::sleep(LOOK).await,
+                    None => return Err(BackendError::new(ErrorKind::LeaseLost, "the lock is no longer held")),
+                }
+            }
+        })
+    }
+
     /// Returns snapshots of all held locks whose keys begin with `prefix`, in key order.
     ///
     /// # Cancel safety
@@ -255,6 +305,9 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn min_ttl(&self) -> Duration {
         (**self).min_ttl()
     }
+    fn features(&self) -> Features {
+        (**self).features()
+    }
     fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
         (**self).open(ttl, scope)
     }
@@ -284,6 +337,12 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     }
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
         (**self).inspect(key)
+    }
+    fn observe<'a>(&'a self, key: &'a str) -> BoxStream<'a, Result<Option<LockInfo>>> {
+        (**self).observe(key)
+    }
+    fn wanted<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        (**self).wanted(grant)
     }
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
         (**self).list(prefix)

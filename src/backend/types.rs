@@ -74,6 +74,11 @@ pub struct Claim {
     pub key: Arc<str>,
     /// The requested mode.
     pub mode: Mode,
+    /// How many claims may hold the key for this one to be granted, this one included; see [`Features::limits`]. A limited claim is
+    /// shared.
+    pub limit: Option<u32>,
+    /// What the holder publishes, at most 1,024 bytes; see [`Features::values`].
+    pub value: Option<Arc<str>>,
     /// The lease that the claim is bound to.
     pub lease: Lease,
     /// The description of this process, for other clients.
@@ -103,7 +108,17 @@ pub(crate) trait Memo: Send + Sync {
 impl Claim {
     /// Creates a claim.
     pub fn new(attempt: AttemptId, key: Arc<str>, mode: Mode, lease: Lease, holder: Arc<Holder>) -> Self {
-        Self { attempt, key, mode, lease, holder, retry_interval: Duration::from_millis(100), memo: KeyMemo::default() }
+        Self {
+            attempt,
+            key,
+            mode,
+            limit: None,
+            value: None,
+            lease,
+            holder,
+            retry_interval: Duration::from_millis(100),
+            memo: KeyMemo::default(),
+        }
     }
 }
 
@@ -149,6 +164,8 @@ pub struct Grant {
     pub key: Arc<str>,
     /// The granted mode.
     pub mode: Mode,
+    /// What the holder publishes.
+    pub value: Option<Arc<str>>,
     /// The fencing epoch, below 2^54.
     pub epoch: u64,
     /// The lease, with its latest proof.
@@ -166,6 +183,7 @@ impl Grant {
             attempt: claim.attempt,
             key: claim.key.clone(),
             mode: claim.mode,
+            value: claim.value.clone(),
             epoch,
             lease: claim.lease,
             payload: None,
@@ -199,6 +217,27 @@ impl Evict {
     pub fn is_for(&self, claim: &ClaimId) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(claim))
     }
+}
+
+/// What a backend has beyond exclusive and shared locks. A request for what it lacks is refused before it is sent. The default is
+/// nothing.
+///
+/// ```
+/// let mut features = leasehold::backend::Features::default();
+/// features.values = true;
+/// assert!(!features.limits);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Features {
+    /// Claims with a [limit](Claim::limit): a semaphore.
+    ///
+    /// Such a claim excludes exclusive claims and shared claims without a limit. It is granted when no earlier claim waits, none of
+    /// those kinds holds the key, and fewer than *its own* limit do. So holders whose limits differ agree on the queue, and none
+    /// enters above its own limit.
+    pub limits: bool,
+    /// [Values](Claim::value), which [`inspect`](super::Backend::inspect) and [`list`](super::Backend::list) return.
+    pub values: bool,
 }
 
 /// A loss that the store reports.

@@ -92,8 +92,8 @@ impl Request {
         for entry in &self.sorted {
             self.engine.base.check_open(Some(&entry.key), "lock")?;
             let mut arbiter = entry.arbiter();
-            let owner = caller.for_key(|owner| arbiter.holds(owner, now));
-            let entered = arbiter.enter(&owner, self.options.terms.mode, now);
+            let owner = caller.for_key(|owner| arbiter.enters(owner, &self.options.terms, now));
+            let entered = arbiter.enter(&owner, &self.options.terms, now);
             drop(arbiter);
             owners.push(owner);
             shares.push(match entered {

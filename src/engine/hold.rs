@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::releasing::Releasing;
 use super::sessions::{Limited, Sessions};
+use super::wanted::Wanting;
 use crate::arbiter::{Granted, HoldId};
 use crate::backend::Grant;
 use crate::clock::Timestamp;
@@ -32,6 +33,7 @@ pub(crate) struct HeldGrant {
     lost: LossFlag,
     pub(crate) signal: Signal,
     pub(super) releasing: Releasing,
+    pub(super) wanting: Wanting,
 }
 
 impl HeldGrant {
@@ -42,8 +44,8 @@ impl HeldGrant {
         sessions: Arc<Sessions>,
         manager: Arc<dyn Any + Send + Sync>,
     ) -> Arc<Self> {
-        let (lost, signal, releasing) = Default::default();
-        let held = Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal, releasing });
+        let (lost, signal, releasing, wanting) = Default::default();
+        let held = Arc::new(Self { grant, cell, key, sessions, _manager: manager, lost, signal, releasing, wanting });
         if let Some(limit) = &held.grant.limit
             && limit.is_set()
         {
@@ -171,6 +173,7 @@ impl Granted for Arc<HeldGrant> {
             depth: AtomicU32::new(1),
             ended: AtomicBool::new(false),
             lost: LossFlag::default(),
+            wanted: AtomicBool::new(false),
         })
     }
 
@@ -204,6 +207,8 @@ pub(crate) struct Hold {
     ended: AtomicBool,
     /// Set if it had been lost before its end.
     lost: LossFlag,
+    /// Whether others were found to wait for the key.
+    wanted: AtomicBool,
 }
 
 impl Hold {
@@ -227,6 +232,21 @@ impl Hold {
 
     pub(crate) fn owner(&self) -> Owner {
         self.owner.lock().clone().unwrap_or_else(Owner::new)
+    }
+
+    /// The signal of others that wait for the key. The backend is asked from now on.
+    pub(crate) fn ask_wanted(&self) -> &Signal {
+        self.held.wanting.ask(&self.held)
+    }
+
+    /// Whether others are known to wait for the key; `is_local` tells whether an owner of this process does.
+    pub(crate) fn is_wanted(&self, is_local: impl FnOnce() -> bool) -> bool {
+        let wanted =
+            self.wanted.load(Ordering::Acquire) || !self.has_ended() && (self.held.wanting.is_by_claim() || is_local());
+        if wanted {
+            self.wanted.store(true, Ordering::Release);
+        }
+        wanted
     }
 
     /// Ends the hold with its last guard. Returns the owner, whose drop may run foreign code.

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 
@@ -28,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) key: Arc<str>,
     arbiter: Mutex<KeyArbiter>,
     last_lookup: LastLookup,
+    /// Whether a future has asked whether a hold is wanted.
+    is_listened: AtomicBool,
     derived: OnceLock<Arc<dyn Any + Send + Sync>>,
     keys: Arc<Keys>,
 }
@@ -54,6 +57,19 @@ impl Entry {
         }
         if !effects.wake.is_empty() {
             effects.wake.into_iter().for_each(foreign::wake);
+        }
+    }
+
+    /// The holds that wait to be wanted are notified from now on when a waiter joins the queue.
+    pub(crate) fn listen(&self) {
+        self.is_listened.store(true, Ordering::Release);
+    }
+
+    /// A waiter has joined the queue.
+    pub(super) fn queued(&self) {
+        if self.is_listened.load(Ordering::Acquire) {
+            let grants: Vec<_> = self.arbiter().grants().cloned().collect();
+            grants.iter().for_each(|held| held.wanting.notify());
         }
     }
 
@@ -160,6 +176,7 @@ impl Keys {
             key: key.into(),
             arbiter: Mutex::new(Arbiter::new(self.base.defaults.handover)),
             last_lookup: LastLookup::default(),
+            is_listened: AtomicBool::new(false),
             derived: OnceLock::new(),
             keys: self.clone(),
         });

@@ -19,6 +19,7 @@ mod lifecycle;
 mod lookup;
 mod lookup_gate;
 mod losses;
+mod observing;
 mod options;
 mod outage;
 mod overdue;
@@ -30,6 +31,7 @@ mod sessions;
 mod share;
 mod slow_log;
 mod stats;
+mod wanted;
 
 use std::sync::Arc;
 
@@ -40,6 +42,7 @@ use self::early_losses::EarlyLosses;
 pub(crate) use self::handle::EngineHandle;
 pub(crate) use self::hold::{HeldGrant, Hold};
 pub(crate) use self::keys::{Entry, Keys};
+pub(crate) use self::observing::Observation;
 pub(crate) use self::options::RequestOptions;
 pub(crate) use self::renewals::renew;
 use self::sessions::Sessions;

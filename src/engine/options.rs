@@ -17,6 +17,8 @@ pub(crate) struct RequestOptions {
     pub(crate) owner: OwnerSource,
     pub(crate) retry_interval: Duration,
     pub(crate) max_retries: u32,
+    /// Whether the end of the wait is an error only if the server has not answered.
+    pub(super) tries: bool,
 }
 
 impl RequestOptions {
@@ -24,6 +26,8 @@ impl RequestOptions {
         Self {
             terms: Terms {
                 mode: Mode::Exclusive,
+                limit: None,
+                value: None,
                 ttl: defaults.ttl,
                 isolated: false,
                 auto_renew: defaults.auto_renew,
@@ -33,12 +37,19 @@ impl RequestOptions {
             owner: OwnerSource::Context,
             retry_interval: defaults.retry_interval,
             max_retries: defaults.max_retries,
+            tries: false,
         }
     }
 
     /// The possible owners of a request that is polled in `cx`.
     pub(super) fn caller(&self, defaults: &Defaults, cx: &Context<'_>) -> Caller {
-        Caller::new(cx, &self.owner, defaults.reentrant)
+        Caller::new(cx, &self.owner, defaults.reentrant, self.terms.limit.is_some())
+    }
+
+    /// The same, to wait for this time only.
+    pub(crate) fn trying_for(self, time: Duration) -> Self {
+        let limit = self.timeout.map_or(time, |limit| limit.min(time));
+        Self { tries: true, ..self.within(Some(limit)) }
     }
 
     /// The same, with nothing but `limit` to bound the wait.

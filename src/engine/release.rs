@@ -26,6 +26,7 @@ use crate::process::report::{debug, warn};
 pub(crate) fn release(held: Arc<HeldGrant>, now: Timestamp) -> InFlight {
     let sessions = &held.sessions;
     sessions.forget_own(&held.cell);
+    held.wanting.end();
     let (base, deadline) = (&sessions.base, held.deadline());
     held.releasing.begin(sessions.cleanup.count(), deadline);
     let is_certain = now < deadline && held.loss(now).is_none();

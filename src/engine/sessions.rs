@@ -104,7 +104,7 @@ impl Sessions {
         let polled = self.base.keeper.enter().ok().and_then(|_within| (&mut call).now_or_never());
         match polled {
             Some(opened) => LeaseFor::Ready(opened.map(|lease| self.keep(lease, terms))),
-            None => LeaseFor::Soon(self.open_on_keeper(call, *terms)),
+            None => LeaseFor::Soon(self.open_on_keeper(call, terms.clone())),
         }
     }
 

@@ -32,6 +32,10 @@ impl Share {
         &self.hold.held
     }
 
+    pub(crate) fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
     /// The cause of the loss, if the hold is lost.
     pub(crate) fn loss(&self) -> Option<Loss> {
         self.hold.loss(self.held().now())

@@ -10,6 +10,7 @@ use std::thread::{self, ThreadId};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, EnterGuard, Handle};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 
 pub(crate) use self::watchdog::Checked;
 use self::watchdog::Watchdog;
@@ -144,6 +145,11 @@ impl Keeper {
     /// Runs a future on the thread.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(future);
+    }
+
+    /// The same, to be ended before its time.
+    pub(crate) fn spawn_abortable(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.runtime.spawn(future).abort_handle()
     }
 
     /// Whether this is a fork of the process that started the thread.

@@ -27,6 +27,13 @@ struct Listeners {
 #[derive(Debug, Default)]
 pub(crate) struct Listener(Option<u64>);
 
+impl Listener {
+    /// Whether it is registered.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 impl Signal {
     /// Puts `waker` into the listener's place. Check for the event afterwards, not before.
     pub(crate) fn listen(&self, listener: &mut Listener, waker: &Waker) {

@@ -24,8 +24,9 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The explicit owner; else the owner of the context `cx`, or the scope of the request's closure.
-    pub(crate) fn new(cx: &Context<'_>, holder: &OwnerSource, reentrant: bool) -> Self {
+    /// The explicit owner; else the owner of the context `cx`, or the scope of the request's closure. A `separate` request has an owner
+    /// of its own instead of the context's.
+    pub(crate) fn new(cx: &Context<'_>, holder: &OwnerSource, reentrant: bool, separate: bool) -> Self {
         match holder {
             OwnerSource::Owner(owner) => Self { known: Vec::new(), owner: owner.clone() },
             OwnerSource::Scope(scope) if reentrant => {
@@ -34,7 +35,11 @@ impl Caller {
                 Self { known, owner: scope.owner().clone() }
             }
             OwnerSource::Context if reentrant => {
-                Self { known: scope::around(cx.waker()), owner: Owner::of_context(cx) }
+                let (mut known, mut owner) = (scope::around(cx.waker()), Owner::of_context(cx));
+                if separate {
+                    known.push(std::mem::replace(&mut owner, Owner::new()));
+                }
+                Self { known, owner }
             }
             OwnerSource::Scope(scope) => Self { known: Vec::new(), owner: scope.owner().clone() },
             OwnerSource::Context => Self { known: Vec::new(), owner: Owner::new() },

@@ -1,6 +1,8 @@
 //! Locks within one process: a complete backend, whose server is a [`Store`] behind a mutex.
 
 mod ids;
+mod observed;
+mod observer;
 mod queue;
 mod state;
 mod store;
@@ -13,14 +15,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{Either, select};
+use futures::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
+use self::observer::Observer;
 use self::state::Answer;
 pub(crate) use self::store::Store;
 use super::events::Events;
 use super::{
-    Backend, BackendError, BoxFuture, Claim, Clock, Completion, ErrorKind, Event, Evict, Grant, Lease, LeaseScope,
-    Result, Wait,
+    Backend, BackendError, BoxFuture, BoxStream, Claim, Clock, Completion, ErrorKind, Event, Evict, Features, Grant,
+    Lease, LeaseScope, Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 
@@ -78,6 +82,10 @@ fn lost() -> BackendError {
 impl Backend for Memory {
     fn kind(&self) -> &'static str {
         "memory"
+    }
+
+    fn features(&self) -> Features {
+        Features { limits: true, values: true }
     }
 
     fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
@@ -154,6 +162,16 @@ impl Backend for Memory {
 
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
         Box::pin(async move { Ok(self.store()?.inspect(key)) })
+    }
+
+    fn observe<'a>(&'a self, key: &'a str) -> BoxStream<'a, Result<Option<LockInfo>>> {
+        let observer = Observer::new(&self.store, key);
+        let next = async |mut observer| Some((self.next_state(&mut observer).await, observer));
+        stream::unfold(observer, next).boxed()
+    }
+
+    fn wanted<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.wait_until_wanted(grant))
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {

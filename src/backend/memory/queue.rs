@@ -15,6 +15,8 @@ pub(super) struct Place {
     pub(super) attempt: AttemptId,
     pub(super) lease: LeaseId,
     pub(super) mode: Mode,
+    pub(super) limit: Option<u32>,
+    pub(super) value: Option<Arc<str>>,
     pub(super) holder: Arc<Holder>,
     /// The time of its grant; before that, of its arrival.
     pub(super) since: Timestamp,
@@ -30,6 +32,8 @@ impl Place {
             attempt: claim.attempt,
             lease: claim.lease.id,
             mode: claim.mode,
+            limit: claim.limit,
+            value: claim.value.clone(),
             holder: claim.holder.clone(),
             since,
             epoch: None,
@@ -112,10 +116,17 @@ impl Queue {
         std::iter::once(&mut self.first).chain(&mut self.rest).find(|place| place.is(lease, attempt))
     }
 
-    /// Whether a new claim would hold the key at once: it is shared, and so are all claims here, none of which waits.
-    pub(super) fn admits(&self, mode: Mode) -> bool {
+    /// Whether a new claim would hold the key at once: none waits, and those that hold it leave room.
+    pub(super) fn admits(&self, mode: Mode, limit: Option<u32>) -> bool {
         let last = self.rest.back().unwrap_or(&self.first);
-        mode == Mode::Shared && last.mode == Mode::Shared && last.epoch.is_some()
+        last.epoch.is_some() && self.has_room(mode, limit, || self.holding().count())
+    }
+
+    /// Whether a claim may hold the key beside those that do.
+    fn has_room(&self, mode: Mode, limit: Option<u32>, holding: impl FnOnce() -> usize) -> bool {
+        let is_alike =
+            self.first.mode == Mode::Shared && mode == Mode::Shared && self.first.limit.is_some() == limit.is_some();
+        is_alike && limit.is_none_or(|limit| holding() < limit as usize)
     }
 
     pub(super) fn push(&mut self, place: Place) {
@@ -150,16 +161,15 @@ impl Queue {
         false
     }
 
-    /// Grants the first claim and, if it is shared, those behind it up to the first exclusive one.
+    /// Grants the first claim, and those behind it up to the first for which they leave no room.
     fn promote(&mut self, epoch: &mut Epoch, wakes: &mut Wakes) {
-        if self.first.mode == Mode::Exclusive {
-            return self.first.grant(epoch, wakes);
-        }
-        for place in std::iter::once(&mut self.first).chain(&mut self.rest) {
-            if place.mode == Mode::Exclusive {
+        self.first.grant(epoch, wakes);
+        for at in 0..self.rest.len() {
+            let place = &self.rest[at];
+            if place.epoch.is_none() && !self.has_room(place.mode, place.limit, || 1 + at) {
                 break;
             }
-            place.grant(epoch, wakes);
+            self.rest[at].grant(epoch, wakes);
         }
     }
 }

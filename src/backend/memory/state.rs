@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
 use super::ids::{Aborted, IdMap};
+use super::observed::Observed;
 use super::queue::{Epoch, Place, Queue};
 use super::wakes::Wakes;
 use crate::backend::events::Events;
@@ -25,6 +26,7 @@ pub(super) struct State {
     leases: IdMap<LeaseId, LeaseEntry>,
     /// The ends of all leases, in order: expired ones are found without a search.
     ends: BTreeSet<(Timestamp, LeaseId)>,
+    pub(super) observed: Observed,
     epoch: Epoch,
     last_lease: u64,
 }
@@ -57,8 +59,8 @@ pub(super) enum Answer {
 
 impl State {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        let (keys, leases, ends, epoch) = (Keys::default(), IdMap::default(), BTreeSet::new(), Epoch::new(clock));
-        Self { keys, leases, ends, epoch, last_lease: 0 }
+        let (keys, leases, ends, observed) = Default::default();
+        Self { keys, leases, ends, observed, epoch: Epoch::new(clock), last_lease: 0 }
     }
 
     /// Ends the leases that have expired by `now`. Their links are not notified: their own deadlines came first.
@@ -110,14 +112,15 @@ impl State {
     }
 
     fn clean_up_after(&mut self, over: impl IntoIterator<Item = LeaseEntry>, wakes: &mut Wakes) {
-        let Self { keys, leases, epoch, .. } = self;
+        let Self { keys, leases, observed, epoch, .. } = self;
         for key in over.into_iter().flat_map(|entry| entry.claims.into_values()) {
+            observed.changed(&key, wakes);
             leave(keys, key, |place| !leases.contains_key(&place.lease), epoch, wakes);
         }
     }
 
     pub(super) fn acquire(&mut self, now: Timestamp, claim: &Claim, wait: Wait, wakes: &mut Wakes) -> Answer {
-        let Self { keys, leases, epoch, .. } = self;
+        let Self { keys, leases, observed, epoch, .. } = self;
         let Some(entry) = leases.get_mut(&claim.lease.id) else { return Answer::Refused };
         if entry.aborted.contains(claim.attempt) {
             return Answer::Refused;
@@ -130,7 +133,7 @@ impl State {
                 free.insert(Queue::held_by(place, epoch));
                 Answer::Granted(epoch)
             }
-            Entry::Occupied(mut queue) if queue.get().admits(claim.mode) => {
+            Entry::Occupied(mut queue) if queue.get().admits(claim.mode, claim.limit) => {
                 let epoch = epoch.grant();
                 place.epoch = Some(epoch);
                 queue.get_mut().push(place);
@@ -145,6 +148,7 @@ impl State {
             Entry::Occupied(_) => return Answer::Busy,
         };
         vacant.insert(claim.key.clone());
+        observed.changed(&claim.key, wakes);
         answer
     }
 
@@ -172,6 +176,7 @@ impl State {
         } else if let Some(key) = entry.claims.remove(&attempt) {
             shrink(&mut entry.claims);
             let is_removed = |place: &Place| place.is(lease, attempt);
+            self.observed.changed(&key, wakes);
             leave(&mut self.keys, key, is_removed, &mut self.epoch, wakes);
         }
     }
@@ -195,6 +200,18 @@ impl State {
             }
         }
         soonest
+    }
+
+    /// The earliest end of the leases of a key's claims.
+    pub(super) fn next_end(&self, key: &str) -> Option<Timestamp> {
+        self.keys.get(key)?.iter().filter_map(|place| self.leases.get(&place.lease)).map(|entry| entry.end).min()
+    }
+
+    /// Whether a claim waits for the key that this one holds. `None` if it does not hold it.
+    pub(super) fn is_wanted(&self, key: &str, lease: LeaseId, attempt: AttemptId) -> Option<bool> {
+        let queue = self.keys.get(key)?;
+        let holds = queue.holding().any(|place| place.is(lease, attempt));
+        holds.then(|| queue.iter().any(|place| place.epoch.is_none()))
     }
 
     /// Ends the leases of a key's holders, or removes just their claims, and notifies their links.
@@ -270,6 +287,8 @@ impl State {
         let ends = queue.holding().filter_map(|place| self.leases.get(&place.lease)).map(|entry| entry.end);
         info.remaining = ends.max().map(|end| end.since(now));
         info.holders = queue.holding().map(|place| Holder::clone(&place.holder)).collect();
+        info.values = queue.holding().map(|place| place.value.as_deref().map(str::to_owned)).collect();
+        info.limit = queue.holding().filter_map(|place| place.limit).max();
         info.claims = queue.holding().map(Place::id).collect();
         info.waiters = queue.iter().count() - info.holders.len();
         info
@@ -308,6 +327,7 @@ impl State {
         thief.foreign = true;
         thief.claims.insert(claim.attempt, claim.key.clone());
         let epoch = self.epoch.grant();
+        self.observed.changed(&claim.key, wakes);
         match self.keys.entry(claim.key.clone()) {
             Entry::Vacant(free) => {
                 free.insert(Queue::held_by(Place::new(claim, now), epoch));

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::state::{Answer, State};
 use super::wakes::Wakes;
@@ -84,6 +85,25 @@ impl Store {
     /// The time until one of the leases that this claim waits for may end, or its own. `None` if it does not wait.
     pub(super) fn patience(&self, claim: &Claim) -> Option<Duration> {
         self.step(|state, now, _| state.soonest_end(claim).map(|end| end.since(now)))
+    }
+
+    pub(super) fn subscribe(&self, key: &str) -> watch::Receiver<()> {
+        self.state.lock().observed.subscribe(key)
+    }
+
+    /// The receiver of an observer was dropped.
+    pub(super) fn unsubscribe(&self, key: &str) {
+        self.state.lock().observed.forget(key);
+    }
+
+    /// The time until one of the leases of a key's claims may end.
+    pub(super) fn next_end(&self, key: &str) -> Option<Duration> {
+        self.step(|state, now, _| state.next_end(key).map(|end| end.since(now)))
+    }
+
+    /// Whether a claim waits for the key that this one holds. `None` if it does not hold it.
+    pub(super) fn is_wanted(&self, key: &str, lease: LeaseId, attempt: AttemptId) -> Option<bool> {
+        self.step(|state, _, _| state.is_wanted(key, lease, attempt))
     }
 
     pub(super) fn inspect(&self, key: &str) -> Option<LockInfo> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::backend::Event;
 use crate::backend::events::Events;
@@ -19,6 +19,7 @@ enum Wake {
     Granted(oneshot::Sender<u64>, u64),
     Removed(oneshot::Sender<u64>),
     Event(Arc<Events>, Event),
+    Changed(watch::Sender<()>),
 }
 
 impl Wakes {
@@ -36,6 +37,11 @@ impl Wakes {
         self.0.push(Wake::Event(events, event));
     }
 
+    /// An observed key has changed.
+    pub(super) fn changed(&mut self, observers: watch::Sender<()>) {
+        self.0.push(Wake::Changed(observers));
+    }
+
     pub(super) fn send(self) {
         if self.0.is_empty() {
             return;
@@ -46,6 +52,7 @@ impl Wakes {
                 Wake::Granted(waiter, epoch) => drop(waiter.send(epoch)),
                 Wake::Removed(waiter) => drop(waiter),
                 Wake::Event(events, event) => events.push(event),
+                Wake::Changed(observers) => observers.send_replace(()),
             }
         }
     }

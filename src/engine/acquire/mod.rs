@@ -128,9 +128,9 @@ impl Start {
         let (owner, decision, effects, nudge) = {
             let caller = options.caller(&base.defaults, cx);
             let mut arbiter = entry.arbiter();
-            let owner = caller.for_key(|owner| arbiter.holds(owner, now));
-            let (decision, effects) =
-                arbiter.request(&owner, options.terms, wait == Wait::UntilGranted, now, || foreign::cloned(cx.waker()));
+            let owner = caller.for_key(|owner| arbiter.enters(owner, &options.terms, now));
+            let (decision, effects) = arbiter
+                .request(&owner, &options.terms, wait == Wait::UntilGranted, now, || foreign::cloned(cx.waker()));
             let nudge = matches!(decision, Decision::Queued(_)) && arbiter.wants_nudge();
             (owner, decision, effects, nudge)
         };
@@ -151,6 +151,7 @@ impl Start {
             Decision::Claim(ticket) => (ticket, true),
             Decision::Queued(ticket) => (ticket, false),
         };
+        entry.queued();
         let mut waiter = Waiter::new(engine.clone(), entry, owner, options, wait, now, ticket);
         if !claims {
             return Ok(Started::Waiting(Box::pin(waiter.run(Begun::Nothing))));

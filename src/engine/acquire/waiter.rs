@@ -130,7 +130,12 @@ impl Waiter {
         // A wrong password, for example, may appear in the renewals only.
         let trouble = self.engine.sessions.failure(self.options.terms.ttl).or(self.trouble.take());
         let outage = || base.backend.outage();
-        if self.wait == Wait::Never {
+        let is_answered = || {
+            matches!(found, Some(Ok(_)))
+                || base.lookups.was_answered_since(self.asked)
+                || self.entry.arbiter().is_held(base.now())
+        };
+        if self.wait == Wait::Never || (self.options.tries && !is_answered()) {
             let error = outage().or(trouble).unwrap_or_else(|| base.no_answer(limit));
             return LockError::backend(Some(&self.entry.key), "try_lock", error);
         }
@@ -255,7 +260,7 @@ impl Waiter {
         }
         drop(share);
         self.entry.purge(now);
-        let (ticket, effects) = self.entry.arbiter().requeue(&self.owner, self.options.terms, now);
+        let (ticket, effects) = self.entry.arbiter().requeue(&self.owner, self.options.terms.clone(), now);
         self.ticket = Some(ticket);
         self.entry.apply(effects);
         None
@@ -282,6 +287,8 @@ impl Waiter {
         let base = self.base();
         let (attempt, key, holder) = (base.next_attempt(), self.entry.key.clone(), base.holder.clone());
         let mut claim = Claim::new(attempt, key, self.options.terms.mode, cell.lease(), holder);
+        claim.limit = self.options.terms.limit;
+        claim.value = self.options.terms.value.clone();
         claim.retry_interval = self.options.retry_interval;
         claim.memo = KeyMemo(Some(self.entry.clone()));
         claim

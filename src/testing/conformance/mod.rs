@@ -73,7 +73,7 @@ macro_rules! __conformance_cases {
             /// `try_lock`, timeouts and retry limits.
             attempts: try_lock_reports_whether_the_lock_is_free, try_lock_works_right_after_a_drop, try_lock_works_on_a_thread,
                 a_timeout_names_the_holder, a_timeout_within_a_process_names_the_holder, a_timeout_leaves_no_claim,
-                retries_bound_the_wait, a_timeout_on_a_thread;
+                try_for_waits_for_a_while,                 retries_bound_the_wait, a_timeout_on_a_thread;
             /// Reentrancy: the owner of a hold enters it again without waiting; other owners wait.
             reentrancy: a_task_enters_again, a_tokio_root_enters_again, a_root_of_another_executor_enters_again,
                 a_thread_enters_again, a_task_that_changes_threads_enters_again, an_owner_enters_from_another_task,
@@ -111,6 +111,15 @@ macro_rules! __conformance_cases {
                 a_hold_without_renewal_counts_from_its_grant,
                 a_renewal_by_hand_prolongs_the_hold, a_hold_outlives_its_ttl, remaining_is_within_the_ttl,
                 only_held_keys_can_be_renewed;
+            /// Semaphores: up to a number of holders.
+            slots: no_more_than_the_limit_hold_a_key, a_crowd_never_exceeds_the_limit, slots_exclude_other_kinds_of_holds,
+                holders_with_different_limits_agree, each_departure_lets_the_first_waiter_in, each_acquire_takes_a_slot,
+                all_slots_are_evicted;
+            /// Values of holders, the states of a key, and whether a hold is wanted.
+            values: values_are_published_while_the_lock_is_held, a_value_is_not_handed_over, a_watch_sees_the_holders_change,
+                close_ends_a_watch, a_holder_learns_that_others_wait, a_reader_is_wanted_by_writers_only;
+            /// `lead`: one term after another.
+            leading: candidates_lead_one_after_another, a_lost_term_is_followed_by_another, leading_ends_with_its_manager;
             /// `info`, `list`, `stats` and `ping`.
             inspection: info_names_holders_and_counts_waiters, info_has_the_start_of_the_hold, info_lists_all_readers, list_has_exactly_the_keys_of_a_prefix,
                 similar_keys_are_different_locks, is_held_and_is_locked, stats_count, stats_time_waits_and_holds,

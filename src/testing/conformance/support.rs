@@ -114,6 +114,21 @@ pub(super) async fn eventually<F: Future<Output = bool>>(limit: Duration, what: 
     }
 }
 
+/// Whether the backend supports the option of this request. If it does not, it says so.
+pub(super) async fn supports(manager: &LockManager, key: &str, request: impl Fn(&LockManager) -> LockRequest) -> bool {
+    match request(manager).try_once().await {
+        Ok(guard) => {
+            drop(guard);
+            is_free(manager, key).await;
+            true
+        }
+        Err(error) => {
+            assert_eq!(error.code(), "UNSUPPORTED", "{error}");
+            false
+        }
+    }
+}
+
 /// Waits until the key has neither holders nor waiters, at most a few seconds.
 pub(super) async fn is_free(manager: &LockManager, key: &str) {
     // Longer than on an idle machine, because the cases also run on busy ones.

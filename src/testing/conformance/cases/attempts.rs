@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::support::{A_WHILE, SOON, is_free, key, on_thread, queue_up, soon, stranger, try_as_stranger};
-use crate::{LockError, LockManager, LockRequest};
+use crate::{LockError, LockManager, LockRequest, Owner};
 
 const LIMIT: Duration = Duration::from_millis(300);
 
@@ -117,4 +117,24 @@ pub async fn a_timeout_on_a_thread(a: LockManager, b: LockManager) {
     assert!(waited >= LIMIT && waited < LIMIT + SOON, "{waited:?}");
     drop(guard);
     on_thread(move || drop(b.lock(&key).timeout(SOON).wait().expect("free"))).await;
+}
+
+/// `None` at the end of the time, a guard if the lock becomes free within it, whatever the limit of retries.
+pub async fn try_for_waits_for_a_while(a: LockManager, b: LockManager) {
+    let key = key("try-for");
+    let guard = soon(a.lock(&key)).await;
+    let start = Instant::now();
+    for waiting in [&a, &b] {
+        let request = waiting.lock(&key).owner(&Owner::new()).max_retries(1);
+        assert!(request.try_for(LIMIT).await.expect("the server answers").is_none());
+    }
+    let request = b.lock(&key).timeout(LIMIT / 2).try_for(100 * SOON);
+    assert!(request.await.expect("the server answers").is_none());
+    assert!(start.elapsed() >= LIMIT * 5 / 2);
+    assert!(b.lock(&key).try_for(Duration::ZERO).await.expect("the server answers").is_none());
+    let waiting = tokio::spawn(b.lock(&key).try_for(SOON));
+    tokio::time::sleep(A_WHILE).await;
+    drop(guard);
+    drop(super::support::done(waiting).await.expect("the server answers").expect("free within the time"));
+    is_free(&a, &key).await;
 }

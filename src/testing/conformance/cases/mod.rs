@@ -9,12 +9,15 @@ pub(super) mod eviction;
 pub(super) mod exclusion;
 pub(super) mod input;
 pub(super) mod inspection;
+pub(super) mod leading;
 pub(super) mod loss;
 pub(super) mod order;
 pub(super) mod owners;
 pub(super) mod reentrancy;
 pub(super) mod several;
 pub(super) mod shared;
+pub(super) mod slots;
 pub(super) mod tokens;
+pub(super) mod values;
 
 use super::support;

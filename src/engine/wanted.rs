@@ -1,0 +1,89 @@
+//! Whether others wait for the key of a hold.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use tokio::task::AbortHandle;
+
+use super::hold::HeldGrant;
+use crate::backend::backoff::Backoff;
+use crate::error::ErrorKind;
+use crate::lease::Signal;
+use crate::process::foreign::Catching;
+use crate::process::report::Foreign;
+
+/// Of a grant: nothing until it is asked for.
+#[derive(Debug, Default)]
+pub(super) struct Wanting(OnceLock<Box<Asked>>);
+
+#[derive(Debug)]
+struct Asked {
+    /// Whether a claim of another client, or of this one, waits at the backend.
+    by_claim: AtomicBool,
+    /// Fired when that is found, and when a waiter joins the local queue.
+    signal: Signal,
+    task: AbortHandle,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Wanting {
+    /// Asks the backend from now on.
+    pub(super) fn ask(&self, held: &Arc<HeldGrant>) -> &Signal {
+        let start = || {
+            let task = held.sessions.base.keeper.spawn_abortable(listen(Arc::downgrade(held)));
+            Box::new(Asked { by_claim: AtomicBool::new(false), signal: Signal::default(), task })
+        };
+        &self.0.get_or_init(start).signal
+    }
+
+    pub(super) fn is_by_claim(&self) -> bool {
+        self.0.get().is_some_and(|asked| asked.by_claim.load(Ordering::Acquire))
+    }
+
+    /// Whether a waiter has joined the local queue, or has claimed.
+    pub(super) fn notify(&self) {
+        if let Some(asked) = self.0.get() {
+            asked.signal.fire();
+        }
+    }
+
+    /// The grant is released.
+    pub(super) fn end(&self) {
+        if let Some(asked) = self.0.get() {
+            asked.task.abort();
+        }
+    }
+
+    fn by_claim(&self) {
+        if let Some(asked) = self.0.get() {
+            asked.by_claim.store(true, Ordering::Release);
+            asked.signal.fire();
+        }
+    }
+}
+
+/// Waits at the backend until the grant is wanted, or has ended.
+async fn listen(held: Weak<HeldGrant>) {
+    let mut pauses = Backoff::slow();
+    loop {
+        let Some((base, grant)) = held.upgrade().map(|held| (held.sessions.base.clone(), held.grant.clone())) else {
+            return;
+        };
+        let answer = Box::pin(async { base.backend.wanted(&grant).await });
+        match Catching::new(Foreign::Backend, answer).await {
+            Some(Ok(())) => {
+                if let Some(held) = held.upgrade() {
+                    held.wanting.by_claim();
+                }
+                return;
+            }
+            Some(Err(error)) if matches!(error.kind(), ErrorKind::LeaseLost | ErrorKind::Closed) => return,
+            Some(Err(_)) | None => base.recovery.pause(&mut pauses).await,
+        }
+    }
+}
