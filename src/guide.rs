@@ -13,6 +13,7 @@
 //! | [`ownership`] | The owner of a hold: tasks, threads, explicit owners; reentrancy, sharing, several keys |
 //! | [`loss`] | How a loss is reported, whether it comes before the next holder, and how to handle it |
 //! | [`fencing`] | Refusing the late writes of an outdated holder |
+//! | [`coordination`] | Semaphores, values, watching, leaders, and holders that yield |
 //! | [`cancellation`] | What happens to futures, guards, managers and processes that end early |
 //! | [`faults`] | What happens when something fails: a list of faults on each backend, with measured times |
 //!
@@ -56,6 +57,9 @@ pub mod loss {}
 
 #[doc = include_str!("../docs/fencing.md")]
 pub mod fencing {}
+
+#[doc = include_str!("../docs/coordination.md")]
+pub mod coordination {}
 
 #[doc = include_str!("../docs/cancellation.md")]
 pub mod cancellation {}

@@ -163,7 +163,7 @@ done
 
 say "example quickstart, as the README has it"
 quietly timeout 60 cargo run --quiet --example quickstart
-everywhere=(blocking force_unlock cron_job leader_election fence_gate shutdown)
+everywhere=(blocking force_unlock cron_job leader_election semaphore progress fence_gate shutdown)
 for example in lost_lock configured "${everywhere[@]}"; do
     say "example $example, in memory"
     quietly timeout 60 "$target/debug/examples/$example"

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 
 use super::gate::Gate;
 use crate::backend::memory::Memory;
 use crate::backend::{
-    Backend, BackendError, BoxFuture, Claim, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+    Backend, BackendError, BoxFuture, BoxStream, Claim, ErrorKind, Event, Evict, Features, Grant, Lease, LeaseScope,
+    Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 
@@ -54,6 +57,10 @@ pub enum Call {
     Release,
     /// [`Backend::inspect`].
     Inspect,
+    /// The next state of [`Backend::observe`].
+    Observe,
+    /// [`Backend::wanted`].
+    Wanted,
     /// [`Backend::list`].
     List,
     /// [`Backend::evict`].
@@ -167,6 +174,10 @@ impl Backend for MemoryLink {
         self.0.memory.kind()
     }
 
+    fn features(&self) -> Features {
+        self.0.memory.features()
+    }
+
     fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
         Box::pin(async move { self.send(Call::Open, self.0.memory.open(ttl, scope)).await? })
     }
@@ -213,6 +224,18 @@ impl Backend for MemoryLink {
 
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
         Box::pin(async move { self.send(Call::Inspect, self.0.memory.inspect(key)).await? })
+    }
+
+    fn observe<'a>(&'a self, key: &'a str) -> BoxStream<'a, Result<Option<LockInfo>>> {
+        let next = async |mut states: BoxStream<'a, _>| {
+            let state = self.send(Call::Observe, states.next().boxed()).await;
+            Some((state.transpose()?.and_then(|state| state), states))
+        };
+        stream::unfold(self.0.memory.observe(key), next).boxed()
+    }
+
+    fn wanted<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { self.send(Call::Wanted, self.0.memory.wanted(grant)).await? })
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {

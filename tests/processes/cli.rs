@@ -28,6 +28,8 @@ macro_rules! cli_tests {
             a_signal_while_waiting_leaves_nothing
             locks_are_shown
             a_change_of_holder_is_watched
+            slots_and_values_are_taken_and_shown
+            a_command_runs_again_after_a_loss
             wrong_arguments_differ_from_failures
             a_closed_output_is_no_failure
             the_command_does_not_find_the_password
@@ -241,7 +243,7 @@ fn locks_are_shown(url: &str) {
 
 fn a_change_of_holder_is_watched(url: &str) {
     let manager = manager(url);
-    let mut watching = Running::start(command(url, &["watch", "cli/watched", "--interval", "50ms"]));
+    let mut watching = Running::start(command(url, &["watch", "cli/watched"]));
     assert!(watching.line().ends_with("free"));
     let guard = hold(&manager, "cli/watched");
     assert!(watching.line().contains("exclusive"));
@@ -249,6 +251,47 @@ fn a_change_of_holder_is_watched(url: &str) {
     assert!(watching.line().ends_with("free"));
     watching.child.kill().unwrap();
     watching.child.wait().unwrap();
+}
+
+fn slots_and_values_are_taken_and_shown(url: &str) {
+    let manager = manager(url);
+    let slot = || manager.semaphore("cli/slots", 2).timeout(LIMIT).wait().unwrap();
+    let first = slot();
+    let run = ["run", "--slots", "2", "--value", "a \u{1b}[2J", "cli/slots", "--", "sh", "-c", "echo in; sleep 1000"];
+    let running = {
+        let mut running = Running::start(command(url, &run));
+        assert_eq!(running.line(), "in");
+        running
+    };
+    let busy = output(url, &["run", "--slots", "2", "--try", "cli/slots", "--", "true"]);
+    assert_eq!(code(&busy), 121, "{busy:?}");
+    let who = text(&output(url, &["who", "cli/slots"]).stdout);
+    assert!(who.contains("2 of 2 slots") && who.contains("a \\u{1b}[2J"), "{who}");
+    let json: Value = serde_json::from_slice(&output(url, &["who", "cli/slots", "--json"]).stdout).unwrap();
+    assert_eq!((&json["limit"], json["values"].as_array().unwrap().len()), (&2.into(), 2), "{json}");
+    running.send(Signal::TERM);
+    assert_eq!(running.end().0, 143);
+    drop((first, slot(), slot()));
+}
+
+fn a_command_runs_again_after_a_loss(url: &str) {
+    let manager = manager(url);
+    let script = "echo $LEASEHOLD_TOKEN; exec sleep 1000";
+    let mut running = Running::start(command(url, &["run", "--again", "cli/again", "--", "sh", "-c", script]));
+    let mut last = 0;
+    for _ in 0..3 {
+        let token: u64 = running.line().parse().unwrap();
+        assert!(token > last, "{token} after {last}");
+        last = token;
+        let evicted = manager.force_unlock("cli/again").wait().unwrap();
+        assert_eq!(evicted.holders.len(), 1);
+    }
+    assert!(running.line().parse::<u64>().unwrap() > last);
+    running.send(Signal::TERM);
+    assert_eq!(running.end().0, 143);
+    // A command that ends by itself ends it.
+    let ended = output(url, &["run", "--again", "cli/again", "--", "sh", "-c", "exit 3"]);
+    assert_eq!(code(&ended), 3, "{ended:?}");
 }
 
 fn force_unlock_asks_first(url: &str, _server: &Process) {
@@ -387,7 +430,7 @@ fn an_outage_while_waiting_differs_from_a_holder(url: &str, server: &Process) {
 
 fn an_outage_does_not_end_a_watch(url: &str, server: &Process) {
     let url = format!("{url}?timeout=500ms");
-    let mut watching = Running::start(command(&url, &["watch", "watched", "--interval", "50ms"]));
+    let mut watching = Running::start(command(&url, &["watch", "watched"]));
     let mut errors = BufReader::new(watching.child.stderr.take().unwrap());
     let mut said = || {
         let mut line = String::new();

@@ -11,12 +11,15 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use futures::StreamExt;
 use leasehold::{Config, FenceGate, LockError, LockManager, StaleToken};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// The maximum time that a customer waits for the customers before.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +52,8 @@ pub type Stock = HashMap<&'static str, FenceGate<u32>>;
 pub struct Shop {
     locks: LockManager,
     stock: Arc<Stock>,
+    /// Whether the service is ending: streams, which have no end of their own, end then.
+    ending: watch::Sender<bool>,
 }
 
 impl Shop {
@@ -59,7 +64,7 @@ impl Shop {
             // Without a server, the requests of this instance still exclude each other.
             None => LockManager::memory(),
         };
-        Ok(Self { locks, stock })
+        Ok(Self { locks, stock, ending: watch::Sender::new(false) })
     }
 
     /// Serves until `end`, waits for the requests in flight, and closes the manager.
@@ -68,8 +73,15 @@ impl Shop {
         listener: TcpListener,
         end: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let locks = self.locks.clone();
-        let routes = Router::new().route("/health", get(health)).route("/stock/{item}/take", post(take));
+        let (locks, ending) = (self.locks.clone(), self.ending.clone());
+        let routes = Router::new()
+            .route("/health", get(health))
+            .route("/stock/{item}/take", post(take))
+            .route("/stock/{item}/watch", get(sellers));
+        let end = async move {
+            end.await;
+            ending.send_replace(true);
+        };
         axum::serve(listener, routes.with_state(self)).with_graceful_shutdown(end).await?;
         // Releases the locks that are still held now, and not after their TTL.
         Ok(locks.close().await?)
@@ -96,6 +108,19 @@ async fn take(State(shop): State<Shop>, Path(item): Path<String>) -> Result<Json
         Ok(Json(json!({ "item": item, "left": left })))
     });
     selling.await?
+}
+
+/// Streams who sells an item, as server-sent events: one for the present state, and one for each change. It ends with the client's
+/// connection, and with the service.
+async fn sellers(State(shop): State<Shop>, Path(item): Path<String>) -> Result<impl IntoResponse, Refusal> {
+    shop.stock.get(&*item).ok_or(Refusal::Unknown)?;
+    let states = shop.locks.watch(format!("stock/{item}")).map(|state| match state {
+        Ok(info) => Event::default().event("holders").json_data(info.map(|info| info.holders)),
+        Err(error) => Event::default().event("unknown").json_data(json!({ "error": error.code() })),
+    });
+    let mut ending = shop.ending.subscribe();
+    let ended = async move { ending.wait_for(|ending| *ending).await.is_ok() };
+    Ok(Sse::new(states.take_until(Box::pin(ended))).keep_alive(KeepAlive::default()))
 }
 
 /// The reason why nothing was sold.

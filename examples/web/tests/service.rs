@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use leasehold::{Config, FenceGate, LockManager};
 use leasehold_web::{PATIENCE, Settings, Shop, Stock};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -127,6 +127,32 @@ async fn a_customer_who_goes_away_leaves_no_lock_behind() {
     assert!(start.elapsed() < PATIENCE, "before a customer's patience has ended");
     drop(guard);
     instance.stop().await;
+}
+
+#[tokio::test]
+async fn sellers_are_streamed_until_the_service_ends() {
+    let instance = Instance::start(store("stream"), &stock(1)).await;
+    let other = LockManager::connect("memory://stream").await.unwrap();
+    let stream = TcpStream::connect(instance.address).await.unwrap();
+    let (reader, mut writer) = stream.into_split();
+    writer.write_all(b"GET /stock/apples/watch HTTP/1.1\r\nHost: shop\r\n\r\n").await.unwrap();
+    let mut lines = BufReader::new(reader).lines();
+    let mut next = async || loop {
+        let line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()).await.unwrap().unwrap();
+        match line {
+            Some(line) if line.starts_with("data:") => return Some(line),
+            Some(_) => {}
+            None => return None,
+        }
+    };
+    assert_eq!(next().await.unwrap(), "data: null");
+    let guard = other.lock("stock/apples").await.unwrap();
+    let held = next().await.unwrap();
+    assert!(held.contains(&format!("\"pid\":{}", std::process::id())), "{held}");
+    guard.unlock().await.unwrap();
+    assert_eq!(next().await.unwrap(), "data: null");
+    instance.stop().await;
+    assert_eq!(next().await, None);
 }
 
 #[tokio::test]

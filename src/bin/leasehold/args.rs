@@ -56,9 +56,6 @@ pub(crate) enum Command {
     Watch {
         /// The key.
         key: String,
-        /// The polling interval.
-        #[arg(long, default_value = "500ms", value_parser = leasehold::parse_duration)]
-        interval: Duration,
     },
 
     ForceUnlock(ForceUnlock),
@@ -89,7 +86,7 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Exit status:
   that of the command, or 128 + n if signal n ended it
-  120  the lock was lost while the command ran, or its release was not confirmed before the hold may have ended
+  120  the lock was lost while the command ran, without --again, or its release was not confirmed before the hold may have ended
   121  --try: another client holds the lock
   122  --timeout: another client held the lock until the timeout
   123  any other failure: the server does not answer, also while waiting, a wrong password, an invalid key or URL,
@@ -97,8 +94,10 @@ Exit status:
   125  arguments that cannot be parsed, such as --ttl soon
   126  the command cannot be executed, 127 it does not exist
 
-Example, for a job in the crontab of many machines:
-  leasehold run --try nightly-report -- ./report.sh")]
+Examples: a job in the crontab of many machines, at most three downloads at a time, and a service of which one instance works:
+  leasehold run --try nightly-report -- ./report.sh
+  leasehold run --slots 3 downloads -- ./download.sh
+  leasehold run --again --value \"$(hostname)\" scheduler -- ./scheduler")]
 pub(crate) struct Run {
     /// The key to lock: 1 to 1,024 bytes of UTF-8.
     pub(crate) key: String,
@@ -106,6 +105,18 @@ pub(crate) struct Run {
     /// Acquire the lock in shared mode.
     #[arg(long)]
     pub(crate) shared: bool,
+
+    /// Acquire one of N slots: up to N clients with this option hold the lock at the same time.
+    #[arg(long, value_name = "N", conflicts_with = "shared")]
+    pub(crate) slots: Option<u32>,
+
+    /// A text that is shown to others while the lock is held, such as an address: at most 1,024 bytes. Not for secrets.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) value: Option<String>,
+
+    /// If the lock is lost, stop the command, wait for the lock again, and run the command again, instead of exiting with 120.
+    #[arg(long, conflicts_with = "attempt")]
+    pub(crate) again: bool,
 
     /// Do not wait: exit with 121 if another client holds the lock.
     #[arg(long = "try", conflicts_with = "timeout")]

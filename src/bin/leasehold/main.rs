@@ -55,7 +55,7 @@ async fn command(args: Args) -> Ended {
         Command::Run(run) => run::run(&manager, run).await,
         Command::Ls { prefix } => show::list(&manager, &prefix, args.json).await,
         Command::Who { key } => show::who(&manager, &key, args.json).await,
-        Command::Watch { key, interval } => show::watch(&manager, &key, interval, args.json).await,
+        Command::Watch { key } => show::watch(&manager, &key, args.json).await,
         Command::ForceUnlock(force) => force::unlock(&manager, force, args.json).await,
         Command::Completions { .. } => Ok(0),
     };

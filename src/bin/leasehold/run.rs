@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
 
 use leasehold::{LockError, LockGuard, LockManager, Printable};
 
@@ -12,12 +13,35 @@ use super::child::Child;
 use super::exit::{self, Ended, say, say_aside};
 use super::signals::{Signals, status};
 
+/// The pause before the command runs again, after the first loss and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
 pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
     let mut signals = Signals::listen()?;
+    let mut pause = PAUSES.0;
+    loop {
+        let begun = Instant::now();
+        let ended = once(manager, &args, &mut signals).await?;
+        if ended != exit::LOST || !args.again {
+            return Ok(ended);
+        }
+        if begun.elapsed() > PAUSES.1 {
+            pause = PAUSES.0;
+        }
+        tokio::select! {
+            biased;
+            received = signals.next() => return Ok(status(received.signal.as_raw())),
+            () = tokio::time::sleep(pause) => pause = (2 * pause).min(PAUSES.1),
+        }
+    }
+}
+
+/// Runs the command once, under the lock.
+async fn once(manager: &LockManager, args: &Run, signals: &mut Signals) -> Ended {
     let guard = tokio::select! {
         biased;
         received = signals.next() => return Ok(status(received.signal.as_raw())),
-        acquired = acquire(manager, &args) => match acquired {
+        acquired = acquire(manager, args) => match acquired {
             Ok(Some(guard)) => guard,
             Ok(None) => {
                 say(format_args!("{}: another client holds the lock", Printable(&args.key)));
@@ -31,7 +55,7 @@ pub(crate) async fn run(manager: &LockManager, args: Run) -> Ended {
             Err(error) => return Err(error.into()),
         },
     };
-    let mut child = match start(&args, &guard) {
+    let mut child = match start(args, &guard) {
         Ok(child) => child,
         Err(error) => {
             say(format_args!("{}: {error}", args.command[0].display()));
@@ -78,6 +102,12 @@ async fn acquire(manager: &LockManager, args: &Run) -> leasehold::Result<Option<
     let mut request = manager.lock(&args.key);
     if args.shared {
         request = request.shared();
+    }
+    if let Some(slots) = args.slots {
+        request = request.limit(slots);
+    }
+    if let Some(value) = &args.value {
+        request = request.value(value);
     }
     if let Some(ttl) = args.ttl {
         request = request.ttl(ttl);

@@ -1,12 +1,12 @@
 //! `leasehold ls`, `who` and `watch`: the held locks and their holders.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager, Printable};
 
 use super::exit::{Ended, print, say};
-use super::table::{Row, names, table, time};
+use super::table::{Row, table, time};
 
 pub(crate) async fn list(manager: &LockManager, prefix: &str, json: bool) -> Ended {
     let rows: Vec<Row> = manager.list(prefix).await?.into_iter().map(Row::from).collect();
@@ -24,17 +24,16 @@ pub(crate) async fn who(manager: &LockManager, key: &str, json: bool) -> Ended {
     Ok(u8::from(row.is_none()))
 }
 
-pub(crate) async fn watch(manager: &LockManager, key: &str, interval: Duration, json: bool) -> Ended {
-    let mut last: Option<Option<Row>> = None;
+pub(crate) async fn watch(manager: &LockManager, key: &str, json: bool) -> Ended {
+    let mut states = manager.watch(key);
     let mut is_away = false;
-    loop {
-        let row = match manager.info(key).await {
+    while let Some(state) = states.next().await {
+        let row = match state {
             Ok(info) => info.map(Row::from),
             Err(error @ LockError::Backend { kind: ErrorKind::Unreachable, .. }) => {
                 if !std::mem::replace(&mut is_away, true) {
                     say(format_args!("{error}; retrying"));
                 }
-                tokio::time::sleep(interval).await;
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -42,23 +41,15 @@ pub(crate) async fn watch(manager: &LockManager, key: &str, interval: Duration, 
         if std::mem::take(&mut is_away) {
             say("the server answers again");
         }
-        let changed = match (&last, &row) {
-            (Some(Some(last)), Some(row)) => row.has_changed(last),
-            (Some(None), None) => false,
-            _ => true,
+        let (now, key) = (time(SystemTime::now()).unwrap_or_default(), Printable(key));
+        let line = match &row {
+            _ if json => serde_json::json!({ "at": now, "lock": row }).to_string(),
+            Some(row) => format!("{now}  {key}  {}  {}", row.mode(), row.published()),
+            None => format!("{now}  {key}  free"),
         };
-        if changed {
-            let (now, key) = (time(SystemTime::now()).unwrap_or_default(), Printable(key));
-            let line = match &row {
-                _ if json => serde_json::json!({ "at": now, "lock": row }).to_string(),
-                Some(row) => format!("{now}  {key}  {}  {}", row.mode(), names(row.holders())),
-                None => format!("{now}  {key}  free"),
-            };
-            if !print(line)? {
-                return Ok(0);
-            }
+        if !print(line)? {
+            return Ok(0);
         }
-        last = Some(row);
-        tokio::time::sleep(interval).await;
     }
+    Ok(0)
 }

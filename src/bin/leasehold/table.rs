@@ -12,6 +12,8 @@ pub(super) struct Row {
     key: String,
     mode: Mode,
     holders: Vec<Holder>,
+    values: Vec<Option<String>>,
+    limit: Option<u32>,
     since: Option<String>,
     remaining_ms: Option<u64>,
     waiters: usize,
@@ -21,11 +23,13 @@ pub(super) struct Row {
 
 impl From<LockInfo> for Row {
     fn from(info: LockInfo) -> Self {
-        let LockInfo { key, mode, token, since, remaining, holders, waiters, foreign, .. } = info;
+        let LockInfo { key, mode, token, since, remaining, holders, values, limit, waiters, foreign, .. } = info;
         Self {
             key,
             mode,
             holders,
+            values,
+            limit,
             since: since.and_then(time),
             remaining_ms: remaining.and_then(|left| u64::try_from(left.as_millis()).ok()),
             waiters,
@@ -36,20 +40,18 @@ impl From<LockInfo> for Row {
 }
 
 impl Row {
-    pub(super) fn holders(&self) -> &[Holder] {
-        &self.holders
+    /// The holders and what they publish.
+    pub(super) fn published(&self) -> String {
+        let values: Vec<_> = self.values.iter().flatten().map(|value| format!("{value:?}")).collect();
+        let names = names(&self.holders);
+        if values.is_empty() { names } else { format!("{names}: {}", Printable(&values.join(", "))) }
     }
 
-    /// Whether the holders differ from those in another row.
-    pub(super) fn has_changed(&self, other: &Self) -> bool {
-        (&self.holders, self.mode, &self.since, self.foreign)
-            != (&other.holders, other.mode, &other.since, other.foreign)
-    }
-
-    pub(super) fn mode(&self) -> &'static str {
-        match self.mode {
-            Mode::Exclusive => "exclusive",
-            Mode::Shared => "shared",
+    pub(super) fn mode(&self) -> String {
+        match (self.mode, self.limit) {
+            (Mode::Exclusive, _) => "exclusive".to_owned(),
+            (Mode::Shared, None) => "shared".to_owned(),
+            (Mode::Shared, Some(limit)) => format!("{} of {limit} slots", self.holders.len()),
         }
     }
 
@@ -57,8 +59,8 @@ impl Row {
         let unknown = || "-".to_owned();
         [
             Printable(&self.key).to_string(),
-            self.mode().to_owned(),
-            names(&self.holders),
+            self.mode(),
+            self.published(),
             self.since.clone().unwrap_or_else(unknown),
             self.remaining_ms.map_or_else(unknown, |left| format_duration(Duration::from_millis(left)).to_string()),
             self.waiters.to_string(),
