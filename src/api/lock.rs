@@ -130,7 +130,7 @@ impl Lock {
         Pending::new(async move {
             engine.base.check_open(Some(&entry.key), "renew")?;
             // No share of the hold is taken: it would raise the depth that its owner's unlock() finds.
-            let held = entry.arbiter().any_grant(engine.base.now());
+            let held = entry.arbiter().any_grant(engine.base.now()).cloned();
             match held {
                 Some(held) => prove(held).await,
                 None => Err(LockError::NotHeld { key: entry.key.to_string() }),

@@ -81,12 +81,6 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         Some((waiter.owner, waiter.terms))
     }
 
-    /// Whether the owner holds the key, by a grant that is not lost.
-    #[cfg(test)]
-    pub(crate) fn holds(&self, owner: &Owner, now: Timestamp) -> bool {
-        self.tenures.holds(owner, now)
-    }
-
     /// Whether the owner has a hold, by a grant that is not lost, which its request on these terms enters. Requests with a limit are
     /// separate: they enter exclusive holds only.
     pub(crate) fn enters(&self, owner: &Owner, terms: &Terms, now: Timestamp) -> bool {
@@ -115,11 +109,8 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
     }
 
     /// Any grant that is not lost.
-    pub(crate) fn any_grant(&self, now: Timestamp) -> Option<G>
-    where
-        G: Clone,
-    {
-        self.grants().find(|grant| grant.is_alive(now)).cloned()
+    pub(crate) fn any_grant(&self, now: Timestamp) -> Option<&G> {
+        self.grants().find(|grant| grant.is_alive(now))
     }
 
     /// The grants that this process has.

@@ -310,7 +310,7 @@ impl Model {
         let idle = self.arbiter.claimant == Claimant::Nobody && !self.arbiter.queue.is_empty();
         assert!(!idle || self.watched, "no claim, and no nudge pending");
         for waiter in self.arbiter.queue.iter() {
-            assert!(!self.arbiter.holds(&waiter.owner, self.now()), "an owner waits for itself");
+            assert!(!self.arbiter.tenures.holds(&waiter.owner, self.now()), "an owner waits for itself");
         }
         self.arbiter.tenures.check();
         self.arbiter.queue.check();
@@ -424,6 +424,6 @@ fn play(steps: impl IntoIterator<Item = (Step, u64)>) {
     }
     assert!(model.granted.is_empty());
     assert_eq!(model.arbiter.waiting(), 0);
-    let held = |actor| model.arbiter.holds(&model.owner(actor), model.now());
+    let held = |actor| model.arbiter.tenures.holds(&model.owner(actor), model.now());
     assert!(!(0..ACTORS).any(held));
 }

@@ -18,7 +18,7 @@ use futures::future::{Either, select};
 use futures::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
-use self::observer::Observer;
+use self::observer::{Observer, wait_until_wanted};
 use self::state::Answer;
 pub(crate) use self::store::Store;
 use super::events::Events;
@@ -166,12 +166,11 @@ impl Backend for Memory {
 
     fn observe<'a>(&'a self, key: &'a str) -> BoxStream<'a, Result<Option<LockInfo>>> {
         let observer = Observer::new(&self.store, key);
-        let next = async |mut observer| Some((self.next_state(&mut observer).await, observer));
-        stream::unfold(observer, next).boxed()
+        stream::unfold(observer, async |mut observer| Some((Ok(observer.next().await), observer))).boxed()
     }
 
     fn wanted<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.wait_until_wanted(grant))
+        Box::pin(async move { if wait_until_wanted(&self.store, grant).await { Ok(()) } else { Err(lost()) } })
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {

@@ -6,9 +6,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::Memory;
 use super::store::Store;
-use crate::backend::{Grant, Result};
+use crate::backend::Grant;
 use crate::info::LockInfo;
 
 /// One observer of a key.
@@ -28,7 +27,7 @@ impl Observer {
     }
 
     /// Waits until the key may have changed since the last call.
-    pub(super) async fn changed(&mut self) {
+    async fn changed(&mut self) {
         let Some(changes) = &mut self.changes else { return };
         loop {
             // There is no background task: a lease ends when a call finds it expired, so an observer makes such calls.
@@ -40,6 +39,12 @@ impl Observer {
             self.store.purge();
         }
     }
+
+    /// The state of the key once it may have changed.
+    pub(super) async fn next(&mut self) -> Option<LockInfo> {
+        self.changed().await;
+        self.store.inspect(&self.key)
+    }
 }
 
 impl Drop for Observer {
@@ -49,22 +54,15 @@ impl Drop for Observer {
     }
 }
 
-impl Memory {
-    /// The state of a key once it may have changed.
-    pub(super) async fn next_state(&self, observer: &mut Observer) -> Result<Option<LockInfo>> {
+/// Waits until a claim waits for the key of a grant. False if the grant no longer exists.
+pub(super) async fn wait_until_wanted(store: &Arc<Store>, grant: &Grant) -> bool {
+    let mut observer = Observer::new(store, &grant.key);
+    loop {
         observer.changed().await;
-        Ok(self.store()?.inspect(&observer.key))
-    }
-
-    pub(super) async fn wait_until_wanted(&self, grant: &Grant) -> Result<()> {
-        let mut observer = Observer::new(&self.store, &grant.key);
-        loop {
-            observer.changed().await;
-            match self.store()?.is_wanted(&grant.key, grant.lease.id, grant.attempt) {
-                Some(true) => return Ok(()),
-                Some(false) => {}
-                None => return Err(super::lost()),
-            }
+        match store.is_wanted(&grant.key, grant.lease.id, grant.attempt) {
+            Some(true) => return true,
+            Some(false) => {}
+            None => return false,
         }
     }
 }

@@ -130,12 +130,8 @@ impl Waiter {
         // A wrong password, for example, may appear in the renewals only.
         let trouble = self.engine.sessions.failure(self.options.terms.ttl).or(self.trouble.take());
         let outage = || base.backend.outage();
-        let is_answered = || {
-            matches!(found, Some(Ok(_)))
-                || base.lookups.was_answered_since(self.asked)
-                || self.entry.arbiter().is_held(base.now())
-        };
-        if self.wait == Wait::Never || (self.options.tries && !is_answered()) {
+        let is_answered = matches!(found, Some(Ok(_))) || base.lookups.was_answered_since(self.asked);
+        if self.wait == Wait::Never || (self.options.tries && !is_answered) {
             let error = outage().or(trouble).unwrap_or_else(|| base.no_answer(limit));
             return LockError::backend(Some(&self.entry.key), "try_lock", error);
         }
