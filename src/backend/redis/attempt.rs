@@ -29,6 +29,8 @@ pub(super) struct Attempt {
     pub(super) id: AttemptId,
     pub(super) lease: LeaseId,
     pub(super) mode: Mode,
+    /// Whether it is one of a limited number of holders.
+    pub(super) is_limited: bool,
     pub(super) name: Arc<Name>,
     pub(super) claim: ClaimText,
     pub(super) ttl: Duration,
@@ -52,6 +54,7 @@ impl Attempt {
             id: claim.attempt,
             lease: claim.lease.id,
             mode: claim.mode,
+            is_limited: claim.limit.is_some(),
             name,
             claim: text,
             ttl: claim.lease.ttl,
@@ -94,6 +97,10 @@ impl Attempt {
         let Stage::Waiting { next_poll, place, .. } = stage else { return Looked::Nothing };
         if requests.pending {
             return Looked::Nothing;
+        }
+        // A slot that ends changes nothing that a look shows.
+        if self.is_limited && (place.is_asked_for() || seen.is_some_and(|seen| seen.leads)) {
+            return Looked::Ask;
         }
         let Some(epoch) = seen.and_then(|seen| seen.epoch_of_another(&self.claim)) else { return Looked::Ask };
         let is_new = place.is_held_by_another(epoch, sent);
@@ -195,8 +202,8 @@ impl Attempt {
                 let waker = if let Stage::Waiting { waker, .. } = &mut state.stage { waker.take() } else { None };
                 let pause =
                     if hinted { Duration::ZERO } else { pause(left, first, foreign.then_some(self.retry_interval)) };
-                let at = now + pause;
-                state.stage = Stage::Waiting { place, next_poll: Some(at), asks: foreign || hinted, waker };
+                let (at, asks) = (now + pause, foreign || hinted || self.is_limited && first);
+                state.stage = Stage::Waiting { place, next_poll: Some(at), asks, waker };
                 Next::Poll { at, tracks: foreign && first }
             }
         }

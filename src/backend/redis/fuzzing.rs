@@ -22,7 +22,7 @@ impl RedisAnswers {
     /// Reads the value of a lock's key. Returns the holder's name if the value describes one.
     pub fn read_value(&self, value: &[u8]) -> Option<String> {
         match value::read(value) {
-            LockValue::Ours { holder, .. } => holder.map(|holder| holder.name),
+            LockValue::Ours { described, .. } => described.map(|described| described.holder.name),
             LockValue::Shared(_) | LockValue::Foreign => None,
         }
     }

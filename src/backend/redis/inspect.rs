@@ -10,10 +10,10 @@ use redis::Value;
 use super::names::{Name, Names};
 use super::router::Router;
 use super::scripts::Op;
-use super::value::{self, LockValue};
+use super::value::{self, Described, LockValue};
 use super::{answers, error};
 use crate::backend::{ErrorKind, Evict, Result};
-use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
+use crate::info::{ClaimId, Eviction, LockInfo, Mode};
 use crate::token::FencingToken;
 
 /// How many names the server scans in one step of a list, and how many locks are inspected at once.
@@ -83,7 +83,7 @@ impl Inspector {
         match self.router.request_one(Op::Evict(self.names.of(key)?, evict.only.clone())).await? {
             Value::Array(values) if values.is_empty() => Ok(Eviction::default()),
             Value::Array(values) => {
-                let holders = values.iter().filter_map(bytes).filter_map(holder);
+                let holders = values.iter().filter_map(bytes).filter_map(described).map(|described| described.holder);
                 Ok(Eviction::new(holders.collect(), vec![key.to_owned()]))
             }
             answer if answers::text(&answer) == Some("i") => Err(error::incompatible(server)),
@@ -142,7 +142,10 @@ impl Snapshot {
         // An epoch is the time of its grant, by the server's clock.
         info.since = epoch.and_then(|epoch| UNIX_EPOCH.checked_add(Duration::from_micros(epoch)));
         info.claims = self.claims;
-        info.holders.extend(self.values.iter().filter_map(|value| holder(value)));
+        for Described { holder, limit } in self.values.iter().filter_map(|value| described(value)) {
+            info.holders.push(holder);
+            info.limit = info.limit.max(limit);
+        }
         Some(info)
     }
 }
@@ -154,10 +157,10 @@ fn damaged(key: &str) -> LockInfo {
     info
 }
 
-/// The holder of a value, if it describes one.
-fn holder(value: &[u8]) -> Option<Holder> {
+/// What a value says of a hold, if it describes one.
+fn described(value: &[u8]) -> Option<Described> {
     match value::read(value) {
-        LockValue::Ours { holder, .. } => holder,
+        LockValue::Ours { described, .. } => described,
         LockValue::Shared(_) | LockValue::Foreign => None,
     }
 }

@@ -121,6 +121,11 @@ async fn read(batch: &Batch, waiters: &[Waiter]) -> Result<Vec<Option<Seen>>> {
         score.arg(key).arg(attempt.claim.as_str());
         score
     };
+    let first = |attempt: &Attempt| {
+        let mut first: Cmd = redis::cmd("ZRANGE");
+        first.arg(&attempt.name.queue).arg(0).arg(0);
+        first
+    };
     let prolong = |attempt: &Attempt| {
         let mut prolong: Cmd = redis::cmd("PEXPIRE");
         prolong.arg(&attempt.name.queue);
@@ -130,7 +135,8 @@ async fn read(batch: &Batch, waiters: &[Waiter]) -> Result<Vec<Option<Seen>>> {
     let more = waiters.iter().flat_map(|(attempt, look)| {
         let place = look.place.then(|| score(&attempt.name.queue, attempt));
         let share = (attempt.mode == Mode::Shared).then(|| score(&attempt.name.readers, attempt));
-        [place, share, look.prolong.then(|| prolong(attempt))].into_iter().flatten()
+        let first = attempt.is_limited.then(|| first(attempt));
+        [place, share, first, look.prolong.then(|| prolong(attempt))].into_iter().flatten()
     });
     let commands = [values].into_iter().chain(more);
     let mut answers = join_all(commands.map(|command| batch.command(command))).await.into_iter();
@@ -143,11 +149,18 @@ async fn read(batch: &Batch, waiters: &[Waiter]) -> Result<Vec<Option<Seen>>> {
     for ((attempt, look), value) in waiters.iter().zip(values) {
         let place = is_there(next(look.place)?);
         let shares = is_there(next(attempt.mode == Mode::Shared)?).unwrap_or(false);
+        let first = next(attempt.is_limited)?;
+        let leads = first.is_some_and(|first| is_only(&first, attempt.claim.as_str()));
         next(look.prolong)?;
         seen.push(match value {
-            Value::BulkString(value) => Some(Seen { value, place, shares }),
+            Value::BulkString(value) => Some(Seen { value, place, shares, leads }),
             _ => None,
         });
     }
     Ok(seen)
+}
+
+/// Whether a list has this element only.
+fn is_only(list: &Value, element: &str) -> bool {
+    matches!(list, Value::Array(elements) if matches!(&elements[..], [Value::BulkString(only)] if only == element.as_bytes()))
 }

@@ -6,7 +6,7 @@
 //! client libraries: redis-py, redsync, rslock, node-redlock. They acquire it with `SET … NX PX` and delete it if it has their
 //! value, so they exclude ours and are excluded. So does python-redis-lock, whose waiters wait for a list, `lock-signal:…`, which
 //! is written only if the options ask for it. The value identifies the claim of an exclusive hold, see [`value`]; it is
-//! `shared:2:<epoch>` while the lock is shared. Further keys in the same slot are named `{tag}%<kind>:<name of the lock>`, see
+//! `shared:2:<epoch>` while the lock is shared, and `limited:2:<epoch>` while it is a semaphore. Further keys in the same slot are named `{tag}%<kind>:<name of the lock>`, see
 //! [`names`]:
 //!
 //! | kind | content | lives |
@@ -119,7 +119,8 @@ use self::scripts::Scripts;
 pub(crate) use self::tls::Tls;
 use self::value::Writer;
 use super::{
-    Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+    Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Features, Grant, Lease, LeaseScope,
+    Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 
@@ -250,6 +251,10 @@ impl Drop for Redis {
 impl Backend for Redis {
     fn kind(&self) -> &'static str {
         "redis"
+    }
+
+    fn features(&self) -> Features {
+        Features { limits: true, ..Features::default() }
     }
 
     fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {

@@ -47,6 +47,11 @@ impl Place {
         Look { place: check || self.looks.is_multiple_of(PLACE), prolong: self.looks.is_multiple_of(PROLONG) }
     }
 
+    /// Whether the last look was one of those after which a waiter for a slot asks, also if others precede it: they may be dead.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.looks.is_multiple_of(PLACE)
+    }
+
     /// A look that was sent at `sent` shows that another one holds the lock, since this epoch: what was given before is over, and a
     /// message about it may still be on its way. Returns whether this holder is new.
     pub(super) fn is_held_by_another(&mut self, epoch: u64, sent: Timestamp) -> bool {
@@ -99,6 +104,8 @@ pub(super) struct Seen {
     pub(super) place: Option<bool>,
     /// Whether the attempt is among those who share the lock.
     pub(super) shares: bool,
+    /// Whether the attempt is the first in the queue, if it waits for a slot.
+    pub(super) leads: bool,
 }
 
 impl Seen {

@@ -1,7 +1,8 @@
 //! The value of a lock's key, which identifies the attempt that holds it and describes the holder.
 //!
 //! `<manager>:<attempt>:<mode><version>:<epoch>:<TTL>:<asked at>:<pid>:<host>:<name>:<limit>:<value>`: manager and attempt in 16 hex
-//! digits each, the mode `x`, `s` or `l`, the version 2, times in milliseconds, host and name percent-encoded, the last two empty. A
+//! digits each, the mode `x`, `s` or `l`, the version 2, times in milliseconds, host and name percent-encoded, the limit of a hold with
+//! mode `l`, the last empty. A
 //! *claim* is the same without an epoch: the server adds it with the lock. Claims are the members of the queue and of the readers'
 //! key; while the lock is shared, its key has the value `shared:2:<epoch>`, or `limited:2:<epoch>`. Any other value is a lock of another
 //! client library, or of another version of this one, and excludes as well.
@@ -46,7 +47,7 @@ impl Writer {
         Self { manager: format!("{manager:016x}:"), described: Mutex::new(None) }
     }
 
-    /// The description of a holder, and the fields that are empty.
+    /// The description of a holder.
     fn describe(&self, holder: &Arc<Holder>) -> Arc<str> {
         let mut described = self.described.lock();
         match &*described {
@@ -54,7 +55,7 @@ impl Writer {
             _ => {
                 let Holder { name, host, pid } = &**holder;
                 let (host, name) = (utf8_percent_encode(host, UNSAFE), utf8_percent_encode(name, UNSAFE));
-                let text: Arc<str> = format!(":{pid}:{host}:{name}::").into();
+                let text: Arc<str> = format!(":{pid}:{host}:{name}:").into();
                 *described = Some((holder.clone(), text.clone()));
                 text
             }
@@ -65,9 +66,10 @@ impl Writer {
 impl ClaimText {
     /// Writes a claim.
     pub(super) fn new(writer: &Writer, claim: &Claim) -> Self {
-        let mode = match claim.mode {
-            Mode::Exclusive => ":x",
-            Mode::Shared => ":s",
+        let mode = match (claim.mode, claim.limit) {
+            (Mode::Exclusive, _) => ":x",
+            (Mode::Shared, None) => ":s",
+            (Mode::Shared, Some(_)) => ":l",
         };
         let asked = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let (ttl, description) = (claim.lease.ttl.as_millis(), writer.describe(&claim.holder));
@@ -81,6 +83,10 @@ impl ClaimText {
         text.push(':');
         push_number(&mut text, asked);
         text.push_str(&description);
+        if let Some(limit) = claim.limit {
+            push_number(&mut text, limit.into());
+        }
+        text.push(':');
         Self(text)
     }
 
@@ -138,12 +144,19 @@ fn is_id(text: &str) -> bool {
 /// The meaning of a lock's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LockValue {
-    /// Held by a manager of ours. Values of other versions have neither an epoch nor a holder.
-    Ours { epoch: Option<u64>, holder: Option<Holder> },
+    /// Held by a manager of ours. Values of other versions have neither an epoch nor a description.
+    Ours { epoch: Option<u64>, described: Option<Described> },
     /// Shared by managers of ours since this epoch.
     Shared(u64),
     /// Held by another client library.
     Foreign,
+}
+
+/// What a value says of a hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Described {
+    pub(super) holder: Holder,
+    pub(super) limit: Option<u32>,
 }
 
 /// Reads a value, which anyone may have written.
@@ -162,20 +175,21 @@ pub(super) fn read(value: &[u8]) -> LockValue {
     match version {
         Some(version) if is_id(manager) && is_id(id) => {
             let rest = fields.next().filter(|_| version == VERSION).and_then(|rest| rest.split_once(':'));
-            let Some((epoch, rest)) = rest else { return LockValue::Ours { epoch: None, holder: None } };
-            LockValue::Ours { epoch: answers::epoch(epoch), holder: holder(rest) }
+            let Some((epoch, rest)) = rest else { return LockValue::Ours { epoch: None, described: None } };
+            LockValue::Ours { epoch: answers::epoch(epoch), described: described(rest) }
         }
         _ => LockValue::Foreign,
     }
 }
 
-fn holder(rest: &str) -> Option<Holder> {
+fn described(rest: &str) -> Option<Described> {
     let mut fields = rest.split(':').skip(1);
     let _asked = fields.next()?.parse::<u64>().ok()?;
     let pid = fields.next()?.parse().ok()?;
     let host = percent_decode_str(fields.next()?).decode_utf8().ok()?;
     let name = percent_decode_str(fields.next()?).decode_utf8().ok()?;
-    Some(Holder::new(name, host, pid))
+    let limit = fields.next()?.parse().ok();
+    Some(Described { holder: Holder::new(name, host, pid), limit })
 }
 
 #[cfg(test)]
@@ -185,26 +199,31 @@ mod tests {
     use super::*;
     use crate::backend::{Lease, LeaseId, LeaseScope, Timestamp};
 
-    fn claim(holder: Holder, mode: Mode) -> Claim {
+    fn claim(holder: Holder, mode: Mode, limit: Option<u32>) -> Claim {
         let lease = Lease::new(LeaseId(1), Duration::from_secs(30), Timestamp::from_nanos(0), LeaseScope::Session);
-        Claim::new(AttemptId(0xabc), "k".into(), mode, lease, Arc::new(holder))
+        let mut claim = Claim::new(AttemptId(0xabc), "k".into(), mode, lease, Arc::new(holder));
+        claim.limit = limit;
+        claim
     }
 
     #[test]
     fn what_is_written_is_read() {
         for holder in [Holder::new("user:service.dlock", "ho st:1%", 7), Holder::new("名", "", u32::MAX)] {
-            for mode in [Mode::Exclusive, Mode::Shared] {
-                let written = ClaimText::new(&Writer::new(5), &claim(holder.clone(), mode));
-                let known = Some(holder.clone());
-                assert_eq!(read(written.as_str().as_bytes()), LockValue::Ours { epoch: None, holder: known.clone() });
+            for (mode, limit, marked) in
+                [(Mode::Exclusive, None, ":x2:"), (Mode::Shared, None, ":s2:"), (Mode::Shared, Some(1000), ":l2:")]
+            {
+                let written = ClaimText::new(&Writer::new(5), &claim(holder.clone(), mode, limit));
+                let described = Some(Described { holder: holder.clone(), limit });
+                let expected = LockValue::Ours { epoch: None, described: described.clone() };
+                assert_eq!(read(written.as_str().as_bytes()), expected);
                 let value = written.with(1_795_266_979_683_100);
                 let epoch = Some(1_795_266_979_683_100);
-                assert_eq!(read(value.as_bytes()), LockValue::Ours { epoch, holder: known });
+                assert_eq!(read(value.as_bytes()), LockValue::Ours { epoch, described });
                 assert!(written.is_in(value.as_bytes()) && !written.is_in(b"0000000000000005:"));
                 // The scripts expect these at fixed places.
                 assert_eq!(&value[..17], "0000000000000005:");
                 assert_eq!(attempt(&value[17..33]), Some(AttemptId(0xabc)));
-                assert_eq!(&value[33..37], if mode == Mode::Shared { ":s2:" } else { ":x2:" });
+                assert_eq!(&value[33..37], marked);
                 assert!(written.as_str()[HEAD..].starts_with(":30000:"), "{written:?}");
             }
         }
@@ -220,10 +239,14 @@ mod tests {
             b"0000000000000005:0000000000000abc:x2:",
         ];
         for value in other_versions {
-            assert_eq!(read(value), LockValue::Ours { epoch: None, holder: None }, "another version excludes as well");
+            assert_eq!(
+                read(value),
+                LockValue::Ours { epoch: None, described: None },
+                "another version excludes as well"
+            );
         }
         let broken = b"0000000000000005:0000000000000abc:x2:1795266979683100:30000:then:7:host:name::";
-        assert_eq!(read(broken), LockValue::Ours { epoch: Some(1_795_266_979_683_100), holder: None });
+        assert_eq!(read(broken), LockValue::Ours { epoch: Some(1_795_266_979_683_100), described: None });
         for other in [
             "",
             "5f0c6a2e8d",

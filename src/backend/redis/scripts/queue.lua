@@ -98,6 +98,8 @@ local function take(lock, mode, claim, ms)
   if lock.mode then
     ends = math.max(ms, call('PTTL', lock.key))
     call('PEXPIRE', lock.key, ends)
+    -- A semaphore may be in use without end, so what expired in it would not end with the period.
+    if mode == 'l' then call('ZREMRANGEBYSCORE', lock.readers, '-inf', now) end
   else
     local epoch = next_epoch()
     -- Those of an earlier period must not return.

@@ -52,7 +52,7 @@ impl Waiter {
 
     fn look(&self, value: &str, place: Option<bool>) -> Looked {
         self.attempt.begin_look(place.is_some()).expect("it waits");
-        let seen = Seen { value: value.as_bytes().to_vec(), place, shares: false };
+        let seen = Seen { value: value.as_bytes().to_vec(), place, shares: false, leads: false };
         self.attempt.looked(Some(&seen), self.now, tokio::time::Instant::now())
     }
 
@@ -132,7 +132,7 @@ fn a_look_is_due_when_the_handover_to_a_new_holder_ends() {
     let end = begun + Duration::from_millis(1_400);
     assert_eq!(waiter.attempt.handover_ends(end), None);
     waiter.attempt.begin_look(false).expect("it waits");
-    let seen = Seen { value: another(EPOCH + 1).into_bytes(), place: None, shares: false };
+    let seen = Seen { value: another(EPOCH + 1).into_bytes(), place: None, shares: false, leads: false };
     let later = begun + Duration::from_millis(900);
     assert_eq!(waiter.attempt.looked(Some(&seen), waiter.now, later), Looked::Poll(end));
     // The next holder has another end.

@@ -9,6 +9,7 @@ mod recovery;
 mod replicas;
 mod servers;
 mod sharing;
+mod slots;
 mod tracking;
 
 use std::future::Future;

@@ -59,12 +59,13 @@ impl Op {
     }
 }
 
-/// The answer to a look: the lock's value, the own places in q2 and r2.
+/// The answer to a look: the lock's value, the own places in q2 and r2, whether the own place is the first.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) value: Option<String>,
     pub(super) place: bool,
     pub(super) shares: bool,
+    pub(super) leads: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +92,8 @@ pub(super) enum Stage {
 pub(super) struct Attempt {
     pub(super) key: usize,
     pub(super) mode: char,
+    /// How many may share the lock with mode `l`.
+    pub(super) limit: usize,
     pub(super) ttl: u64,
     pub(super) claim: String,
     pub(super) wait: bool,
@@ -106,6 +109,8 @@ pub(super) struct Attempt {
     place: Option<u64>,
     announced: bool,
     next_look: u64,
+    /// Whether to ask then: it is the first that waits for a slot.
+    asks: bool,
     looks: u32,
     next_renewal: u64,
 }
@@ -156,12 +161,13 @@ impl Manager {
         }
     }
 
-    pub(super) fn acquire(&mut self, id: Id, key: usize, mode: char, ttl: u64, wait: bool) {
-        let limit = if mode == 'l' { "2" } else { "" };
-        let claim = format!("{:016x}:{id:016x}:{mode}2::{}:1:7:host:name:{limit}:", self.id, ttl / 1000);
+    pub(super) fn acquire(&mut self, id: Id, key: usize, (mode, limit): (char, usize), ttl: u64, wait: bool) {
+        let shown = if mode == 'l' { limit.to_string() } else { String::new() };
+        let claim = format!("{:016x}:{id:016x}:{mode}2::{}:1:7:host:name:{shown}:", self.id, ttl / 1000);
         let attempt = Attempt {
             key,
             mode,
+            limit,
             ttl,
             claim,
             wait,
@@ -177,6 +183,7 @@ impl Manager {
             place: None,
             announced: false,
             next_look: u64::MAX,
+            asks: false,
             looks: 0,
             next_renewal: u64::MAX,
         };
@@ -228,6 +235,10 @@ impl Manager {
                     if attempt.next_look <= now && !attempt.pending && self.careless != Careless::NeverLooks =>
                 {
                     attempt.looks += 1;
+                    if attempt.asks {
+                        self.ask(id);
+                        continue;
+                    }
                     let checks = self.check_places || attempt.looks.is_multiple_of(5);
                     let place = checks && self.careless != Careless::TrustsItsPlace;
                     let prolong = attempt.looks.is_multiple_of(20);
@@ -415,6 +426,7 @@ impl Manager {
                 // If a message gave it the lock, that hold had ended before this request arrived.
                 attempt.stage = Stage::Waiting;
                 attempt.next_look = now + SECOND - jitter;
+                attempt.asks = attempt.mode == 'l' && fields[3].contains('f');
                 if fields[3].contains('o') {
                     attempt.next_look = now + SECOND / 10;
                 }
@@ -432,6 +444,9 @@ impl Manager {
             return;
         };
         attempt.next_look = next;
+        if mode == 'l' && (seen.leads || attempt.looks.is_multiple_of(5)) {
+            return self.ask(id);
+        }
         let others = seen.value.as_deref().filter(|value| value.get(34..37).is_some_and(|mode| mode == "x2:"));
         let period = seen.value.as_deref().and_then(|value| value.split_once(":2:"));
         let epoch = match (others, period) {
@@ -441,7 +456,6 @@ impl Manager {
             (None, Some((_, epoch))) if !seen.shares => epoch.parse().ok(),
             _ => None,
         };
-        let _ = mode;
         match epoch {
             // Held by another, at the time of this look: what was given before that is over.
             Some(epoch) if !place || seen.place => {

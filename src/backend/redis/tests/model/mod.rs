@@ -83,6 +83,9 @@ fn a_fault_in_a_script_is_found() {
         planted(Kind::Acquire, "and (not buried or tombstones[part] == false)", ""),
         // A hold that ended, or was evicted, returns by a renewal.
         planted(Kind::Renew, "if not ends or tonumber(ends) <= now then return '0' end", ""),
+        // A slot is given whatever the limit, or by that of the lock instead of the claim's.
+        planted(Kind::Acquire, "return mode ~= 'l' or count(lock) < limit", "return true"),
+        planted(Kind::Release, "return mode ~= 'l' or count(lock) < limit", "return mode ~= 'l' or count(lock) < 3"),
         // A reader that has released stays.
         planted(Kind::Release, "      call('ZREM', lock.readers, claim)", ""),
     ] {

@@ -396,6 +396,37 @@ fn slots_are_given_up_to_the_limit_and_the_first_end_is_told() {
 }
 
 #[test]
+fn each_slot_is_given_by_the_limit_of_its_claim() {
+    let of = |manager: u64, limit: u32| claim(manager, manager, 'l', 10_000).replace(":2:", &format!(":{limit}:"));
+    let mut scene = Scene::new();
+    for manager in 0..6 {
+        scene.life(manager);
+    }
+    for (manager, limit) in [(0, 3), (1, 3), (2, 5)] {
+        epoch(&scene.acquire(&of(manager, limit)));
+    }
+    for (manager, limit) in [(3, 2), (4, 5)] {
+        assert!(scene.acquire(&of(manager, limit)).starts_with('q'));
+    }
+    assert_eq!(scene.acquire_as(&[(0, &of(5, 9))], "-"), ["b"], "others wait");
+    scene.release(&of(0, 3));
+    assert!(scene.messages().is_empty(), "two hold it, and the first in the queue has a limit of two");
+    scene.release(&of(2, 5));
+    let admitted: Vec<u64> = scene.messages().into_iter().map(|(manager, _)| manager).collect();
+    assert_eq!(admitted, [3, 4], "one departure, and room for both");
+}
+
+#[test]
+fn what_has_expired_in_a_semaphore_does_not_stay() {
+    let mut scene = Scene::new();
+    for attempt in 0..20 {
+        epoch(&scene.acquire(&claim(1, attempt, 'l', 1_000)));
+        scene.pass(600);
+    }
+    assert!(scene.server.members(&side("r2", 0)).len() <= 2);
+}
+
+#[test]
 fn what_is_not_ours_at_a_side_key_is_named_and_nothing_is_written() {
     let holder = claim(1, 1, 's', 10_000);
     for (name, command) in [

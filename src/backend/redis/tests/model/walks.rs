@@ -42,7 +42,8 @@ fn random_step(world: &mut World, rng: &mut StdRng, faults: Faults) {
                 let mode = ['x', 'x', 's', 'l'][rng.random_range(0..4)];
                 let ttl = TTLS[rng.random_range(0..TTLS.len())] * SECOND;
                 let wait = rng.random_range(0..5) > 0;
-                world.managers[number].acquire(id, key, mode, ttl, wait);
+                let limit = rng.random_range(1..4);
+                world.managers[number].acquire(id, key, (mode, limit), ttl, wait);
             }
         }
         12..19 if running => {

@@ -170,10 +170,11 @@ impl World {
         let value = self.server.get(&lock(*key));
         let place = self.server.score(&side("q2", *key), claim).is_some();
         let shares = *mode != 'x' && self.server.score(&side("r2", *key), claim).is_some();
+        let leads = self.server.members(&side("q2", *key)).first().is_some_and(|(first, _)| first == claim);
         if *prolong {
             self.server.command(&["PEXPIRE", &side("q2", *key), "60000"]);
         }
-        Answer::Seen(Seen { value, place, shares })
+        Answer::Seen(Seen { value, place, shares, leads })
     }
 
     /// Checks what a call has done to a lock.
@@ -252,6 +253,7 @@ impl World {
             }
             self.last_epoch[key] = self.last_epoch[key].max(*epoch);
         }
+        self.check_limits(key, &after, &granted);
         let value = after.value.as_deref().filter(|value| value.get(34..37) == Some("x2:"));
         let claims = value.into_iter().chain(after.queue.iter().map(|(claim, _)| &**claim));
         let readers = after.readers.iter().filter(|(_, ends)| *ends > self.now / 1000);
@@ -260,6 +262,17 @@ impl World {
             if self.ended.contains(&id) {
                 self.fail(&format!("{claim} is back"));
             }
+        }
+    }
+
+    /// Checks that each slot which was granted was free for its claim.
+    fn check_limits(&self, key: usize, after: &State, granted: &[(String, u64)]) {
+        let live: Vec<_> = after.readers.iter().filter(|(_, ends)| *ends > self.now / 1000).collect();
+        let new = live.iter().filter(|(claim, _)| granted.iter().any(|(id, _)| claim.starts_with(&**id)));
+        let limits: Vec<usize> = new.filter_map(|(claim, _)| claim.split(':').nth(9)?.parse().ok()).collect();
+        let (Some(least), Some(most)) = (limits.iter().min(), limits.iter().max()) else { return };
+        if live.len() > *most || live.len() - (limits.len() - 1) > *least {
+            self.fail(&format!("k{key} has too many holders: {live:#?}"));
         }
     }
 
@@ -276,7 +289,8 @@ impl World {
                 self.managers.iter().flat_map(|manager| manager.attempts.values()).filter(believes).collect();
             let count = |mode| all.iter().filter(|attempt| attempt.mode == mode).count();
             let kinds = count('x') + usize::from(count('s') > 0) + usize::from(count('l') > 0);
-            if kinds + usize::from(self.foreign[key] > self.now) > 1 || count('l') > 2 {
+            let limit = all.iter().filter(|attempt| attempt.mode == 'l').map(|attempt| attempt.limit).max();
+            if kinds + usize::from(self.foreign[key] > self.now) > 1 || count('l') > limit.unwrap_or(0) {
                 self.fail(&format!("these hold k{key}: {all:#?}"));
             }
         }
