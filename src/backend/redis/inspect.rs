@@ -142,8 +142,9 @@ impl Snapshot {
         // An epoch is the time of its grant, by the server's clock.
         info.since = epoch.and_then(|epoch| UNIX_EPOCH.checked_add(Duration::from_micros(epoch)));
         info.claims = self.claims;
-        for Described { holder, limit } in self.values.iter().filter_map(|value| described(value)) {
+        for Described { holder, limit, value } in self.values.iter().filter_map(|value| described(value)) {
             info.holders.push(holder);
+            info.values.push(value);
             info.limit = info.limit.max(limit);
         }
         Some(info)

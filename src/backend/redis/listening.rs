@@ -18,7 +18,7 @@ use crate::credentials::Credentials;
 use crate::process::report::debug;
 
 /// The most that is read of a lock's value, in bytes: ours are shorter.
-const LARGEST: usize = 4096;
+const LARGEST: usize = 8192;
 
 /// A connection for messages, on which channels are subscribed to.
 #[derive(Clone, Debug)]

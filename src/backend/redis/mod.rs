@@ -254,7 +254,7 @@ impl Backend for Redis {
     }
 
     fn features(&self) -> Features {
-        Features { limits: true, ..Features::default() }
+        Features { limits: true, values: true }
     }
 
     fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {

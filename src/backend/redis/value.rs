@@ -2,11 +2,12 @@
 //!
 //! `<manager>:<attempt>:<mode><version>:<epoch>:<TTL>:<asked at>:<pid>:<host>:<name>:<limit>:<value>`: manager and attempt in 16 hex
 //! digits each, the mode `x`, `s` or `l`, the version 2, times in milliseconds, host and name percent-encoded, the limit of a hold with
-//! mode `l`, the last empty. A
+//! mode `l`, and the value that the hold publishes, `=` and its text, percent-encoded; else the last field is empty. A
 //! *claim* is the same without an epoch: the server adds it with the lock. Claims are the members of the queue and of the readers'
 //! key; while the lock is shared, its key has the value `shared:2:<epoch>`, or `limited:2:<epoch>`. Any other value is a lock of another
 //! client library, or of another version of this one, and excludes as well.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -87,6 +88,10 @@ impl ClaimText {
             push_number(&mut text, limit.into());
         }
         text.push(':');
+        if let Some(value) = &claim.value {
+            text.push('=');
+            text.extend(utf8_percent_encode(value, UNSAFE));
+        }
         Self(text)
     }
 
@@ -157,6 +162,8 @@ pub(super) enum LockValue {
 pub(super) struct Described {
     pub(super) holder: Holder,
     pub(super) limit: Option<u32>,
+    /// What the hold publishes.
+    pub(super) value: Option<String>,
 }
 
 /// Reads a value, which anyone may have written.
@@ -189,7 +196,9 @@ fn described(rest: &str) -> Option<Described> {
     let host = percent_decode_str(fields.next()?).decode_utf8().ok()?;
     let name = percent_decode_str(fields.next()?).decode_utf8().ok()?;
     let limit = fields.next()?.parse().ok();
-    Some(Described { holder: Holder::new(name, host, pid), limit })
+    let value = fields.next().and_then(|value| value.strip_prefix('=')).map(percent_decode_str);
+    let value = value.and_then(|value| value.decode_utf8().ok()).map(Cow::into_owned);
+    Some(Described { holder: Holder::new(name, host, pid), limit, value })
 }
 
 #[cfg(test)]
@@ -199,10 +208,10 @@ mod tests {
     use super::*;
     use crate::backend::{Lease, LeaseId, LeaseScope, Timestamp};
 
-    fn claim(holder: Holder, mode: Mode, limit: Option<u32>) -> Claim {
+    fn claim(holder: Holder, mode: Mode, limit: Option<u32>, value: Option<&str>) -> Claim {
         let lease = Lease::new(LeaseId(1), Duration::from_secs(30), Timestamp::from_nanos(0), LeaseScope::Session);
         let mut claim = Claim::new(AttemptId(0xabc), "k".into(), mode, lease, Arc::new(holder));
-        claim.limit = limit;
+        (claim.limit, claim.value) = (limit, value.map(Into::into));
         claim
     }
 
@@ -212,8 +221,8 @@ mod tests {
             for (mode, limit, marked) in
                 [(Mode::Exclusive, None, ":x2:"), (Mode::Shared, None, ":s2:"), (Mode::Shared, Some(1000), ":l2:")]
             {
-                let written = ClaimText::new(&Writer::new(5), &claim(holder.clone(), mode, limit));
-                let described = Some(Described { holder: holder.clone(), limit });
+                let written = ClaimText::new(&Writer::new(5), &claim(holder.clone(), mode, limit, None));
+                let described = Some(Described { holder: holder.clone(), limit, value: None });
                 let expected = LockValue::Ours { epoch: None, described: described.clone() };
                 assert_eq!(read(written.as_str().as_bytes()), expected);
                 let value = written.with(1_795_266_979_683_100);
@@ -227,6 +236,28 @@ mod tests {
                 assert!(written.as_str()[HEAD..].starts_with(":30000:"), "{written:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_hold_publishes_is_read() {
+        let all: String = (0..=0x2ff).filter_map(char::from_u32).chain(['鍵', '\u{10ffff}']).collect();
+        for value in [None, Some(""), Some("="), Some(":::%00\n"), Some("10.0.0.7:8080"), Some(&*all)] {
+            let holder = Holder::new("name", "host", 7);
+            for (mode, limit) in [(Mode::Exclusive, None), (Mode::Shared, None), (Mode::Shared, Some(3))] {
+                let written = ClaimText::new(&Writer::new(5), &claim(holder.clone(), mode, limit, value)).with(7);
+                let described = Described { holder: holder.clone(), limit, value: value.map(str::to_owned) };
+                let expected = LockValue::Ours { epoch: Some(7), described: Some(described) };
+                assert_eq!(read(written.as_bytes()), expected);
+                assert!(written.bytes().all(|byte| byte.is_ascii_graphic()), "{written}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_claim_is_shorter_than_what_is_read() {
+        let (name, host, value) = ("\u{7f}".repeat(1024), "ä".repeat(127), "\0".repeat(1024));
+        let claim = claim(Holder::new(name, host, u32::MAX), Mode::Shared, Some(1000), Some(&value));
+        assert!(ClaimText::new(&Writer::new(5), &claim).with(1 << 52).len() < 8192);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 -- The functions of the long way.
 
-local LARGEST, LAST_BYTE = 4096, '4095' -- bytes: the most of a value that is read; ours are shorter
+local LARGEST, LAST_BYTE = 8192, '8191' -- bytes: the most of a value that is read; ours are shorter
 local LONGEST = 86400000 -- ms: the longest TTL
 local PERIODS = { shared = 's', limited = 'l' }
 local SENTINELS = { s = 'shared:2:', l = 'limited:2:' }

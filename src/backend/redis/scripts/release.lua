@@ -17,7 +17,7 @@ end
 -- Gives a lock that this call releases to the first in its queue, which is exclusive and alive. nil if the long way has to see to it.
 local function hand_over(key)
   local claim = try('ZRANGE', KEYS[key + 2], '0', '0')[1]
-  if not claim or #claim > 4096 then return nil end
+  if not claim or #claim > 8192 then return nil end
   local mode, ttl = claim:match(SHAPE)
   if mode ~= 'x' or #ttl > 8 or tonumber(ttl) < 1 then return nil end
   if not last and not pcall(begin) then return nil end

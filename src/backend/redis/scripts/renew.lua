@@ -33,7 +33,7 @@ for part = 1, (#ARGV - 1) / 3 do
   local done, answer
   if claim:byte(35) == 120 then
     key = key + 1
-    local held = redis.pcall('GETRANGE', KEYS[key], '0', '4095')
+    local held = redis.pcall('GETRANGE', KEYS[key], '0', '8191')
     if held == claim:sub(1, 37) .. epoch .. claim:sub(38) then
       answer = redis.pcall('PEXPIRE', KEYS[key], ttl)
       answer = type(answer) == 'table' and 'e' .. answer.err or '1'
