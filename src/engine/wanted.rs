@@ -16,29 +16,36 @@ use crate::process::report::Foreign;
 #[derive(Debug, Default)]
 pub(super) struct Wanting(OnceLock<Box<Asked>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Asked {
     /// Whether a claim of another client, or of this one, waits at the backend.
     by_claim: AtomicBool,
     /// Fired when that is found, and when a waiter joins the local queue.
     signal: Signal,
-    task: AbortHandle,
+    task: OnceLock<AbortHandle>,
+}
+
+impl Asked {
+    fn end(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.task.abort();
+        self.end();
     }
 }
 
 impl Wanting {
     /// Asks the backend from now on.
     pub(super) fn ask(&self, held: &Arc<HeldGrant>) -> &Signal {
-        let start = || {
-            let task = held.sessions.base.keeper.spawn_abortable(listen(Arc::downgrade(held)));
-            Box::new(Asked { by_claim: AtomicBool::new(false), signal: Signal::default(), task })
-        };
-        &self.0.get_or_init(start).signal
+        let asked = self.0.get_or_init(Box::default);
+        // The task reports to what is there by now.
+        asked.task.get_or_init(|| held.sessions.base.keeper.spawn_abortable(listen(Arc::downgrade(held))));
+        &asked.signal
     }
 
     pub(super) fn is_by_claim(&self) -> bool {
@@ -55,7 +62,7 @@ impl Wanting {
     /// The grant is released.
     pub(super) fn end(&self) {
         if let Some(asked) = self.0.get() {
-            asked.task.abort();
+            asked.end();
         }
     }
 
