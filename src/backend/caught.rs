@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, ready};
+use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::backend::{
-    Backend, BackendError, Claim, Completion, ErrorKind, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+    Backend, BackendError, Claim, Completion, ErrorKind, Event, Evict, Features, Grant, Lease, LeaseScope, Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 use crate::process::foreign::Catching;
@@ -31,7 +32,7 @@ impl Caught {
                 let caught = Catching::new(Foreign::Backend, future);
                 Box::pin(async move { caught.await.unwrap_or_else(otherwise) })
             }
-            None => std::future::ready(otherwise()).boxed(),
+            None => ready(otherwise()).boxed(),
         }
     }
 
@@ -65,6 +66,9 @@ impl Backend for Caught {
     fn min_ttl(&self) -> Duration {
         catch(Foreign::Backend, || self.0.min_ttl()).unwrap_or_default()
     }
+    fn features(&self) -> Features {
+        catch(Foreign::Backend, || self.0.features()).unwrap_or_default()
+    }
     fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {
         self.ask(move |backend| backend.open(ttl, scope))
     }
@@ -77,7 +81,7 @@ impl Backend for Caught {
     fn acquire<'a>(&'a self, claim: &'a Claim, wait: Wait) -> BoxFuture<'a, Result<Option<Grant>>> {
         // The caller catches what its future does: see `acquired`.
         let call = catch(Foreign::Backend, || self.0.acquire(claim, wait));
-        call.unwrap_or_else(|| std::future::ready(Err(panicked())).boxed())
+        call.unwrap_or_else(|| ready(Err(panicked())).boxed())
     }
     fn acquire_now(&self, claim: &Claim, wait: Wait) -> Option<Result<Option<Grant>>> {
         catch(Foreign::Backend, || self.0.acquire_now(claim, wait)).unwrap_or_else(|| Some(Err(panicked())))
@@ -100,6 +104,14 @@ impl Backend for Caught {
     }
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
         self.ask(move |backend| backend.inspect(key))
+    }
+    fn observe<'a>(&'a self, key: &'a str) -> BoxStream<'a, Result<Option<LockInfo>>> {
+        // The caller catches what its polls do.
+        let states = catch(Foreign::Backend, || self.0.observe(key));
+        states.unwrap_or_else(|| stream::once(ready(Err(panicked()))).boxed())
+    }
+    fn wanted<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        self.ask(move |backend| backend.wanted(grant))
     }
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {
         self.ask(move |backend| backend.list(prefix))

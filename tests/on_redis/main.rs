@@ -4,6 +4,7 @@ mod accounts;
 mod blocked_keeper;
 mod chaos;
 mod clusters;
+mod coordination;
 mod cut_off;
 mod failovers;
 mod fencing;

@@ -235,8 +235,7 @@ impl Batch {
             connection = self.reopen(&connector, connection.generation, &mut backoff).await;
             self.reconnects.fetch_add(1, Ordering::Release);
             debug!(target: "leasehold::redis", "connected again to redis at {}", self.server());
-            self.health.served(CONNECTING);
-            self.polling.all_now();
+            self.connected();
         }
     }
 
@@ -263,6 +262,8 @@ impl Batch {
     pub(super) fn connected(&self) {
         self.health.served(CONNECTING);
         self.polling.all_now();
+        // Another server may not have the ears.
+        self.claims.ears.ring_all();
     }
 
     /// It could not connect.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::attempt::Attempt;
+use super::ears::Ears;
 use super::place::Won;
 use crate::backend::{AttemptId, Lease, LeaseId, LeaseScope, Limit, Timestamp};
 
@@ -37,6 +38,7 @@ pub(super) struct Renewing {
 /// Everything that this manager may have on the server.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
+    pub(super) ears: Arc<Ears>,
     registry: Mutex<Registry>,
 }
 
@@ -79,8 +81,9 @@ impl Claims {
         self.registry.lock().attempts.get(&id).cloned()
     }
 
-    /// Messages may have been lost, of any attempt.
+    /// Messages may have been lost, of any attempt and to any ear.
     pub(super) fn miss_messages(&self) {
+        self.ears.ring_all();
         self.registry.lock().attempts.values().for_each(|attempt| attempt.miss_messages());
     }
 

@@ -27,11 +27,12 @@ impl RedisAnswers {
         }
     }
 
-    /// Reads a message. Returns the attempt, and the epoch if it was granted one.
+    /// Reads a message. Returns the attempt, and the epoch if it was granted one; or the ear that was notified.
     pub fn read_message(&self, message: &[u8]) -> Option<(u64, Option<u64>)> {
         match Message::read(message)? {
             Message::Granted(attempt, epoch) => Some((attempt.0, Some(epoch))),
             Message::Lost(attempt) => Some((attempt.0, None)),
+            Message::Heard(ear) => Some((ear, None)),
         }
     }
 

@@ -116,7 +116,7 @@ impl InFlight {
         let count = |kind: Kind| self.count[kind as usize];
         match kind {
             Kind::Release | Kind::Acquire => count(Kind::Release) < WINDOW && count(Kind::Acquire) < WINDOW,
-            Kind::Life | Kind::Admit | Kind::Renew | Kind::Inspect | Kind::Evict => count(kind) < OTHERS,
+            Kind::Life | Kind::Admit | Kind::Renew | Kind::Inspect | Kind::Evict | Kind::Listen => count(kind) < OTHERS,
         }
     }
 

@@ -32,7 +32,7 @@ impl Inspector {
 
     /// Returns a snapshot of a key, or `None` if it is free.
     pub(super) async fn inspect(&self, key: &str) -> Result<Option<LockInfo>> {
-        let answer = self.router.request_one(Op::Inspect(self.names.of(key)?)).await?;
+        let answer = self.router.request_one(Op::Inspect(self.names.of(key)?, None)).await?;
         self.info(key, answer)
     }
 
@@ -59,7 +59,7 @@ impl Inspector {
             keys.into_iter().filter_map(|key| self.names.of(&key).ok().map(|name| (key, name))).collect();
         let mut locks = Vec::new();
         for names in names.chunks(PAGE) {
-            let ops = names.iter().map(|(_, name)| Op::Inspect(name.clone())).collect();
+            let ops = names.iter().map(|(_, name)| Op::Inspect(name.clone(), None)).collect();
             let answers = join_all(self.router.request(ops)).await;
             for ((key, _), answer) in names.iter().zip(answers) {
                 match answer {

@@ -13,6 +13,7 @@
 //! | --- | --- | --- |
 //! | `q2` | sorted set of the waiters' claims, by their places | 60 s after the last change; its waiters prolong it |
 //! | `r2` | sorted set of the readers' claims, by the time at which each hold ends, in ms of the server's clock | as long as the longest hold |
+//! | `ears` | sorted set of those to notify of the next change, see [`ears`], by the time at which each ends | 60 s after the last was added |
 //!
 //! Two keys belong to all locks with the prefix, which must not be the beginning of another one: `{tag}%clock:<prefix>`, the last
 //! epoch, and `{tag}%lives:<prefix>`, a sorted set of managers by the time at which the life of each ends. A place in a queue counts
@@ -51,6 +52,7 @@ mod client;
 mod cluster;
 mod confirmations;
 mod connection;
+mod ears;
 mod election;
 mod error;
 #[cfg(feature = "testing")]
@@ -63,6 +65,7 @@ mod locator;
 mod looks;
 mod losses;
 mod names;
+mod observing;
 mod opening;
 mod options;
 mod orphans;
@@ -100,6 +103,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
+use futures::future::ready;
+use futures::stream::{self, StreamExt};
 use tokio::runtime::Handle;
 
 use self::acquire::Acquires;
@@ -111,6 +116,7 @@ use self::leases::Leases;
 use self::losses::Losses;
 use self::names::Names;
 pub(crate) use self::names::side;
+use self::observing::Observers;
 use self::opening::{Common, Opening, Tasks};
 pub(crate) use self::options::{Address, Node, Options, Server, Target, Watched};
 use self::release::Releases;
@@ -119,8 +125,8 @@ use self::scripts::Scripts;
 pub(crate) use self::tls::Tls;
 use self::value::Writer;
 use super::{
-    Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Features, Grant, Lease, LeaseScope,
-    Result, Wait,
+    Backend, BackendError, BoxFuture, BoxStream, Claim, Clock, Completion, Event, Evict, Features, Grant, Lease,
+    LeaseScope, Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 
@@ -138,6 +144,7 @@ pub(crate) struct Redis {
     leases: Leases,
     losses: Arc<Losses>,
     inspector: Inspector,
+    observers: Observers,
     /// The only server; `None` of a cluster.
     opening: Option<Opening>,
     closed: AtomicBool,
@@ -211,6 +218,13 @@ impl Redis {
                 confirmations.clone(),
             ),
             inspector: Inspector::new(names.clone(), router.clone()),
+            observers: Observers {
+                names: names.clone(),
+                manager,
+                claims: claims.clone(),
+                router: router.clone(),
+                limit: timeout.min(EVER),
+            },
             acquires: Acquires {
                 names,
                 writer: Writer::new(manager),
@@ -301,6 +315,17 @@ impl Backend for Redis {
 
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
         async move { self.live()?.inspector.inspect(key).await }.boxed()
+    }
+
+    fn observe<'a>(&'a self, key: &'a str) -> BoxStream<'a, Result<Option<LockInfo>>> {
+        match self.live() {
+            Ok(live) => live.observers.observe(key).boxed(),
+            Err(closed) => stream::once(ready(Err(closed))).boxed(),
+        }
+    }
+
+    fn wanted<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        async move { self.live()?.observers.wanted(grant.attempt).await }.boxed()
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {

@@ -31,7 +31,7 @@ fn is_orphan(claims: &Claims, attempt: &Attempt, value: &[u8]) -> bool {
 pub(super) async fn remove(router: &Router, claims: &Claims, waiting: &[Arc<Attempt>]) {
     let locks: HashMap<&str, &Arc<Attempt>> = waiting.iter().map(|attempt| (&*attempt.name.lock, attempt)).collect();
     let attempts: Vec<_> = locks.into_values().collect();
-    let inspect = |attempt: &&Arc<Attempt>| Op::Inspect(attempt.name.clone());
+    let inspect = |attempt: &&Arc<Attempt>| Op::Inspect(attempt.name.clone(), None);
     let answers = join_all(router.request(attempts.iter().map(inspect).collect())).await;
     let evictions = attempts.into_iter().zip(answers).filter_map(|(attempt, answer)| {
         let orphans = orphans(claims, attempt, Snapshot::read(answer.ok()?)?);

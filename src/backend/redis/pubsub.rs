@@ -1,6 +1,7 @@
 //! Messages: handovers and evictions. Managers with the same target share a subscription, and each has a separate channel.
 //!
-//! `g<attempt><epoch>`: the lock was handed over to this attempt. `l<attempt>`: it was taken away from this attempt.
+//! `g<attempt><epoch>`: the lock was handed over to this attempt. `l<attempt>`: it was taken away from this attempt. `o<ear>`: what this
+//! [ear](super::ears) listens for has happened.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -44,6 +45,7 @@ const BURST: usize = 10_000;
 pub(super) enum Message {
     Granted(AttemptId, u64),
     Lost(AttemptId),
+    Heard(u64),
 }
 
 impl Message {
@@ -54,6 +56,7 @@ impl Message {
         match (text.as_bytes()[0], epoch) {
             (b'g', epoch) => Some(Self::Granted(attempt, answers::epoch(epoch)?)),
             (b'l', "") => Some(Self::Lost(attempt)),
+            (b'o', "") => Some(Self::Heard(attempt.0)),
             _ => None,
         }
     }
@@ -84,6 +87,7 @@ impl Receiver {
                     self.losses.check(attempt);
                 }
             }
+            Some(Message::Heard(ear)) => self.claims.ears.ring(ear),
             None => debug!(target: "leasehold::redis", "ignored a message of unknown form"),
         }
     }
@@ -322,12 +326,14 @@ mod tests {
             Some(Message::Granted(AttemptId(0xabc), 1795266979683100))
         );
         assert_eq!(read("l0000000000000abc"), Some(Message::Lost(AttemptId(0xabc))));
+        assert_eq!(read("o0000000000000abc"), Some(Message::Heard(0xabc)));
         for other in [
             "",
             "g",
             "g0000000000000abc",
             "l0000000000000abcx",
             "x0000000000000abc1",
+            "o0000000000000abc1",
             "l000000000000äabc",
             "g+00000000000000a1",
         ] {

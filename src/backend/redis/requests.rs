@@ -153,7 +153,7 @@ impl Request {
         match &self.op {
             Op::Acquire(attempt) => attempt.sending(now),
             Op::Release(..) | Op::Admit(_) | Op::Life(_) => true,
-            Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => match &self.reply {
+            Op::Renew(..) | Op::Inspect(..) | Op::Evict(..) | Op::Listen(..) => match &self.reply {
                 Reply::Caller(reply) => !reply.is_closed(),
                 Reply::Bound(reply) => !reply.is_closed(),
                 Reply::Nowhere | Reply::Completion(_) => false,

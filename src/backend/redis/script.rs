@@ -18,25 +18,26 @@ pub(super) enum Kind {
     Renew,
     Inspect,
     Evict,
+    Listen,
 }
 
 impl Kind {
     /// In the order in which they are sent: lives before the places that they keep, releases before acquires.
-    pub(super) const ALL: [Self; 7] =
-        [Self::Life, Self::Release, Self::Acquire, Self::Admit, Self::Renew, Self::Inspect, Self::Evict];
+    pub(super) const ALL: [Self; 8] =
+        [Self::Life, Self::Release, Self::Acquire, Self::Admit, Self::Renew, Self::Inspect, Self::Evict, Self::Listen];
 
     /// The most operations of one call, which must not block the server for longer than a few milliseconds.
     pub(super) fn max_ops(self) -> usize {
         match self {
             Self::Life => 1,
-            Self::Release | Self::Acquire | Self::Admit | Self::Inspect | Self::Evict => 128,
+            Self::Release | Self::Acquire | Self::Admit | Self::Inspect | Self::Evict | Self::Listen => 128,
             Self::Renew => 200,
         }
     }
 
     /// The script, with or without the part that wakes the waiters of python-redis-lock.
     pub(super) fn compiled(self, signals: bool) -> &'static Compiled {
-        static SCRIPTS: LazyLock<[[Compiled; 7]; 2]> = LazyLock::new(|| {
+        static SCRIPTS: LazyLock<[[Compiled; Kind::ALL.len()]; 2]> = LazyLock::new(|| {
             [false, true].map(|signals| {
                 Kind::ALL.map(|kind| {
                     let text = EFFECTS.to_owned() + &kind.text(signals);
@@ -55,11 +56,16 @@ impl Kind {
             Self::Admit => (include_str!("scripts/admit.long.lua"), include_str!("scripts/admit.lua")),
             Self::Inspect => (include_str!("scripts/inspect.long.lua"), include_str!("scripts/inspect.lua")),
             Self::Evict => (include_str!("scripts/evict.long.lua"), include_str!("scripts/evict.lua")),
+            Self::Listen => (include_str!("scripts/listen.long.lua"), include_str!("scripts/listen.lua")),
             Self::Renew => return include_str!("scripts/renew.lua").to_owned(),
             Self::Life => return include_str!("scripts/life.lua").to_owned(),
         };
         let signals = signals && matches!(self, Self::Release | Self::Evict);
         let signal = if signals { include_str!("scripts/signal.lua") } else { "local signal\n" };
+        let ears = match self {
+            Self::Inspect | Self::Listen => include_str!("scripts/ears.lua"),
+            _ => "",
+        };
         let lone = match self {
             Self::Release => include_str!("scripts/release.lone.lua"),
             Self::Acquire => include_str!("scripts/acquire.lone.lua"),
@@ -67,7 +73,7 @@ impl Kind {
         };
         let (head, queue) = (include_str!("scripts/head.lua"), include_str!("scripts/queue.lua"));
         format!(
-            "local SIGNALS = {signals}\n{lone}\n{head}\nlocal function long_way()\n{queue}\n{signal}\n\
+            "local SIGNALS = {signals}\n{lone}\n{head}\nlocal function long_way()\n{queue}\n{signal}\n{ears}\n\
              local work = (function()\n{long}\nend)()\n\
              return function(part, ...) return perform(work, part, ...) end\nend\n\n{short}"
         )

@@ -14,9 +14,6 @@ use super::names::{CommonKeys, Name, Names};
 pub(super) use super::script::Kind;
 use crate::info::{ClaimId, Mode};
 
-/// How many keys an operation has, apart from those that all have in common. Renewals and lives have others.
-const KEYS: usize = 3;
-
 /// How many keys all operations have in common.
 const COMMON: usize = 3;
 
@@ -86,9 +83,14 @@ impl Scripts {
             By::Hash => ("EVALSHA", &script.hash),
             By::Text => ("EVAL", &script.text),
         };
-        let keys = ops.clone().filter_map(Op::name).map(|name| name.lock.len() + name.queue.len() + name.readers.len());
-        let mut call =
-            Cmd::with_capacity(8 + ops.len() * (KEYS + 3), text.len() + 200 + keys.sum::<usize>() + ops.len() * 200);
+        let keys = ops
+            .clone()
+            .filter_map(Op::name)
+            .map(|name| name.lock.len() + name.queue.len() + name.readers.len() + name.ears.len());
+        let mut call = Cmd::with_capacity(
+            8 + ops.len() * (Name::KEYS.len() + 3),
+            text.len() + 200 + keys.sum::<usize>() + ops.len() * 200,
+        );
         call.arg(command).arg(text);
         let common = match &self.common {
             Common::OfAll(common) => Cow::Borrowed(common),
@@ -107,8 +109,12 @@ impl Scripts {
                 call.arg(number);
             }
             _ => {
-                call.arg(COMMON + ops.len() * KEYS).arg(&common.clock).arg(&common.lives).arg(&common.gone);
-                ops.clone().for_each(|op| op.write_keys(&mut call));
+                call.arg(COMMON + ops.len() * Name::KEYS.len()).arg(&common.clock).arg(&common.lives).arg(&common.gone);
+                for key in Name::KEYS {
+                    ops.clone().filter_map(Op::name).for_each(|name| {
+                        call.arg(key(name));
+                    });
+                }
                 call.arg(number).arg(&self.channels);
                 match kind {
                     Kind::Acquire => {
@@ -138,9 +144,13 @@ pub(super) enum Op {
     Admit(Arc<Name>),
     /// Extends a hold of this epoch to its full TTL.
     Renew(Arc<Attempt>, u64),
-    Inspect(Arc<Name>),
+    /// Describes the lock. The ear is notified of the next change of its holders.
+    Inspect(Arc<Name>, Option<Arc<str>>),
     /// Removes these claims if they hold the lock, or all that hold it.
     Evict(Arc<Name>, Option<Vec<ClaimId>>),
+    /// Whether somebody waits for the lock that this attempt holds. If nobody does, the ear is notified of
+    /// the next waiter.
+    Listen(Arc<Attempt>, Arc<str>),
 }
 
 impl Op {
@@ -151,16 +161,19 @@ impl Op {
             Self::Release(..) => Kind::Release,
             Self::Admit(_) => Kind::Admit,
             Self::Renew(..) => Kind::Renew,
-            Self::Inspect(_) => Kind::Inspect,
+            Self::Inspect(..) => Kind::Inspect,
             Self::Evict(..) => Kind::Evict,
+            Self::Listen(..) => Kind::Listen,
         }
     }
 
     /// The lock; `None` for a life.
     pub(super) fn name(&self) -> Option<&Arc<Name>> {
         match self {
-            Self::Acquire(attempt) | Self::Release(attempt, _) | Self::Renew(attempt, _) => Some(&attempt.name),
-            Self::Admit(name) | Self::Inspect(name) | Self::Evict(name, _) => Some(name),
+            Self::Acquire(attempt) | Self::Release(attempt, _) | Self::Renew(attempt, _) | Self::Listen(attempt, _) => {
+                Some(&attempt.name)
+            }
+            Self::Admit(name) | Self::Inspect(name, _) | Self::Evict(name, _) => Some(name),
             Self::Life(_) => None,
         }
     }
@@ -171,11 +184,6 @@ impl Op {
             Self::Life(slot) => *slot,
             _ => self.name().map(|name| name.slot),
         }
-    }
-
-    fn write_keys(&self, call: &mut Cmd) {
-        let Some(name) = self.name() else { return };
-        call.arg(&name.lock).arg(&name.queue).arg(&name.readers);
     }
 
     /// Whether it releases an exclusive hold, and leaves no tombstone.
@@ -226,7 +234,11 @@ impl Op {
                 };
                 call.arg(only.as_ref().map(list).unwrap_or_default());
             }
-            Self::Life(_) | Self::Admit(_) | Self::Inspect(_) => {}
+            Self::Inspect(_, ear) => {
+                call.arg(ear.as_deref().unwrap_or_default());
+            }
+            Self::Listen(attempt, ear) => write_parts(call, &[&**ear, " ", attempt.claim.as_str()]),
+            Self::Life(_) | Self::Admit(_) => {}
         }
     }
 }

@@ -70,6 +70,7 @@ impl Tracker {
         };
         let is_held = match attempt.mode {
             Mode::Exclusive => attempt.claim.with(epoch).as_bytes() == found,
+            Mode::Shared if attempt.is_limited => found.starts_with(value::LIMITED),
             Mode::Shared => value::read(found) == LockValue::Shared(epoch),
         };
         if !is_held {

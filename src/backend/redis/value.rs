@@ -19,6 +19,10 @@ use crate::backend::{AttemptId, Claim};
 use crate::info::{Holder, Mode};
 
 const VERSION: &str = "2";
+
+/// The beginning of the value of a lock that is a semaphore.
+pub(super) const LIMITED: &[u8] = b"limited:2:";
+
 const UNSAFE: &AsciiSet = &CONTROLS.add(b':').add(b'%').add(b' ');
 
 /// How many bytes identify an attempt: manager and attempt.

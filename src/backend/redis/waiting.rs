@@ -267,7 +267,7 @@ impl Requests {
                     }
                 }
                 Op::Release(attempt, _) => attempt.release_unanswered(),
-                Op::Renew(..) | Op::Inspect(_) | Op::Admit(_) | Op::Life(_) => {}
+                Op::Renew(..) | Op::Inspect(..) | Op::Listen(..) | Op::Admit(_) | Op::Life(_) => {}
             }
             request.way = Way::default();
             all.of(request.op.slot()).push_front(request);
@@ -282,7 +282,8 @@ impl Requests {
 
     /// Fails what waits and ends no hold if it fails.
     pub(super) fn refuse(&self, error: &BackendError) {
-        let is_new = |request: &Request| matches!(request.op, Op::Acquire(_) | Op::Inspect(_) | Op::Evict(..));
+        let is_new =
+            |request: &Request| matches!(request.op, Op::Acquire(_) | Op::Inspect(..) | Op::Listen(..) | Op::Evict(..));
         let refused: Vec<_> = {
             let All { queues, apart, .. } = &mut *self.all.lock();
             let apart = apart.values_mut().flat_map(|apart| apart.queues.take_if(is_new));

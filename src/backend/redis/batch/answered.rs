@@ -209,7 +209,7 @@ impl Batch {
     }
 
     fn deliver(&self, request: Request, mut answer: Answer<'_>, failed: Option<BackendError>, sent: Timestamp) {
-        if !matches!(request.op, Op::Inspect(_))
+        if !matches!(request.op, Op::Inspect(..))
             && answer.take_mark()
             && let Some(name) = request.op.name()
         {
@@ -240,7 +240,7 @@ impl Batch {
                 }
             }
             Op::Life(slot) => self.polling.lived(*slot, LifeAnswer::read(&answer)),
-            Op::Release(..) | Op::Admit(_) | Op::Renew(..) | Op::Inspect(_) | Op::Evict(..) => {}
+            Op::Release(..) | Op::Admit(_) | Op::Renew(..) | Op::Inspect(..) | Op::Evict(..) | Op::Listen(..) => {}
         }
         request.answer(failed.map_or(Ok(answer), Err), || error::lost(self.server()));
     }

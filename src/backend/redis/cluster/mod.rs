@@ -321,6 +321,7 @@ impl Cluster {
         if moved.is_empty() {
             return;
         }
+        self.common.claims.ears.ring_all();
         let leave = |node: &Known| node.opening.serving.batch.polling().leave(|slot| moved.contains(&slot));
         let waiting: Vec<_> = self.nodes.iter().flat_map(leave).collect();
         for attempt in &waiting {

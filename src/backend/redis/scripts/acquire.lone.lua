@@ -1,9 +1,9 @@
--- One exclusive claim for a lock that is free, and that nobody waits for: before any function is created, since that takes as long as
+-- One exclusive claim for a lock that is free, and that nobody waits for or listens to: before any function is created, since that takes as long as
 -- a command. All else goes on below.
 if
-  #KEYS == 6
+  #KEYS == 7
   and ARGV[3] ~= ''
-  and redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5]) == 0
+  and redis.call('EXISTS', KEYS[3], KEYS[4], KEYS[5], KEYS[6]) == 0
 then
   local time, known = redis.call('TIME'), redis.pcall('GET', KEYS[1])
   local now = time[1] * 1000000 + time[2]
@@ -13,7 +13,7 @@ then
     -- Nothing is given before the epoch is written.
     if redis.pcall('SET', KEYS[1], epoch).ok then
       local value = ARGV[4]:sub(3, 39) .. epoch .. ARGV[4]:sub(40)
-      local set = redis.pcall('SET', KEYS[4], value, 'PX', ARGV[3], 'NX')
+      local set = redis.pcall('SET', KEYS[6], value, 'PX', ARGV[3], 'NX')
       if set and set.ok then return ARGV[1] .. '\ng' .. epoch end
     end
   end

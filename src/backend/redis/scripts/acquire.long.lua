@@ -1,5 +1,6 @@
--- Adds a claim to a queue, unless it is there. Returns its place, and whether the queue was empty.
-local function join(queue, claim, wanted)
+-- Adds a claim to the queue of a lock, unless it is there. Returns its place, and whether the queue was empty.
+local function join(lock, claim, wanted)
+  local queue = lock.queue
   local newest = read('ZREVRANGE', queue, '0', '0', 'WITHSCORES')[2]
   -- PEXPIRE first: who waits already must not be refused when memory is short.
   if newest then call('PEXPIRE', queue, REST) end
@@ -12,6 +13,7 @@ local function join(queue, claim, wanted)
     local known = call('ZSCORE', queue, claim)
     return whole(known) or 0, call('ZRANGE', queue, '0', '0')[1] == claim
   end
+  lock.joined = true
   if not newest then call('PEXPIRE', queue, REST) end
   return place, not newest
 end
@@ -55,7 +57,7 @@ return function(lock, wanted, claim)
       return 'g' .. epoch
     end
   end
-  if wait then place, leads = join(lock.queue, claim, wanted) end
+  if wait then place, leads = join(lock, claim, wanted) end
   -- A free lock with others ahead: its holder has expired.
   if fitting then
     epoch = admit(lock, claim, ttl)

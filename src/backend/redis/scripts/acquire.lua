@@ -9,20 +9,19 @@
 -- attempt was given up; i the key is not a string; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
 --
 -- A repeated call of a queued attempt keeps its place; one of a holder extends the hold to its full TTL.
-local count = (#KEYS - 3) / 3
--- Whether nobody waits for any of the locks, whether this manager has tombstones, and whether there is one of each claim.
-local quiet, buried, tombstones
+local count = (#KEYS - 3) / 4
+-- Whether nobody waits for any of the locks or listens to it, whether somebody listens to one, whether this manager has tombstones, and
+-- whether there is one of each claim.
+local quiet, listened, buried, tombstones
 -- The TTL, if all claims are alike.
 local common = ARGV[3] ~= '' and ARGV[3]
-if count > 1 then
-  local sides = { KEYS[3] }
-  for part = 1, count do sides[part + 1] = KEYS[part * 3 + 2] end
-  local found = call('EXISTS', unpack(sides))
+local sides = count > 1 and call('EXISTS', unpack(KEYS, 3, 3 + 2 * count)) or 1
+if sides > 0 then
+  local found = call('EXISTS', unpack(KEYS, 3, 3 + count))
   buried = found > 0 and call('EXISTS', KEYS[3]) == 1
-  quiet = found == 0 or found == 1 and buried
-else
-  buried = call('EXISTS', KEYS[3]) == 1
+  listened = found > (buried and 1 or 0)
 end
+quiet = count > 1 and sides == (buried and 1 or 0)
 if buried then
   local ids = {}
   for part = 1, count do ids[part] = ARGV[part + 3]:match('^%S+ (.*)'):sub(1, 33) end
@@ -44,8 +43,7 @@ local function begun()
 end
 
 -- Joins the queue of a lock that another exclusive claim holds. nil if the long way has to see to it.
-local function join(key, head, rest)
-  local lock, queue = KEYS[key + 1], KEYS[key + 2]
+local function join(lock, queue, head, rest)
   local held = try('GETRANGE', lock, '0', '36')
   if #held ~= 37 or sub(held, 34) ~= ':x2:' or sub(held, 1, 33) == sub(head, 1, 33) then return nil end
   local newest = try('ZREVRANGE', queue, '0', '0', 'WITHSCORES')
@@ -64,19 +62,22 @@ local function join(key, head, rest)
   return 'q' .. left .. ':' .. told .. ':' .. time_text .. ':' .. flags
 end
 
-local answers, key = { ARGV[1] }, 3
+local answers, queues, locks = { ARGV[1] }, 3 + count, 3 + 2 * count
 for part = 1, count do
   local request, answer = ARGV[part + 3], nil
+  local lock = KEYS[locks + part]
+  local heard = listened and call('EXISTS', KEYS[3 + part]) == 1
   if
-    (common or byte(request, 2) == 32 and byte(request, 37) == EXCLUSIVE)
+    not heard
+    and (common or byte(request, 2) == 32 and byte(request, 37) == EXCLUSIVE)
     and not problem
     and (not buried or tombstones[part] == false)
   then
     local head, rest = sub(request, 3, 39), sub(request, 40)
     -- Nothing is given before the epoch is written, and none is written for nothing.
     if
-      quiet and (granted or call('EXISTS', KEYS[key + 1]) == 0)
-      or not quiet and call('EXISTS', KEYS[key + 1], KEYS[key + 2]) == 0
+      quiet and (granted or call('EXISTS', lock) == 0)
+      or not quiet and call('EXISTS', lock, KEYS[queues + part]) == 0
     then
       if not granted and begun() then
         local done, found = pcall(next_epoch)
@@ -87,17 +88,16 @@ for part = 1, count do
         end
       end
       local ttl = common or rest:match('^:(%d+)')
-      local set = granted and try('SET', KEYS[key + 1], head .. epoch .. rest, 'PX', ttl, 'NX')
+      local set = granted and try('SET', lock, head .. epoch .. rest, 'PX', ttl, 'NX')
       if set then answer = set.ok and granted or failed(set) end
     end
-    if not answer and byte(request, 1) == 48 and begun() then answer = join(key, head, rest) end
+    if not answer and byte(request, 1) == 48 and begun() then answer = join(lock, KEYS[queues + part], head, rest) end
   end
   answer = answer or problem
   if not answer then
     long = long or long_way()
-    answer = long(part, request:match('^(%S+) (.*)'))
+    answer = long(part, heard and 2 or 0, request:match('^(%S+) (.*)'))
   end
   answers[part + 1] = answer
-  key = key + 3
 end
 return table.concat(answers, '\n')

@@ -14,6 +14,7 @@ return function(lock, claims)
   end
   if #removed == 0 then return {} end
   read('ZRANGE', lock.queue, 0, 0)
+  lock.changed = true
   if left == 0 then
     call('DEL', lock.key, lock.readers)
     lock.held, lock.mode = nil, nil

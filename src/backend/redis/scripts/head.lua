@@ -1,6 +1,7 @@
 -- The common beginning of the scripts that change who holds a lock or waits for it.
 --
--- KEYS: clock, lives, and gone of the calling manager; then three keys for each lock: its main key, q2, r2.
+-- KEYS: clock, lives, and gone of the calling manager; then ears of each lock, q2 of each, the main key of each, and r2 of each: what has
+-- to be absent together is in a row.
 -- ARGV: the number of the call, which is returned first, so that the answer to another call is recognized; the prefix of the managers'
 -- channels; then one argument for each lock, of acquire and release after one for all of them.
 --
@@ -11,7 +12,11 @@
 -- attempt in q2 and r2. Attempts are never reused, so the first 33 bytes, manager and attempt, identify it. Its two parts, before and
 -- after the epoch, are the first 37 bytes and the rest.
 --
--- A script has a short way for a lock that nobody waits for or shares, and for one whose holder and first waiter are exclusive; and a
+-- An ear is a member of ears, which are listened with once: its kind, a colon, its manager, a colon, its id. A script that changes who
+-- holds a lock sends the message o and the id to the managers of the ears of kind o, and one that adds a waiter to those of kind w, and
+-- removes them.
+--
+-- A script has a short way for a lock that nobody waits for, shares or listens to, and for one whose holder and first waiter are exclusive; and a
 -- long way for all others. A call for one lock that nobody waits for ends before all that follows (acquire.lone, release.lone). To create a function takes as long as a command, so those of the long way are only created when needed.
 -- Numbers are passed as text, since to convert one takes as long. Nothing is rolled back when a command fails, so what may fail
 -- precedes the writes. When memory is short only the first write of a script is refused, and only one that may need memory: what must

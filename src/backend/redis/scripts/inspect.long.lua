@@ -1,6 +1,7 @@
 local CHECKED = 1000 -- how many places are checked for the life of their manager
 
-return function(lock)
+return function(lock, ear)
+  if ear ~= '' then listen(lock, ear) end
   look(lock)
   local kind = call('TYPE', lock.key).ok
   local waiters = read('ZCARD', lock.queue)

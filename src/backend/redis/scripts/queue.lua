@@ -6,6 +6,7 @@ local PERIODS = { shared = 's', limited = 'l' }
 local SENTINELS = { s = 'shared:2:', l = 'limited:2:' }
 
 local steps = 256       -- how many dead places and waiters of all locks this call may still remove
+local MOST_RUNG = 256   -- how many ears of a lock this call notifies
 local alive = {}        -- whether the life of a manager lasts
 
 -- Returns the number that is an epoch or a place, if it is one. Lua counts exactly up to 2^53.
@@ -86,22 +87,42 @@ local function notify(claim, kind, epoch)
   try('PUBLISH', ARGV[2] .. claim:sub(1, 16), kind .. claim:sub(18, 33) .. (epoch or ''))
 end
 
+-- Notifies the ears of this kind, and removes them. There are none if a lock with waiters has one of the two keys only.
+local function ring(lock, kind)
+  if lock.sides == 0 or lock.sides == 1 and lock.queued then return end
+  local rung = {}
+  -- If the key is not ours nobody listens: an ear is refused then.
+  for _, ear in ipairs(try('ZRANGE', lock.ears, '0', '-1')) do
+    if sub(ear, 1, 2) == kind and #rung < MOST_RUNG then table.insert(rung, ear) end
+  end
+  if #rung == 0 then return end
+  try('ZREM', lock.ears, unpack(rung))
+  for _, ear in ipairs(rung) do
+    try('PUBLISH', ARGV[2] .. sub(ear, 3, 18), 'o' .. sub(ear, 20, 35))
+  end
+  if #rung == MOST_RUNG then more = true end
+end
+
 -- Gives a lock to a claim for `ms`: a free one, or one that is shared in the same mode. Returns the epoch.
 local function take(lock, mode, claim, ms)
+  lock.changed = true
   if mode == 'x' then
     local epoch = next_epoch()
     call('SET', lock.key, sub(claim, 1, 37) .. epoch .. sub(claim, 38), 'PX', ms)
     lock.held = claim
     return epoch
   end
-  local ends = ms
+  local ends, epoch = ms, lock.epoch
   if lock.mode then
     ends = math.max(ms, call('PTTL', lock.key))
     call('PEXPIRE', lock.key, ends)
-    -- A semaphore may be in use without end, so what expired in it would not end with the period.
-    if mode == 'l' then call('ZREMRANGEBYSCORE', lock.readers, '-inf', now) end
+    if mode == 'l' then
+      -- Each slot has an epoch of its own. What has expired is removed: a semaphore may be in use without end.
+      epoch = next_epoch()
+      call('ZREMRANGEBYSCORE', lock.readers, '-inf', now)
+    end
   else
-    local epoch = next_epoch()
+    epoch = next_epoch()
     -- Those of an earlier period must not return.
     call('DEL', lock.readers)
     call('SET', lock.key, SENTINELS[mode] .. epoch, 'PX', ms)
@@ -110,7 +131,7 @@ local function take(lock, mode, claim, ms)
   call('ZADD', lock.readers, now + ms, claim)
   call('PEXPIRE', lock.readers, ends)
   lock.count = lock.count and lock.count + 1
-  return lock.epoch
+  return epoch
 end
 
 -- Returns the first claim in a queue whose manager is alive, and whether the queue is known to have no other before it. Removes the
@@ -120,6 +141,7 @@ local function first(lock)
   while steps > 0 do
     local places = read('ZRANGE', lock.queue, '0', width == 1 and '0' or width - 1)
     local dead, found = {}, nil
+    lock.queued = lock.queued or #places > 0
     for _, claim in ipairs(places) do
       if is_alive(claim:sub(1, 16)) and read_claim(claim) then
         found = claim
@@ -167,16 +189,22 @@ end
 
 -- The keys of the lock with this number.
 local function lock_of(part)
-  local at = part * 3
-  return { key = KEYS[at + 1], queue = KEYS[at + 2], readers = KEYS[at + 3] }
+  local count = (#KEYS - 3) / 4
+  local at = 3 + part
+  return { ears = KEYS[at], queue = KEYS[at + count], key = KEYS[at + 2 * count], readers = KEYS[at + 3 * count] }
 end
 
--- Calls `work` for the lock with this number and its arguments. An error of one does not affect the others.
-local function perform(work, part, ...)
+-- Calls `work` for the lock with this number and its arguments, then notifies the ears: a handover is one change. `sides`: 0 if it has
+-- no ears; 1 if it has either ears or a queue; 2 if it may have both. An error of one does not affect the others.
+local function perform(work, part, sides, ...)
   more = false
+  local lock = lock_of(part)
+  lock.sides = sides
   local done, answer = true, nil
   if not last then done, answer = pcall(begin) end
-  if done then done, answer = pcall(work, lock_of(part), ...) end
+  if done then done, answer = pcall(work, lock, ...) end
+  if lock.changed then ring(lock, 'o:') end
+  if lock.joined then ring(lock, 'w:') end
   if not done then answer = failed(answer) end
   if more and type(answer) == 'table' then table.insert(answer, 'm') end
   if more and type(answer) == 'string' then answer = answer .. 'm' end

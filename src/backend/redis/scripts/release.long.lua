@@ -17,9 +17,9 @@ return function(lock, tombstone, claim)
     found, freed = true, true
   elseif lock.mode then
     local ends = read('ZSCORE', lock.readers, claim)
-    read('ZREM', lock.queue, claim)
+    if lock.sides > 0 then read('ZREM', lock.queue, claim) end
     if ends then
-      found = tonumber(ends) > now
+      found, lock.changed = tonumber(ends) > now, true
       local last = last_end(lock, claim)
       if last then
         call('ZREM', lock.readers, claim)
@@ -31,16 +31,16 @@ return function(lock, tombstone, claim)
       end
     end
   else
-    read('ZREM', lock.queue, claim)
+    if lock.sides > 0 then read('ZREM', lock.queue, claim) end
     -- Its period has ended, if it had one.
     if byte(claim, 35) ~= EXCLUSIVE then read('ZREM', lock.readers, claim) end
   end
   if freed then
     -- At first: in a slot that is being moved, a call ends where it comes to a key that does not exist.
     call('DEL', lock.key, lock.readers)
-    lock.held, lock.mode = nil, nil
+    lock.held, lock.mode, lock.changed = nil, nil, true
   end
-  if not lock.held or lock.mode then admit(lock) end
+  if lock.sides > 0 and (not lock.held or lock.mode) then admit(lock) end
   if freed and not lock.held and signal then signal(lock) end
   if tombstone > 0 then bury(id, tombstone) end
   return found and '1' or '0'

@@ -4,19 +4,15 @@
 -- Reads and writes: all keys of the locks, clock, lives.
 --
 -- Answers: 1 if it held the lock, else 0; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
-local count = (#KEYS - 3) / 3
+local count = (#KEYS - 3) / 4
 -- Whether all are alike.
 local common = ARGV[3] ~= ''
 local answers, freed, none, long = { ARGV[1] }, {}, false, nil
-if count > 1 then
-  local queues = {}
-  for part = 1, count do queues[part] = KEYS[part * 3 + 2] end
-  none = call('EXISTS', unpack(queues)) == 0
-end
+if count > 1 then none = call('EXISTS', unpack(KEYS, 4, 3 + 2 * count)) == 0 end
 
 -- Gives a lock that this call releases to the first in its queue, which is exclusive and alive. nil if the long way has to see to it.
-local function hand_over(key)
-  local claim = try('ZRANGE', KEYS[key + 2], '0', '0')[1]
+local function hand_over(lock, queue)
+  local claim = try('ZRANGE', queue, '0', '0')[1]
   if not claim or #claim > 8192 then return nil end
   local mode, ttl = claim:match(SHAPE)
   if mode ~= 'x' or #ttl > 8 or tonumber(ttl) < 1 then return nil end
@@ -25,32 +21,36 @@ local function hand_over(key)
   if type(life) ~= 'string' or tonumber(life) <= now then return nil end
   if tonumber(ttl) > HANDOVER then ttl = HANDOVER_TEXT end
   -- ZREM first: it is not refused when memory is short.
-  call('ZREM', KEYS[key + 2], claim)
+  call('ZREM', queue, claim)
   local epoch = next_epoch()
-  call('SET', KEYS[key + 1], sub(claim, 1, 37) .. epoch .. sub(claim, 38), 'PX', ttl)
+  call('SET', lock, sub(claim, 1, 37) .. epoch .. sub(claim, 38), 'PX', ttl)
   try('PUBLISH', ARGV[2] .. sub(claim, 1, 16), 'g' .. sub(claim, 18, 33) .. epoch)
   return '1'
 end
 
-local key = 3
+local queues, locks = 3 + count, 3 + 2 * count
 for part = 1, count do
   local request, answer = ARGV[part + 3], nil
+  local lock = KEYS[locks + part]
+  -- How many there are of its queue and its ears.
+  local sides = none and 0 or nil
   if
     (common or byte(request, 1) == 48 and byte(request, 2) == 32 and byte(request, 37) == EXCLUSIVE)
-    and try('GETRANGE', KEYS[key + 1], '0', '36') == sub(request, 3, 39)
+    and try('GETRANGE', lock, '0', '36') == sub(request, 3, 39)
   then
-    if none or call('EXISTS', KEYS[key + 2]) == 0 then
-      if not SIGNALS then freed[#freed + 1], answer = KEYS[key + 1], '1' end
-    else
-      answer = hand_over(key)
+    sides = sides or call('EXISTS', KEYS[queues + part], KEYS[3 + part])
+    if sides == 0 then
+      if not SIGNALS then freed[#freed + 1], answer = lock, '1' end
+    elseif sides == 1 then
+      answer = hand_over(lock, KEYS[queues + part])
     end
   end
   if not answer then
     long = long or long_way()
-    answer = long(part, request:match('^(%d+) (.*)'))
+    sides = sides or call('EXISTS', KEYS[queues + part], KEYS[3 + part])
+    answer = long(part, sides, request:match('^(%d+) (.*)'))
   end
   answers[part + 1] = answer
-  key = key + 3
 end
 if #freed > 0 then call('DEL', unpack(freed)) end
 return table.concat(answers, '\n')

@@ -4,13 +4,16 @@
 -- reached throughout, but a key that does not exist cannot. ARGV[1] is the number of the call. Reads and writes these keys only.
 --
 -- Answers: 1 renewed, 0 no longer held, w<key> that key is not ours, e<error>.
-local SENTINELS = { s = 'shared:2:', l = 'limited:2:' }
+local LIMITED = 108 -- l: the 35th byte of a claim is its mode
 local now
 
 -- Extends a shared hold: still the period of this hold, and still one of its holders. Otherwise one that was evicted long ago would
 -- return by renewing.
 local function renew_shared(lock, readers, claim, epoch, ttl)
-  if redis.call('GETRANGE', lock, '0', '63') ~= SENTINELS[claim:sub(35, 35)] .. epoch then return '0' end
+  local held = redis.call('GETRANGE', lock, '0', '63')
+  -- A slot has another epoch than its period, whose first holder has removed all others.
+  local is_held = claim:byte(35) == LIMITED and held:find('^limited:2:') or held == 'shared:2:' .. epoch
+  if not is_held then return '0' end
   if not now then
     local time = redis.call('TIME')
     now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -4,6 +4,7 @@ mod access;
 mod attempts;
 mod holds;
 mod model;
+mod observing;
 mod queue;
 mod recovery;
 mod replicas;

@@ -216,6 +216,27 @@ fn readers_of_an_earlier_period_do_not_return() {
 }
 
 #[test]
+fn each_slot_has_an_epoch_of_its_own_and_none_of_an_earlier_period_returns() {
+    let mut scene = Scene::new();
+    let claims: Vec<_> = (1..4).map(|number| claim(number, number, 'l', 10_000)).collect();
+    let first = epoch(&scene.acquire(&claims[0]));
+    let second = epoch(&scene.acquire(&claims[1]));
+    assert!(second > first);
+    scene.life(3);
+    assert!(scene.acquire(&claims[2]).starts_with('q'));
+    scene.release(&claims[0]);
+    let third: u64 = scene.messages()[0].1[17..].parse().unwrap();
+    assert!(third > second);
+    assert_eq!(scene.renew(&claims[1], &second.to_string()), "1");
+    assert_eq!(scene.renew(&claims[2], &third.to_string()), "1");
+    // Another client deletes the lock, so the key of its holders is left.
+    scene.server.command(&["DEL", &lock(0)]);
+    epoch(&scene.acquire(&claim(4, 4, 'l', 10_000)));
+    assert_eq!(scene.renew(&claims[1], &second.to_string()), "0");
+    assert!(epoch(&scene.acquire(&claim(5, 5, 'l', 10_000))) > third);
+}
+
+#[test]
 fn a_short_reader_does_not_shorten_a_long_ones_hold() {
     let mut scene = Scene::new();
     let (long, short) = (claim(1, 1, 's', 10_000), claim(2, 2, 's', 1_000));
@@ -416,6 +437,127 @@ fn each_slot_is_given_by_the_limit_of_its_claim() {
     assert_eq!(admitted, [3, 4], "one departure, and room for both");
 }
 
+/// Arms an ear. Returns what is said of a waiter, if the claim asks for one.
+fn listen(scene: &mut Scene, kind: char, number: u64, claim: &str) -> String {
+    let ear = format!("{kind}:{:016x}:{number:016x}", 1);
+    let (script, word) = if kind == 'w' { (Kind::Listen, format!("{ear} {claim}")) } else { (Kind::Inspect, ear) };
+    match scene.server.run(script, &keys_of(1, [0].into_iter()), &["lock:%wake:".into(), word]).remove(0) {
+        redis::Value::Array(_) => String::new(),
+        answer => text(&answer),
+    }
+}
+
+#[test]
+fn an_ear_is_told_each_change_once() {
+    let mut scene = Scene::new();
+    let told = |scene: &mut Scene, number: u64| {
+        let messages = scene.messages();
+        let of_ear = (1, format!("o{number:016x}"));
+        assert_eq!(messages.iter().filter(|message| **message == of_ear).count(), 1, "{messages:?}");
+        assert!(scene.server.members(&side("ears", 0)).is_empty());
+    };
+    let (writer, reader, other) = (claim(1, 1, 'x', 10_000), claim(2, 2, 's', 10_000), claim(3, 3, 's', 10_000));
+    listen(&mut scene, 'o', 1, "");
+    epoch(&scene.acquire(&writer));
+    told(&mut scene, 1);
+    scene.life(2);
+    listen(&mut scene, 'o', 2, "");
+    assert!(scene.acquire(&reader).starts_with('q'));
+    assert!(scene.messages().is_empty(), "a waiter is no change");
+    assert_eq!(scene.release(&writer), "1");
+    told(&mut scene, 2);
+    listen(&mut scene, 'o', 3, "");
+    epoch(&scene.acquire(&other));
+    told(&mut scene, 3);
+    listen(&mut scene, 'o', 4, "");
+    assert_eq!(scene.release(&reader), "1");
+    told(&mut scene, 4);
+    listen(&mut scene, 'o', 5, "");
+    scene.server.run(Kind::Evict, &keys_of(1, [0].into_iter()), &["lock:%wake:".into(), String::new()]);
+    told(&mut scene, 5);
+    // Nobody listens any more.
+    epoch(&scene.acquire(&writer));
+    assert!(scene.messages().is_empty());
+    // One of several locks of a call is listened to.
+    let (second, third) = (claim(1, 7, 'x', 10_000), claim(1, 8, 'x', 10_000));
+    scene.release(&writer);
+    listen(&mut scene, 'o', 6, "");
+    let answers = scene.acquire_as(&[(1, &second), (0, &writer), (2, &third)], "0");
+    assert_eq!(epoch(&answers[0]), epoch(&answers[2]));
+    told(&mut scene, 6);
+    listen(&mut scene, 'o', 7, "");
+    let released = scene.run(Kind::Release, &[1, 0, 2], &[&second, &writer, &third], "0");
+    assert_eq!(released, ["1", "1", "1"]);
+    told(&mut scene, 7);
+}
+
+#[test]
+fn many_ears_are_told_by_steps() {
+    let mut scene = Scene::new();
+    for number in 0..600 {
+        listen(&mut scene, 'o', number, "");
+    }
+    let mut answer = scene.acquire(&claim(2, 2, 'x', 10_000));
+    let mut steps = vec![scene.messages().len()];
+    while answer.ends_with('m') {
+        answer = scene.admit();
+        steps.push(scene.messages().len());
+    }
+    assert_eq!((steps.iter().sum::<usize>(), steps.len()), (600, 3), "{steps:?}");
+}
+
+#[test]
+fn ears_of_managers_that_are_gone_do_not_stay() {
+    let mut scene = Scene::new();
+    for number in 0..5 {
+        listen(&mut scene, 'o', number, "");
+        scene.pass(40_000);
+    }
+    assert_eq!(scene.server.members(&side("ears", 0)).len(), 2);
+    scene.pass(60_000);
+    assert!(scene.server.members(&side("ears", 0)).is_empty());
+}
+
+#[test]
+fn a_hold_is_told_that_it_is_wanted() {
+    for (mode, other) in [('x', 'x'), ('s', 'x'), ('l', 's'), ('l', 'l')] {
+        let mut scene = Scene::new();
+        let (holder, waiter) = (claim(1, 1, mode, 10_000), claim(2, 2, other, 10_000));
+        assert_eq!(listen(&mut scene, 'w', 1, &holder), "n");
+        epoch(&scene.acquire(&holder));
+        if mode == 'l' {
+            epoch(&scene.acquire(&claim(3, 3, 'l', 10_000)));
+        }
+        assert_eq!(listen(&mut scene, 'w', 1, &holder), "0");
+        assert_eq!(scene.acquire_as(&[(0, &waiter)], "-"), ["b"]);
+        assert!(scene.messages().is_empty(), "a try does not wait");
+        scene.life(2);
+        assert!(scene.acquire(&waiter).starts_with('q'));
+        assert_eq!(scene.messages(), [(1, format!("o{:016x}", 1))], "{mode} {other}");
+        assert_eq!(listen(&mut scene, 'w', 1, &holder), "1");
+        // A dead one does not count.
+        scene.pass(2_000);
+        assert_eq!(listen(&mut scene, 'w', 1, &holder), "0");
+        scene.life(2);
+        assert!(scene.acquire(&waiter).starts_with('q'));
+        assert_eq!(scene.messages().len(), 1);
+        scene.release(&holder);
+        assert_eq!(listen(&mut scene, 'w', 1, &holder), "n");
+    }
+}
+
+#[test]
+fn without_memory_listeners_are_told() {
+    let mut scene = Scene::new();
+    let holder = claim(1, 1, 'x', 10_000);
+    epoch(&scene.acquire(&holder));
+    scene.server.command(&["SET", "%oom", "1"]);
+    listen(&mut scene, 'o', 1, "");
+    assert_eq!(listen(&mut scene, 'w', 2, &holder), "0");
+    assert_eq!(scene.release(&holder), "1");
+    assert_eq!(scene.messages(), [(1, format!("o{:016x}", 1))]);
+}
+
 #[test]
 fn what_has_expired_in_a_semaphore_does_not_stay() {
     let mut scene = Scene::new();
@@ -444,6 +586,15 @@ fn what_is_not_ours_at_a_side_key_is_named_and_nothing_is_written() {
         }
         assert_eq!(scene.value(), None);
     }
+    let listening = |scene: &mut Scene| {
+        let args = ["lock:%wake:".into(), format!("o:{:016x}:{:016x}", 1, 1)];
+        scene.server.run(Kind::Inspect, &keys_of(1, [0].into_iter()), &args).remove(0)
+    };
+    let mut scene = Scene::new();
+    scene.server.command(&["SET", &side("ears", 0), "x"]);
+    assert_eq!(text(&listening(&mut scene)), format!("w{}", side("ears", 0)));
+    epoch(&scene.acquire(&holder));
+    assert_eq!(scene.release(&holder), "1", "nobody can listen");
     for kind in ["q2", "r2"] {
         let mut scene = Scene::new();
         let period = epoch(&scene.acquire(&holder)).to_string();
@@ -509,7 +660,7 @@ fn a_claim_is_evicted_alone() {
     let period = epoch(&scene.acquire(&first)).to_string();
     epoch(&scene.acquire(&second));
     scene.queue(3..4, 'x');
-    let shown = scene.server.run(Kind::Inspect, &keys_of(1, [0].into_iter()), &["lock:%wake:".into()]);
+    let shown = scene.server.run(Kind::Inspect, &keys_of(1, [0].into_iter()), &["lock:%wake:".into(), String::new()]);
     let redis::Value::Array(shown) = &shown[0] else { panic!("{shown:?}") };
     assert_eq!((text(&shown[0]), text(&shown[3]), text(&shown[5])), ("string".into(), "1".into(), second.clone()));
     let only = format!("={},", text(&shown[6]));

@@ -35,7 +35,7 @@ pub(super) fn walk_once(world: &mut World, rng: &mut StdRng, faults: Faults) {
 fn random_step(world: &mut World, rng: &mut StdRng, faults: Faults) {
     let number = rng.random_range(0..MANAGERS);
     let running = world.is_running(number);
-    match rng.random_range(0..100) {
+    match rng.random_range(0..101) {
         0..12 if running => {
             let (key, id) = (rng.random_range(0..KEYS), rng.random());
             if rng.random_range(0..4) == 0 || !world.managers[number].waiting_for(key) {
@@ -104,6 +104,10 @@ fn random_step(world: &mut World, rng: &mut StdRng, faults: Faults) {
         }
         98 if faults.damage => damage(world, rng),
         99 => evict(world, rng.random_range(0..KEYS)),
+        100.. => {
+            let ear = rng.random();
+            world.listen(rng.random_range(0..KEYS), ear);
+        }
         _ => {}
     }
 }
@@ -139,6 +143,8 @@ fn evict(world: &mut World, key: usize) {
     let answers = world.server.run(Kind::Evict, &keys_of(1, [key].into_iter()), &["lock:%wake:".into(), String::new()]);
     world.note(|| format!("k{key} evicted: {answers:?}"));
     let messages = world.server.messages();
+    let given = messages.iter().filter(|(_, text)| text.starts_with('g'));
+    world.slots.extend(given.map(|(_, text)| (key, text[17..].parse::<u64>().unwrap())));
     world.messages.extend(messages);
 }
 

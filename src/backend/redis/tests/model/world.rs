@@ -17,6 +17,19 @@ pub(super) struct State {
     pub(super) value: Option<String>,
     pub(super) queue: Vec<(String, u64)>,
     pub(super) readers: Vec<(String, u64)>,
+    pub(super) ears: Vec<(String, u64)>,
+}
+
+impl State {
+    /// The lock's value, and who shares it.
+    fn holders(&self, now: u64) -> (Option<&str>, Vec<&str>) {
+        let value = self.value.as_deref();
+        let is_shared = value.is_some_and(|value| value.starts_with("shared:") || value.starts_with("limited:"));
+        let live = self.readers.iter().filter(|(_, ends)| is_shared && *ends > now / 1000);
+        let mut live: Vec<_> = live.map(|(claim, _)| &claim[..33]).collect();
+        live.sort_unstable();
+        (value, live)
+    }
 }
 
 pub(super) struct World {
@@ -35,6 +48,8 @@ pub(super) struct World {
     pub(super) ended: BTreeSet<Id>,
     /// The keys and epochs of holds that were evicted: their holders may believe until they know.
     pub(super) evicted: BTreeSet<(usize, u64)>,
+    /// The keys and epochs of all slots that were given.
+    pub(super) slots: BTreeSet<(usize, u64)>,
     pub(super) foreign: [u64; KEYS],
     pub(super) log: Vec<String>,
     pub(super) granted: usize,
@@ -56,6 +71,7 @@ impl World {
             epochs: BTreeMap::new(),
             ended: BTreeSet::new(),
             evicted: BTreeSet::new(),
+            slots: BTreeSet::new(),
             foreign: [0; KEYS],
             log: Vec::new(),
             granted: 0,
@@ -73,6 +89,7 @@ impl World {
         self.epochs.clear();
         self.ended.clear();
         self.evicted.clear();
+        self.slots.clear();
         self.foreign = [0; KEYS];
         self.log.clear();
         self.granted = 0;
@@ -98,6 +115,7 @@ impl World {
             value: self.server.get(&lock(key)),
             queue: self.server.members(&side("q2", key)),
             readers: self.server.members(&side("r2", key)),
+            ears: self.server.members(&side("ears", key)),
         }
     }
 
@@ -107,6 +125,7 @@ impl World {
             let epoch = value.split(':').nth(if value.get(34..37) == Some("x2:") { 3 } else { 2 });
             self.evicted.extend(epoch.and_then(|epoch| epoch.parse().ok()).map(|epoch| (key, epoch)));
         }
+        self.evicted.extend(self.slots.iter().filter(|(of, _)| *of == key));
         self.foreign[key] = 0;
     }
 
@@ -207,6 +226,11 @@ impl World {
         // By a message, and then by the answer to a later operation of the same call.
         granted.dedup();
         granted.sort_by_key(|(_, epoch)| *epoch);
+        let slots = after.readers.iter().filter(|(claim, _)| claim.as_bytes()[34] == b'l');
+        for (claim, _) in slots {
+            let given = granted.iter().filter(|(id, _)| claim.starts_with(&**id));
+            self.slots.extend(given.map(|(_, epoch)| (key, *epoch)));
+        }
         let had = |id: &str| {
             before.value.as_deref().is_some_and(|value| value.starts_with(id))
                 || before.readers.iter().any(|(claim, ends)| claim.starts_with(id) && *ends > self.now / 1000)
@@ -253,7 +277,8 @@ impl World {
             }
             self.last_epoch[key] = self.last_epoch[key].max(*epoch);
         }
-        self.check_limits(key, &after, &granted);
+        self.check_limits(key, before, &after, &granted);
+        self.check_ears(before, &after, messages);
         let value = after.value.as_deref().filter(|value| value.get(34..37) == Some("x2:"));
         let claims = value.into_iter().chain(after.queue.iter().map(|(claim, _)| &**claim));
         let readers = after.readers.iter().filter(|(_, ends)| *ends > self.now / 1000);
@@ -266,13 +291,54 @@ impl World {
     }
 
     /// Checks that each slot which was granted was free for its claim.
-    fn check_limits(&self, key: usize, after: &State, granted: &[(String, u64)]) {
-        let live: Vec<_> = after.readers.iter().filter(|(_, ends)| *ends > self.now / 1000).collect();
-        let new = live.iter().filter(|(claim, _)| granted.iter().any(|(id, _)| claim.starts_with(&**id)));
-        let limits: Vec<usize> = new.filter_map(|(claim, _)| claim.split(':').nth(9)?.parse().ok()).collect();
+    fn check_limits(&self, key: usize, before: &State, after: &State, granted: &[(String, u64)]) {
+        let live = |state: &State| -> Vec<String> {
+            let live = state.readers.iter().filter(|(_, ends)| *ends > self.now / 1000);
+            live.map(|(claim, _)| claim.clone()).collect()
+        };
+        let (known, live) = (live(before), live(after));
+        let is_new = |claim: &&String| !known.contains(claim) && granted.iter().any(|(id, _)| claim.starts_with(&**id));
+        let new = live.iter().filter(is_new);
+        let limits: Vec<usize> = new.filter_map(|claim| claim.split(':').nth(9)?.parse().ok()).collect();
         let (Some(least), Some(most)) = (limits.iter().min(), limits.iter().max()) else { return };
         if live.len() > *most || live.len() - (limits.len() - 1) > *least {
             self.fail(&format!("k{key} has too many holders: {live:#?}"));
+        }
+    }
+
+    /// Checks that each ear was notified of what it listens for, and removed.
+    fn check_ears(&self, before: &State, after: &State, messages: &[(u64, String)]) {
+        let is_new = |(claim, _): &&(String, u64)| before.queue.iter().all(|(known, _)| known != claim);
+        let kinds = [
+            ("o:", before.holders(self.now) != after.holders(self.now)),
+            ("w:", after.queue.iter().any(|place| is_new(&place))),
+        ];
+        let due = kinds.into_iter().filter(|(_, has_happened)| *has_happened);
+        for (ear, _) in due.flat_map(|(kind, _)| before.ears.iter().filter(move |(ear, _)| ear.starts_with(kind))) {
+            let message = (u64::from_str_radix(&ear[2..18], 16).unwrap(), format!("o{}", &ear[19..]));
+            if !messages.contains(&message) || after.ears.iter().any(|(left, _)| left == ear) {
+                self.fail(&format!("{ear} was not notified"));
+            }
+        }
+    }
+
+    /// An ear for the next change of a lock, or for its next waiter if it is held.
+    pub(super) fn listen(&mut self, key: usize, ear: u64) {
+        let manager = self.managers[0].id;
+        let kind = if ear.is_multiple_of(2) { 'o' } else { 'w' };
+        let (keys, ear) = (keys_of(manager, [key].into_iter()), format!("{kind}:{manager:016x}:{ear:016x}"));
+        let mut attempts = self.managers.iter().flat_map(|manager| manager.attempts.values());
+        let holder = attempts.find(|attempt| attempt.key == key && attempt.stage == Stage::Held);
+        match (kind, holder.map(|holder| holder.claim.clone())) {
+            ('w', None) => {}
+            ('w', Some(claim)) => {
+                let answer = self.server.run(Kind::Listen, &keys, &["lock:%wake:".into(), format!("{ear} {claim}")]);
+                self.note(|| format!("{ear} listens for waiters of k{key}: {answer:?}"));
+            }
+            _ => {
+                self.server.run(Kind::Inspect, &keys, &["lock:%wake:".into(), ear.clone()]);
+                self.note(|| format!("{ear} listens for changes of k{key}"));
+            }
         }
     }
 
