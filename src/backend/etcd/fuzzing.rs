@@ -76,7 +76,7 @@ impl EtcdAnswers {
     pub fn read_claim(&self, name: &[u8], value: &[u8]) -> Option<(String, Option<String>)> {
         let (key, child) = self.names.decode(name)?;
         let holder = match value::author(child, value) {
-            Author::Known(holder, _) => Some(holder.name),
+            Author::Known(known) => Some(known.holder.name),
             Author::Other | Author::Foreign => None,
         };
         Some((key, holder))

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp};
@@ -12,10 +12,10 @@ use super::claims::Claims;
 use super::connection::Connection;
 use super::names::{self, Directory, Names};
 use super::txn::{ClaimKey, Freshness};
-use super::value::{self, Author};
+use super::value::{self, Author, Description};
 use super::{answer, error, txn};
 use crate::backend::{ErrorKind, Evict, EvictScope, LeaseId, Result};
-use crate::info::{ClaimId, Eviction, Holder, LockInfo, Mode};
+use crate::info::{ClaimId, Eviction, LockInfo, Mode};
 use crate::token::FencingToken;
 
 /// The maximum number of keys in one answer.
@@ -74,16 +74,9 @@ impl Entry {
         names::mode(&self.child)
     }
 
-    fn holder(&self) -> Option<&Holder> {
+    fn description(&self) -> Option<&Description> {
         match &self.author {
-            Author::Known(holder, _) => Some(holder),
-            Author::Other | Author::Foreign => None,
-        }
-    }
-
-    fn since(&self) -> Option<SystemTime> {
-        match self.author {
-            Author::Known(_, since) => Some(since),
+            Author::Known(description) => Some(description),
             Author::Other | Author::Foreign => None,
         }
     }
@@ -120,13 +113,14 @@ fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
     let mut info = LockInfo::new(key, head.mode());
     // Only the process of a claim knows its token: it is made of the revision of its proof, not of the claim's.
     info.token = proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(FencingToken::of_epoch);
-    info.since = head.since().filter(|_| at_once.contains(&head.create));
+    info.since = head.description().map(|known| known.asked_at).filter(|_| at_once.contains(&head.create));
     // A shared lock is free after the last of its holders. A claim without a lease never expires.
     info.remaining = holders
         .iter()
         .map(|holder| left.get(&holder.lease).copied())
         .max_by_key(|left| left.unwrap_or(Duration::MAX))?;
-    info.holders = holders.iter().filter_map(Entry::holder).cloned().collect();
+    let described = holders.iter().filter_map(Entry::description);
+    (info.holders, info.values) = described.map(|known| (known.holder.clone(), known.value.clone())).unzip();
     info.waiters = waiters.len();
     info.foreign = head.author == Author::Foreign;
     info.claims = holders.iter().map(Entry::id).collect();
@@ -300,7 +294,7 @@ impl Inspector {
                 released.insert(key.to_owned());
             }
             // The holder of a foreign claim is not known, but the key was not free.
-            eviction.holders.push(entry.holder().cloned().unwrap_or_default());
+            eviction.holders.push(entry.description().map(|known| known.holder.clone()).unwrap_or_default());
         }
         eviction.released = released.into_iter().collect();
         Ok(eviction)

@@ -57,7 +57,8 @@ pub(crate) use self::release::exists;
 pub(crate) use self::tls::Tls;
 use super::events::Events;
 use super::{
-    Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Grant, Lease, LeaseScope, Result, Wait,
+    Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Features, Grant, Lease, LeaseScope,
+    Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 
@@ -126,6 +127,12 @@ impl Backend for Etcd {
 
     fn min_ttl(&self) -> Duration {
         MIN_TTL
+    }
+
+    fn features(&self) -> Features {
+        let mut features = Features::default();
+        features.values = true;
+        features
     }
 
     fn open(&self, ttl: Duration, scope: LeaseScope) -> BoxFuture<'_, Result<Lease>> {

@@ -11,14 +11,16 @@ use super::names::ids;
 use crate::backend::Claim;
 use crate::info::{Holder, Mode};
 
-/// The largest value that is read as leasehold's. Those are far smaller; values of other clients may be of any size.
-pub(super) const MAX_VALUE: usize = 4096;
+/// The largest value that is read as leasehold's: six times the longest texts, as if all of them were escaped. Values of other clients may
+/// be of any size.
+pub(super) const MAX_VALUE: usize = 12 * 1024;
 
 /// The maximum number of characters of a text in a value, so that no value gets too large.
 const MAX_TEXT: usize = 256;
 
-/// The most that follows the [head](Writer::head) of a value: a number, and a brace.
-const MAX_END: usize = 21;
+/// The most that follows the [head](Writer::head) of a value, beside the text that the holder publishes: a number, a field's name, and
+/// a brace.
+const MAX_END: usize = 34;
 
 /// The version of the format.
 const VERSION: u32 = 1;
@@ -34,17 +36,29 @@ struct Metadata {
     mode: String,
     /// Milliseconds since 1970.
     asked_at: u64,
+    /// What the holder publishes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
 }
 
 /// The author of a claim, by its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Author {
     /// Written by leasehold in a format that this version reads.
-    Known(Holder, SystemTime),
+    Known(Description),
     /// Written by leasehold, as its name shows, but not known: in another version of the format, or not read.
     Other,
     /// Written by another client.
     Foreign,
+}
+
+/// What a claim says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Description {
+    pub(super) holder: Holder,
+    pub(super) asked_at: SystemTime,
+    /// What the holder publishes.
+    pub(super) value: Option<String>,
 }
 
 /// Writes the values of one manager's claims, which have much in common.
@@ -73,10 +87,16 @@ impl Writer {
         let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let asked_at = u64::try_from(asked_at).unwrap_or(u64::MAX);
         let head = self.head(&claim.holder, claim.mode);
-        let mut value = Vec::with_capacity(head.len() + MAX_END);
+        let published = claim.value.as_ref().map_or(0, |published| published.len());
+        let mut value = Vec::with_capacity(head.len() + MAX_END + published);
         value.extend_from_slice(head.as_bytes());
-        // Writing to a vector never fails.
-        let _ = write!(value, "{asked_at}}}");
+        // Writing to a vector never fails, and a text always serializes.
+        let _ = write!(value, "{asked_at}");
+        if let Some(published) = &claim.value {
+            value.extend_from_slice(b",\"value\":");
+            let _ = serde_json::to_writer(&mut value, &**published);
+        }
+        value.push(b'}');
         value
     }
 
@@ -105,6 +125,7 @@ impl Writer {
             manager: self.manager.clone(),
             mode: if mode == Mode::Shared { "shared" } else { "exclusive" }.into(),
             asked_at: 0,
+            value: None,
         };
         // Plain strings and numbers always serialize; an empty value would only hide the holder.
         let mut value = serde_json::to_string(&metadata).unwrap_or_default();
@@ -137,7 +158,8 @@ pub(super) fn author(child: &[u8], value: &[u8]) -> Author {
         Err(_) => Author::Foreign,
         Ok(Version { v: VERSION }) => serde_json::from_slice::<Metadata>(value).map_or(Author::Foreign, |metadata| {
             let asked_at = UNIX_EPOCH.checked_add(Duration::from_millis(metadata.asked_at)).unwrap_or(UNIX_EPOCH);
-            Author::Known(Holder::new(metadata.name, metadata.host, metadata.pid), asked_at)
+            let holder = Holder::new(metadata.name, metadata.host, metadata.pid);
+            Author::Known(Description { holder, asked_at, value: metadata.value })
         }),
         Ok(_) => Author::Other,
     }
@@ -160,7 +182,9 @@ mod tests {
             value[..value.len() - 5],
             "the same for each claim of a holder"
         );
-        assert!(matches!(author(b"1-2", &value), Author::Known(known, _) if known == *holder));
+        assert!(
+            matches!(author(b"1-2", &value), Author::Known(known) if known.holder == *holder && known.value.is_none())
+        );
         assert_eq!(author(b"1", &value), Author::Foreign);
         assert_eq!(author(b"1-2", br#"{"v":2}"#), Author::Other);
         for garbage in [&b""[..], b"\xff", b"null", b"{}", br#"{"v":1}"#, br#"{"v":-1}"#, b"[[[["] {
@@ -168,5 +192,23 @@ mod tests {
         }
         let endless = String::from_utf8(value).unwrap().replace("\"asked_at\":", "\"asked_at\":9");
         assert_ne!(author(b"1-2", endless.as_bytes()), Author::Other);
+    }
+
+    #[test]
+    fn a_published_text_comes_back_as_it_was() {
+        let lease = Lease::new(LeaseId(1), Duration::from_secs(2), Timestamp::from_nanos(0), LeaseScope::Session);
+        // The longest texts, of what takes the most space.
+        let holder = Arc::new(Holder::new("\u{1}".repeat(300), "\u{1}".repeat(300), u32::MAX));
+        let writer = Writer::new("m".into());
+        let longest = "\u{1}".repeat(1024);
+        for text in ["", "10.0.0.7:8080", "\"}\\ \n{\"v\":2}", "鍵\u{10ffff}\0", ",\"value\":\"x\"", &longest] {
+            let mut claim = Claim::new(AttemptId(2), "k".into(), Mode::Shared, lease, holder.clone());
+            claim.value = Some(text.into());
+            let value = writer.claim(&claim);
+            let Author::Known(known) = author(b"1-2", &value) else { panic!("{text:?} is not read") };
+            assert_eq!(known.value.as_deref(), Some(text));
+        }
+        let other = br#"{"v":1,"name":"","host":"","pid":1,"manager":"","mode":"shared","asked_at":1,"value":7}"#;
+        assert_eq!(author(b"1-2", other), Author::Foreign);
     }
 }
