@@ -13,6 +13,7 @@ use super::batch::{Batcher, Member};
 use super::blockers::Blockers;
 use super::claims::Claims;
 use super::connection::Connection;
+use super::kind::Kind;
 use super::leases::Leases;
 use super::looks::Looks;
 use super::losses::Losses;
@@ -20,13 +21,12 @@ use super::names::{Directory, Name, Names};
 use super::release::Releaser;
 use super::releases::Carried;
 use super::session::Session;
-use super::txn::{self, ClaimKey, Form, Freshness, Position, PutClaim, PutOutcome};
-use super::watch::hub::Subscription;
+use super::txn::{self, Ahead, ClaimKey, Form, Freshness, Position, PutClaim, PutOutcome, SeenClaim};
+use super::watch::hub::{Filter, Subscription, Target};
 use super::watched::Subject;
-use super::{answer, error};
+use super::{answer, error, slots};
 use crate::backend::backoff::{Backoff, jittered};
 use crate::backend::{BackendError, Claim, ErrorKind, Grant, Result, Wait, derived};
-use crate::info::Mode;
 
 /// How often a waiter polls while its watch is trusted: with the jitter at least every 5 s.
 const POLL_INTERVAL: Duration = Duration::from_secs(4);
@@ -51,7 +51,8 @@ pub(super) struct Acquirer {
 /// What an acquire is about.
 struct Request<'a> {
     claim: &'a Claim,
-    session: &'a Session,
+    kind: Kind,
+    session: &'a Arc<Session>,
     directory: Directory,
     name: Name,
     /// When to give up, for an attempt that does not wait.
@@ -62,7 +63,7 @@ impl Request<'_> {
     /// Returns whether the transaction first compares a claim that blocked an earlier one. For shared claims it would have more operations
     /// than the smallest limit.
     fn has_blocker(&self) -> bool {
-        self.deadline.is_some() && self.claim.mode == Mode::Exclusive
+        self.deadline.is_some() && self.kind == Kind::Exclusive
     }
 }
 
@@ -73,9 +74,10 @@ impl Acquirer {
         let Ok(directory) = derived(claim, || Ok::<_, Infallible>(Arc::new(self.names.directory(&claim.key))));
         let directory = Directory::clone(&directory);
         let number = self.claims.begin(claim.attempt, session, &directory);
-        let name = directory.claim(claim.mode, claim.lease.id, number);
+        let kind = Kind::of(claim);
+        let name = directory.claim(kind, claim.lease.id, number);
         let deadline = (wait == Wait::Never).then(|| Instant::now() + self.connection.timeout());
-        let request = Request { claim, session, directory, name, deadline };
+        let request = Request { claim, kind, session, directory, name, deadline };
         tokio::select! {
             biased;
             granted = self.run(&request) => granted,
@@ -91,15 +93,26 @@ impl Acquirer {
             let answer = match step {
                 Step::Put => self.put(request).await?,
                 Step::Recheck { own, freshness } => self.recheck(request, &own, freshness).await?,
-                Step::Watch { name } => {
+                Step::Watch { ahead } => {
                     drop(watch.take());
-                    watch = Some(self.connection.hub().subscribe(name));
+                    let target = match ahead {
+                        Ahead::Claim(SeenClaim { claim, is_waiting: false }) => claim.name.into(),
+                        Ahead::Claim(SeenClaim { claim, is_waiting: true }) => Target::key(claim.name),
+                        Ahead::Slots(_) => Target::range(request.directory.slots(), Filter::Deletions),
+                    };
+                    watch = Some(self.connection.hub().subscribe(target));
                     Answer::Watching
                 }
                 Step::Wait { is_trusted } => self.wait(watch.as_mut(), is_trusted).await,
-                Step::Confirm { ahead, since } => Answer::Confirmed(self.was_there(since, &ahead).await),
-                Step::Poll { ahead } => Answer::Polled { is_removed: self.looks.is_removed(&ahead).await },
-                Step::Won { own, proof } => return self.grant(request, own, proof).map(Some),
+                Step::Confirm { ahead, since } => Answer::Confirmed(self.was_unchanged(since, &ahead).await),
+                Step::Poll { ahead } => Answer::Polled { has_changed: self.looks.has_changed(&ahead).await },
+                Step::Won { own, proof, is_followed } => {
+                    let own = Arc::new(own);
+                    if is_followed {
+                        self.touch(request, own.clone());
+                    }
+                    return self.grant(request, own, proof).map(Some);
+                }
                 Step::Busy => return self.withdraw(request).await.map(|()| None),
                 Step::Lost(lost) => return Err(self.lost(request, lost)),
             };
@@ -120,15 +133,19 @@ impl Acquirer {
     async fn put(&self, request: &Request<'_>) -> Result<Answer> {
         let (id, limits) = (request.claim.attempt, self.connection.limits());
         let mut backoff = Backoff::new();
+        // What an attempt for a slot that does not wait has seen.
+        let mut newest_slot = 0;
         loop {
-            let (put, carried) = self.prepare(request);
+            let (put, carried) = self.prepare(request, newest_slot);
             match self.batcher.send(self.patience(request), Member::claim(id, put.clone(), carried)).await {
                 Ok(answer) => {
                     let outcome = put.read(answer).ok_or_else(|| self.nonsense())?;
                     self.note(request, &put, &outcome);
-                    // Nothing was put, and no copy is left: the full form tells why, or waits.
-                    if outcome != PutOutcome::Refused {
-                        return Ok(Answer::Put(outcome));
+                    match outcome {
+                        // Nothing was put, and no copy is left: the full form tells why, or waits.
+                        PutOutcome::Refused => {}
+                        PutOutcome::Room { newest } => newest_slot = newest,
+                        outcome => return Ok(Answer::Put(outcome)),
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
@@ -158,12 +175,13 @@ impl Acquirer {
     }
 
     /// Prepares the next request of a claim, with the releases that it also makes.
-    fn prepare(&self, request: &Request<'_>) -> (Arc<PutClaim>, Option<Carried>) {
-        let Request { claim, session, directory, name, .. } = request;
+    fn prepare(&self, request: &Request<'_>, newest_slot: i64) -> (Arc<PutClaim>, Option<Carried>) {
+        let Request { claim, kind, session, directory, name, deadline } = request;
         let (releases, limits) = (self.claims.releases(), self.connection.limits());
         let outcome = self.claims.outcome(claim.attempt);
-        let may_be_lean = outcome.is_none() && self.blockers.was_free(directory);
-        let only = (may_be_lean && claim.mode == Mode::Exclusive).then(|| releases.carry_only(directory)).flatten();
+        // A semaphore is hardly ever free of other slots.
+        let may_be_lean = outcome.is_none() && kind.limit().is_none() && self.blockers.was_free(directory);
+        let only = (may_be_lean && *kind == Kind::Exclusive).then(|| releases.carry_only(directory)).flatten();
         let (form, carried) = if let Some(carried) = only {
             (Form::Lean { released: carried.claims().first().cloned() }, Some(carried))
         } else if may_be_lean && !releases.are_pending(directory) {
@@ -171,19 +189,21 @@ impl Acquirer {
         } else {
             let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
             let carried = releases.carry(directory, room / CARRIED_SHARE);
-            let blocker = request.has_blocker().then(|| self.blockers.known(directory)).flatten();
-            let form = Form::Full {
-                released: carried.claims().to_vec(),
-                only_if_free: request.deadline.is_some(),
-                blocker: blocker.filter(|blocker| blocker != name),
-                // Whether an earlier copy of this may still be in flight.
-                is_repeated: outcome.unwrap_or_default(),
+            let released = carried.claims().to_vec();
+            // Whether an earlier copy of this may still be in flight.
+            let is_repeated = outcome.unwrap_or_default();
+            let form = if kind.limit().is_some() {
+                Form::Slot { released, is_repeated, newest: deadline.map(|_| newest_slot) }
+            } else {
+                let blocker = request.has_blocker().then(|| self.blockers.known(directory)).flatten();
+                let blocker = blocker.filter(|blocker| blocker != name);
+                Form::Full { released, only_if_free: deadline.is_some(), blocker, is_repeated }
             };
             (form, Some(carried))
         };
-        let (directory, name, mode) = (directory.clone(), name.clone(), claim.mode);
+        let (directory, name, kind) = (directory.clone(), name.clone(), *kind);
         let (value, record) = (self.leases.writer().claim(claim), session.record());
-        (Arc::new(PutClaim { directory, mode, name, value, record, form }), carried)
+        (Arc::new(PutClaim { directory, kind, name, value, record, form }), carried)
     }
 
     /// Notes what the answer to a claim says.
@@ -192,8 +212,10 @@ impl Acquirer {
         let is_unknown = match outcome {
             PutOutcome::In { position, .. } => {
                 match position {
-                    Position::Behind(ahead) => self.blockers.blocked(&request.directory, Some(ahead.name.clone())),
-                    Position::First | Position::Missing => self.blockers.free(&request.directory),
+                    Position::Behind(ahead) => self.blockers.blocked(&request.directory, ahead.name().cloned()),
+                    // There may be others beside a slot.
+                    _ if request.kind.limit().is_some() => {}
+                    _ => self.blockers.free(&request.directory),
                 }
                 if is_repeated {
                     request.session.saw_version(put.record.version + 1);
@@ -206,7 +228,7 @@ impl Acquirer {
                 request.session.saw_version(*version);
                 is_repeated
             }
-            PutOutcome::Rewound | PutOutcome::Over | PutOutcome::Refused => is_repeated,
+            PutOutcome::Rewound | PutOutcome::Over | PutOutcome::Refused | PutOutcome::Room { .. } => is_repeated,
             PutOutcome::Busy(blocker) => {
                 self.blockers.blocked(&request.directory, blocker.clone());
                 is_repeated
@@ -218,14 +240,25 @@ impl Acquirer {
     /// Reads the position of the claim.
     async fn recheck(&self, request: &Request<'_>, own: &ClaimKey, freshness: Freshness) -> Result<Answer> {
         let mut backoff = Backoff::new();
+        let Request { directory, kind, .. } = request;
+        let mut limit = kind.limit();
         loop {
-            let read = txn::read_position(&request.directory, request.claim.mode, own, freshness);
+            let read = match limit {
+                Some(limit) => slots::read_position(directory, own, limit, freshness),
+                None => txn::read_position(directory, *kind, own, freshness),
+            };
             match self.connection.txn_once(self.patience(request), freshness, read).await {
                 Ok(answer) => {
                     let revision = txn::revision(&answer);
-                    let position = txn::keys(answer).and_then(|found| Position::read(&request.directory, own, &found));
+                    let position = txn::found(answer).and_then(|found| match limit {
+                        Some(limit) => slots::position(directory, own, limit, &found),
+                        None => Position::read(directory, own, found.iter().flatten()),
+                    });
                     let (position, revision) = position.zip(revision).ok_or_else(|| self.nonsense())?;
-                    return Ok(Answer::Position { freshness, position, revision });
+                    match position {
+                        Position::Unclear { limit: wider } => limit = Some(wider),
+                        position => return Ok(Answer::Position { freshness, position, revision }),
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => {
                     self.pause(request, &mut backoff, error).await?;
@@ -249,23 +282,40 @@ impl Acquirer {
         }
     }
 
-    /// Returns whether the claim ahead is known to have been there at a revision, or later: its deletion comes after that.
-    async fn was_there(&self, revision: i64, ahead: &ClaimKey) -> bool {
+    /// Returns whether the claim ahead is known to have been unchanged at a revision, or later: its next change comes after that.
+    async fn was_unchanged(&self, revision: i64, ahead: &SeenClaim) -> bool {
         // Any member will do if its state is new enough.
         let limit = self.connection.patience(self.connection.timeout());
-        let found = self.connection.key_once(limit, Freshness::Serializable, &ahead.name).await;
+        let found = self.connection.key_once(limit, Freshness::Serializable, &ahead.claim.name).await;
         found.is_ok_and(|found| {
             answer::revision(found.header.as_ref()).is_some_and(|at| at >= revision)
-                && found.kvs.iter().any(|found| found.create_revision == ahead.create)
+                && found.kvs.iter().any(|found| ahead.is(found))
         })
     }
 
+    /// Touches a slot that has waited, for the waiter behind it. Until the server has confirmed it, that one may wait for nothing.
+    fn touch(&self, request: &Request<'_>, own: Arc<ClaimKey>) {
+        let (directory, session) = (request.directory.clone(), request.session.clone());
+        let (connection, batcher) = (self.connection.clone(), self.batcher.clone());
+        let (leases, losses) = (self.leases.clone(), self.losses.clone());
+        self.connection.handle().spawn(async move {
+            let mut backoff = Backoff::new();
+            while leases.may_live(&session) && losses.is_open() {
+                let member = Member::touch(directory.clone(), own.clone(), session.id());
+                match batcher.send(connection.patience(connection.timeout()), member).await {
+                    Err(error) if error.kind() == ErrorKind::Unreachable => backoff.pause().await,
+                    // Without space for it the waiter enters when a slot ahead of it is free again.
+                    _ => return,
+                }
+            }
+        });
+    }
+
     /// Makes a grant of a claim that was proven to hold its key.
-    fn grant(&self, request: &Request<'_>, own: ClaimKey, proof: i64) -> Result<Grant> {
+    fn grant(&self, request: &Request<'_>, own: Arc<ClaimKey>, proof: i64) -> Result<Grant> {
         let epoch = answer::epoch(proof).ok_or_else(|| self.nonsense())?;
         let mut grant = Grant::new(request.claim, epoch);
         grant.lease = request.session.proven(grant.lease);
-        let own = Arc::new(own);
         grant.payload = Some(own.clone());
         self.losses.hold(grant.attempt, own, proof);
         Ok(grant)

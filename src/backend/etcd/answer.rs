@@ -6,9 +6,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbResponseHeader, PbWatchResponse};
+use etcd_client::proto::{PbEvent, PbKeyValue, PbRangeResponse, PbResponseHeader, PbWatchResponse};
 
 use super::names::signed;
+use super::watch::hub::Change;
 use crate::backend::LeaseId;
 
 /// Valid revisions of the store, and versions of keys. A token contains such a revision, and has room for no more.
@@ -22,6 +23,9 @@ const LONGEST: Duration = Duration::from_secs(9_000_000_000);
 
 /// The type of an event that is a deletion. etcd-client's own way to read it panics at a type that it does not know.
 const DELETE: i32 = 1;
+
+/// The type of an event that is none.
+const PUT: i32 = 0;
 
 /// Reads a revision or a version.
 pub(super) fn number(number: i64) -> Option<i64> {
@@ -77,9 +81,24 @@ pub(super) fn deletion(answer: &PbWatchResponse, name: &[u8]) -> Option<i64> {
     deletions.filter(|deleted| deleted.key == name).filter_map(|deleted| number(deleted.mod_revision)).max()
 }
 
+/// Reads the changes of the keys in a range up to `end`, or of a single name, from a watch's answer.
+pub(super) fn changes(answer: &PbWatchResponse, start: &[u8], end: Option<&[u8]>) -> Vec<Change> {
+    let change = |event: &PbEvent| {
+        let changed = event.kv.as_ref()?;
+        let is_watched = end.map_or(changed.key == start, |end| (start..end).contains(&changed.key.as_slice()));
+        let put = match event.r#type {
+            PUT => Some(key(changed.clone())?),
+            DELETE => None,
+            _ => return None,
+        };
+        let at = number(changed.mod_revision).filter(|_| is_watched)?;
+        Some(Change { name: changed.key.as_slice().into(), at, put })
+    };
+    answer.events.iter().filter_map(change).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use etcd_client::proto::PbEvent;
 
     use super::*;
 
@@ -132,6 +151,30 @@ mod tests {
         assert_eq!(ttl(i64::MAX, second), Some(RAISED));
         assert_eq!(ttl(i64::MAX, 2 * RAISED), Some(2 * RAISED));
         assert_eq!((time_left(-1), time_left(0), time_left(i64::MAX)), (None, Some(Duration::ZERO), Some(LONGEST)));
+    }
+
+    #[test]
+    fn changes_are_those_of_the_watched_keys() {
+        let read = |r#type, kv, end| {
+            let event = PbEvent { r#type, kv, ..PbEvent::default() };
+            changes(&PbWatchResponse { events: vec![event], ..PbWatchResponse::default() }, b"k/", end)
+        };
+        let change = |put| Change { name: (*b"k/1").into(), at: 4, put };
+        assert_eq!(read(PUT, Some(found(b"k/1")), Some(b"k0")), [change(Some(found(b"k/1")))]);
+        // A deletion has no create revision.
+        let deleted = PbKeyValue { create_revision: 0, version: 0, ..found(b"k/1") };
+        assert_eq!(read(DELETE, Some(deleted.clone()), Some(b"k0")), [change(None)]);
+        assert_eq!(read(PUT, Some(deleted), Some(b"k0")), []);
+        for (kv, end) in [
+            (None, Some(&b"k0"[..])),
+            (Some(found(b"k0")), Some(b"k0")),
+            (Some(found(b"j")), Some(b"k0")),
+            (Some(found(b"k/1")), None),
+            (Some(PbKeyValue { mod_revision: 0, ..found(b"k/1") }), Some(b"k0")),
+        ] {
+            assert_eq!((read(PUT, kv.clone(), end), read(DELETE, kv, end)), (vec![], vec![]));
+        }
+        assert_eq!(read(2, Some(found(b"k/1")), Some(b"k0")), []);
     }
 
     #[test]

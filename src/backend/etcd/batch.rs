@@ -21,8 +21,9 @@ use super::connection::Connection;
 use super::error;
 use super::names::{Directory, Name};
 use super::releases::{Carried, Due, Sent};
+use super::slots;
 use super::txn::{self, Answer, ClaimKey, Outcome, PutClaim, Record};
-use crate::backend::{AttemptId, BackendError, ErrorKind, Result};
+use crate::backend::{AttemptId, BackendError, ErrorKind, LeaseId, Result};
 
 /// The maximum number of requests in flight. Of 2, 3 and 4, 3 was the fastest with 64 tasks.
 const LANES: usize = 3;
@@ -45,6 +46,8 @@ enum Content {
     Release { claim: Arc<ClaimKey>, record: Option<Record> },
     /// A claim of unknown outcome is deleted by its name.
     Abort { name: Name, record: Option<Record> },
+    /// A slot is touched.
+    Touch { claim: Arc<ClaimKey>, lease: LeaseId },
 }
 
 impl Member {
@@ -65,12 +68,19 @@ impl Member {
         Self { directory, bytes, content: Content::Abort { name, record } }
     }
 
+    /// Creates the transaction that touches a slot.
+    pub(super) fn touch(directory: Directory, claim: Arc<ClaimKey>, lease: LeaseId) -> Self {
+        let bytes = bytes_of_deletion(&claim.name, None);
+        Self { directory, bytes, content: Content::Touch { claim, lease } }
+    }
+
     /// Returns the transaction without the rewrite of a record.
     fn txn(&self) -> Txn {
         match &self.content {
             Content::Claim { put, .. } => put.txn(),
             Content::Release { claim, .. } => claim.delete(),
             Content::Abort { name, .. } => txn::abort(name),
+            Content::Touch { claim, lease } => slots::touch(claim, *lease),
         }
     }
 
@@ -79,6 +89,7 @@ impl Member {
         match &self.content {
             Content::Claim { put, .. } => put.is_repeated().then_some(&put.record),
             Content::Release { record, .. } | Content::Abort { record, .. } => record.as_ref(),
+            Content::Touch { .. } => None,
         }
     }
 
@@ -86,7 +97,9 @@ impl Member {
     fn alone(&self) -> Option<Txn> {
         match &self.content {
             Content::Claim { put, .. } => Some(put.alone()),
-            Content::Release { .. } | Content::Abort { .. } => self.record().is_none().then(|| self.txn()),
+            Content::Release { .. } | Content::Abort { .. } | Content::Touch { .. } => {
+                self.record().is_none().then(|| self.txn())
+            }
         }
     }
 
@@ -98,6 +111,7 @@ impl Member {
     fn guard(&self) -> TxnOp {
         match &self.content {
             Content::Claim { put, .. } => TxnOp::put(&*put.name, "", None),
+            Content::Touch { claim, .. } => TxnOp::put(&*claim.name, "", None),
             Content::Release { claim, .. } => TxnOp::delete(&*claim.name, None),
             Content::Abort { name, .. } => TxnOp::delete(&**name, None),
         }
@@ -106,7 +120,7 @@ impl Member {
     fn attempt(&self) -> Option<AttemptId> {
         match &self.content {
             Content::Claim { attempt, .. } => Some(*attempt),
-            Content::Release { .. } | Content::Abort { .. } => None,
+            Content::Release { .. } | Content::Abort { .. } | Content::Touch { .. } => None,
         }
     }
 }

@@ -7,6 +7,7 @@ use etcd_client::proto::{
     PbEvent, PbKeyValue, PbRangeResponse, PbResponseHeader, PbResponseOp, PbTxnResponse, PbWatchResponse,
 };
 
+use super::kind::Kind;
 use super::names::Names;
 use super::txn::{Answer, ClaimKey, Form, Outcome, Position, PutClaim, PutOutcome, Record};
 use super::value::{self, Author};
@@ -49,7 +50,7 @@ impl From<&EtcdKey> for PbKeyValue {
 pub struct EtcdAnswers {
     names: Names,
     key: String,
-    mode: Mode,
+    kind: Kind,
 }
 
 /// The lease, the number and the create revision of the lock's claim.
@@ -58,12 +59,13 @@ const CLAIM: (LeaseId, u64, i64) = (LeaseId(0xa), 1, 100);
 impl EtcdAnswers {
     /// Creates the reader of a lock's answers.
     pub fn new(prefix: &str, key: &str, mode: Mode) -> Self {
-        Self { names: Names::new(prefix.into()), key: key.into(), mode }
+        let kind = if mode == Mode::Shared { Kind::Shared } else { Kind::Exclusive };
+        Self { names: Names::new(prefix.into()), key: key.into(), kind }
     }
 
     fn own(&self) -> ClaimKey {
         let (lease, number, create) = CLAIM;
-        ClaimKey { name: self.names.directory(&self.key).claim(self.mode, lease, number), create }
+        ClaimKey { name: self.names.directory(&self.key).claim(self.kind, lease, number), create }
     }
 
     /// Returns the name of the lock's own claim, and its create revision.
@@ -87,7 +89,7 @@ impl EtcdAnswers {
         let (directory, own) = (self.names.directory(&self.key), self.own());
         let record = Record { name: self.names.record(CLAIM.0).into(), value: [].into(), lease: CLAIM.0, version: 1 };
         let form = Form::Full { released: Vec::new(), only_if_free: true, blocker: None, is_repeated: false };
-        let put = PutClaim { directory, mode: self.mode, name: own.name, value: Vec::new(), record, form };
+        let put = PutClaim { directory, kind: self.kind, name: own.name, value: Vec::new(), record, form };
         let txn = PbTxnResponse { succeeded, ..transaction(revision, ranges) };
         let revision = txn::revision(&txn);
         match put.read(Answer { txn, revision })? {
@@ -100,9 +102,10 @@ impl EtcdAnswers {
     pub fn read_standing(&self, revision: Option<i64>, ranges: &[Vec<EtcdKey>]) -> Option<u64> {
         let txn = transaction(revision, ranges);
         let revision = txn::revision(&txn)?;
-        match Position::read(&self.names.directory(&self.key), &self.own(), &txn::keys(txn)?)? {
+        let found = txn::found(txn)?;
+        match Position::read(&self.names.directory(&self.key), &self.own(), found.iter().flatten())? {
             Position::First => answer::epoch(revision),
-            Position::Behind(_) | Position::Missing => None,
+            _ => None,
         }
     }
 

@@ -10,12 +10,13 @@ use futures::future::join_all;
 
 use super::claims::Claims;
 use super::connection::Connection;
+use super::kind::Kind;
 use super::names::{self, Directory, Names};
 use super::txn::{ClaimKey, Freshness};
 use super::value::{self, Author, Description};
 use super::{answer, error, txn};
 use crate::backend::{ErrorKind, Evict, EvictScope, LeaseId, Result};
-use crate::info::{ClaimId, Eviction, LockInfo, Mode};
+use crate::info::{ClaimId, Eviction, LockInfo};
 use crate::token::FencingToken;
 
 /// The maximum number of keys in one answer.
@@ -70,8 +71,8 @@ impl Entry {
         ClaimId::new(format!("{:x}/{}", self.create, self.child.escape_ascii()))
     }
 
-    fn mode(&self) -> Mode {
-        names::mode(&self.child)
+    fn kind(&self) -> Kind {
+        names::kind(&self.child)
     }
 
     fn description(&self) -> Option<&Description> {
@@ -82,10 +83,16 @@ impl Entry {
     }
 }
 
-/// Returns how many claims hold the key: the oldest, and if it is shared all shared ones up to the first that is not.
+/// Returns how many claims hold the key: the oldest, and if it is shared all of its kind up to the first that is not. Slots also up to
+/// the first whose limit leaves no room for it.
 fn holders(entries: &[Entry]) -> usize {
-    let shared = entries.iter().take_while(|entry| entry.mode() == Mode::Shared).count();
-    shared.max(1).min(entries.len())
+    let Some(oldest) = entries.first() else { return 0 };
+    let holds = |(before, entry): &(usize, &Entry)| match (oldest.kind(), entry.kind()) {
+        (Kind::Shared, Kind::Shared) => true,
+        (Kind::Slot(_), Kind::Slot(limit)) => u32::try_from(*before).is_ok_and(|before| before < limit),
+        _ => *before == 0,
+    };
+    entries.iter().enumerate().take_while(holds).count()
 }
 
 /// Returns the claims that hold the key, and those that wait for it.
@@ -110,7 +117,7 @@ fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
     let Context { left, proofs, at_once } = context;
     let head = entries.first()?;
     let (holders, waiters) = split(entries);
-    let mut info = LockInfo::new(key, head.mode());
+    let mut info = LockInfo::new(key, head.kind().mode());
     // Only the process of a claim knows its token: it is made of the revision of its proof, not of the claim's.
     info.token = proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(FencingToken::of_epoch);
     info.since = head.description().map(|known| known.asked_at).filter(|_| at_once.contains(&head.create));
@@ -121,6 +128,7 @@ fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
         .max_by_key(|left| left.unwrap_or(Duration::MAX))?;
     let described = holders.iter().filter_map(Entry::description);
     (info.holders, info.values) = described.map(|known| (known.holder.clone(), known.value.clone())).unzip();
+    info.limit = holders.iter().filter_map(|holder| holder.kind().limit()).max();
     info.waiters = waiters.len();
     info.foreign = head.author == Author::Foreign;
     info.claims = holders.iter().map(Entry::id).collect();

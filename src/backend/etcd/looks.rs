@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
-use super::txn::{self, ClaimKey, Freshness};
+use super::txn::{self, Freshness, SeenClaim};
 use crate::backend::{ErrorKind, Result};
 
 /// How long the first look waits for others.
@@ -23,11 +23,11 @@ pub(super) struct Looks {
     waiting: Mutex<Vec<Look>>,
 }
 
-/// A claim that may have been removed.
+/// A claim that may have changed.
 #[derive(Debug)]
 struct Look {
-    claim: ClaimKey,
-    /// Receives whether it is known to have been removed.
+    claim: SeenClaim,
+    /// Receives whether it is known to have changed.
     answer: oneshot::Sender<bool>,
 }
 
@@ -36,9 +36,9 @@ impl Looks {
         Arc::new(Self { connection, waiting: Mutex::default() })
     }
 
-    /// Returns whether a claim is known to have been removed. Reads no ranges: the sorted ranges of a thousand waiters would overload the
+    /// Returns whether a claim is known to have been removed, or touched if it waited. Reads no ranges: the sorted ranges of a thousand waiters would overload the
     /// server.
-    pub(super) async fn is_removed(self: &Arc<Self>, claim: &ClaimKey) -> bool {
+    pub(super) async fn has_changed(self: &Arc<Self>, claim: &SeenClaim) -> bool {
         let (answer, answered) = oneshot::channel();
         let is_first = {
             let mut waiting = self.waiting.lock();
@@ -63,15 +63,15 @@ impl Looks {
         let limits = self.connection.limits();
         let mut most = left.len();
         while let Some(first) = left.first() {
-            let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(&first.claim.name));
+            let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(&first.claim.claim.name));
             let rest = left.split_off(most.min(room).clamp(1, left.len()));
             let asked = std::mem::replace(&mut left, rest);
-            match self.are_removed(&asked).await {
-                Ok(removed) => {
+            match self.have_changed(&asked).await {
+                Ok(changed) => {
                     most = most.saturating_mul(2);
-                    for (look, removed) in asked.into_iter().zip(removed) {
+                    for (look, changed) in asked.into_iter().zip(changed) {
                         // A caller that has left does not need it.
-                        let _ = look.answer.send(removed);
+                        let _ = look.answer.send(changed);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::Unreachable => return,
@@ -85,30 +85,28 @@ impl Looks {
         }
     }
 
-    /// Returns which of these claims have been removed.
-    async fn are_removed(&self, looks: &[Look]) -> Result<Vec<bool>> {
+    /// Returns which of these claims have changed.
+    async fn have_changed(&self, looks: &[Look]) -> Result<Vec<bool>> {
         let limit = self.connection.patience(self.connection.timeout());
-        let is_removed = |look: &Look, found: &PbRangeResponse| {
-            found.kvs.iter().all(|found| found.create_revision != look.claim.create)
-        };
+        let has_changed = |look: &Look, found: &PbRangeResponse| !found.kvs.iter().any(|found| look.claim.is(found));
         if let [only] = looks {
-            let found = self.connection.key_once(limit, Freshness::Linearizable, &only.claim.name).await?;
-            return Ok(vec![is_removed(only, &found)]);
+            let found = self.connection.key_once(limit, Freshness::Linearizable, &only.claim.claim.name).await?;
+            return Ok(vec![has_changed(only, &found)]);
         }
         let answer = self.connection.txn_here(limit, compare(looks.iter().map(|look| &look.claim))).await?;
         if answer.succeeded {
             return Ok(vec![false; looks.len()]);
         }
-        Ok(looks.iter().zip(txn::ranges(answer)).map(|(look, found)| is_removed(look, &found)).collect())
+        Ok(looks.iter().zip(txn::ranges(answer)).map(|(look, found)| has_changed(look, &found)).collect())
     }
 }
 
-/// Compares the claims, and reads them unless all are there.
+/// Compares the claims, and reads them unless all are unchanged.
 ///
 /// ⚠ A transaction without a read that is linearizable would be answered by the member's state, which may lag behind.
-fn compare<'a>(claims: impl Iterator<Item = &'a ClaimKey> + Clone) -> Txn {
+fn compare<'a>(claims: impl Iterator<Item = &'a SeenClaim> + Clone) -> Txn {
     let options = Some(txn::keys_only(Freshness::Linearizable));
-    let when: Vec<_> = claims.clone().map(ClaimKey::exists).collect();
-    let or_else: Vec<_> = claims.map(|claim| TxnOp::get(&*claim.name, options.clone())).collect();
+    let when: Vec<_> = claims.clone().map(SeenClaim::is_unchanged).collect();
+    let or_else: Vec<_> = claims.map(|claim| TxnOp::get(&*claim.claim.name, options.clone())).collect();
     Txn::new().when(when).or_else(or_else)
 }

@@ -18,6 +18,7 @@ pub(crate) mod fuzzing;
 mod guards;
 mod history;
 mod inspect;
+mod kind;
 mod leases;
 mod limits;
 mod looks;
@@ -31,6 +32,7 @@ mod proxy;
 mod release;
 mod releases;
 mod session;
+mod slots;
 #[cfg(test)]
 mod tests;
 #[cfg(feature = "etcd-tls")]
@@ -131,7 +133,7 @@ impl Backend for Etcd {
 
     fn features(&self) -> Features {
         let mut features = Features::default();
-        features.values = true;
+        (features.limits, features.values) = (true, true);
         features
     }
 

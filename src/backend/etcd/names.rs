@@ -1,7 +1,8 @@
 //! The keys on the server. The layout is documented for users, since other clients share it.
 //!
 //! A lock's directory is `<prefix><segment>/`. Its claims are the keys below it: exclusive ones `<lease>-<number>`, shared ones
-//! `read/<lease>-<number>`, both numbers in lowercase hex. The record of a lease is `<prefix>%session/<lease>`.
+//! `read/<lease>-<number>`, slots of a semaphore `slot/<lease>-<number>-<limit>`, all numbers in lowercase hex. The record of a lease is
+//! `<prefix>%session/<lease>`.
 //!
 //! A number is used again once its claim certainly no longer exists (see [`Numbers`](super::numbers::Numbers)): etcd's index keeps
 //! deleted names until it is compacted, and every range over a directory reads them. With a new name each time, a lock took 0.9 ms at
@@ -12,8 +13,8 @@ use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
+use super::kind::Kind;
 use crate::backend::LeaseId;
-use crate::info::Mode;
 
 /// The characters that are escaped in a key's segment: the separator, the escape, and control characters.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
@@ -24,11 +25,17 @@ const SESSIONS: &str = "%session/";
 /// The maximum number of hexadecimal digits of a number in a name.
 const ID_DIGITS: usize = 16;
 
+/// The maximum number of hexadecimal digits of a limit in a name.
+const LIMIT_DIGITS: usize = 8;
+
 /// A name on the server that several parts of this process know.
 pub(super) type Name = Arc<[u8]>;
 
 /// The part of a directory that contains the shared claims.
 const SHARED: &[u8] = b"read/";
+
+/// The part of a directory that contains the slots of a semaphore.
+const SLOTS: &[u8] = b"slot/";
 
 /// The names of everything below a prefix.
 #[derive(Clone, Debug)]
@@ -108,28 +115,54 @@ impl Directory {
         name.starts_with(&self.0)
     }
 
-    /// Returns the ranges of the claims that block one of this mode.
-    pub(super) fn blocking(&self, mode: Mode) -> Vec<(Vec<u8>, Vec<u8>)> {
-        match mode {
-            Mode::Exclusive => vec![(self.start(), self.end())],
-            Mode::Shared => {
-                let shared = [&*self.0, SHARED].concat();
-                let mut after = shared.clone();
-                after.pop();
-                after.push(b'0');
-                vec![(self.start(), shared), (after, self.end())]
-            }
-        }
+    /// Returns the ranges of the claims that block one of this kind: of a slot, the claims of other kinds.
+    pub(super) fn blocking(&self, kind: Kind) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let (start, end) = match kind {
+            Kind::Exclusive => return vec![(self.start(), self.end())],
+            Kind::Shared => self.part(SHARED),
+            Kind::Slot(_) => self.slots(),
+        };
+        vec![(self.start(), start), (end, self.end())]
+    }
+
+    /// Returns the range of the slots.
+    pub(super) fn slots(&self) -> (Vec<u8>, Vec<u8>) {
+        self.part(SLOTS)
+    }
+
+    fn part(&self, part: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let start = [&*self.0, part].concat();
+        let mut end = start.clone();
+        end.pop();
+        end.push(b'0');
+        (start, end)
+    }
+
+    /// Returns the kind of the claim with this name, which is in the directory.
+    pub(super) fn kind(&self, name: &[u8]) -> Kind {
+        kind(name.get(self.0.len()..).unwrap_or_default())
+    }
+
+    /// Returns whether a name is below the part of the slots.
+    pub(super) fn is_slot(&self, name: &[u8]) -> bool {
+        name.strip_prefix(&*self.0).is_some_and(|child| child.starts_with(SLOTS))
     }
 
     /// Returns the name of a claim.
-    pub(super) fn claim(&self, mode: Mode, lease: LeaseId, number: u64) -> Name {
-        let shared = if mode == Mode::Shared { SHARED } else { b"" };
-        let mut name = Vec::with_capacity(self.0.len() + SHARED.len() + 2 * ID_DIGITS + 1);
+    pub(super) fn claim(&self, kind: Kind, lease: LeaseId, number: u64) -> Name {
+        let part = match kind {
+            Kind::Exclusive => b"",
+            Kind::Shared => SHARED,
+            Kind::Slot(_) => SLOTS,
+        };
+        let mut name = Vec::with_capacity(self.0.len() + part.len() + 2 * ID_DIGITS + LIMIT_DIGITS + 2);
         name.extend_from_slice(&self.0);
-        name.extend_from_slice(shared);
+        name.extend_from_slice(part);
         // Writing to a vector never fails.
         let _ = write!(name, "{lease}-{number:x}");
+        if let Kind::Slot(limit) = kind {
+            let _ = write!(name, "-{limit:x}");
+        }
         name.into()
     }
 }
@@ -139,16 +172,31 @@ pub(super) fn signed(lease: LeaseId) -> i64 {
     i64::try_from(lease.0).unwrap_or_default()
 }
 
-/// Returns the mode of the claim with this name below its directory.
-pub(super) fn mode(child: &[u8]) -> Mode {
-    if child.starts_with(SHARED) { Mode::Shared } else { Mode::Exclusive }
+/// Returns the kind of the claim with this name below its directory. What lies among the slots and is none excludes all others.
+pub(super) fn kind(child: &[u8]) -> Kind {
+    if child.starts_with(SHARED) {
+        return Kind::Shared;
+    }
+    slot(child).map_or(Kind::Exclusive, |(_, _, limit)| Kind::Slot(limit))
 }
 
 /// Returns the lease and the number of a claim of leasehold, by its name below its directory.
 pub(super) fn ids(child: &[u8]) -> Option<(LeaseId, u64)> {
+    if let Some((lease, claim, _)) = slot(child) {
+        return Some((lease, claim));
+    }
     let name = std::str::from_utf8(child.strip_prefix(SHARED).unwrap_or(child)).ok()?;
     let (lease, claim) = name.split_once('-')?;
     Some((LeaseId(number(lease)?), number(claim)?))
+}
+
+/// Returns the lease, the number and the limit of a slot.
+fn slot(child: &[u8]) -> Option<(LeaseId, u64, u32)> {
+    let name = std::str::from_utf8(child.strip_prefix(SLOTS)?).ok()?;
+    let (ids, limit) = name.rsplit_once('-')?;
+    let (lease, claim) = ids.split_once('-')?;
+    let limit = u32::try_from(number(limit)?).ok().filter(|limit| *limit > 0)?;
+    Some((LeaseId(number(lease)?), number(claim)?, limit))
 }
 
 fn number(hex: &str) -> Option<u64> {
@@ -167,7 +215,7 @@ mod tests {
             let names = Names::new(prefix.into());
             for key in keys {
                 let directory = names.directory(key);
-                let claim = directory.claim(Mode::Shared, LeaseId(0xab), 0x1c);
+                let claim = directory.claim(Kind::Shared, LeaseId(0xab), 0x1c);
                 let (back, child) = names.decode(&claim).unwrap();
                 assert_eq!((back.as_str(), child), (key, &b"read/ab-1c"[..]));
                 assert_eq!(ids(child), Some((LeaseId(0xab), 0x1c)));
@@ -177,6 +225,27 @@ mod tests {
                 }
             }
             assert_eq!(names.decode(&names.record(LeaseId(7))), None);
+        }
+    }
+
+    #[test]
+    fn names_tell_the_kind_of_a_claim() {
+        let directory = Names::new("p/".into()).directory("k");
+        for kind in [Kind::Exclusive, Kind::Shared, Kind::Slot(1), Kind::Slot(1000), Kind::Slot(u32::MAX)] {
+            let name = directory.claim(kind, LeaseId(0xab), 0x1c);
+            assert_eq!((directory.kind(&name), directory.is_slot(&name)), (kind, kind.limit().is_some()));
+            assert_eq!(ids(&name[b"p/k/".len()..]), Some((LeaseId(0xab), 0x1c)), "{kind:?}");
+        }
+        for child in [
+            &b"slot/1-2"[..],
+            b"slot/1-2-0",
+            b"slot/1-2-+3",
+            b"slot/1-2-100000000",
+            b"slot/1-2-3-4",
+            b"slot/x",
+            b"slot",
+        ] {
+            assert_eq!((kind(child), ids(child)), (Kind::Exclusive, None), "{child:?}");
         }
     }
 

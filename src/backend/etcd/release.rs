@@ -9,6 +9,7 @@ use super::batch::{Batcher, Member, Reply};
 use super::claims::Claims;
 use super::connection::Connection;
 use super::error;
+use super::kind::Kind;
 use super::leases::Leases;
 use super::losses::Losses;
 use super::names::Names;
@@ -68,7 +69,7 @@ impl Releaser {
         self.losses.unhold(claim.attempt);
         let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
         let directory = self.names.directory(&claim.key);
-        let name = directory.claim(claim.mode, claim.lease.id, number);
+        let name = directory.claim(Kind::of(claim), claim.lease.id, number);
         let abort = txn::abort(&name);
         self.delete(claim.lease.id, is_unknown, abort, |record| Member::abort(directory, name, record)).await?;
         // Its number is not used again: a copy of this request may arrive late, and deletes by name.

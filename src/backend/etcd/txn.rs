@@ -7,10 +7,11 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Sor
 
 pub(super) use etcd_client::proto::PbTxnOpResponse as Outcome;
 
-use super::answer;
+use super::kind::Kind;
 use super::names::{Directory, Name, signed};
+use super::slots::Room;
+use super::{answer, slots};
 use crate::backend::LeaseId;
-use crate::info::Mode;
 
 /// The record of a lease, as a transaction compares and rewrites it.
 #[derive(Clone, Debug)]
@@ -69,6 +70,29 @@ impl ClaimKey {
     }
 }
 
+/// A claim ahead of another one, as that has seen it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SeenClaim {
+    pub(super) claim: ClaimKey,
+    /// Whether it is a slot that waits, and will be touched when it holds the key.
+    pub(super) is_waiting: bool,
+}
+
+impl SeenClaim {
+    /// Returns the condition that it has not changed.
+    pub(super) fn is_unchanged(&self) -> Compare {
+        if self.is_waiting {
+            return Compare::mod_revision(&*self.claim.name, CompareOp::Equal, self.claim.create);
+        }
+        self.claim.exists()
+    }
+
+    /// Returns whether it is what was found under its name.
+    pub(super) fn is(&self, found: &PbKeyValue) -> bool {
+        found.create_revision == self.claim.create && (!self.is_waiting || found.version == 1)
+    }
+}
+
 /// The maximum number of bytes of an operation beside its names and values.
 const OVERHEAD: usize = 64;
 
@@ -91,7 +115,7 @@ pub(super) fn abort(name: &[u8]) -> Txn {
 #[derive(Debug)]
 pub(super) struct PutClaim {
     pub(super) directory: Directory,
-    pub(super) mode: Mode,
+    pub(super) kind: Kind,
     pub(super) name: Name,
     pub(super) value: Vec<u8>,
     pub(super) record: Record,
@@ -121,6 +145,16 @@ pub(super) enum Form {
         /// Whether it also rewrites the record, because earlier copies may still take effect.
         is_repeated: bool,
     },
+    /// For a slot: as the full one, but without a comparison that tells whether it fits.
+    Slot {
+        /// As of the full form.
+        released: Vec<Arc<ClaimKey>>,
+        /// As of the full form.
+        is_repeated: bool,
+        /// Of an attempt that does not wait: it puts the claim only if there are no other kinds of claims, and no newer slots than this
+        /// create revision. A refusal tells whether there is room.
+        newest: Option<i64>,
+    },
 }
 
 /// The outcome of a [`PutClaim`].
@@ -140,6 +174,11 @@ pub(super) enum PutOutcome {
     Busy(Option<Name>),
     /// It was not put in the [lean form](Form::Lean).
     Refused,
+    /// It was not put, since there are other slots than had been known, but there is room while this is the newest one.
+    Room {
+        /// Its create revision, or zero.
+        newest: i64,
+    },
 }
 
 impl PutClaim {
@@ -147,7 +186,11 @@ impl PutClaim {
     pub(super) fn bytes(&self) -> usize {
         // Each end of a range counts as a name.
         let released: usize = self.released().iter().map(|claim| bytes_of_deletion(&claim.name)).sum();
-        let names = if matches!(self.form, Form::Lean { .. }) { 6 } else { 12 };
+        let names = match self.form {
+            Form::Lean { .. } => 6,
+            Form::Full { .. } => 12,
+            Form::Slot { .. } => 24,
+        };
         bytes(names, &self.name) + self.value.len() + self.record.bytes() + released
     }
 
@@ -155,13 +198,13 @@ impl PutClaim {
     pub(super) fn released(&self) -> &[Arc<ClaimKey>] {
         match &self.form {
             Form::Lean { released } => released.as_slice(),
-            Form::Full { released, .. } => released,
+            Form::Full { released, .. } | Form::Slot { released, .. } => released,
         }
     }
 
     /// Returns whether earlier copies of it may still take effect.
     pub(super) fn is_repeated(&self) -> bool {
-        matches!(self.form, Form::Full { is_repeated: true, .. })
+        matches!(self.form, Form::Full { is_repeated: true, .. } | Form::Slot { is_repeated: true, .. })
     }
 
     /// Builds the transaction without the rewrite of the record, which has to be sent along with it.
@@ -180,14 +223,17 @@ impl PutClaim {
         // An empty range compares as zero.
         let is_empty =
             |(start, end): (Vec<u8>, Vec<u8>)| Compare::create_revision(start, CompareOp::Equal, 0).with_range(end);
-        let is_free = || self.directory.blocking(self.mode).into_iter().map(is_empty);
+        let is_free = || self.directory.blocking(self.kind).into_iter().map(is_empty);
         let is_absent = || Compare::version(&*self.name, CompareOp::Equal, 0);
+        let keys = Some(GetOptions::new().with_keys_only());
+        let known = || vec![TxnOp::get(&*self.name, keys.clone()), TxnOp::get(&*self.record.name, keys.clone())];
+        let deletions = |released: &[Arc<ClaimKey>]| released.iter().map(|claim| TxnOp::txn(claim.delete())).collect();
         let (released, only_if_free, blocker) = match &self.form {
             Form::Lean { released: None } => {
                 let mut when = Vec::with_capacity(4);
                 when.push(self.record.is_current());
                 // An exclusive claim is itself in the range that blocks it.
-                when.extend((self.mode == Mode::Shared).then(is_absent));
+                when.extend((self.kind == Kind::Shared).then(is_absent));
                 when.extend(is_free());
                 return Txn::new().when(when).and_then([put()]);
             }
@@ -195,6 +241,23 @@ impl PutClaim {
                 let beside = self.directory.beside(&released.name).map(is_empty);
                 let when: Vec<_> = [self.record.is_current(), released.exists()].into_iter().chain(beside).collect();
                 return Txn::new().when(when).and_then([TxnOp::delete(&*released.name, None), put()]);
+            }
+            Form::Slot { released, newest, .. } => {
+                let limit = self.kind.limit().unwrap_or(1);
+                let (mut when, mut then): (_, Vec<_>) =
+                    (vec![is_absent(), self.record.is_current()], deletions(released));
+                let mut or_else = known();
+                then.push(put());
+                match newest {
+                    Some(newest) => {
+                        when.extend(is_free());
+                        when.push(slots::has_room(&self.directory, *newest));
+                        or_else.extend(slots::look_for_room(&self.directory, limit));
+                    }
+                    None => then.extend(slots::ahead(&self.directory, limit)),
+                }
+                then.extend(rewrite);
+                return Txn::new().when(when).and_then(then).or_else(or_else);
             }
             Form::Full { released, only_if_free, blocker, .. } => (released, only_if_free, blocker),
         };
@@ -204,15 +267,14 @@ impl PutClaim {
         if *only_if_free {
             when.extend(is_free());
         }
-        let mut then: Vec<_> = released.iter().map(|claim| TxnOp::txn(claim.delete())).collect();
+        let mut then: Vec<_> = deletions(released);
         then.push(put());
-        then.extend(ahead_of(&self.directory, self.mode, None, Freshness::Linearizable));
+        then.extend(ahead_of(&self.directory, self.kind, None, Freshness::Linearizable));
         then.extend(rewrite);
-        let keys = Some(GetOptions::new().with_keys_only());
-        let mut or_else = vec![TxnOp::get(&*self.name, keys.clone()), TxnOp::get(&*self.record.name, keys.clone())];
+        let mut or_else = known();
         or_else.extend(match blocker {
-            Some(name) => Some(TxnOp::get(&**name, keys)),
-            None if *only_if_free && self.mode == Mode::Exclusive => Some(any_of(&self.directory)),
+            Some(name) => Some(TxnOp::get(&**name, keys.clone())),
+            None if *only_if_free && self.kind == Kind::Exclusive => Some(any_of(&self.directory)),
             None => None,
         });
         Txn::new().when(when).and_then(then).or_else(or_else)
@@ -224,37 +286,56 @@ impl PutClaim {
         let succeeded = txn.succeeded;
         // All that is put in a transaction has the transaction's revision as its create revision.
         let own = || Some(ClaimKey { name: self.name.clone(), create: revision? });
-        let Form::Full { only_if_free, .. } = &self.form else {
+        if let Form::Lean { .. } = self.form {
             if !succeeded {
                 return Some(PutOutcome::Refused);
             }
             let operations = 1 + self.released().len();
             return (txn.responses.len() == operations)
                 .then_some(PutOutcome::In { own: own()?, position: Position::First });
-        };
-        let seen = keys(txn)?;
+        }
+        let is_put = txn.responses.len() > self.released().len();
+        let found = found(txn)?;
         if succeeded {
             let own = own()?;
-            let position = match self.mode {
+            let seen = || found.iter().flatten();
+            let position = match (&self.form, self.kind) {
+                (Form::Slot { newest: Some(_), .. }, _) => is_put.then_some(Position::First)?,
+                (_, Kind::Slot(limit)) => slots::position(&self.directory, &own, limit, &found)?,
                 // The claim is itself in the range that blocks it.
-                Mode::Exclusive => Position::read(&self.directory, &own, &seen)?,
-                Mode::Shared => Position::behind(&self.directory, &own, &seen)?,
+                (_, Kind::Exclusive) => Position::read(&self.directory, &own, seen())?,
+                (_, Kind::Shared) => Position::behind(&self.directory, &own, seen())?,
             };
             return (position != Position::Missing).then_some(PutOutcome::In { own, position });
         }
-        if let Some(own) = seen.iter().find(|found| *found.key == *self.name) {
+        if let Some(own) = found.iter().flatten().find(|found| *found.key == *self.name) {
             let own = ClaimKey { name: self.name.clone(), create: own.create_revision };
             return Some(PutOutcome::Already { own });
         }
-        match seen.iter().find(|found| *found.key == *self.record.name) {
+        match found.iter().flatten().find(|found| *found.key == *self.record.name) {
             None => Some(PutOutcome::Over),
             // It never falls, unless the store was restored from a backup and has overtaken its past since.
             Some(record) if record.version < self.record.version => Some(PutOutcome::Rewound),
             Some(record) if record.version > self.record.version => Some(PutOutcome::Stale { version: record.version }),
-            Some(_) => {
-                let blocker = seen.iter().find(|found| self.directory.contains(&found.key));
-                only_if_free.then(|| PutOutcome::Busy(blocker.map(|found| found.key.as_slice().into())))
+            Some(_) => self.read_refusal(&found),
+        }
+    }
+
+    /// Reads why the claim was not put, if it was not because of the record or an earlier copy.
+    fn read_refusal(&self, found: &[Vec<PbKeyValue>]) -> Option<PutOutcome> {
+        match self.form {
+            Form::Slot { newest: Some(_), .. } => {
+                let room = Room::read(&self.directory, self.kind.limit()?, found.get(2..)?)?;
+                Some(match room {
+                    Room::After(newest) => PutOutcome::Room { newest },
+                    Room::None(blocker) => PutOutcome::Busy(Some(blocker)),
+                })
             }
+            Form::Full { only_if_free: true, .. } => {
+                let blocker = found.iter().flatten().find(|found| self.directory.contains(&found.key));
+                Some(PutOutcome::Busy(blocker.map(|found| found.key.as_slice().into())))
+            }
+            Form::Lean { .. } | Form::Full { .. } | Form::Slot { .. } => None,
         }
     }
 }
@@ -270,17 +351,49 @@ fn any_of(directory: &Directory) -> TxnOp {
 pub(super) enum Position {
     /// Nothing blocks it.
     First,
-    /// This claim is just ahead.
-    Behind(ClaimKey),
+    /// Nothing blocks this slot, and there are slots behind it.
+    Followed,
+    /// It waits for this.
+    Behind(Ahead),
     /// It is not in the queue.
     Missing,
+    /// It has to be read again with more slots, those that could fit with this limit.
+    Unclear { limit: u32 },
+}
+
+/// What a claim waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// A change of a claim ahead.
+    Claim(SeenClaim),
+    /// The removal of any of these slots, which hold the key.
+    Slots(Vec<Name>),
+}
+
+impl Ahead {
+    /// Returns the name of a claim that blocks.
+    pub(super) fn name(&self) -> Option<&Name> {
+        match self {
+            Self::Claim(ahead) => Some(&ahead.claim.name),
+            Self::Slots(names) => names.last(),
+        }
+    }
+
+    /// Returns whether the same watch reports what is waited for.
+    pub(super) fn is_watched_like(&self, other: &Self) -> bool {
+        self == other || matches!((self, other), (Self::Slots(_), Self::Slots(_)))
+    }
 }
 
 impl Position {
     /// Reads the position from the answer to [`read_position`]. An earlier claim with the same name is another one. `None` if the answer
     /// makes no sense.
-    pub(super) fn read(directory: &Directory, own: &ClaimKey, seen: &[PbKeyValue]) -> Option<Self> {
-        if seen.iter().any(|found| *found.key == *own.name && found.create_revision == own.create) {
+    pub(super) fn read<'a>(
+        directory: &Directory,
+        own: &ClaimKey,
+        seen: impl Iterator<Item = &'a PbKeyValue> + Clone,
+    ) -> Option<Self> {
+        if seen.clone().any(|found| *found.key == *own.name && found.create_revision == own.create) {
             Self::behind(directory, own, seen)
         } else {
             Some(Self::Missing)
@@ -288,12 +401,13 @@ impl Position {
     }
 
     /// Reads the position of a claim that is in the queue.
-    fn behind(directory: &Directory, own: &ClaimKey, seen: &[PbKeyValue]) -> Option<Self> {
-        let ahead = seen.iter().filter(|found| *found.key != *own.name).max_by_key(|found| found.create_revision);
+    fn behind<'a>(directory: &Directory, own: &ClaimKey, seen: impl Iterator<Item = &'a PbKeyValue>) -> Option<Self> {
+        let ahead = seen.filter(|found| *found.key != *own.name).max_by_key(|found| found.create_revision);
         let Some(ahead) = ahead else { return Some(Self::First) };
         // ⚠ Newer claims were not requested: such a claim may be a waiter behind this one, and each would wait for the other.
         let is_ahead = directory.contains(&ahead.key) && ahead.create_revision < own.create;
-        is_ahead.then(|| Self::Behind(ClaimKey { name: ahead.key.as_slice().into(), create: ahead.create_revision }))
+        let claim = || ClaimKey { name: ahead.key.as_slice().into(), create: ahead.create_revision };
+        is_ahead.then(|| Self::Behind(Ahead::Claim(SeenClaim { claim: claim(), is_waiting: false })))
     }
 }
 
@@ -310,11 +424,11 @@ pub(super) enum Freshness {
     Serializable,
 }
 
-/// Reads the position of a claim that was put before.
-pub(super) fn read_position(directory: &Directory, mode: Mode, own: &ClaimKey, freshness: Freshness) -> Txn {
+/// Reads the position of a claim that was put before and is no slot.
+pub(super) fn read_position(directory: &Directory, kind: Kind, own: &ClaimKey, freshness: Freshness) -> Txn {
     // An exclusive claim is itself in the range that blocks it.
-    let itself = (mode == Mode::Shared).then(|| TxnOp::get(&*own.name, Some(keys_only(freshness))));
-    let ahead = ahead_of(directory, mode, Some(own.create), freshness);
+    let itself = (kind == Kind::Shared).then(|| TxnOp::get(&*own.name, Some(keys_only(freshness))));
+    let ahead = ahead_of(directory, kind, Some(own.create), freshness);
     Txn::new().and_then(itself.into_iter().chain(ahead).collect::<Vec<_>>())
 }
 
@@ -328,11 +442,8 @@ pub(super) fn keys_only(freshness: Freshness) -> GetOptions {
 ///
 /// ⚠ The answer must not show newer claims: two waiters that each see the other would wait for each other. In the transaction that
 /// puts the claim there are none.
-fn ahead_of(directory: &Directory, mode: Mode, create: Option<i64>, freshness: Freshness) -> Vec<TxnOp> {
-    let limit = match mode {
-        Mode::Exclusive => 2,
-        Mode::Shared => 1,
-    };
+fn ahead_of(directory: &Directory, kind: Kind, create: Option<i64>, freshness: Freshness) -> Vec<TxnOp> {
+    let limit = if kind == Kind::Exclusive { 2 } else { 1 };
     let newest = || {
         let options = keys_only(freshness).with_sort(SortTarget::Create, SortOrder::Descend).with_limit(limit);
         match create {
@@ -340,7 +451,7 @@ fn ahead_of(directory: &Directory, mode: Mode, create: Option<i64>, freshness: F
             None => options,
         }
     };
-    let ranges = directory.blocking(mode).into_iter();
+    let ranges = directory.blocking(kind).into_iter();
     ranges.map(|(start, end)| TxnOp::get(start, Some(newest().with_range(end)))).collect()
 }
 
@@ -357,9 +468,9 @@ pub(super) fn ranges(answer: PbTxnResponse) -> impl Iterator<Item = PbRangeRespo
     })
 }
 
-/// Returns all keys that a transaction's ranges have found. `None` if the answer makes no sense.
-pub(super) fn keys(answer: PbTxnResponse) -> Option<Vec<PbKeyValue>> {
-    ranges(answer).flat_map(|found| found.kvs).map(answer::key).collect()
+/// Returns the keys that each of a transaction's ranges has found. `None` if the answer makes no sense.
+pub(super) fn found(answer: PbTxnResponse) -> Option<Vec<Vec<PbKeyValue>>> {
+    ranges(answer).map(|found| found.kvs.into_iter().map(answer::key).collect()).collect()
 }
 
 /// The answer to a transaction that may have been a nested one.
@@ -391,16 +502,16 @@ mod tests {
         };
         let responses = vec![range(b"a"), PbResponseOp { response: None }, range(b"b")];
         let answer = PbTxnResponse { responses, ..PbTxnResponse::default() };
-        let found: Vec<_> = keys(answer).unwrap().into_iter().map(|found| found.key).collect();
+        let found: Vec<_> = found(answer).unwrap().into_iter().flatten().map(|found| found.key).collect();
         assert_eq!(found, [b"a"]);
         let directory = Names::new("p/".into()).directory("k");
         let record = Record { name: (*b"r").into(), value: [].into(), lease: LeaseId(1), version: 1 };
-        let name = directory.claim(Mode::Exclusive, LeaseId(1), 1);
+        let name = directory.claim(Kind::Exclusive, LeaseId(1), 1);
         let empty = PbTxnResponse { succeeded: true, ..PbTxnResponse::default() };
         let full = Form::Full { released: Vec::new(), only_if_free: false, blocker: None, is_repeated: false };
         for form in [Form::Lean { released: None }, full] {
             let (directory, name, record) = (directory.clone(), name.clone(), record.clone());
-            let put = PutClaim { directory, mode: Mode::Exclusive, name, value: Vec::new(), record, form };
+            let put = PutClaim { directory, kind: Kind::Exclusive, name, value: Vec::new(), record, form };
             for revision in [None, Some(7)] {
                 assert!(put.read(Answer { txn: empty.clone(), revision }).is_none());
             }
@@ -411,12 +522,12 @@ mod tests {
     #[test]
     fn a_read_that_decides_is_linearizable_and_shows_nothing_newer() {
         let directory = Names::new("p/".into()).directory("k");
-        let own = ClaimKey { name: directory.claim(Mode::Exclusive, LeaseId(1), 1), create: 7 };
-        for mode in [Mode::Exclusive, Mode::Shared] {
-            let asked = |freshness| format!("{:?}", read_position(&directory, mode, &own, freshness));
+        let own = ClaimKey { name: directory.claim(Kind::Exclusive, LeaseId(1), 1), create: 7 };
+        for kind in [Kind::Exclusive, Kind::Shared] {
+            let asked = |freshness| format!("{:?}", read_position(&directory, kind, &own, freshness));
             let (fresh, stale) = (asked(Freshness::Linearizable), asked(Freshness::Serializable));
             let count = |text: &str, what: &str| text.matches(what).count();
-            let ranges = directory.blocking(mode).len();
+            let ranges = directory.blocking(kind).len();
             assert_eq!(count(&fresh, "max_create_revision: 7"), ranges, "{fresh}");
             assert_eq!(count(&fresh, "serializable: true"), 0, "{fresh}");
             assert_eq!(count(&stale, "serializable: false"), 0, "{stale}");

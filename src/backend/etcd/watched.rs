@@ -47,7 +47,7 @@ impl Watched {
         let id = self.connection.hub().next_id();
         if let Some(subjects) = &mut *self.subjects.lock() {
             subjects.insert(id, (subject, name.clone()));
-            self.connection.hub().watch(id, name, start, self.sink.clone());
+            self.connection.hub().watch(id, name.into(), start, self.sink.clone());
         }
         id
     }

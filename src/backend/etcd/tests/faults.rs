@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures::FutureExt;
 
+use super::super::kind::Kind;
 use super::super::names;
 use super::super::txn::{self, Answer, Form, PutClaim, PutOutcome};
 use super::*;
@@ -89,8 +90,8 @@ impl Copies {
         let full = Form::Full { released: Vec::new(), only_if_free: false, blocker: None, is_repeated: false };
         Self([Form::Lean { released: None }, full].map(|form| PutClaim {
             directory: directory.clone(),
-            mode: claim.mode,
-            name: directory.claim(claim.mode, claim.lease.id, 1),
+            kind: Kind::of(claim),
+            name: directory.claim(Kind::of(claim), claim.lease.id, 1),
             value: b"late".to_vec(),
             record: record.clone(),
             form,

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 
-use super::super::txn::ClaimKey;
+use super::super::txn::{ClaimKey, SeenClaim};
 use super::*;
 
 fn own(grant: &Grant) -> ClaimKey {
@@ -13,7 +13,8 @@ fn own(grant: &Grant) -> ClaimKey {
 async fn removed(client: &Client, claims: &[ClaimKey]) -> Vec<bool> {
     let parts = client.etcd.parts().unwrap();
     let looks = &parts.acquirer.looks;
-    join_all(claims.iter().map(|claim| looks.is_removed(claim))).await
+    let claims: Vec<_> = claims.iter().map(|claim| SeenClaim { claim: claim.clone(), is_waiting: false }).collect();
+    join_all(claims.iter().map(|claim| looks.has_changed(claim))).await
 }
 
 #[test]

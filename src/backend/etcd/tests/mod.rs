@@ -8,6 +8,7 @@ mod lean;
 mod locks;
 mod looks;
 mod losses;
+mod slots;
 
 use std::future::Future;
 use std::process::{Command, Stdio};

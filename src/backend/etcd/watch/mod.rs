@@ -43,7 +43,7 @@ pub(super) fn read(name: Name, answers: impl Iterator<Item = etcd_client::WatchR
 
     let (sink, mut notices) = tokio::sync::mpsc::unbounded_channel();
     let mut table = WatchTable::default();
-    table.apply(Command::Watch { id: WatchId(1), name, start: 0, sink }, Instant::now());
+    table.apply(Command::Watch { id: WatchId(1), target: name.into(), start: 0, sink }, Instant::now());
     while table.next_request().is_some() {}
     for answer in answers {
         if let Some((id, _)) = table.read(&answer) {
@@ -191,8 +191,13 @@ async fn send(sender: &mut WatchRequestSender, request: Option<&Ready>) -> std::
 #[cfg(test)]
 mod tests {
     use super::super::tests::{Client, Server, run};
-    use super::hub::Notice;
+    use super::hub::{Notice, Target};
     use super::*;
+
+    /// The deletion of a key.
+    fn key(name: &[u8]) -> Target {
+        Target::from(super::super::names::Name::from(name))
+    }
 
     #[test]
     fn a_watch_that_rests_misses_nothing() {
@@ -202,16 +207,16 @@ mod tests {
             let parts = client.etcd.parts().unwrap();
             let hub = parts.connection.hub();
             server.ctl(&["put", "a", ""]);
-            let mut first = hub.subscribe((*b"a").into());
+            let mut first = hub.subscribe(key(b"a"));
             let Notice::Created(since) = first.next().await else { panic!("no watch") };
             drop(first);
             server.ctl(&["del", "a"]);
             server.ctl(&["put", "b", ""]);
             server.ctl(&["del", "b"]);
             // Both on one stream: what comes later on it has been read later.
-            let mut other = hub.subscribe((*b"b").into());
+            let mut other = hub.subscribe(key(b"b"));
             assert!(matches!(other.next().await, Notice::Created(_)));
-            let mut second = hub.subscribe((*b"a").into());
+            let mut second = hub.subscribe(key(b"a"));
             assert_eq!(second.next().await, Notice::Created(since), "it was made anew");
             assert_eq!(second.next().await, Notice::Deleted(since + 1));
         });
@@ -225,13 +230,13 @@ mod tests {
             let parts = client.etcd.parts().unwrap();
             let hub = parts.connection.hub();
             server.ctl(&["put", "a", ""]);
-            let mut first = hub.subscribe((*b"a").into());
+            let mut first = hub.subscribe(key(b"a"));
             let Notice::Created(since) = first.next().await else { panic!("no watch") };
             drop(first);
             server.ctl(&["del", "a"]);
             // Longer than a watch rests.
             tokio::time::sleep(Duration::from_millis(1500)).await;
-            let mut second = hub.subscribe((*b"a").into());
+            let mut second = hub.subscribe(key(b"a"));
             let Notice::Created(now) = second.next().await else { panic!("no watch") };
             assert!(now > since, "it was kept");
         });

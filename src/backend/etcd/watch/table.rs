@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{WatchFilterType, WatchOptions, WatchResponse};
 use tokio::time::Instant;
 
-use super::hub::{Command, Notice, Sink, WatchId};
+use super::hub::{Command, Filter, Notice, Sink, Target, WatchId};
 use crate::backend::etcd::answer;
 use crate::backend::etcd::names::Name;
 
@@ -30,7 +30,7 @@ const MAX_RESTING: usize = 64;
 
 #[derive(Debug)]
 struct Watch {
-    name: Name,
+    target: Target,
     start: i64,
     /// The receiver of its notices. `None` while it rests.
     sink: Option<Sink>,
@@ -47,9 +47,9 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(name: Name, start: i64, sink: Sink) -> Self {
+    fn new(target: Target, start: i64, sink: Sink) -> Self {
         Self {
-            name,
+            target,
             start,
             sink: Some(sink),
             is_recreated: false,
@@ -69,7 +69,15 @@ impl Watch {
     }
 
     fn options(&self, wire: i64) -> WatchOptions {
-        WatchOptions::new().with_watch_id(wire).with_start_revision(self.start).with_filters([WatchFilterType::NoPut])
+        let options = WatchOptions::new().with_watch_id(wire).with_start_revision(self.start);
+        let options = match self.target.filter {
+            Filter::Deletions => options.with_filters([WatchFilterType::NoPut]),
+            Filter::None => options,
+        };
+        match &self.target.end {
+            Some(end) => options.with_range(end.clone()),
+            None => options,
+        }
     }
 
     /// Notes that it is on no stream. On the next one it starts at the present revision, since the past may be compacted by then.
@@ -113,14 +121,14 @@ impl WatchTable {
     /// Applies a command of a user.
     pub(super) fn apply(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Watch { id, name, start, sink } => {
-                if start > 0 || !self.wake(id, &name, &sink) {
-                    self.watches.insert(id, Watch::new(name, start, sink));
+            Command::Watch { id, target, start, sink } => {
+                if start > 0 || !self.wake(id, &target, &sink) {
+                    self.watches.insert(id, Watch::new(target, start, sink));
                     self.outbox.push_back(Request::Create(id));
                 }
             }
             Command::Rest(id) => match self.watches.get_mut(&id) {
-                Some(watch) if watch.since.is_some() => {
+                Some(watch) if watch.since.is_some() && watch.target.is_deletion() => {
                     watch.sink = None;
                     self.resting.push_back((now + REST, id));
                     if self.resting.len() > MAX_RESTING {
@@ -133,10 +141,10 @@ impl WatchTable {
         }
     }
 
-    /// Gives a resting watch on this name to a new user. Returns false if there is none.
-    fn wake(&mut self, id: WatchId, name: &[u8], sink: &Sink) -> bool {
+    /// Gives a resting watch on this target to a new user. Returns false if there is none.
+    fn wake(&mut self, id: WatchId, target: &Target, sink: &Sink) -> bool {
         let fits =
-            |(_, resting): &(Instant, WatchId)| self.watches.get(resting).is_some_and(|watch| *watch.name == *name);
+            |(_, resting): &(Instant, WatchId)| self.watches.get(resting).is_some_and(|watch| watch.target == *target);
         let Some((_, old)) = self.resting.iter().position(fits).and_then(|index| self.resting.remove(index)) else {
             return false;
         };
@@ -214,7 +222,7 @@ impl WatchTable {
         watch.wire = Some(self.last_wire);
         self.by_wire.insert(self.last_wire, id);
         self.unanswered.push_back(self.last_wire);
-        Some((watch.name.clone(), watch.options(self.last_wire)))
+        Some((watch.target.name.clone(), watch.options(self.last_wire)))
     }
 
     /// Takes the oldest request that is still needed.
@@ -269,7 +277,7 @@ impl WatchTable {
             watch.down(id);
             if answer.created() && answer.compact_revision() == 0 {
                 watch.refusals += 1;
-                return Some((id, watch.name.clone()));
+                return Some((id, watch.target.name.clone()));
             }
             // Its start revision was compacted, most likely.
             watch.cancels += 1;
@@ -283,7 +291,12 @@ impl WatchTable {
             watch.refusals = 0;
             watch.notify(id, if watch.is_recreated { Notice::Recreated } else { Notice::Created(since) });
         }
-        if let Some(last) = answer::deletion(&answer.0, &watch.name) {
+        if !watch.target.is_deletion() {
+            let changes = answer::changes(&answer.0, &watch.target.name, watch.target.end.as_deref());
+            if !changes.is_empty() {
+                watch.notify(id, Notice::Changed(changes));
+            }
+        } else if let Some(last) = answer::deletion(&answer.0, &watch.target.name) {
             watch.deleted = Some(last);
             watch.notify(id, Notice::Deleted(last));
         }
@@ -305,8 +318,8 @@ mod tests {
         let (sink, notices) = unbounded_channel();
         let mut table = WatchTable::default();
         for n in 1..=count {
-            let name = format!("k{n}").into_bytes().into();
-            table.apply(Command::Watch { id: WatchId(n), name, start: 0, sink: sink.clone() }, Instant::now());
+            let target = Name::from(format!("k{n}").into_bytes()).into();
+            table.apply(Command::Watch { id: WatchId(n), target, start: 0, sink: sink.clone() }, Instant::now());
         }
         assert_eq!(requested(&mut table).len(), usize::try_from(count).unwrap());
         (table, notices)
