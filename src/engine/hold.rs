@@ -236,7 +236,7 @@ impl Hold {
 
     /// The signal of others that wait for the key. The backend is asked from now on.
     pub(crate) fn ask_wanted(&self) -> &Signal {
-        self.held.wanting.ask(&self.held)
+        self.held.wanting.ask(&self.held.sessions.base, &self.held.grant)
     }
 
     /// Whether others are known to wait for the key; `is_local` tells whether an owner of this process does.

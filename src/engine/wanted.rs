@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::task::AbortHandle;
 
-use super::hold::HeldGrant;
+use super::base::Base;
+use crate::backend::Grant;
 use crate::backend::backoff::Backoff;
 use crate::error::ErrorKind;
 use crate::lease::Signal;
@@ -14,7 +15,7 @@ use crate::process::report::Foreign;
 
 /// Of a grant: nothing until it is asked for.
 #[derive(Debug, Default)]
-pub(super) struct Wanting(OnceLock<Box<Asked>>);
+pub(super) struct Wanting(OnceLock<Arc<Asked>>);
 
 #[derive(Debug, Default)]
 struct Asked {
@@ -41,10 +42,12 @@ impl Drop for Asked {
 
 impl Wanting {
     /// Asks the backend from now on.
-    pub(super) fn ask(&self, held: &Arc<HeldGrant>) -> &Signal {
-        let asked = self.0.get_or_init(Box::default);
+    pub(super) fn ask(&self, base: &Arc<Base>, grant: &Grant) -> &Signal {
+        let asked = self.0.get_or_init(Arc::default);
         // The task reports to what is there by now.
-        asked.task.get_or_init(|| held.sessions.base.keeper.spawn_abortable(listen(Arc::downgrade(held))));
+        asked
+            .task
+            .get_or_init(|| base.keeper.spawn_abortable(listen(base.clone(), grant.clone(), Arc::downgrade(asked))));
         &asked.signal
     }
 
@@ -65,27 +68,18 @@ impl Wanting {
             asked.end();
         }
     }
-
-    fn by_claim(&self) {
-        if let Some(asked) = self.0.get() {
-            asked.by_claim.store(true, Ordering::Release);
-            asked.signal.fire();
-        }
-    }
 }
 
 /// Waits at the backend until the grant is wanted, or has ended.
-async fn listen(held: Weak<HeldGrant>) {
+async fn listen(base: Arc<Base>, grant: Grant, asked: Weak<Asked>) {
     let mut pauses = Backoff::slow();
     loop {
-        let Some((base, grant)) = held.upgrade().map(|held| (held.sessions.base.clone(), held.grant.clone())) else {
-            return;
-        };
         let answer = Box::pin(async { base.backend.wanted(&grant).await });
         match Catching::new(Foreign::Backend, answer).await {
             Some(Ok(())) => {
-                if let Some(held) = held.upgrade() {
-                    held.wanting.by_claim();
+                if let Some(asked) = asked.upgrade() {
+                    asked.by_claim.store(true, Ordering::Release);
+                    asked.signal.fire();
                 }
                 return;
             }

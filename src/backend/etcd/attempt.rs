@@ -3,7 +3,8 @@
 //! ⚠ Only a linearizable read shows that a claim is behind another one or no longer in its queue. Any read that has the claim and
 //! nothing ahead of it shows that it holds the key, see [`Freshness::Serializable`].
 
-use super::txn::{Ahead, ClaimKey, Freshness, Position, PutOutcome, SeenClaim};
+use super::position::{Ahead, ClaimKey, Freshness, Position, SeenClaim};
+use super::txn::PutOutcome;
 use super::watch::hub::{Change, Notice};
 
 /// What is known of the claim of an attempt.

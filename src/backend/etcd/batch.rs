@@ -20,9 +20,10 @@ use super::claims::Claims;
 use super::connection::Connection;
 use super::error;
 use super::names::{Directory, Name};
+use super::position::ClaimKey;
 use super::releases::{Carried, Due, Sent};
 use super::slots;
-use super::txn::{self, Answer, ClaimKey, Outcome, PutClaim, Record};
+use super::txn::{self, Answer, Outcome, PutClaim, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, LeaseId, Result};
 
 /// The maximum number of requests in flight. Of 2, 3 and 4, 3 was the fastest with 64 tasks.

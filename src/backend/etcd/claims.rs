@@ -6,9 +6,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::names::Directory;
+use super::position::ClaimKey;
 use super::releases::{Begun, Releases};
 use super::session::Session;
-use super::txn::ClaimKey;
 use super::watch::hub::WatchId;
 use crate::backend::{AttemptId, LeaseId};
 

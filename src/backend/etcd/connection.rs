@@ -17,7 +17,8 @@ use super::endpoints::{self, Endpoints};
 use super::guards::Guards;
 use super::history::{History, Mark};
 use super::limits::Limits;
-use super::txn::{self, Freshness};
+use super::position::{Freshness, keys_only};
+use super::txn::{self};
 use super::watch::hub::{Commands, Hub};
 use super::{answer, error, proxy};
 use crate::backend::backoff::Backoff;
@@ -393,7 +394,7 @@ impl Connection {
     ) -> Result<PbRangeResponse> {
         let (mut kv, name) = (self.kv(), name.to_vec());
         let header = present_header(freshness, |found: &PbRangeResponse| found.header.as_ref());
-        let ask = async move { kv.get(name, Some(txn::keys_only(freshness))).await.map(|found| found.0) };
+        let ask = async move { kv.get(name, Some(keys_only(freshness))).await.map(|found| found.0) };
         self.send(limit, header, ask).await
     }
 

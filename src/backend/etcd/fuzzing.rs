@@ -9,7 +9,8 @@ use etcd_client::proto::{
 
 use super::kind::Kind;
 use super::names::Names;
-use super::txn::{Answer, ClaimKey, Form, Outcome, Position, PutClaim, PutOutcome, Record};
+use super::position::{ClaimKey, Position};
+use super::txn::{Answer, Form, Outcome, PutClaim, PutOutcome, Record};
 use super::value::{self, Author};
 use super::{answer, txn, watch};
 use crate::backend::LeaseId;

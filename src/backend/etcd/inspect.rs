@@ -12,7 +12,7 @@ use super::claims::Claims;
 use super::connection::Connection;
 use super::kind::Kind;
 use super::names::{self, Directory, Names};
-use super::txn::{ClaimKey, Freshness};
+use super::position::{ClaimKey, Freshness};
 use super::value::{self, Author, Description};
 use super::{answer, error, txn};
 use crate::backend::{ErrorKind, Evict, EvictScope, LeaseId, Result};

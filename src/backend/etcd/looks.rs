@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
-use super::txn::{self, Freshness, SeenClaim};
+use super::position::{Freshness, SeenClaim, keys_only};
+use super::txn::{self};
 use crate::backend::{ErrorKind, Result};
 
 /// How long the first look waits for others.
@@ -105,7 +106,7 @@ impl Looks {
 ///
 /// ⚠ A transaction without a read that is linearizable would be answered by the member's state, which may lag behind.
 fn compare<'a>(claims: impl Iterator<Item = &'a SeenClaim> + Clone) -> Txn {
-    let options = Some(txn::keys_only(Freshness::Linearizable));
+    let options = Some(keys_only(Freshness::Linearizable));
     let when: Vec<_> = claims.clone().map(SeenClaim::is_unchanged).collect();
     let or_else: Vec<_> = claims.map(|claim| TxnOp::get(&*claim.claim.name, options.clone())).collect();
     Txn::new().when(when).or_else(or_else)

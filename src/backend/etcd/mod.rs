@@ -28,6 +28,7 @@ mod numbers;
 mod options;
 mod parts;
 mod pool;
+mod position;
 mod proxy;
 mod release;
 mod releases;

@@ -13,8 +13,9 @@ use super::kind::Kind;
 use super::leases::Leases;
 use super::losses::Losses;
 use super::names::Names;
+use super::position::ClaimKey;
 use super::releases::{Begun, Due, Releases, Sent};
-use super::txn::{self, ClaimKey, Record};
+use super::txn::{self, Record};
 use super::watched::Subject;
 use crate::backend::{Claim, Completion, ErrorKind, Grant, LeaseId, Result};
 

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::names::Directory;
-use super::txn::ClaimKey;
+use super::position::ClaimKey;
 use crate::backend::{AttemptId, Completion, LeaseId, Result};
 
 /// A release that was not confirmed yet.

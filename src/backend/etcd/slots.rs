@@ -14,7 +14,7 @@ use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTar
 
 use super::kind::Kind;
 use super::names::{Directory, Name, signed};
-use super::txn::{Ahead, ClaimKey, Freshness, Position, SeenClaim, keys_only};
+use super::position::{Ahead, ClaimKey, Freshness, Position, SeenClaim, keys_only};
 use crate::backend::LeaseId;
 
 /// Returns the number of slots that a look reads for claims with this limit: one more than can fit.

@@ -2,7 +2,7 @@
 
 use futures::FutureExt;
 
-use super::super::txn::Freshness;
+use super::super::position::Freshness;
 use super::*;
 use crate::support::proxy::Proxy;
 

@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 
-use super::super::txn::{ClaimKey, SeenClaim};
+use super::super::position::{ClaimKey, SeenClaim};
 use super::*;
 
 fn own(grant: &Grant) -> ClaimKey {

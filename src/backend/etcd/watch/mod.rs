@@ -26,7 +26,7 @@ use super::connection::Connection;
 use super::error;
 #[cfg(feature = "testing")]
 use super::names::Name;
-use super::txn::Freshness;
+use super::position::Freshness;
 use crate::backend::backoff::Backoff;
 use crate::backend::{ErrorKind, Result};
 
