@@ -117,8 +117,8 @@ impl LockGuard {
     /// semaphore, is wanted by those that cannot share it. A [try](crate::LockRequest::try_once) does not wait. Once completed, it is
     /// for this hold.
     ///
-    /// The first poll begins to ask the server. On etcd and Redis it notifies, usually within milliseconds; other backends are asked once
-    /// a second. While the server is unreachable, only the tasks of this process are known.
+    /// The first poll begins to ask the server. Redis notifies, usually within milliseconds; etcd and other backends are asked once a
+    /// second. While the server is unreachable, only the tasks of this process are known.
     ///
     /// # Cancel safety
     ///
