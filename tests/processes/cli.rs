@@ -271,7 +271,8 @@ fn slots_and_values_are_taken_and_shown(url: &str) {
     assert_eq!((&json["limit"], json["values"].as_array().unwrap().len()), (&2.into(), 2), "{json}");
     running.send(Signal::TERM);
     assert_eq!(running.end().0, 143);
-    drop((first, slot(), slot()));
+    drop(first);
+    drop((slot(), slot()));
 }
 
 fn a_command_runs_again_after_a_loss(url: &str) {

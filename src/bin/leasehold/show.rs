@@ -26,7 +26,7 @@ pub(crate) async fn who(manager: &LockManager, key: &str, json: bool) -> Ended {
 
 pub(crate) async fn watch(manager: &LockManager, key: &str, json: bool) -> Ended {
     let mut states = manager.watch(key);
-    let mut is_away = false;
+    let (mut is_away, mut last) = (false, None);
     while let Some(state) = states.next().await {
         let row = match state {
             Ok(info) => info.map(Row::from),
@@ -41,6 +41,11 @@ pub(crate) async fn watch(manager: &LockManager, key: &str, json: bool) -> Ended
         if std::mem::take(&mut is_away) {
             say("the server answers again");
         }
+        let shown = row.as_ref().map(Row::identity);
+        if last.as_ref() == Some(&shown) {
+            continue;
+        }
+        last = Some(shown);
         let (now, key) = (time(SystemTime::now()).unwrap_or_default(), Printable(key));
         let line = match &row {
             _ if json => serde_json::json!({ "at": now, "lock": row }).to_string(),

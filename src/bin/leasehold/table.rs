@@ -7,7 +7,7 @@ use leasehold::{Holder, LockInfo, Mode, Printable};
 use serde::Serialize;
 
 /// A lock.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Row {
     key: String,
     mode: Mode,
@@ -40,6 +40,11 @@ impl From<LockInfo> for Row {
 }
 
 impl Row {
+    /// What tells a state of the lock from another one: all but the time that is left, and the waiters.
+    pub(super) fn identity(&self) -> Self {
+        Self { remaining_ms: None, waiters: 0, ..self.clone() }
+    }
+
     /// The holders and what they publish.
     pub(super) fn published(&self) -> String {
         let values: Vec<_> = self.values.iter().flatten().map(|value| format!("{value:?}")).collect();
