@@ -38,7 +38,7 @@ async fn reindex(manager: LockManager) -> leasehold::Result<u32> {
         holds += 1;
         let mut wanted = guard.wanted();
         while done < STEPS && !guard.is_lost() {
-            sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(50)).await;
             done += 1;
             if (&mut wanted).now_or_never().is_some() {
                 println!("  {done} steps are done, and another waits");
