@@ -25,8 +25,9 @@ impl LockRequest {
     ///   next term begins, after a pause if the term was shorter than the TTL: 0.1 s, doubling to a third of the TTL.
     ///
     /// `work` is a closure that returns a future, `|guard| async move { … }`; what it needs in later terms as well has to be cloned. The
-    /// lock is held until that future ends, also if it has dropped its guard, which is a second one of the hold. An instance that hangs goes on renewing its lock: use [`auto_renew(false)`](Self::auto_renew) and [`LockGuard::renew`] where `work`
-    /// should prove that it makes progress. With a [value](Self::value), [`LockManager::watch`](crate::LockManager::watch) tells
+    /// lock is held until that future ends, also if it has dropped its guard, which is a second one of the hold. An instance that hangs
+    /// goes on renewing its lock: use [`auto_renew(false)`](Self::auto_renew) and [`LockGuard::renew`] where `work` should prove that it
+    /// makes progress. With a [value](Self::value), [`LockManager::watch`](crate::LockManager::watch) tells
     /// others who leads.
     ///
     /// # Errors

@@ -111,7 +111,7 @@ impl Lock {
         self.keep(self.engine.base.bounded(Some(self.key()), "look up", call))
     }
 
-    /// Observes the key: who holds it, as it changes; see [`Watch`].
+    /// Observes the holders of the key as they change; see [`Watch`].
     pub fn watch(&self) -> Watch {
         Watch::new(self.engine.clone(), Ok(self.entry.clone()))
     }

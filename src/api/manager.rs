@@ -269,7 +269,7 @@ impl LockManager {
         self.handle_for(key.as_ref(), "look up").map_or_else(Pending::failed, |handle| handle.info())
     }
 
-    /// Observes a key: who holds it, as it changes; see [`Watch`].
+    /// Observes the holders of a key as they change; see [`Watch`].
     ///
     /// An invalid key fails with [`LockError::InvalidKey`].
     pub fn watch(&self, key: impl AsRef<str>) -> Watch {

@@ -1,4 +1,4 @@
-//! Slots of a semaphore: who holds one, and what the others wait for.
+//! Slots of a semaphore: which claims hold one, and what the others wait for.
 //!
 //! A slot is the claim at some place among the slots of its directory, oldest first. It *fits* if each slot up to it is at a place within
 //! its own limit, and it holds the key if it fits and no claim of another kind is ahead. Places only decrease, so a claim that fits always

@@ -1,6 +1,6 @@
 //! Ears: by which a manager is notified of the next change of a lock.
 //!
-//! An ear is a member of a key beside the lock, which the next script removes that changes who holds the lock, or adds a waiter. That
+//! An ear is a member of a key beside the lock, which the next script removes that changes the holders of the lock, or adds a waiter. That
 //! script sends one message, so a slow listener costs nothing, and what nobody listens to costs no more than a name in a command.
 
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 /// What an ear listens for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A change of who holds the lock.
+    /// A change of the holders.
     Holders,
     /// A new waiter.
     Waiters,

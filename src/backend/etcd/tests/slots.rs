@@ -1,4 +1,4 @@
-//! Slots: who holds them, who waits for what, and what that costs.
+//! Slots: their holders, what each waiter waits for, and what that costs.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Instant;
