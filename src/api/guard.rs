@@ -117,7 +117,7 @@ impl LockGuard {
     /// semaphore, is wanted by those that cannot share it. A [try](crate::LockRequest::try_once) does not wait. Once completed, it is
     /// for this hold.
     ///
-    /// The first poll begins to ask the server. Redis notifies, usually within milliseconds; etcd and other backends are asked once a
+    /// The first poll begins to ask the server. etcd and Redis notify, usually within milliseconds; other backends are asked once a
     /// second. While the server is unreachable, only the tasks of this process are known.
     ///
     /// # Cancel safety

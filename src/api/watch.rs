@@ -16,8 +16,7 @@ use crate::process::{blocking, wakers};
 /// A stream of the states of a key: its holders as they change.
 ///
 /// The first item is the present state, `None` if the key is free. Another one follows when the holders, the mode, a
-/// [limit](crate::LockRequest::limit) or a [value](crate::LockRequest::value) change: on Redis usually within milliseconds, on etcd within
-/// a second. An item replaces the one before it, if that was not read: a slow reader sees the last state, not all states between.
+/// [limit](crate::LockRequest::limit) or a [value](crate::LockRequest::value) change: on etcd and Redis usually within milliseconds. An item replaces the one before it, if that was not read: a slow reader sees the last state, not all states between.
 /// [`waiters`](LockInfo::waiters) are those at that time, and [`remaining`](LockInfo::remaining) is unknown.
 ///
 /// An error of the server says that the state may be outdated; the next state follows when the server answers. A permanent error,

@@ -2,6 +2,7 @@
 
 mod auth;
 mod cluster;
+mod coordination;
 mod durations;
 mod etcdctl;
 mod fencing;

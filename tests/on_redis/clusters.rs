@@ -392,11 +392,12 @@ fn a_cluster_is_about_as_fast_as_one_server() {
     let (cluster, server) = (RedisCluster::start_with(0, &[]), support::redis::Redis::start());
     let ttl = Duration::from_secs(30);
     let (of_cluster, of_one) = (connect(&cluster, ttl), LockManager::connect(server.url()).wait().unwrap());
-    let best = |manager: &LockManager| (0..5).map(|_| pairs(manager, 400)).min().unwrap();
-    let (one, several) = (best(&of_one), best(&of_cluster));
+    // In turn, so that what else the machine does falls on both.
+    let times = (0..5).map(|_| (pairs(&of_one, 400), pairs(&of_cluster, 400)));
+    let (one, several) = times.reduce(|best, next| (best.0.min(next.0), best.1.min(next.1))).unwrap();
     println!("lock and drop: {several:?}, on one server {one:?}");
-    let best = |manager: &LockManager| (0..5).map(|_| rate(manager)).fold(0.0, f64::max);
-    let (fast, rate) = (best(&of_one), best(&of_cluster));
+    let rates = (0..5).map(|_| (rate(&of_one), rate(&of_cluster)));
+    let (fast, rate) = rates.reduce(|best, next| (best.0.max(next.0), best.1.max(next.1))).unwrap();
     println!("64 tasks: {rate:.0} pairs a second, on one server {fast:.0}");
 
     // Handovers between two managers, at all masters.

@@ -66,10 +66,11 @@ fn masters_that_are_killed_and_come_back_let_no_two_in() {
     let kills = if std::env::var_os("LEASEHOLD_ALL").is_some() { 6 } else { 1 };
     for _ in 0..kills {
         crowd.progress();
+        // On a busy machine the sentinels may have replaced the new one once more.
         let old = watched.master().unwrap();
         watched.servers[old].kill();
         let killed = Instant::now();
-        let new = watched.wait_for_another(old);
+        watched.wait_for_another(old);
         let named = killed.elapsed();
         let granted = named + crowd.progress();
         println!("named after {named:?}, the first grant after {granted:?}");
@@ -78,7 +79,6 @@ fn masters_that_are_killed_and_come_back_let_no_two_in() {
         watched.servers[old].restart();
         eventually("the old master is a replica", || (role(&watched.servers[old]) == "slave").then_some(()));
         watched.wait_until_known();
-        assert_eq!(watched.master(), Some(new));
     }
     let holds = crowd.finish();
     println!("{holds} holds");

@@ -7,6 +7,7 @@ pub mod broken;
 pub mod child;
 #[cfg(feature = "redis")]
 pub mod clusters;
+pub mod coordination;
 pub mod crowd;
 pub mod drivers;
 #[cfg(feature = "etcd")]

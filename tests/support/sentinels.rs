@@ -53,7 +53,7 @@ impl Watched {
         // A sentinel looks every ten seconds whether a server that was restarted replicates the right one.
         let deadline = Instant::now() + 3 * PATIENCE;
         while !self.is_known() {
-            assert!(Instant::now() < deadline, "not all know each other");
+            assert!(Instant::now() < deadline, "not all know each other:\n{}", self.described());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -67,6 +67,17 @@ impl Watched {
         let Some(master) = self.master() else { return false };
         let online = self.servers[master].cli(&["INFO", "replication"]).matches("state=online").count();
         online >= 2 && self.sentinels.iter().all(knows)
+    }
+
+    /// What each sentinel and each server says.
+    fn described(&self) -> String {
+        let fields = ["port", "flags", "config-epoch", "num-slaves", "num-other-sentinels"];
+        let sentinel =
+            |sentinel: &Sentinel| format!("{}: {:?}", sentinel.port, fields.map(|field| sentinel.field(field)));
+        let role = |server: &Redis| server.cli(&["ROLE"]).lines().collect::<Vec<_>>().join(" ");
+        let server = |server: &Redis| format!("{}: {}", server.address(), role(server));
+        let all = self.sentinels.iter().map(sentinel).chain(self.servers.iter().map(server));
+        all.collect::<Vec<_>>().join("\n")
     }
 
     /// The URL for a manager.

@@ -270,7 +270,7 @@ impl Acquirer {
     }
 
     /// Waits for the next notice, or until it is time to poll.
-    async fn wait(&self, watch: Option<&mut Subscription<'_>>, is_trusted: bool) -> Answer {
+    async fn wait(&self, watch: Option<&mut Subscription>, is_trusted: bool) -> Answer {
         let notice = async {
             match watch {
                 Some(watch) => watch.next().await,

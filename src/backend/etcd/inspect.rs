@@ -10,14 +10,14 @@ use futures::future::join_all;
 
 use super::claims::Claims;
 use super::connection::Connection;
-use super::kind::Kind;
-use super::names::{self, Directory, Names};
+use super::names::{Directory, Names};
 use super::position::{ClaimKey, Freshness};
-use super::value::{self, Author, Description};
+use super::queue::{Context, Entry, holders, info, split};
+use super::value::{self, Author};
+use super::view::View;
 use super::{answer, error, txn};
 use crate::backend::{ErrorKind, Evict, EvictScope, LeaseId, Result};
-use crate::info::{ClaimId, Eviction, LockInfo};
-use crate::token::FencingToken;
+use crate::info::{Eviction, LockInfo};
 
 /// The maximum number of keys in one answer.
 const PAGE: i64 = 1000;
@@ -31,108 +31,18 @@ const OVERHEAD: usize = 100;
 /// The maximum number of requests in flight.
 const PARALLEL: usize = 32;
 
-/// A claim on the server.
-#[derive(Clone, Debug)]
-struct Entry {
-    name: Vec<u8>,
-    child: Vec<u8>,
-    create: i64,
-    lease: i64,
-    author: Author,
-}
-
-impl Entry {
-    /// Creates the entry of a claim whose value was not read: it excludes, whatever its value is.
-    fn new(found: &PbKeyValue, child: &[u8]) -> Self {
-        let author = if names::ids(child).is_some() { Author::Other } else { Author::Foreign };
-        Self {
-            name: found.key.clone(),
-            child: child.to_vec(),
-            create: found.create_revision,
-            lease: found.lease,
-            author,
-        }
-    }
-
-    /// Reads the value that was found under the name.
-    fn read(&mut self, found: Option<Vec<PbKeyValue>>) {
-        // It may have been replaced since.
-        let found = found.into_iter().flatten().find(|found| found.create_revision == self.create);
-        if let Some(found) = found {
-            self.author = value::author(&self.child, &found.value);
-        }
-    }
-
-    fn born(&self) -> ClaimKey {
-        ClaimKey { name: self.name.as_slice().into(), create: self.create }
-    }
-
-    fn id(&self) -> ClaimId {
-        ClaimId::new(format!("{:x}/{}", self.create, self.child.escape_ascii()))
-    }
-
-    fn kind(&self) -> Kind {
-        names::kind(&self.child)
-    }
-
-    fn description(&self) -> Option<&Description> {
-        match &self.author {
-            Author::Known(description) => Some(description),
-            Author::Other | Author::Foreign => None,
-        }
-    }
-}
-
-/// Returns how many claims hold the key: the oldest, and if it is shared all of its kind up to the first that is not. Slots also up to
-/// the first whose limit leaves no room for it.
-fn holders(entries: &[Entry]) -> usize {
-    let Some(oldest) = entries.first() else { return 0 };
-    let holds = |(before, entry): &(usize, &Entry)| match (oldest.kind(), entry.kind()) {
-        (Kind::Shared, Kind::Shared) => true,
-        (Kind::Slot(_), Kind::Slot(limit)) => u32::try_from(*before).is_ok_and(|before| before < limit),
-        _ => *before == 0,
-    };
-    entries.iter().enumerate().take_while(holds).count()
-}
-
-/// Returns the claims that hold the key, and those that wait for it.
-fn split(entries: &[Entry]) -> (&[Entry], &[Entry]) {
-    entries.split_at(holders(entries))
-}
-
 /// Returns the options that read the names of all claims of a directory, oldest first.
 fn all_of(directory: &Directory) -> GetOptions {
     GetOptions::new().with_range(directory.end()).with_sort(SortTarget::Create, SortOrder::Ascend).with_keys_only()
 }
 
-/// Facts about locks beyond their claims.
-struct Context {
-    left: HashMap<i64, Duration>,
-    proofs: HashMap<Arc<ClaimKey>, i64>,
-    /// The create revisions of the claims that never waited: they have held their keys since they were requested.
-    at_once: HashSet<i64>,
-}
-
-fn info(key: &str, entries: &[Entry], context: &Context) -> Option<LockInfo> {
-    let Context { left, proofs, at_once } = context;
-    let head = entries.first()?;
-    let (holders, waiters) = split(entries);
-    let mut info = LockInfo::new(key, head.kind().mode());
-    // Only the process of a claim knows its token: it is made of the revision of its proof, not of the claim's.
-    info.token = proofs.get(&head.born()).and_then(|&proof| answer::epoch(proof)).map(FencingToken::of_epoch);
-    info.since = head.description().map(|known| known.asked_at).filter(|_| at_once.contains(&head.create));
-    // A shared lock is free after the last of its holders. A claim without a lease never expires.
-    info.remaining = holders
-        .iter()
-        .map(|holder| left.get(&holder.lease).copied())
-        .max_by_key(|left| left.unwrap_or(Duration::MAX))?;
-    let described = holders.iter().filter_map(Entry::description);
-    (info.holders, info.values) = described.map(|known| (known.holder.clone(), known.value.clone())).unzip();
-    info.limit = holders.iter().filter_map(|holder| holder.kind().limit()).max();
-    info.waiters = waiters.len();
-    info.foreign = head.author == Author::Foreign;
-    info.claims = holders.iter().map(Entry::id).collect();
-    Some(info)
+/// Returns the claims that hold some locks and whose values were not read.
+fn unread_holders(locks: &mut BTreeMap<String, Vec<Entry>>) -> Vec<&mut Entry> {
+    let holding = locks.values_mut().flat_map(|entries| {
+        let count = holders(entries);
+        entries.iter_mut().take(count)
+    });
+    holding.filter(|entry| entry.is_unread()).collect()
 }
 
 /// Reads the locks on the server, and evicts their holders.
@@ -156,12 +66,49 @@ impl Inspector {
         Ok(info(key, &entries, &context))
     }
 
+    /// Returns the directory of a key.
+    pub(super) fn directory(&self, key: &str) -> Directory {
+        self.names.directory(key)
+    }
+
+    /// Reads what a key's directory contains, with the values of all claims, to follow its changes.
+    pub(super) async fn view(&self, key: &str) -> Result<View> {
+        let directory = self.names.directory(key);
+        loop {
+            let (mut locks, revision) = self.read_claims(directory.start(), &directory.end()).await?;
+            let mut entries = locks.remove(key).unwrap_or_default();
+            match self.read_values(entries.iter_mut().filter(|entry| entry.is_unread()).collect(), revision).await {
+                // What was there then is not known any more, so it may be shown neither without its values nor with later ones.
+                Err(error) if error::is_compacted(&error) => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    let at_once = self.at_once(&[(key, &entries)]).await?;
+                    return Ok(View::new(directory, entries, revision, at_once));
+                }
+            }
+        }
+    }
+
+    /// Returns the state that a view of a key shows.
+    pub(super) fn state(&self, key: &str, view: &mut View) -> Option<LockInfo> {
+        view.state(key, &self.claims)
+    }
+
+    /// Returns whether claims wait for a key that this claim holds. `None` if it does not exist any more.
+    pub(super) async fn has_waiters(&self, key: &str, own: &ClaimKey) -> Result<Option<bool>> {
+        let directory = self.names.directory(key);
+        let (mut locks, _) = self.read_claims(directory.start(), &directory.end()).await?;
+        let entries = locks.remove(key).unwrap_or_default();
+        let is_own = |entry: &Entry| *entry.name == *own.name && entry.create == own.create;
+        Ok(entries.iter().any(is_own).then(|| !split(&entries).1.is_empty()))
+    }
+
     /// Returns the same for all held keys that begin with `prefix`.
     pub(super) async fn list(&self, prefix: &str) -> Result<Vec<LockInfo>> {
         let (start, end) = self.names.range(prefix);
-        let mut locks = self.read_claims(start, &end).await?;
+        let (mut locks, revision) = self.read_claims(start, &end).await?;
         locks.retain(|key, _| key.starts_with(prefix));
-        self.read_authors(locks.values_mut()).await?;
+        self.read_authors(&mut locks, revision).await?;
         let all: Vec<_> = locks.iter().map(|(key, entries)| (key.as_str(), entries.as_slice())).collect();
         let context = self.context(&all).await?;
         Ok(all.iter().filter_map(|(key, entries)| info(key, entries, &context)).collect())
@@ -193,8 +140,9 @@ impl Inspector {
         }
     }
 
-    /// Returns the claims in a range, oldest first, by key. Their values are not read: other clients' may be of any size.
-    async fn read_claims(&self, mut start: Vec<u8>, end: &[u8]) -> Result<BTreeMap<String, Vec<Entry>>> {
+    /// Returns the claims in a range, oldest first, by key, and the revision at which they were there. Their values are not read: other
+    /// clients' may be of any size.
+    async fn read_claims(&self, mut start: Vec<u8>, end: &[u8]) -> Result<(BTreeMap<String, Vec<Entry>>, i64)> {
         let mut locks: BTreeMap<String, Vec<Entry>> = BTreeMap::new();
         let (mut revision, mut last, mut limit) = (0, None::<String>, PAGE);
         loop {
@@ -237,16 +185,22 @@ impl Inspector {
         for entries in locks.values_mut() {
             entries.sort_by_key(|entry| entry.create);
         }
-        Ok(locks)
+        Ok((locks, revision))
     }
 
-    /// Reads the values of the holders of some locks. A value that is too large was not written by leasehold.
-    async fn read_authors(&self, locks: impl Iterator<Item = &mut Vec<Entry>>) -> Result<()> {
-        let holders = locks.flat_map(|entries| {
-            let count = holders(entries);
-            entries.iter_mut().take(count).filter(|entry| entry.author == Author::Other)
-        });
-        let mut parts = vec![holders.collect::<Vec<_>>()];
+    /// Reads the values of the holders of some locks, as they were at a revision, or are now if that is compacted.
+    async fn read_authors(&self, locks: &mut BTreeMap<String, Vec<Entry>>, revision: i64) -> Result<()> {
+        match self.read_values(unread_holders(locks), revision).await {
+            Err(error) if error::is_compacted(&error) => self.read_values(unread_holders(locks), 0).await,
+            read => read,
+        }
+    }
+
+    /// Reads the values of claims, as they were at a revision, or are now with zero. A value that is too large was not written by
+    /// leasehold.
+    async fn read_values(&self, entries: Vec<&mut Entry>, revision: i64) -> Result<()> {
+        let then = || Some(GetOptions::new().with_revision(revision));
+        let mut parts = vec![entries];
         while let Some(mut part) = parts.pop() {
             let mut requested = part.split_off(part.len().saturating_sub(VALUES));
             if !part.is_empty() {
@@ -255,7 +209,7 @@ impl Inspector {
             if requested.is_empty() {
                 continue;
             }
-            let gets: Vec<_> = requested.iter().map(|entry| TxnOp::get(entry.name.clone(), None)).collect();
+            let gets: Vec<_> = requested.iter().map(|entry| TxnOp::get(entry.name.clone(), then())).collect();
             let most = requested.iter().map(|entry| entry.name.len() + value::MAX_VALUE + OVERHEAD).sum();
             match self.connection.txn_within(most, Txn::new().and_then(gets)).await {
                 Ok(answer) => {
@@ -323,7 +277,7 @@ impl Inspector {
             // The names do not fit in one answer.
             Err(error) if error::is_size(&error) => {
                 let (start, end) = self.names.range("");
-                let mut locks = self.read_claims(start, &end).await?;
+                let (mut locks, _) = self.read_claims(start, &end).await?;
                 locks.retain(|_, entries| split(entries).0.iter().any(|holder| holder.lease == lease));
                 return Ok(locks.into_keys().collect());
             }
@@ -353,10 +307,9 @@ impl Inspector {
     /// Returns all claims of a key, oldest first, with the values of its holders.
     async fn entries(&self, key: &str) -> Result<Vec<Entry>> {
         let directory = self.names.directory(key);
-        let mut locks = self.read_claims(directory.start(), &directory.end()).await?;
-        let mut entries = locks.remove(key).unwrap_or_default();
-        self.read_authors(std::iter::once(&mut entries)).await?;
-        Ok(entries)
+        let (mut locks, revision) = self.read_claims(directory.start(), &directory.end()).await?;
+        self.read_authors(&mut locks, revision).await?;
+        Ok(locks.remove(key).unwrap_or_default())
     }
 
     /// Reads the remaining times of the leases of these claims.

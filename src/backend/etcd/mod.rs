@@ -11,6 +11,7 @@ mod batch;
 mod blockers;
 mod claims;
 mod connection;
+mod directory_watch;
 mod endpoints;
 mod error;
 #[cfg(feature = "testing")]
@@ -25,11 +26,13 @@ mod looks;
 mod losses;
 pub(crate) mod names;
 mod numbers;
+mod observe;
 mod options;
 mod parts;
 mod pool;
 mod position;
 mod proxy;
+mod queue;
 mod release;
 mod releases;
 mod session;
@@ -40,6 +43,8 @@ mod tests;
 mod tls;
 mod txn;
 mod value;
+mod view;
+mod wanted;
 mod watch;
 mod watched;
 
@@ -47,7 +52,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, stream};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
 
@@ -60,8 +65,8 @@ pub(crate) use self::release::exists;
 pub(crate) use self::tls::Tls;
 use super::events::Events;
 use super::{
-    Backend, BackendError, BoxFuture, Claim, Clock, Completion, Event, Evict, Features, Grant, Lease, LeaseScope,
-    Result, Wait,
+    Backend, BackendError, BoxFuture, BoxStream, Claim, Clock, Completion, Event, Evict, Features, Grant, Lease,
+    LeaseScope, Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 
@@ -185,6 +190,17 @@ impl Backend for Etcd {
 
     fn inspect<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<LockInfo>>> {
         async move { self.parts()?.inspector.inspect(key).await }.boxed()
+    }
+
+    fn observe<'a>(&'a self, key: &'a str) -> BoxStream<'a, Result<Option<LockInfo>>> {
+        match self.parts() {
+            Ok(parts) => observe::states(parts, key).boxed(),
+            Err(closed) => stream::once(std::future::ready(Err(closed))).boxed(),
+        }
+    }
+
+    fn wanted<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
+        async move { wanted::wait(&*self.parts()?, grant).await }.boxed()
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<LockInfo>>> {

@@ -138,9 +138,14 @@ impl Directory {
         (start, end)
     }
 
+    /// Returns the rest of a name below the directory.
+    pub(super) fn below<'a>(&self, name: &'a [u8]) -> &'a [u8] {
+        name.strip_prefix(&*self.0).unwrap_or_default()
+    }
+
     /// Returns the kind of the claim with this name, which is in the directory.
     pub(super) fn kind(&self, name: &[u8]) -> Kind {
-        kind(name.get(self.0.len()..).unwrap_or_default())
+        kind(self.below(name))
     }
 
     /// Returns whether a name is below the part of the slots.

@@ -169,7 +169,7 @@ impl Releaser {
 }
 
 /// Returns the claim of a grant that this backend made.
-fn claim_key(grant: &Grant) -> Option<Arc<ClaimKey>> {
+pub(super) fn claim_key(grant: &Grant) -> Option<Arc<ClaimKey>> {
     grant.payload.clone()?.downcast().ok()
 }
 

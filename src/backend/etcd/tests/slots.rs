@@ -278,7 +278,9 @@ fn a_crowd_needs_few_events_and_touches() {
         println!("{grants} grants in {took:?}: {:.2} events, {:.2} touches a grant", each(events), each(touches));
         assert_eq!(puts, grants as u64);
         assert!(grants > CONTENDERS * 2, "{grants}");
-        assert!(each(events) <= 2.0 && each(touches) <= 1.0, "{events} events, {touches} touches");
+        // 1.3 and 1.0 on an idle machine. On a busy one the first waiter hears of several departures before it looks; and if all watched
+        // all slots, there would be 16.
+        assert!(each(events) <= 3.0 && each(touches) <= 1.0, "{events} events, {touches} touches");
     });
 }
 

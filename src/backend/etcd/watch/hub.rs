@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use etcd_client::proto::PbKeyValue;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel};
 
 use crate::backend::etcd::names::Name;
 
@@ -25,6 +25,8 @@ pub(crate) struct Target {
 pub(crate) enum Filter {
     /// Deletions.
     Deletions,
+    /// What is put.
+    Puts,
     /// All.
     None,
 }
@@ -129,11 +131,11 @@ impl Hub {
     }
 
     /// Watches `target` from now, for as long as the subscription lives.
-    pub(crate) fn subscribe(&self, target: Target) -> Subscription<'_> {
+    pub(crate) fn subscribe(&self, target: Target) -> Subscription {
         let (sink, notices) = unbounded_channel();
         let id = self.next_id();
         self.watch(id, target, 0, sink);
-        Subscription { hub: self, id, notices }
+        Subscription { commands: self.commands.downgrade(), id, notices }
     }
 
     /// Ends a watch.
@@ -142,15 +144,16 @@ impl Hub {
     }
 }
 
-/// A watch of one waiter.
+/// A watch of one user.
 #[derive(Debug)]
-pub(crate) struct Subscription<'a> {
-    hub: &'a Hub,
+pub(crate) struct Subscription {
+    /// Those of the hub, which end with it.
+    commands: WeakUnboundedSender<Command>,
     id: WatchId,
     notices: UnboundedReceiver<(WatchId, Notice)>,
 }
 
-impl Subscription<'_> {
+impl Subscription {
     /// Waits for the next notice. After the end of the hub there is none.
     pub(crate) async fn next(&mut self) -> Notice {
         match self.notices.recv().await {
@@ -160,9 +163,11 @@ impl Subscription<'_> {
     }
 }
 
-impl Drop for Subscription<'_> {
+impl Drop for Subscription {
     fn drop(&mut self) {
         // After the end of the task there is nothing to keep.
-        let _ = self.hub.commands.send(Command::Rest(self.id));
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.send(Command::Rest(self.id));
+        }
     }
 }

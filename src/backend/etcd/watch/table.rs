@@ -72,6 +72,7 @@ impl Watch {
         let options = WatchOptions::new().with_watch_id(wire).with_start_revision(self.start);
         let options = match self.target.filter {
             Filter::Deletions => options.with_filters([WatchFilterType::NoPut]),
+            Filter::Puts => options.with_filters([WatchFilterType::NoDelete]),
             Filter::None => options,
         };
         match &self.target.end {
