@@ -4,5 +4,6 @@ mod cli;
 mod cli_pty;
 mod harness;
 mod history;
+mod leaders;
 mod life;
 mod slots;
