@@ -82,7 +82,14 @@ impl Members {
 async fn contender() {
     let Some(arguments) = child::role() else { return };
     let [url, history, surplus] = &arguments[..] else { panic!("{arguments:?}") };
-    let manager = LockManager::builder().url(url).ttl(TTL).timeout(PATIENCE).build().await.unwrap();
+    let manager = loop {
+        match LockManager::builder().url(url).ttl(TTL).timeout(PATIENCE).build().await {
+            Ok(manager) => break manager,
+            // Its connection was reset already.
+            Err(error) if error.code() == "BACKEND" => pause(5..50).await,
+            Err(error) => panic!("{error}"),
+        }
+    };
     let enough = Arc::<AtomicBool>::default();
     let contender = |_| {
         let (history, surplus) = (History::open(history), surplus.parse().unwrap());
