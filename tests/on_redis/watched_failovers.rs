@@ -33,10 +33,12 @@ fn states(mut watch: Watch) -> Receiver<Seen> {
     states
 }
 
+/// When a hold was requested, and when its release was confirmed.
+type Held = (Instant, Option<Instant>);
+
 /// Holds of one key, one after another, each with its number as the value.
 struct Churn {
-    /// When each was requested, and when its release was confirmed.
-    holds: Arc<Mutex<Vec<(Instant, Option<Instant>)>>>,
+    holds: Arc<Mutex<Vec<Held>>>,
     enough: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<()>,
 }
@@ -73,7 +75,7 @@ impl Churn {
 
 /// Checks what was seen of the churn. A failover may bring back for a moment what it has not replicated, so the order is that of the
 /// holds outside of it only.
-fn assert_not_invented(seen: &[Seen], holds: &[(Instant, Option<Instant>)], failover: (Instant, Instant)) {
+fn assert_not_invented(seen: &[Seen], holds: &[Held], failover: (Instant, Instant)) {
     let is_in_failover = |at: Instant| failover.0 <= at && at <= failover.1;
     let (mut count, mut last) = (0, 0);
     for (state, at) in seen {
