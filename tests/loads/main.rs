@@ -5,7 +5,9 @@ mod crowd;
 mod mass_loss;
 mod scale;
 mod sizes;
+mod slots;
 mod taken;
+mod watching;
 
 /// Held by the running test.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -22,3 +22,4 @@ mod shards;
 mod tracking;
 mod unpolled;
 mod waiters;
+mod watched_failovers;

@@ -7,7 +7,7 @@ use leasehold::{LockManager, Mode};
 use support::broken::{Broken, Defect};
 use support::child::{self, Child};
 use support::folder::Folder;
-use support::history::{History, Record, Verdict, Violation, What, judge};
+use support::history::{History, Record, Verdict, Violation, What, judge, judge_slots_in_order};
 
 fn record(hold: &str, at: u64, what: What) -> Record {
     Record { at, hold: hold.into(), key: "k".into(), what }
@@ -19,6 +19,10 @@ fn got(hold: &str, at: u64, token: u64) -> Record {
 
 fn shared(hold: &str, at: u64, token: u64) -> Record {
     record(hold, at, What::Acquired { mode: Mode::Shared, token })
+}
+
+fn slot(hold: &str, at: u64, token: u64, limit: u32) -> Record {
+    record(hold, at, What::AcquiredSlot { token, limit, asked: at - 1 })
 }
 
 fn got_without_token(hold: &str, at: u64) -> Record {
@@ -109,6 +113,82 @@ fn each_kind_of_breach_is_found() {
         let verdict = judge(&records, Duration::ZERO);
         assert!(verdict.violations.iter().any(is), "{records:?}: {verdict}");
     }
+}
+
+/// The breaches of the rules of slots, by all holds, and by the tokens of the slots.
+fn crowded(records: &[Record]) -> (Vec<Violation>, Vec<Violation>) {
+    (judge(records, Duration::ZERO).violations, judge_slots_in_order(records))
+}
+
+#[test]
+fn slots_within_their_limits_pass() {
+    let records = [
+        slot("a", 10, 1, 3),
+        slot("c", 11, 3, 3),
+        // It was granted before the last one, and late to say so.
+        slot("b", 12, 2, 2),
+        slot("d", 13, 4, 5),
+        slot("e", 14, 5, 5),
+        released("b", 20),
+        released("c", 20),
+        released("d", 20),
+        released("e", 20),
+        slot("f", 20, 6, 2),
+        released("a", 30),
+        released("f", 30),
+        got("g", 30, 7),
+        released("g", 40),
+        shared("h", 40, 8),
+        released("h", 50),
+        slot("i", 50, 9, 1),
+        // Was stopped, and found itself lost.
+        record("i", 51, What::Alive),
+        slot("j", 52, 10, 1),
+        record("i", 90, What::FoundLost),
+        released("j", 91),
+    ];
+    assert_eq!(crowded(&records), (vec![], vec![]));
+}
+
+#[test]
+fn slots_beyond_their_limits_are_found() {
+    let five = [(1, 3), (2, 2), (3, 3), (4, 5), (5, 5)].map(|(token, limit)| {
+        let hold = ["a", "b", "c", "d", "e"][token as usize - 1];
+        [slot(hold, 10 + token, token, limit), released(hold, 20)]
+    });
+    let beside = |hold: Record| [five.concat(), vec![hold.clone(), released(&hold.hold, 21)]].concat();
+    for (limit, is_wrong) in [(2, true), (4, true), (5, true), (6, false)] {
+        let expected = vec![Violation::Crowded { hold: "f".into(), limit, others: 5 }];
+        let expected = if is_wrong { expected } else { vec![] };
+        // It asked when the others were there.
+        let (found, in_order) = crowded(&beside(slot("f", 19, 6, limit)));
+        assert!(expected.iter().all(|breach| found.contains(breach)) && found.is_empty() != is_wrong, "{found:?}");
+        assert_eq!(in_order, expected);
+        // It asked before all, and has waited: then others could have come after it, but not so many.
+        let waited = record("f", 19, What::AcquiredSlot { token: 6, limit, asked: 1 });
+        let (found, in_order) = crowded(&beside(waited));
+        assert_eq!((found.is_empty(), in_order), (!is_wrong, expected), "{found:?}");
+    }
+    // Three that have waited, of which any could be the last.
+    let waited = |hold, at, token| record(hold, at, What::AcquiredSlot { token, limit: 2, asked: 1 });
+    let three = [waited("a", 10, 1), waited("b", 10, 2), waited("c", 11, 3)];
+    let three = [three, ["a", "b", "c"].map(|hold| released(hold, 20))].concat();
+    let expected = Violation::Crowded { hold: "c".into(), limit: 2, others: 2 };
+    assert_eq!(crowded(&three), (vec![expected.clone()], vec![expected]));
+    for other in [got("f", 19, 6), shared("f", 19, 6)] {
+        let (found, _) = crowded(&beside(other));
+        assert!(matches!(found[..], [Violation::Overlap { .. }]), "{found:?}");
+    }
+}
+
+#[test]
+fn tokens_of_slots_are_judged() {
+    let twice = [slot("a", 10, 1, 3), released("a", 30), slot("b", 11, 1, 3), released("b", 12)];
+    let (found, in_order) = crowded(&twice);
+    assert!(found.is_empty() && matches!(in_order[..], [Violation::Token { .. }]), "{found:?} {in_order:?}");
+    let before_a_writer = [slot("a", 10, 2, 3), released("a", 11), got("b", 12, 2), released("b", 13)];
+    let (found, _) = crowded(&before_a_writer);
+    assert!(matches!(found[..], [Violation::Token { .. }]), "{found:?}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! Processes: their ends while they hold locks, the command line, and the tests' tools for processes and histories.
+//! Processes: their ends while they hold locks, crowds of them, the command line, and the tests' tools for processes and histories.
 
 mod cli;
 mod cli_pty;
 mod harness;
 mod history;
+mod leaders;
 mod life;
+mod slots;

@@ -28,6 +28,12 @@ pub enum What {
         mode: Mode,
         token: u64,
     },
+    /// One of at most `limit` slots, requested at this time.
+    AcquiredSlot {
+        token: u64,
+        limit: u32,
+        asked: u64,
+    },
     /// A foreign client without tokens has acquired it exclusively.
     AcquiredWithoutToken,
     /// `is_lost()`, called after this time, returned false.
@@ -57,6 +63,7 @@ impl fmt::Display for Record {
         match what {
             What::Acquired { mode: Mode::Exclusive, token } => write!(f, "acquired\t{token}"),
             What::Acquired { mode: Mode::Shared, token } => write!(f, "shared\t{token}"),
+            What::AcquiredSlot { token, limit, asked } => write!(f, "slot\t{token}\t{limit}\t{asked}"),
             What::AcquiredWithoutToken => f.write_str("acquired"),
             What::Alive => f.write_str("alive"),
             What::FoundLost => f.write_str("found-lost"),
@@ -73,6 +80,10 @@ impl Record {
         let what = match (fields.next()?, fields.next()) {
             ("acquired", Some(token)) => What::Acquired { mode: Mode::Exclusive, token: token.parse().ok()? },
             ("shared", Some(token)) => What::Acquired { mode: Mode::Shared, token: token.parse().ok()? },
+            ("slot", Some(token)) => {
+                let (limit, asked) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+                What::AcquiredSlot { token: token.parse().ok()?, limit, asked }
+            }
             ("acquired", None) => What::AcquiredWithoutToken,
             ("alive", None) => What::Alive,
             ("found-lost", None) => What::FoundLost,
@@ -106,6 +117,11 @@ impl History {
     /// Records a hold right after its acquire has returned.
     pub fn acquired(&self, guard: &LockGuard) -> Hold {
         self.begin(guard.key(), What::Acquired { mode: guard.mode(), token: guard.token().get() })
+    }
+
+    /// The same for a slot, of at most so many, that was requested at this time.
+    pub fn acquired_slot(&self, guard: &LockGuard, limit: u32, asked: u64) -> Hold {
+        self.begin(guard.key(), What::AcquiredSlot { token: guard.token().get(), limit, asked })
     }
 
     /// Records an exclusive hold of a foreign client.
@@ -194,6 +210,8 @@ pub struct Verdict {
 pub enum Violation {
     /// Two holds that exclude each other overlapped, for this long.
     Overlap { first: String, second: String, by: Duration },
+    /// A slot was granted although so many others were held as its limit permits.
+    Crowded { hold: String, limit: u32, others: usize },
     /// A later hold does not have a greater token.
     Token { first: (String, u64), second: (String, u64) },
     /// A record without a matching acquire.
@@ -217,44 +235,78 @@ impl fmt::Display for Verdict {
 #[derive(Debug)]
 struct Belief {
     hold: String,
-    mode: Mode,
+    kind: Kind,
     token: Option<u64>,
     from: u64,
     to: u64,
 }
 
+/// What a hold excludes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Exclusive,
+    Shared,
+    /// With its limit, and the time of its request.
+    Slot {
+        limit: u32,
+        asked: u64,
+    },
+}
+
+impl Kind {
+    const COUNT: usize = 3;
+
+    /// A number for all that exclude the same.
+    fn class(self) -> usize {
+        match self {
+            Self::Exclusive => 0,
+            Self::Shared => 1,
+            Self::Slot { .. } => 2,
+        }
+    }
+}
+
 /// Judges a history. Overlaps of at most `allowed` pass: if the server itself ends a hold, no earlier notification is possible.
 pub fn judge(records: &[Record], allowed: Duration) -> Verdict {
     let mut violations = Vec::new();
+    let mut keys = beliefs(records, &mut violations);
+    let count = keys.values().map(Vec::len).sum::<usize>() + violations.len();
+    for beliefs in keys.values_mut() {
+        beliefs.sort_by_key(|belief| belief.from);
+        overlaps(beliefs, allowed, &mut violations);
+        tokens(beliefs, &mut violations);
+        slots(beliefs, allowed, &mut violations);
+    }
+    Verdict { holds: count, violations }
+}
+
+/// The holds of each key.
+fn beliefs<'a>(records: &'a [Record], violations: &mut Vec<Violation>) -> BTreeMap<&'a str, Vec<Belief>> {
     let mut keys: BTreeMap<&str, Vec<Belief>> = BTreeMap::new();
     let mut holds: HashMap<&str, Vec<&Record>> = HashMap::new();
     for record in records {
         holds.entry(&record.hold).or_default().push(record);
     }
-    let count = holds.len();
     for (hold, events) in holds {
         match belief(hold, &events) {
             Some(belief) => keys.entry(&events[0].key).or_default().push(belief),
             None => violations.push(Violation::Stray { hold: hold.to_owned() }),
         }
     }
-    for beliefs in keys.values_mut() {
-        beliefs.sort_by_key(|belief| belief.from);
-        overlaps(beliefs, allowed, &mut violations);
-        tokens(beliefs, &mut violations);
-    }
-    Verdict { holds: count, violations }
+    keys
 }
 
 /// The time of a hold.
 fn belief(hold: &str, events: &[&Record]) -> Option<Belief> {
     let (first, rest) = events.split_first()?;
     let acquired = |what: What| match what {
-        What::Acquired { mode, token } => Some((mode, Some(token))),
-        What::AcquiredWithoutToken => Some((Mode::Exclusive, None)),
+        What::Acquired { mode: Mode::Exclusive, token } => Some((Kind::Exclusive, Some(token))),
+        What::Acquired { mode: Mode::Shared, token } => Some((Kind::Shared, Some(token))),
+        What::AcquiredSlot { token, limit, asked } => Some((Kind::Slot { limit, asked }, Some(token))),
+        What::AcquiredWithoutToken => Some((Kind::Exclusive, None)),
         What::Alive | What::FoundLost | What::Lost | What::Released => None,
     };
-    let (mode, token) = acquired(first.what)?;
+    let (kind, token) = acquired(first.what)?;
     if rest.iter().any(|event| acquired(event.what).is_some() || event.key != first.key) {
         return None;
     }
@@ -268,21 +320,21 @@ fn belief(hold: &str, events: &[&Record]) -> Option<Belief> {
         // Killed, or still holding.
         (None, None, None) => known.unwrap_or(first.at),
     };
-    Some(Belief { hold: hold.to_owned(), mode, token, from: first.at, to })
+    Some(Belief { hold: hold.to_owned(), kind, token, from: first.at, to })
 }
 
 fn overlaps(beliefs: &[Belief], allowed: Duration, violations: &mut Vec<Violation>) {
-    // Earlier holds that may overlap this one: the longest of each mode is enough to find a violation.
-    let mut reaching: [Option<&Belief>; 2] = [None, None];
+    // Earlier holds that may overlap this one: the longest of each class is enough to find a violation.
+    let mut reaching: [Option<&Belief>; Kind::COUNT] = [None; Kind::COUNT];
     for belief in beliefs {
         for earlier in reaching.into_iter().flatten() {
-            let excludes = belief.mode == Mode::Exclusive || earlier.mode == Mode::Exclusive;
+            let excludes = belief.kind == Kind::Exclusive || belief.kind.class() != earlier.kind.class();
             let by = Duration::from_nanos(earlier.to.min(belief.to).saturating_sub(belief.from));
             if excludes && by > allowed {
                 violations.push(Violation::Overlap { first: earlier.hold.clone(), second: belief.hold.clone(), by });
             }
         }
-        let slot = &mut reaching[usize::from(belief.mode == Mode::Shared)];
+        let slot = &mut reaching[belief.kind.class()];
         if slot.is_none_or(|longest| longest.to < belief.to) {
             *slot = Some(belief);
         }
@@ -293,16 +345,92 @@ fn tokens(beliefs: &[Belief], violations: &mut Vec<Violation>) {
     let (mut writer, mut reader): (Option<&Belief>, Option<&Belief>) = (None, None);
     for belief in beliefs.iter().filter(|belief| belief.token.is_some()) {
         let named = |belief: &Belief| (belief.hold.clone(), belief.token.unwrap_or_default());
-        let wrong = match belief.mode {
-            Mode::Exclusive => [writer, reader].into_iter().flatten().find(|earlier| earlier.token >= belief.token),
-            Mode::Shared => writer.filter(|earlier| earlier.token > belief.token),
+        let wrong = match belief.kind {
+            Kind::Exclusive => [writer, reader].into_iter().flatten().find(|earlier| earlier.token >= belief.token),
+            Kind::Shared | Kind::Slot { .. } => writer.filter(|earlier| earlier.token > belief.token),
         };
         if let Some(earlier) = wrong {
             violations.push(Violation::Token { first: named(earlier), second: named(belief) });
         }
-        let slot = if belief.mode == Mode::Exclusive { &mut writer } else { &mut reader };
+        let slot = if belief.kind == Kind::Exclusive { &mut writer } else { &mut reader };
         if slot.is_none_or(|greatest| greatest.token <= belief.token) {
             *slot = Some(belief);
         }
+    }
+}
+
+/// Those that have slots at the same time, in some order, each had room; and so had each beside those that were there when it asked.
+fn slots(beliefs: &[Belief], allowed: Duration, violations: &mut Vec<Violation>) {
+    // By the beginnings of their times.
+    let slots: Vec<_> = beliefs.iter().filter_map(Slot::of).collect();
+    crowded(&slots, allowed, |earlier, later| earlier.belief.from < later.asked, violations);
+    let mut held: Vec<&Slot<'_>> = Vec::new();
+    for slot in &slots {
+        held.retain(|other| other.belief.to > slot.belief.from + allowed.as_nanos() as u64);
+        held.push(slot);
+        let mut limits: Vec<_> = held.iter().map(|slot| slot.limit).collect();
+        limits.sort_unstable();
+        if limits.iter().enumerate().any(|(others, limit)| *limit as usize <= others) {
+            violations.push(slot.crowded(held.len() - 1));
+        }
+    }
+}
+
+/// Judges the slots of a server whose tokens are in the order of the grants: each one was granted beside those with smaller ones.
+pub fn judge_slots_in_order(records: &[Record]) -> Vec<Violation> {
+    let (mut keys, mut violations) = (beliefs(records, &mut Vec::new()), Vec::new());
+    for beliefs in keys.values_mut() {
+        beliefs.sort_by_key(|belief| belief.token);
+        let slots: Vec<_> = beliefs.iter().filter_map(Slot::of).collect();
+        crowded(&slots, Duration::ZERO, |_, _| true, &mut violations);
+        for pair in slots.windows(2).filter(|pair| pair[0].belief.token == pair[1].belief.token) {
+            let named = |slot: &Slot<'_>| (slot.belief.hold.clone(), slot.belief.token.unwrap_or_default());
+            violations.push(Violation::Token { first: named(&pair[0]), second: named(&pair[1]) });
+        }
+    }
+    violations
+}
+
+#[derive(Clone, Copy)]
+struct Slot<'a> {
+    belief: &'a Belief,
+    limit: u32,
+    asked: u64,
+}
+
+impl<'a> Slot<'a> {
+    fn of(belief: &'a Belief) -> Option<Self> {
+        match belief.kind {
+            Kind::Slot { limit, asked } => Some(Self { belief, limit, asked }),
+            Kind::Exclusive | Kind::Shared => None,
+        }
+    }
+
+    fn crowded(self, others: usize) -> Violation {
+        Violation::Crowded { hold: self.belief.hold.clone(), limit: self.limit, others }
+    }
+}
+
+/// Finds the slots that were granted beside too many. All that are granted before a slot precede it in the list.
+fn crowded(
+    slots: &[Slot<'_>],
+    allowed: Duration,
+    is_before: impl Fn(&Slot<'_>, &Slot<'_>) -> bool,
+    violations: &mut Vec<Violation>,
+) {
+    // When the first of a slot and those after it begins: what has ended by then concerns none of them.
+    let mut begins: Vec<u64> = slots.iter().map(|slot| slot.belief.from).collect();
+    for place in (1..begins.len()).rev() {
+        begins[place - 1] = begins[place - 1].min(begins[place]);
+    }
+    let (allowed, mut held) = (allowed.as_nanos() as u64, Vec::<Slot<'_>>::new());
+    for (slot, begins) in slots.iter().zip(begins) {
+        held.retain(|other| other.belief.to > begins);
+        let is_beside = |other: &&Slot<'_>| other.belief.to > slot.belief.from + allowed && is_before(other, slot);
+        let others = held.iter().filter(is_beside).count();
+        if others >= slot.limit as usize {
+            violations.push(slot.crowded(others));
+        }
+        held.push(*slot);
     }
 }

@@ -119,7 +119,8 @@ macro_rules! __conformance_cases {
             values: values_are_published_while_the_lock_is_held, a_value_is_not_handed_over, a_watch_sees_the_holders_change,
                 close_ends_a_watch, a_holder_learns_that_others_wait, a_reader_is_wanted_by_writers_only;
             /// `lead`: one term after another.
-            leading: candidates_lead_one_after_another, a_lost_term_is_followed_by_another, leading_ends_with_its_manager;
+            leading: candidates_lead_one_after_another, a_lost_term_is_followed_by_another, leading_ends_with_its_manager,
+                a_panic_in_the_work_ends_the_term, a_dropped_leader_is_replaced;
             /// `info`, `list`, `stats` and `ping`.
             inspection: info_names_holders_and_counts_waiters, info_has_the_start_of_the_hold, info_lists_all_readers, list_has_exactly_the_keys_of_a_prefix,
                 similar_keys_are_different_locks, is_held_and_is_locked, stats_count, stats_time_waits_and_holds,

@@ -93,7 +93,7 @@ fn incidents(records: &[Record]) -> (Vec<Incident>, usize) {
         let (hold, time, is_overlap) = match violation {
             Violation::Overlap { second, by, .. } => (second, *by, true),
             Violation::Token { second, .. } => (&second.0, Duration::ZERO, false),
-            Violation::Stray { hold } => (hold, Duration::ZERO, false),
+            Violation::Crowded { hold, .. } | Violation::Stray { hold } => (hold, Duration::ZERO, false),
         };
         let (what, key, from) = (format!("{violation:?}"), begun[&**hold].key.clone(), begun[&**hold].at);
         Incident { what, key, from, to: after(from, time), is_overlap }

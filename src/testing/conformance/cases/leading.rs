@@ -1,10 +1,12 @@
 //! `lead`: one term after another.
 
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::pending;
 use tokio::sync::mpsc;
 
@@ -73,4 +75,49 @@ pub async fn leading_ends_with_its_manager(a: LockManager, b: LockManager) {
     let error = within(SOON, "the end", done(leading)).await.expect_err("closed");
     assert_eq!(error.code(), "CLOSED", "{error}");
     drop(soon(b.lock(&key)).await);
+}
+
+/// A panic in the work releases the lock, and leads no further term.
+pub async fn a_panic_in_the_work_ends_the_term(a: LockManager, b: LockManager) {
+    let (key, mut terms) = (key("panicked-lead"), 0);
+    let leading = a.lock(&key).lead(|_guard| {
+        terms += 1;
+        let term = terms;
+        async move {
+            if term == 2 {
+                // Without the panic hook's message.
+                std::panic::resume_unwind(Box::new("the work panics"));
+            }
+            ControlFlow::<()>::Continue(())
+        }
+    });
+    let panicked = within(SOON, "the panic", AssertUnwindSafe(leading).catch_unwind()).await;
+    assert!(panicked.is_err());
+    drop(soon(b.lock(&key)).await);
+    is_free(&a, &key).await;
+    assert_eq!(terms, 2);
+}
+
+/// Dropping the future drops the work, and lets the next candidate lead, also if the work has a guard elsewhere.
+pub async fn a_dropped_leader_is_replaced(a: LockManager, b: LockManager) {
+    let (key, work) = (key("dropped-lead"), Arc::new(()));
+    let (begun, mut terms) = mpsc::unbounded_channel();
+    let held = work.clone();
+    let leading = tokio::spawn(a.lock(&key).lead(move |guard| {
+        let (begun, held) = (begun.clone(), held.clone());
+        async move {
+            let _ = begun.send(guard);
+            let _held = held;
+            pending::<ControlFlow<()>>().await
+        }
+    }));
+    let guard = within(SOON, "a term", terms.recv()).await.expect("it leads");
+    let next = b.lock(&key).lead(|guard| async move { ControlFlow::Break(guard.token()) });
+    leading.abort();
+    assert!(leading.await.is_err());
+    assert_eq!(Arc::strong_count(&work), 1, "the work is dropped");
+    assert!(!guard.is_lost(), "the lock is held by the other guard");
+    let token = guard.token();
+    drop(guard);
+    assert!(within(SOON, "the next term", next).await.expect("led") > token);
 }
