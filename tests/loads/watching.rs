@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 const CHANGES: usize = 500;
 
-/// The time for all changes, where one is not seen before a second has passed.
+/// The time for all changes, if a machine is slow.
 const ENOUGH: Duration = Duration::from_secs(10);
 
 /// Makes one change after another, each when the last one was seen by another manager. Returns how long they took, from the call.
@@ -68,8 +68,8 @@ async fn a_change_on_redis_is_seen_within_milliseconds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_on_etcd_is_seen_soon() {
+async fn a_change_on_etcd_is_seen_within_milliseconds() {
     let _alone = crate::ALONE.lock().await;
     let etcd = Etcd::start();
-    assert!(latencies(&etcd.url(), Duration::from_secs(2)).await.len() > 2);
+    assert!(latencies(&etcd.url(), Duration::from_millis(100)).await.len() > CHANGES / 5);
 }
