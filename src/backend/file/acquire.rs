@@ -13,12 +13,14 @@ use super::error::lost;
 use super::key::KeyFile;
 use super::keys::Keys;
 use super::leases::{Leases, OwnLease};
+use super::locks::Sees;
 use super::peers::{Peer, Peers};
 use super::queue::{Before, is_free, join, look};
 use super::site::Sites;
-use super::ticket::micros;
+use super::ticket::{Place, micros};
 use super::waits::Waits;
 use crate::backend::{Claim, Grant, Result, Timestamp, Wait};
+use crate::info::Mode;
 
 /// How often a waiter looks in any case.
 const LOOK: Duration = Duration::from_secs(5);
@@ -46,6 +48,10 @@ impl Acquirer {
         let lease = self.leases.get(claim.lease.id)?;
         let peers = self.peers(&lease).ok()?;
         let file = self.keys.of(claim).opened(&lease.life.directory).ok()??;
+        // A call that may wait finds out what is there.
+        if wait == Wait::UntilGranted && !has_none(&file, claim.mode) {
+            return None;
+        }
         match (self.attempt(claim, &lease, &peers, &file), wait) {
             (Ok(Some(grant)), _) => Some(Ok(Some(grant))),
             (Ok(None), Wait::Never) => Some(Ok(None)),
@@ -206,6 +212,12 @@ impl Acquirer {
             peers.end(peer);
         }
     }
+}
+
+/// Whether there is no claim that excludes one of this mode, valid or not.
+fn has_none(key: &KeyFile, mode: Mode) -> bool {
+    let others = key.query(Sees::blockers_of(mode), 0..i64::MAX);
+    key.own_below(Place::at(i64::MAX), mode).is_none() && others.is_ok_and(|found| found.is_none())
 }
 
 /// A claim that leaves its queue when it is dropped, unless it is kept.

@@ -136,7 +136,7 @@ pub(super) fn has_name(stat: &Stat) -> bool {
 /// The time of a file's last change of content, in nanoseconds.
 pub(super) fn modified(stat: &Stat) -> u64 {
     let seconds = u64::try_from(stat.st_mtime).unwrap_or_default();
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(stat.st_mtime_nsec).unwrap_or_default())
+    seconds.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec)
 }
 
 /// Sets that time.

@@ -1,6 +1,6 @@
 //! The keys that this manager uses, each with one open file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -51,16 +51,20 @@ impl Drop for Key {
     }
 }
 
+/// How many keys keep their files open although nothing uses them: the next use costs less.
+const RECENT: usize = 32;
+
 /// The keys in use.
 #[derive(Debug)]
 pub(super) struct Keys {
     prefix: String,
+    recent: Mutex<VecDeque<Arc<Key>>>,
     known: Mutex<HashMap<String, Weak<Key>, foldhash::fast::RandomState>>,
 }
 
 impl Keys {
     pub(super) fn new(prefix: String) -> Arc<Self> {
-        Arc::new(Self { prefix, known: Mutex::default() })
+        Arc::new(Self { prefix, recent: Mutex::default(), known: Mutex::default() })
     }
 
     pub(super) fn name(&self, key: &str) -> KeyName {
@@ -80,12 +84,28 @@ impl Keys {
     }
 
     fn get(self: &Arc<Self>, name: KeyName) -> Arc<Key> {
-        let mut known = self.known.lock();
-        if let Some(key) = known.get(&name.file).and_then(Weak::upgrade) {
-            return key;
-        }
-        let key = Arc::new(Key { name: name.clone(), file: Mutex::default(), keys: Arc::downgrade(self) });
-        known.insert(name.file, Arc::downgrade(&key));
+        let key = {
+            let mut known = self.known.lock();
+            if let Some(key) = known.get(&name.file).and_then(Weak::upgrade) {
+                return key;
+            }
+            let key = Arc::new(Key { name: name.clone(), file: Mutex::default(), keys: Arc::downgrade(self) });
+            known.insert(name.file, Arc::downgrade(&key));
+            key
+        };
+        let oldest = {
+            let mut recent = self.recent.lock();
+            recent.push_back(key.clone());
+            if recent.len() > RECENT { recent.pop_front() } else { None }
+        };
+        // Outside of the mutexes, which its end locks.
+        drop(oldest);
         key
+    }
+
+    /// Closes the files of the keys that nothing uses.
+    pub(super) fn close(&self) {
+        let recent = std::mem::take(&mut *self.recent.lock());
+        drop(recent);
     }
 }

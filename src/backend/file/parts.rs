@@ -76,7 +76,8 @@ impl Parts {
         let placed = self.leases.give_up(grant.lease.id, grant.attempt);
         match placed {
             Some(placed) if is_lost || placed.is_void().unwrap_or(false) => Err(lost()),
-            // An earlier call may have released it.
+            // It has ended with its lease. That of one claim may have ended with an earlier call.
+            None if is_lost && grant.lease.is_session() => Err(lost()),
             Some(_) | None => Ok(()),
         }
     }
@@ -106,12 +107,18 @@ impl Parts {
         });
     }
 
+    #[cfg(test)]
+    pub(super) fn sweep_now(&self) -> Result<()> {
+        sweep(&*self.sites.current()?)
+    }
+
     /// Ends all leases, and the task.
     pub(super) fn close(&self) {
         if self.fork.is_forked() {
             return;
         }
         self.leases.close();
+        self.acquirer.keys.close();
         self.sites.close();
     }
 }
@@ -140,11 +147,12 @@ async fn serve(parts: Weak<Parts>, mailbox: Arc<Mailbox>) {
         match due {
             None => parts.tick(),
             Some(Err(_)) => return,
-            Some(Ok(mut ready)) => match ready.try_io(|_| mailbox.take()) {
-                Ok(Ok(messages)) => parts.receive(messages),
-                // There are none, or it was interrupted.
-                Ok(Err(_)) | Err(_) => {}
-            },
+            Some(Ok(mut ready)) => {
+                let messages = mailbox.take();
+                // All were taken, and another one is a new event.
+                ready.clear_ready();
+                parts.receive(messages);
+            }
         }
     }
 }

@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn a_departure_frees_the_next_writer_or_the_readers_before_it() {
         let dead = |byte: i64| move |found: &Found| found.place.byte() != byte;
-        let table: &[(&str, Mode, &[(i64, Mode)], i64, &[i64])] = &[
+        type Case = (&'static str, Mode, &'static [(i64, Mode)], i64, &'static [i64]);
+        let table: &[Case] = &[
             ("nobody waits", Exclusive, &[], 0, &[]),
             ("a writer wakes the first writer", Exclusive, &[(3, Exclusive), (2, Exclusive)], 0, &[2]),
             ("and no reader behind it", Exclusive, &[(2, Exclusive), (3, Shared)], 0, &[2]),
