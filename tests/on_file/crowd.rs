@@ -51,7 +51,7 @@ fn locks_and_is_judged() {
     let (mut holds, mut lost, mut overlaps, mut longest, mut written) =
         (0_u64, 0_u64, 0_u64, Duration::ZERO, Instant::now());
     loop {
-        let is_reader = rand::random::<u8>() % 4 != 0;
+        let is_reader = !rand::random::<u8>().is_multiple_of(4);
         let request = manager.lock("k");
         let request = if is_reader { request.shared() } else { request };
         let started = Instant::now();
@@ -130,7 +130,7 @@ fn crowd(processes: usize, time: Duration, pause: Duration, stops: bool) -> Outc
         let victim = rand::random::<u32>() as usize % processes;
         if stops && rand::random() {
             // Longer than the TTL now and then: then its place is taken away.
-            let paused = if rand::random::<u8>() % 8 == 0 { TTL + TTL / 2 } else { Duration::from_millis(20) };
+            let paused = if rand::random::<u8>().is_multiple_of(8) { TTL + TTL / 2 } else { Duration::from_millis(20) };
             File::create(folder.0.join("stopped")).unwrap();
             children[victim].process.signal(Signal::STOP);
             std::thread::sleep(paused);

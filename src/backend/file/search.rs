@@ -27,8 +27,9 @@ pub(super) fn nearest_below(
             None => (end, window) = (start, window.saturating_mul(64)),
         }
     }
-    // Nothing is at `end` or above, and something at `some`.
-    while some.place.byte() + 1 < end {
+    // Nothing is at `end` or above, and something at `some`. Few queues are long, so it is often the last one.
+    while let Some(nearer) = query(some.place.byte() + 1..end)? {
+        some = nearer;
         let middle = some.place.byte() + 1 + (end - some.place.byte() - 1) / 2;
         match query(middle..end)? {
             Some(nearer) => some = nearer,
