@@ -19,6 +19,7 @@
 //!
 //! | Operation | |
 //! | --- | --- |
+//! | [`file`] | Files: the processes of one machine, permissions, containers |
 //! | [`etcd`] | etcd: failures, other clients, data on the server |
 //! | [`redis`] | Redis: replication, other clients, accounts, data on the server |
 //! | [`security`] | Trust, permissions and transport on each backend |
@@ -66,6 +67,9 @@ pub mod cancellation {}
 
 #[doc = include_str!("../docs/faults.md")]
 pub mod faults {}
+
+#[doc = include_str!("../docs/file.md")]
+pub mod file {}
 
 #[doc = include_str!("../docs/etcd.md")]
 pub mod etcd {}

@@ -1,4 +1,4 @@
-//! Distributed locks, held by leases on etcd, on Redis, or in memory.
+//! Distributed locks, held by leases on etcd, on Redis, in files of one machine, or in memory.
 //!
 //! A lock is an RAII guard backed by a lease, which a background thread renews. If the lease cannot be renewed, the guard reports
 //! the loss before another client can acquire the lock. The API is the same for async code under any executor (`.await`) and for
@@ -41,7 +41,7 @@
 //! # Features
 //!
 //! The memory backend is always available. `etcd` (with TLS: `etcd-tls`; its build needs `protoc`) and `redis` (`redis-tls`) add
-//! backends, `serde` adds serialization and the struct `Config`, `config` loads it from files and the environment, `metrics` the `metrics` facade, `testing`
+//! backends, `file` one for the processes of one machine (Linux), `serde` adds serialization and the struct `Config`, `config` loads it from files and the environment, `metrics` the `metrics` facade, `testing`
 //! the module `testing` for tests against lost locks, and `cli` the program `leasehold`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::connect;
 use super::manager::LockManager;
 use super::pending::Pending;
-use crate::backend::{Backend, Clock, SystemClock};
+use crate::backend::{Backend, Clock};
 use crate::credentials::{CredentialsSource, Secret};
 use crate::error::{LockError, Result};
 use crate::keeper::Keeper;
@@ -209,6 +209,14 @@ impl LockManagerBuilder {
         })
     }
 
+    /// Sets the permissions of the directory, `0o700` (the default) or `0o770` for a group, which apply if it has to be made. Requires the
+    /// address of a directory, `file:///…`.
+    #[cfg(feature = "file")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "file")))]
+    pub fn mode(self, permissions: u32) -> Self {
+        self.set(move |settings| settings.mode = Some(permissions))
+    }
+
     /// Sets the PEM file with the certificates of the trusted authorities. Requires TLS.
     pub fn ca(self, file: impl Into<PathBuf>) -> Self {
         let file = file.into();
@@ -335,7 +343,7 @@ impl LockManagerBuilder {
     pub fn build(self) -> Pending<LockManager> {
         Pending::new(async move {
             let settings = settings(self.base, self.changes, &self.source)?;
-            let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+            let clock = self.clock.unwrap_or_else(|| connect::clock(self.source.backend(settings.backend)));
             let keeper = Keeper::shared().map_err(|error| LockError::Unsupported {
                 what: format!("the system cannot start the background thread: {error}"),
             })?;

@@ -7,13 +7,17 @@ use crate::backend::Account;
 use crate::backend::Caught;
 #[cfg(feature = "etcd")]
 use crate::backend::etcd;
+#[cfg(all(feature = "file", target_os = "linux"))]
+use crate::backend::file;
 use crate::backend::memory::{Memory, Store};
 #[cfg(feature = "redis")]
 use crate::backend::redis::{self, Address, Node, Server, Target, Tls, Watched};
-use crate::backend::{Backend, Clock};
+use crate::backend::{Backend, Clock, SystemClock};
 #[cfg(any(feature = "etcd", feature = "redis"))]
 use crate::credentials::Credentials;
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(all(feature = "file", target_os = "linux"))]
+use crate::engine::name;
+#[cfg(any(feature = "etcd", feature = "redis", all(feature = "file", target_os = "linux")))]
 use crate::error::{BackendError, ErrorKind};
 use crate::error::{LockError, Result};
 use crate::keeper::Keeper;
@@ -45,6 +49,15 @@ pub(super) fn etcd_client(
     caught(Arc::new(etcd::Etcd::with_client(client, prefix, timeout, retry, clock.clone(), keeper.runtime().clone())))
 }
 
+/// The clock by which leases of this backend end.
+pub(super) fn clock(backend: BackendKind) -> Arc<dyn Clock> {
+    match backend {
+        #[cfg(all(feature = "file", target_os = "linux"))]
+        BackendKind::File => Arc::new(file::AwakeClock),
+        _ => Arc::new(SystemClock),
+    }
+}
+
 /// Connects to what the settings name.
 pub(super) async fn connect(
     settings: &Settings,
@@ -53,6 +66,25 @@ pub(super) async fn connect(
 ) -> Result<Arc<dyn Backend>> {
     match settings.backend {
         BackendKind::Memory => Ok(memory(settings.store.as_deref(), clock)),
+        #[cfg(all(feature = "file", target_os = "linux"))]
+        BackendKind::File => {
+            let options = file::Options {
+                directory: settings.directory.clone().unwrap_or_default(),
+                mode: settings.mode,
+                prefix: settings.prefix(BackendKind::File).to_owned(),
+                name: name(settings),
+            };
+            let opening = file::File::open(options, clock.clone(), keeper.runtime().clone());
+            Ok(Arc::new(connected(keeper.run(opening).await)?))
+        }
+        #[cfg(not(all(feature = "file", target_os = "linux")))]
+        BackendKind::File => {
+            let what = match cfg!(target_os = "linux") {
+                true => "file: support is not compiled in; enable the feature `file`",
+                false => "file: supported on Linux only",
+            };
+            Err(LockError::Unsupported { what: what.into() })
+        }
         #[cfg(feature = "etcd")]
         BackendKind::Etcd => {
             check_ttl(settings.ttl, etcd::MIN_TTL)?;
@@ -109,7 +141,7 @@ fn account(settings: &Settings) -> Account {
     }
 }
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis", all(feature = "file", target_os = "linux")))]
 fn connected<B>(outcome: Option<Result<B, BackendError>>) -> Result<B> {
     let ended = || Err(BackendError::new(ErrorKind::Closed, "the background thread has ended"));
     outcome.unwrap_or_else(ended).map_err(|error| LockError::backend(None, "connect", error))

@@ -24,6 +24,8 @@ mod completion;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 mod events;
+#[cfg(all(feature = "file", target_os = "linux"))]
+pub(crate) mod file;
 #[cfg(any(feature = "etcd", feature = "redis"))]
 mod health;
 mod limit;
@@ -46,7 +48,7 @@ pub(crate) use self::caught::{Caught, acquired};
 pub(crate) use self::completion::Completes;
 pub use self::completion::Completion;
 pub use self::limit::Limit;
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis", all(feature = "file", target_os = "linux")))]
 pub(crate) use self::types::derived;
 pub use self::types::{AttemptId, Claim, Event, Evict, EvictScope, Features, Grant, Lease, LeaseId, LeaseScope, Wait};
 pub(crate) use self::types::{KeyMemo, Memo};

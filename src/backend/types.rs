@@ -124,7 +124,7 @@ impl Claim {
 
 /// Returns what a backend has derived from the claim's key, or derives it.
 #[cfg_attr(
-    not(any(feature = "etcd", feature = "redis")),
+    not(any(feature = "etcd", feature = "redis", all(feature = "file", target_os = "linux"))),
     expect(dead_code, reason = "the memory store derives nothing")
 )]
 pub(crate) fn derived<T: Any + Send + Sync, E>(

@@ -36,10 +36,14 @@ use crate::settings::{self, BackendKind, Handover, Settings};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The kind of store: `memory` (the default), `etcd` or `redis`.
+    /// The kind of store: `memory` (the default), `file`, `etcd` or `redis`.
     pub backend: String,
     /// Memory only: the name of a store that managers of this process share. Without it the store is private.
     pub store: Option<String>,
+    /// File only: the directory of the locks, an absolute path.
+    pub directory: Option<PathBuf>,
+    /// File only: the octal permissions of the directory if it has to be made, `"0700"` (the default) or `"0770"` for a group.
+    pub mode: Option<String>,
     /// The servers, each `host` or `host:port`; exactly one for Redis without `cluster` and `master`, none for memory.
     #[serde(deserialize_with = "hosts")]
     pub endpoints: Vec<String>,
@@ -113,6 +117,8 @@ impl Default for Config {
         Self {
             backend: "memory".into(),
             store: None,
+            directory: None,
+            mode: None,
             endpoints: Vec::new(),
             cluster: false,
             master: None,
@@ -148,13 +154,14 @@ impl Default for Config {
 impl Config {
     /// The settings, the same as from a URL with these options.
     pub(crate) fn settings(&self) -> Result<Settings> {
-        let Self { backend, store, endpoints, socket, database, username, password, .. } = self;
+        let Self { backend, store, directory, mode, endpoints, socket, database, username, password, .. } = self;
         let Self { cluster, master, sentinel_username, sentinel_password, password_file, tls, ca, cert, key, .. } =
             self;
         let Self { prefix, name, ttl, timeout, retry_interval, max_retries, auto_renew, max_hold, .. } = self;
         let Self { reentrant, hand_over_time, hand_over_times, drop_wait, min_replicas, signal_lists, .. } = self;
         let (backend, port) = match &**backend {
             "memory" => (BackendKind::Memory, 0),
+            "file" => (BackendKind::File, 0),
             "etcd" => (BackendKind::Etcd, 2379),
             "redis" if master.is_some() => (BackendKind::Redis, 26379),
             "redis" => (BackendKind::Redis, 6379),
@@ -162,7 +169,7 @@ impl Config {
                 // A URL in the wrong field may contain a password.
                 let is_word = other.len() <= 20 && other.bytes().all(|byte| byte.is_ascii_alphanumeric());
                 let shown = if is_word { format!(" {other:?}") } else { String::new() };
-                let reason = format!("backend: unknown backend{shown}; known backends are memory, etcd, redis");
+                let reason = format!("backend: unknown backend{shown}; known backends are memory, file, etcd, redis");
                 return Err(LockError::config(reason));
             }
         };
@@ -170,6 +177,8 @@ impl Config {
         let mut settings = Settings {
             backend,
             store: some_text(store),
+            directory: directory.clone(),
+            mode: mode.as_deref().map(settings::parse_permissions).transpose()?,
             endpoints: endpoints.iter().map(endpoint).collect::<Result<_>>()?,
             cluster: *cluster,
             master: master.clone(),

@@ -35,10 +35,15 @@ pub(crate) struct Defaults {
     pub(crate) drop_wait: Duration,
 }
 
+/// The manager's name with these settings.
+pub(crate) fn name(settings: &Settings) -> String {
+    settings.name.clone().unwrap_or_else(program_name)
+}
+
 impl From<&Settings> for Defaults {
     fn from(settings: &Settings) -> Self {
         Self {
-            name: settings.name.clone().unwrap_or_else(program_name).into(),
+            name: name(settings).into(),
             ttl: settings.ttl,
             auto_renew: settings.auto_renew,
             max_hold: settings.max_hold,

@@ -35,6 +35,8 @@ mod wanted;
 
 use std::sync::Arc;
 
+#[cfg(all(feature = "file", target_os = "linux"))]
+pub(crate) use self::base::name;
 pub(crate) use self::base::{Base, WithinKeeper};
 use self::cleanup::Cleanup;
 pub(crate) use self::close::close;

@@ -123,14 +123,14 @@ impl Keeper {
         thread::current().id() == self.thread
     }
 
-    #[cfg(any(feature = "etcd", feature = "redis"))]
+    #[cfg(any(feature = "etcd", feature = "redis", all(feature = "file", target_os = "linux")))]
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
     }
 
     /// Runs a future on the thread, so that its progress does not depend on the caller's runtime. The future is dropped with the
     /// returned one; `None` if the thread ends first.
-    #[cfg(any(feature = "etcd", feature = "redis"))]
+    #[cfg(any(feature = "etcd", feature = "redis", all(feature = "file", target_os = "linux")))]
     pub(crate) async fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> Option<T> {
         struct EndOnDrop<T>(tokio::task::JoinHandle<T>);
         impl<T> Drop for EndOnDrop<T> {

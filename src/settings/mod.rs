@@ -13,6 +13,8 @@ use std::time::Duration;
 #[cfg(any(feature = "serde", feature = "cli"))]
 pub(crate) use self::duration::{EXPECTED as EXPECTED_DURATION, parse as parse_duration};
 pub(crate) use self::options::Bound;
+#[cfg(feature = "serde")]
+pub(crate) use self::options::parse_permissions;
 #[cfg(all(test, feature = "config", feature = "redis"))]
 pub(crate) use self::options::{OPTIONS, Place};
 #[cfg(feature = "serde")]
@@ -30,6 +32,7 @@ pub(crate) enum BackendKind {
     Memory,
     Etcd,
     Redis,
+    File,
 }
 
 impl BackendKind {
@@ -39,13 +42,14 @@ impl BackendKind {
             Self::Memory => "memory",
             Self::Etcd => "etcd",
             Self::Redis => "redis",
+            Self::File => "file",
         }
     }
 
     /// The prefix if none is given.
     fn default_prefix(self) -> &'static str {
         match self {
-            Self::Memory => "",
+            Self::Memory | Self::File => "",
             Self::Etcd => "leasehold/",
             Self::Redis => "lock:",
         }
@@ -73,6 +77,10 @@ pub(crate) struct Settings {
     pub(crate) backend: BackendKind,
     /// Memory only: the name of a store in this process; `None` for a private one.
     pub(crate) store: Option<String>,
+    /// File only: the directory, an absolute path.
+    pub(crate) directory: Option<PathBuf>,
+    /// File only: the permissions of the directory if it has to be made.
+    pub(crate) mode: Option<u32>,
     /// Each `host:port`, IPv6 addresses in brackets.
     pub(crate) endpoints: Vec<String>,
     /// Redis only: whether the endpoints are nodes of a cluster.
@@ -123,6 +131,8 @@ impl Default for Settings {
         Self {
             backend: BackendKind::Memory,
             store: None,
+            directory: None,
+            mode: None,
             endpoints: Vec::new(),
             cluster: false,
             master: None,

@@ -12,7 +12,7 @@ use crate::credentials::Secret;
 use crate::display::has_control;
 use crate::error::{LockError, Result};
 
-use BackendKind::{Etcd, Memory, Redis};
+use BackendKind::{Etcd, File, Memory, Redis};
 use Place::{Address, Query};
 
 /// The maximum TTL.
@@ -57,6 +57,8 @@ pub(crate) enum Value {
     Handovers(Field<u16>),
     /// The number of a database.
     Database(Field<Option<u32>>),
+    /// The permissions of a directory.
+    Permissions(Field<Option<u32>>),
     /// A duration, with a check.
     Duration(Field<Duration>, Bound),
     /// A duration longer than zero, or none.
@@ -104,12 +106,14 @@ macro_rules! field {
     };
 }
 
-const ALL: &[BackendKind] = &[Memory, Etcd, Redis];
+const ALL: &[BackendKind] = &[Memory, Etcd, Redis, File];
 const SERVERS: &[BackendKind] = &[Etcd, Redis];
 
 /// All options except the backend, its endpoints, and whether to use TLS, which the scheme and the hosts of a URL contain.
 pub(crate) const OPTIONS: &[Opt] = &[
     Opt { name: "store", place: Address, backends: &[Memory], value: Value::Word(field!(store)) },
+    Opt { name: "directory", place: Address, backends: &[File], value: Value::File(field!(directory)) },
+    Opt { name: "mode", place: Query, backends: &[File], value: Value::Permissions(field!(mode)) },
     Opt { name: "cluster", place: Address, backends: &[Redis], value: Value::Flag(field!(cluster)) },
     Opt { name: "master", place: Address, backends: &[Redis], value: Value::Text(field!(master), Empty::Refused) },
     Opt { name: "socket", place: Address, backends: &[Redis], value: Value::File(field!(unix_path)) },
@@ -177,6 +181,7 @@ impl Opt {
             Value::Number(field) => *field.of_mut(settings) = number(text)?,
             Value::Handovers(field) => *field.of_mut(settings) = number(text)?.try_into().ok()?,
             Value::Database(field) => *field.of_mut(settings) = Some(number(text)?),
+            Value::Permissions(field) => *field.of_mut(settings) = Some(permissions(text)?),
             Value::Duration(field, _) => *field.of_mut(settings) = duration::parse(text)?,
             Value::SomeDuration(field) => *field.of_mut(settings) = Some(duration::parse(text)?),
             Value::Text(field, _) | Value::Word(field) => *field.of_mut(settings) = Some(text.into()),
@@ -194,6 +199,7 @@ impl Opt {
             Value::Number(_) => "a number up to 4294967295",
             Value::Handovers(_) => "a number up to 1023",
             Value::Database(_) => "a number",
+            Value::Permissions(_) => PERMISSIONS,
             Value::Duration(..) | Value::SomeDuration(_) => duration::EXPECTED,
             Value::Text(..) | Value::Word(_) | Value::Secret(_) => "a text",
             Value::File(_) | Value::HiddenFile(_) => "a file's path",
@@ -207,6 +213,9 @@ impl Opt {
         match &self.value {
             Value::Handovers(field) if *field.of(settings) > MAX_HANDOVERS => {
                 wrong(&format_args!("at most {MAX_HANDOVERS} handovers in a row"))
+            }
+            Value::Permissions(field) if field.of(settings).is_some_and(|mode| !is_permitted(mode)) => {
+                wrong(&format_args!("expects {PERMISSIONS}"))
             }
             Value::Duration(field, bound) => bound.check(name, *field.of(settings)),
             Value::SomeDuration(field) => {
@@ -243,7 +252,7 @@ impl Opt {
             Value::Flag(field) => field.of(settings) != field.of(defaults),
             Value::Number(field) => field.of(settings) != field.of(defaults),
             Value::Handovers(field) => field.of(settings) != field.of(defaults),
-            Value::Database(field) => field.of(settings).is_some(),
+            Value::Database(field) | Value::Permissions(field) => field.of(settings).is_some(),
             Value::Duration(field, _) => field.of(settings) != field.of(defaults),
             Value::SomeDuration(field) => field.of(settings).is_some(),
             Value::Text(field, _) | Value::Word(field) => field.of(settings).is_some(),
@@ -274,6 +283,25 @@ impl Bound {
             Ok(())
         }
     }
+}
+
+/// What the permissions of a directory can be: its owner's, and a group's.
+const PERMISSIONS: &str = "0700, or 0770 for a group";
+
+fn is_permitted(mode: u32) -> bool {
+    [0o700, 0o770].contains(&mode)
+}
+
+/// Parses octal permissions.
+fn permissions(text: &str) -> Option<u32> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && is_permitted(*mode))
+}
+
+/// Parses octal permissions in a `Config`.
+#[cfg(feature = "serde")]
+pub(crate) fn parse_permissions(text: &str) -> Result<u32> {
+    permissions(text).ok_or_else(|| LockError::config(format!("mode: expects {PERMISSIONS}")))
 }
 
 /// Parses digits only: Rust's parser also accepts `+5`.

@@ -39,6 +39,7 @@ fn addresses_of_all_schemes() {
         ("redis+cluster://a,b:1", false, &["a:6379", "b:1"]),
         ("rediss+cluster://a/0", true, &["a:6379"]),
         ("memory://", false, &[]),
+        ("file:///run/leasehold", false, &[]),
     ] {
         let settings = parsed(url);
         assert_eq!(
@@ -49,6 +50,9 @@ fn addresses_of_all_schemes() {
     }
     assert_eq!(parsed("memory://"), Settings::default());
     assert_eq!(parsed("memory://my%20store").store.as_deref(), Some("my store"));
+    let in_files = parsed("FILE:///my%20locks/a?mode=0770");
+    assert_eq!((in_files.directory.as_deref(), in_files.mode), (Some(Path::new("/my locks/a")), Some(0o770)));
+    assert_eq!(parsed("file:///l?mode=700").mode, Some(0o700));
     assert_eq!(parsed("redis://h/3").database, Some(3));
     let watched = parsed("redis+sentinel://u:p@h/my%20main%2F1/3?sentinel_username=s%40&sentinel_password=hunter2");
     assert_eq!((watched.master.as_deref(), watched.database, watched.cluster), (Some("my main/1"), Some(3), false));
@@ -156,6 +160,15 @@ fn an_error_names_the_word() {
         ("redis+unix://", "redis+unix"),
         ("redis+unix:///%zz", "redis+unix"),
         ("memory://a/b", "memory"),
+        ("file://", "file: expects a path and no host"),
+        ("file://host/run", "file: expects a path and no host"),
+        ("file:///", "file: expects a path"),
+        ("file:///%zz", "file: invalid percent escape"),
+        ("file:///l?mode=0777", "mode: \"0777\" is not 0700, or 0770 for a group"),
+        ("file:///l?mode=777777", "mode"),
+        ("file:///l?mode=rwx", "mode"),
+        ("file:///l?min_replicas=1", "min_replicas: not supported by file"),
+        ("memory://?mode=0700", "mode: not supported by memory"),
         ("memory://%f", "memory"),
         ("memory://u:p@n", "username"),
         ("etcd://u:p%@h", "password"),

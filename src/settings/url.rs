@@ -14,8 +14,7 @@ use crate::display::Printable;
 use crate::error::{LockError, Result};
 
 const NOT_SHOWN: &str = "(not shown: an \"@\" follows)";
-const SCHEMES: &str =
-    "memory, etcd, etcds, redis, rediss, redis+unix, redis+sentinel, rediss+sentinel, redis+cluster, rediss+cluster";
+const SCHEMES: &str = "memory, file, etcd, etcds, redis, rediss, redis+unix, redis+sentinel, rediss+sentinel, redis+cluster, rediss+cluster";
 /// The forms of a URL for several servers.
 const SENTINEL: &str = "redis+sentinel://host[:26379][,host…]/master[/database]";
 const CLUSTER: &str = "redis+cluster://host[:6379][,host…]";
@@ -57,6 +56,7 @@ fn of_scheme(scheme: &str) -> Result<Settings> {
     let lowercase = scheme.to_ascii_lowercase();
     let (backend, tls) = match lowercase.as_str() {
         "memory" => (BackendKind::Memory, false),
+        "file" => (BackendKind::File, false),
         "etcd" => (BackendKind::Etcd, false),
         "etcds" => (BackendKind::Etcd, true),
         "redis" | "redis+unix" | "redis+sentinel" | "redis+cluster" => (BackendKind::Redis, false),
@@ -100,6 +100,14 @@ fn address_of(settings: &mut Settings, scheme: &str, (hosts, path): (&str, &str)
             }
             let text = decoded(hosts).ok_or_else(|| LockError::config("memory: invalid percent escape in the name"))?;
             settings.store = Some(text).filter(|text| !text.is_empty());
+        }
+        BackendKind::File => {
+            if !hosts.is_empty() || bare {
+                return Err(LockError::config("file: expects a path and no host, as in file:///run/leasehold"));
+            }
+            let path = decoded(path).filter(|path| !path.contains('\0'));
+            let path = path.ok_or_else(|| LockError::config("file: invalid percent escape in the path"))?;
+            settings.directory = Some(path.into());
         }
         BackendKind::Etcd => {
             settings.endpoints = endpoints(hosts, 2379)?;

@@ -1,5 +1,6 @@
 //! The checks of all options, whichever way they were set.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::options::{Bound, OPTIONS, Place};
@@ -31,6 +32,7 @@ fn check_address(settings: &Settings) -> Result<()> {
     let (endpoints, unix) = (settings.endpoints.len(), settings.unix_path.is_some());
     let (fits, expected) = match settings.backend {
         BackendKind::Memory => (endpoints == 0, "no host"),
+        BackendKind::File => (endpoints == 0, "no host"),
         BackendKind::Etcd => (endpoints > 0, "at least one host"),
         BackendKind::Redis if settings.cluster => (endpoints > 0 && !unix, "at least one host of the cluster"),
         BackendKind::Redis if settings.master.is_some() => (endpoints > 0 && !unix, "at least one host of a sentinel"),
@@ -38,6 +40,9 @@ fn check_address(settings: &Settings) -> Result<()> {
     };
     if !fits {
         return Err(LockError::config(format!("{}: expects {expected}", settings.backend.word())));
+    }
+    if settings.backend == BackendKind::File && !settings.directory.as_deref().is_some_and(Path::is_absolute) {
+        return Err(LockError::config("directory: expects an absolute path, as in file:///run/leasehold"));
     }
     if settings.cluster && settings.database.is_some_and(|database| database > 0) {
         return Err(LockError::config("database: a cluster has database 0 only"));
@@ -68,6 +73,7 @@ fn check_credentials(settings: &Settings) -> Result<()> {
     if settings.credentials.is_some() {
         return match settings.backend {
             BackendKind::Memory => wrong("credentials_from: not supported by memory"),
+            BackendKind::File => wrong("credentials_from: not supported by file"),
             _ if user || password || file => {
                 wrong("credentials_from: cannot be combined with username, password or password_file")
             }
@@ -83,7 +89,9 @@ fn check_credentials(settings: &Settings) -> Result<()> {
 }
 
 fn check_tls(settings: &Settings) -> Result<()> {
-    if settings.tls && (settings.unix_path.is_some() || settings.backend == BackendKind::Memory) {
+    if settings.tls
+        && (settings.unix_path.is_some() || [BackendKind::Memory, BackendKind::File].contains(&settings.backend))
+    {
         return Err(LockError::config("tls: requires a network connection"));
     }
     for (option, file) in [("ca", &settings.ca), ("cert", &settings.cert), ("key", &settings.key)] {

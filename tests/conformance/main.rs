@@ -5,6 +5,8 @@ mod cluster;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod example;
+#[cfg(all(feature = "file", target_os = "linux"))]
+mod file;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;

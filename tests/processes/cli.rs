@@ -541,10 +541,19 @@ fn errors_contain_no_secrets() {
         assert_eq!(code(&output), 123, "{output:?}");
         assert!(!output.stderr.is_empty() && !text(&output.stderr).contains("hush-hush"), "{output:?}");
     }
-    let mut missing = command("", &["ls"]);
-    let missing = missing.env_remove("LEASEHOLD_URL").output().unwrap();
-    assert_eq!(code(&missing), 123);
-    assert!(text(&missing.stderr).contains("LEASEHOLD_URL"), "{missing:?}");
+    let verbose = output(&nobody[0], &["-v", "ls"]);
+    assert!(text(&verbose.stderr).contains("etcd://127.0.0.1:1") && !text(&verbose.stderr).contains("hush-hush"));
+}
+
+#[test]
+fn without_a_server_the_locks_are_in_a_directory_of_the_account() {
+    let mut command = command("", &["who", "-v", &format!("nobody-{:016x}", rand::random::<u64>())]);
+    // Not that of the environment, in which a cron job and a shell differ.
+    let free = command.env_remove("LEASEHOLD_URL").env("HOME", "/nowhere").output().unwrap();
+    assert_eq!(code(&free), 1, "{free:?}");
+    let said = text(&free.stderr);
+    let directories = ["file:///run/leasehold\n", "/.local/state/leasehold\n"];
+    assert!(directories.iter().any(|end| said.contains(end)) && !said.contains("nowhere"), "{said}");
 }
 
 #[test]

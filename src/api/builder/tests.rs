@@ -32,6 +32,15 @@ const NONE: Case = Case { option: "", backend: "memory", value: "", set: None, w
 
 const CASES: &[Case] = &[
     Case { option: "store", value: "jobs", ..NONE },
+    Case { option: "directory", backend: "file", value: "/run/leasehold", ..NONE },
+    Case {
+        option: "mode",
+        backend: "file",
+        value: "0770",
+        #[cfg(feature = "file")]
+        set: Some(|builder| builder.mode(0o770)),
+        ..NONE
+    },
     Case { option: "cluster", backend: "redis", value: "true", ..NONE },
     Case { option: "master", backend: "redis", value: "main", ..NONE },
     Case { option: "socket", backend: "redis", value: "/run/redis.sock", ..NONE },
@@ -220,6 +229,8 @@ fn url(backend: &str, options: &Pairs) -> String {
     let get = |name: &str| options.iter().find(|(option, _)| *option == name).map(|(_, value)| encoded(value));
     let (scheme, host) = match backend {
         "memory" => ("memory", get("store").unwrap_or_default()),
+        // Its path is that of a test without another one.
+        "file" => ("file", String::new()),
         "tls" => ("etcds", "host".to_owned()),
         "sentinel" => ("redis+sentinel", "host".to_owned()),
         "redis" if get("cluster").is_some() => ("redis+cluster", "host".to_owned()),
@@ -227,7 +238,8 @@ fn url(backend: &str, options: &Pairs) -> String {
         backend => (backend, "host".to_owned()),
     };
     let master = get("master").or((backend == "sentinel").then(|| "main".to_owned()));
-    let path = [master, get("database")].into_iter().flatten().collect::<Vec<_>>().join("/");
+    let directory = get("directory").or((backend == "file").then(|| "d".to_owned()));
+    let path = [master, get("database"), directory].into_iter().flatten().collect::<Vec<_>>().join("/");
     let account = match (get("username"), get("password")) {
         (None, None) => String::new(),
         (Some(user), None) => format!("{user}@"),
@@ -250,6 +262,12 @@ fn by_environment(backend: &str, options: &Pairs) -> Result<Settings> {
         "memory" => {}
         "tls" => variables.extend([("backend", "etcd"), ("endpoints", "host"), ("tls", "true")]),
         "sentinel" => variables.extend([("backend", "redis"), ("endpoints", "host"), ("master", "main")]),
+        "file" => {
+            variables.push(("backend", "file"));
+            if !options.iter().any(|(name, _)| *name == "directory") {
+                variables.push(("directory", "/d"));
+            }
+        }
         backend => variables.push(("backend", backend)),
     }
     if ["etcd", "redis"].contains(&backend) && !options.iter().any(|(name, _)| *name == "socket") {
@@ -315,7 +333,7 @@ fn a_value_out_of_bounds_is_the_same_error_in_each_way() {
 #[test]
 fn an_option_of_another_backend_is_refused_and_the_backend_named() {
     for option in OPTIONS {
-        for backend in [BackendKind::Memory, BackendKind::Etcd, BackendKind::Redis] {
+        for backend in [BackendKind::Memory, BackendKind::Etcd, BackendKind::Redis, BackendKind::File] {
             if option.backends.contains(&backend) {
                 continue;
             }
@@ -377,7 +395,7 @@ fn an_account_is_given_in_one_way() {
 
 #[test]
 fn a_backend_has_its_own_account() {
-    let memory = || crate::api::connect::memory(None, &(Arc::new(SystemClock) as Arc<dyn Clock>));
+    let memory = || crate::api::connect::memory(None, &(Arc::new(crate::clock::SystemClock) as Arc<dyn Clock>));
     let with = || LockManagerBuilder::default().backend(memory());
     let source = CredentialsSource::new(|| async { Err::<crate::credentials::Credentials, ()>(()) });
     for (builder, option) in
@@ -416,7 +434,7 @@ fn the_table_of_the_documentation_is_that_of_the_options() {
         assert!(option.takes().starts_with(&*takes), "{}: {takes}", option.name);
         let named: Vec<_> = backends.split(", ").map(str::to_ascii_lowercase).collect();
         let wanted: Vec<_> = option.backends.iter().map(|backend| backend.word()).collect();
-        assert!(named == wanted || (backends == "all" && wanted.len() == 3), "{}: {backends}", option.name);
+        assert!(named == wanted || (backends == "all" && wanted.len() == 4), "{}: {backends}", option.name);
         assert_eq!(cases(option.name).any(|case| case.set.is_some()), method != "–", "{}: {method}", option.name);
         // What has no default value is not set by default.
         let mut settings = Settings::default();

@@ -9,7 +9,7 @@ use clap_complete::Shell;
 /// The environment variable for `--url`.
 pub(crate) const URL: &str = "LEASEHOLD_URL";
 
-/// Distributed locks on etcd and Redis.
+/// Distributed locks on etcd and Redis, and locks of one machine in a directory.
 ///
 /// Runs a command while holding a lock, lists held locks and their holders, and revokes locks of stuck holders. The locks are shared
 /// with programs that use the library `leasehold` with the same URL, and with other clients that use the same keys.
@@ -20,9 +20,10 @@ Exit status: 0; 1 if `who` finds the lock free, or if `force-unlock` was not con
 failure; 125 for arguments that cannot be parsed; `run --help` lists those of `run`. Names from the server are shown with control
 characters escaped, and cut after 256 characters; --json prints them completely.")]
 pub(crate) struct Args {
-    /// The server of the locks: etcd://host:port or redis://host:port, with the library's options.
+    /// The server of the locks: etcd://host:port or redis://host:port, or file:///directory, with the library's options.
     ///
-    /// For example etcd://user:password@10.0.0.1,10.0.0.2?prefix=jobs/&ttl=10s. Prefer the environment variable: arguments are visible
+    /// Without it the locks are in a directory of this account, /run/leasehold or ~/.local/state/leasehold, if the program was built
+    /// with the feature `file`. For example etcd://user:password@10.0.0.1,10.0.0.2?prefix=jobs/&ttl=10s. Prefer the environment variable: arguments are visible
     /// to other users of the machine.
     #[arg(long, env = URL, hide_env_values = true, global = true)]
     pub(crate) url: Option<String>,
@@ -30,6 +31,10 @@ pub(crate) struct Args {
     /// Print JSON instead of a table.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+
+    /// Print where the locks are.
+    #[arg(long, short, global = true)]
+    pub(crate) verbose: bool,
 
     #[command(subcommand)]
     pub(crate) command: Command,

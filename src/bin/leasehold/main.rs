@@ -7,6 +7,7 @@ compile_error!(
 
 mod args;
 mod child;
+mod directory;
 mod exit;
 mod force;
 mod processes;
@@ -42,6 +43,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// A URL without the user, the password and the options, which may have one.
+fn without_account(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or_default();
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        _ => url.to_owned(),
+    }
+}
+
 async fn command(args: Args) -> Ended {
     if let Command::Completions { shell } = args.command {
         let mut script = Vec::new();
@@ -49,7 +59,10 @@ async fn command(args: Args) -> Ended {
         print(String::from_utf8(script)?.trim_end())?;
         return Ok(0);
     }
-    let url = args.url.ok_or("no server: set --url or LEASEHOLD_URL")?;
+    let url = args.url.or_else(directory::url).ok_or("no server: set --url or LEASEHOLD_URL")?;
+    if args.verbose {
+        eprintln!("leasehold: the locks are at {}", without_account(&url));
+    }
     let manager = LockManager::connect(&url).await?;
     let ended = match args.command {
         Command::Run(run) => run::run(&manager, run).await,

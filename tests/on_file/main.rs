@@ -1,0 +1,4 @@
+//! Locks in a directory, among processes that are killed and stopped.
+
+mod crowd;
+mod forks;
