@@ -3,3 +3,4 @@
 mod crowd;
 mod figures;
 mod forks;
+mod limits;
