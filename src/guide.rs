@@ -19,7 +19,7 @@
 //!
 //! | Operation | |
 //! | --- | --- |
-//! | [`file`] | Files: the processes of one machine, permissions, containers |
+//! | [`file`](mod@file) | Files: the processes of one machine, permissions, containers |
 //! | [`etcd`] | etcd: failures, other clients, data on the server |
 //! | [`redis`] | Redis: replication, other clients, accounts, data on the server |
 //! | [`security`] | Trust, permissions and transport on each backend |

@@ -71,7 +71,11 @@ impl Directory {
     /// Whether its path still names this directory.
     pub(super) fn is_current(&self) -> bool {
         fstat(&self.root.fd).is_ok_and(|own| has_name(&own))
-            && stat(&self.path).is_ok_and(|named| identity(&named) == self.state)
+            && match stat(&self.path) {
+                Ok(named) => identity(&named) == self.state,
+                // What cannot be asked for is no other directory.
+                Err(error) => ![Errno::NOENT, Errno::NOTDIR].contains(&error),
+            }
     }
 
     /// Takes a free slot.
