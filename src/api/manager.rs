@@ -23,9 +23,9 @@ use crate::settings::Settings;
 
 /// A connection to one store, and the factory of its locks.
 ///
-/// The store is an etcd cluster, a Redis server, a directory of this machine, or a store in memory. A manager is cheap to clone; clones are the same manager,
-/// so a lock that was acquired through one of them is reentrant through all. A manager keeps one handle per key, and one session
-/// (a lease on the server) per TTL, which it renews in the background and replaces when it is lost.
+/// The store is an etcd cluster, a Redis server, a directory of this machine, or a store in memory. A manager is cheap to clone; clones
+/// are the same manager, so a lock that was acquired through one of them is reentrant through all. A manager keeps one handle per key,
+/// and one session (a lease on the server) per TTL, which it renews in the background and replaces when it is lost.
 ///
 /// # Drop
 ///
@@ -72,11 +72,12 @@ impl LockManager {
 
     /// Connects to the store that the URL names, and checks that it answers.
     ///
-    /// `memory://name`, `file:///directory`, `etcd://[user:pass@]host[:port][,host[:port]…]`, `etcds://…`, `redis://[[user]:pass@]host[:port][/db]`,
-    /// `rediss://…`, `redis+unix:///path`, `redis+sentinel://[[user]:pass@]host[:port][,host[:port]…]/master[/db]`,
-    /// `redis+cluster://[[user]:pass@]host[:port][,host[:port]…]`, `rediss+sentinel://…`, `rediss+cluster://…`. Options follow as a query, such as `?prefix=jobs/&ttl=10s`:
-    /// [`guide::configuration`](crate::guide::configuration) lists all options with their defaults, and [`LockManagerBuilder`]
-    /// documents each. All parts are percent-decoded. An empty `prefix=` means no prefix.
+    /// `memory://name`, `file:///directory`, `etcd://[user:pass@]host[:port][,host[:port]…]`, `etcds://…`,
+    /// `redis://[[user]:pass@]host[:port][/db]`, `rediss://…`, `redis+unix:///path`,
+    /// `redis+sentinel://[[user]:pass@]host[:port][,host[:port]…]/master[/db]`,
+    /// `redis+cluster://[[user]:pass@]host[:port][,host[:port]…]`, `rediss+sentinel://…`, `rediss+cluster://…`. Options follow as a query,
+    /// such as `?prefix=jobs/&ttl=10s`: [`guide::configuration`](crate::guide::configuration) lists all options with their defaults, and
+    /// [`LockManagerBuilder`] documents each. All parts are percent-decoded. An empty `prefix=` means no prefix.
     ///
     /// Managers with equal settings share a connection: the same endpoints in any order, credentials, database, TLS files, and on
     /// etcd the same timeout. It is closed with the last of them. A changed password or new TLS files take effect at the next

@@ -132,8 +132,7 @@ fn holds_that_replicas_confirm_outlast_moves_and_failovers_on_request() {
 
     let one = lock(&manager, "{s}a");
     stay([&one], ttl + ttl / 2);
-    cluster.nodes()[replica].cli(&["CLUSTER", "FAILOVER"]);
-    eventually("it is the master", || (cluster.try_master_of(replica, slot) == Some(replica)).then_some(()));
+    cluster.fail_over(replica, slot);
     stay([&one], ttl + ttl / 2);
     one.unlock().wait().unwrap();
     drop(lock(&manager, "{s}a"));
@@ -318,11 +317,8 @@ fn a_failover_on_request_loses_no_hold() {
         let keys: Vec<_> = keys_at(&cluster, old, 10);
         guards.extend(keys.iter().filter_map(|key| manager.try_lock(format!("{key}{round}")).wait().unwrap()));
         let replica = cluster.replica_of(old).unwrap();
-        cluster.nodes()[replica].cli(&["CLUSTER", "FAILOVER"]);
         let asked = Instant::now();
-        eventually("the replica is the master", || {
-            (cluster.try_master_of(replica, slot) == Some(replica)).then_some(())
-        });
+        cluster.fail_over(replica, slot);
         println!("the new master after {:?}, progress {:?}", asked.elapsed(), crowd.progress());
         eventually("all nodes know it, and the old one is its replica", || {
             let is_known = (0..6).all(|node| cluster.try_master_of(node, slot) == Some(replica));

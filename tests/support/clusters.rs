@@ -138,6 +138,19 @@ impl RedisCluster {
         self.nodes.iter().position(|node| node.address().to_string() == address)
     }
 
+    /// Has a replica take over the slots of its master, among them this one, on request.
+    pub fn fail_over(&self, replica: usize, slot: u16) {
+        let mut asked = None::<Instant>;
+        eventually("the replica is the master", || {
+            // A server gives up a request after 5 s.
+            if asked.is_none_or(|asked| asked.elapsed() > Duration::from_secs(6)) {
+                self.nodes[replica].cli(&["CLUSTER", "FAILOVER"]);
+                asked = Some(Instant::now());
+            }
+            (self.try_master_of(replica, slot) == Some(replica)).then_some(())
+        });
+    }
+
     /// The slots of a node, as it knows them.
     pub fn slots_of(&self, place: usize) -> Vec<u16> {
         let said = self.nodes[place].cli(&["CLUSTER", "NODES"]);

@@ -23,8 +23,8 @@ pub(crate) struct Args {
     /// The server of the locks: etcd://host:port or redis://host:port, or file:///directory, with the library's options.
     ///
     /// Without it the locks are in a directory of this account, /run/leasehold or ~/.local/state/leasehold, if the program was built
-    /// with the feature `file`. For example etcd://user:password@10.0.0.1,10.0.0.2?prefix=jobs/&ttl=10s. Prefer the environment variable: arguments are visible
-    /// to other users of the machine.
+    /// with the feature `file`. For example etcd://user:password@10.0.0.1,10.0.0.2?prefix=jobs/&ttl=10s. Prefer the environment variable:
+    /// arguments are visible to other users of the machine.
     #[arg(long, env = URL, hide_env_values = true, global = true)]
     pub(crate) url: Option<String>,
 
