@@ -4,3 +4,4 @@ mod crowd;
 mod figures;
 mod forks;
 mod limits;
+mod namespaces;
