@@ -94,7 +94,7 @@ fn main_figure(work: Work) -> (Figure, &'static str) {
     match work {
         Work::Held { .. } => (Figure::Memory, "bytes of the client for each lock"),
         Work::Waiting { .. } => (Figure::Requests, "requests a second"),
-        Work::OneKey { .. } => (Figure::Rate, "handovers a second"),
+        Work::OneKey { .. } | Work::Processes { .. } => (Figure::Rate, "handovers a second"),
         Work::Local => (Figure::Rate, "operations a second"),
         Work::OwnKeys { .. } | Work::DisturbedKeys { .. } => (Figure::Rate, "lock + unlock a second"),
     }
@@ -149,7 +149,7 @@ fn legend(area: &Area<'_>, middle: i32, row: &Row) -> Result<()> {
     text(area, (CPU.0, middle), unit, HPos::Left, &NOTE)?;
     let both = [(CPU.0 + 170, CLIENT, "client"), (CPU.0 + 240, SERVER, "server")];
     // In memory there is none.
-    let shown = if row.store == Store::Memory { &both[..0] } else { &both[..] };
+    let shown = if matches!(row.store, Store::File | Store::Memory) { &both[..0] } else { &both[..] };
     for &(left, color, name) in shown {
         area.draw(&Rectangle::new([(left, middle - 5), (left + 10, middle + 5)], color.filled()))?;
         text(area, (left + 15, middle), name, HPos::Left, &NOTE)?;

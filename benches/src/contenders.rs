@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::clients::Client;
 use crate::clients::bare::{BareEtcd, BareRedis};
 use crate::clients::ours::{Dropped, Unlocked};
-use crate::clients::peers::{AsyncRedisLock, DistributedLock, LockRpc, Rslock, TokioMutex};
+use crate::clients::peers::{AsyncRedisLock, DistributedLock, Flock, LockRpc, Rslock, TokioMutex};
 use crate::figures::Sample;
 use crate::rows::{Row, Store, Work};
 use crate::servers::Server;
-use crate::{Result, local, pairs, rest};
+use crate::{Result, local, pairs, processes, rest};
 
 /// Whose locks are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,6 +28,8 @@ pub enum Contender {
     PythonRedisLock,
     LockRpc,
     GoMutex,
+    Flock,
+    Filelock,
     TokioMutex,
 }
 
@@ -59,6 +61,8 @@ impl Contender {
             (Self::PythonRedisLock, ..) => "python-redis-lock",
             (Self::LockRpc, ..) => "etcd's Lock RPC",
             (Self::GoMutex, ..) => "Go's concurrency.Mutex",
+            (Self::Flock, ..) => "flock(2)",
+            (Self::Filelock, ..) => "Python's filelock",
             (Self::TokioMutex, ..) => "tokio's Mutex",
         }
     }
@@ -79,6 +83,7 @@ impl Contender {
             (Self::AsyncRedisLock, _) => run::<AsyncRedisLock>(row.work, server, time).await,
             (Self::DistributedLock, _) => run::<DistributedLock>(row.work, server, time).await,
             (Self::LockRpc, _) => run::<LockRpc>(row.work, server, time).await,
+            (Self::Flock, _) => run::<Flock>(row.work, server, time).await,
             (Self::TokioMutex, _) => run::<TokioMutex>(row.work, server, time).await,
             _ => Err(format!("{self:?} has no part in {}", row.name).into()),
         }
@@ -101,6 +106,7 @@ async fn run<C: Client>(work: Work, server: &Server, time: Duration) -> Result<S
         Work::OneKey { clients, tasks } => pairs::one_key::<C>(server, time, clients, tasks).await,
         Work::Held { locks } => rest::held::<C>(server, locks).await,
         Work::Waiting { clients, tasks, keys } => rest::waiting::<C>(server, clients, tasks, keys).await,
+        Work::Processes { .. } => processes::take_turns::<C>(server, time).await,
         Work::Local => Err("needs no client".into()),
     }
 }

@@ -27,7 +27,7 @@ impl Programs {
     /// Whether a contender takes part.
     pub fn can_run(&self, contender: Contender) -> bool {
         match contender {
-            Contender::RedisPy | Contender::PythonRedisLock => self.python.is_some(),
+            Contender::RedisPy | Contender::PythonRedisLock | Contender::Filelock => self.python.is_some(),
             Contender::GoMutex => self.go.is_some(),
             _ => true,
         }
@@ -38,15 +38,18 @@ impl Programs {
         let mut command = match contender {
             Contender::RedisPy => self.python("redis-py"),
             Contender::PythonRedisLock => self.python("python-redis-lock"),
+            Contender::Filelock => self.python("filelock"),
             Contender::GoMutex => self.go.as_ref().map(Command::new),
             _ => None,
         }?;
         let (keys, clients, tasks) = match work {
             Work::OwnKeys { tasks } => ("own", 1, tasks),
             Work::OneKey { clients, tasks } => ("one", clients, tasks),
+            Work::Processes { processes } => ("one", processes, 1),
             _ => return None,
         };
-        command.args([&server.address, &server.processes.first()?.to_string(), keys]);
+        let process = server.processes.first().map_or_else(|| "-".to_owned(), u32::to_string);
+        command.args([&server.address, &process, keys]);
         command.args([clients.to_string(), tasks.to_string(), time.as_secs_f64().to_string()]);
         Some(command)
     }

@@ -20,6 +20,7 @@ mod machine;
 mod measure;
 mod options;
 mod pairs;
+mod processes;
 mod rest;
 mod rounds;
 mod rows;
@@ -28,6 +29,7 @@ mod table;
 
 use options::Options;
 use rounds::Rounds;
+use rows::Work;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -37,7 +39,14 @@ async fn main() -> Result<ExitCode> {
     let options = Options::parse();
     if let Some(contender) = options.measure {
         let [row] = options.rows()?[..] else { return Err("one row is measured at a time".into()) };
-        print!("{}", contender.measure(row, &options.server(contender, row), options.time()).await?);
+        let server = options.server(contender, row);
+        let sample = match row.work {
+            Work::Processes { processes } if !options.turns => {
+                processes::measure(processes, || options.command(contender, row, &server))?
+            }
+            _ => contender.measure(row, &server, options.time()).await?,
+        };
+        print!("{sample}");
         // There may be thousands of locks and waiters: nobody waits for their end.
         std::process::exit(0);
     }

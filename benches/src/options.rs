@@ -38,6 +38,9 @@ pub struct Options {
     address: Option<String>,
     #[arg(long, hide = true)]
     process: Vec<u32>,
+    /// As one of the processes of a row
+    #[arg(long, hide = true)]
+    pub turns: bool,
 }
 
 impl Options {

@@ -8,6 +8,8 @@ pub enum Store {
     Redis,
     Cluster,
     Etcd,
+    /// A directory of this machine.
+    File,
     Memory,
 }
 
@@ -20,6 +22,8 @@ pub enum Work {
     DisturbedKeys { tasks: usize },
     /// Tasks of one client or more lock and unlock the same key; what counts is how often the lock changes to another task.
     OneKey { clients: usize, tasks: usize },
+    /// Processes lock and unlock the same key; what counts is how often the lock changes to another process.
+    Processes { processes: usize },
     /// One task in one process, without a server: each contender does what its name says.
     Local,
     /// One client holds locks, and nothing else happens.
@@ -61,6 +65,10 @@ impl Row {
         Self { name, title, store: Store::Etcd, work, contenders }
     }
 
+    const fn file(name: &'static str, title: &'static str, work: Work, contenders: &'static [Contender]) -> Self {
+        Self { name, title, store: Store::File, work, contenders }
+    }
+
     const fn memory(name: &'static str, title: &'static str, work: Work, contenders: &'static [Contender]) -> Self {
         Self { name, title, store: Store::Memory, work, contenders }
     }
@@ -80,6 +88,8 @@ const REDIS_HELD: &[Contender] = &[Bare, Unlock, Rslock, AsyncRedisLock, Distrib
 const REDIS_HELD_MANY: &[Contender] = &[Bare, Unlock, Rslock, DistributedLock];
 const REDIS_WAITING: &[Contender] = &[Unlock, Rslock, AsyncRedisLock];
 const CLUSTER: &[Contender] = &[OneServer, Drop];
+const FILE: &[Contender] = &[Flock, Unlock, Drop, Filelock];
+const FILE_CONTENDED: &[Contender] = &[Flock, Unlock, Filelock];
 const ETCD: &[Contender] = &[Bare, Unlock, Drop, LockRpc, GoMutex];
 const ETCD_CONTENDED: &[Contender] = &[Bare, Unlock, LockRpc, GoMutex];
 
@@ -141,6 +151,9 @@ pub const ROWS: &[Row] = &[
         Work::Waiting { clients: 1, tasks: 3000, keys: 3000 },
         &[Unlock, LockRpc],
     ),
+    Row::file("file-one", "Files: one task", Work::OwnKeys { tasks: 1 }, FILE),
+    Row::file("file-processes-8", "Files: one key, 8 processes", Work::Processes { processes: 8 }, FILE_CONTENDED),
+    Row::file("file-processes-64", "Files: one key, 64 processes", Work::Processes { processes: 64 }, FILE_CONTENDED),
     Row::memory("memory-one", "In memory: one task", Work::Local, &[TokioMutex, Drop, Again, IsLost]),
     Row::memory("memory-tasks-8", "In memory: one key, 8 tasks", one_key(1, 8), &[TokioMutex, Drop]),
     Row::memory("memory-tasks-1000", "In memory: one key, 1,000 tasks", one_key(1, 1000), &[TokioMutex, Drop]),

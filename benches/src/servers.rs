@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use support::clusters::RedisCluster;
 use support::etcd::{Etcd, metric};
+use support::folder::Folder;
 use support::redis::Redis;
 
 use crate::rows::Store;
@@ -14,6 +15,7 @@ pub enum Started {
     Redis(Redis),
     Cluster(RedisCluster),
     Etcd(Box<Etcd>),
+    Directory(Folder),
     Nothing,
 }
 
@@ -23,6 +25,7 @@ impl Started {
             Store::Redis => Self::Redis(Redis::start()),
             Store::Cluster => Self::Cluster(RedisCluster::start_with(0, &[])),
             Store::Etcd => Self::Etcd(Box::new(Etcd::start())),
+            Store::File => Self::Directory(Folder::new()),
             Store::Memory => Self::Nothing,
         }
     }
@@ -36,6 +39,7 @@ impl Started {
                 Server::new(Store::Cluster, addresses.join(","), processes)
             }
             Self::Etcd(server) => Server::new(Store::Etcd, server.endpoint(), vec![server.process().id()]),
+            Self::Directory(folder) => Server::new(Store::File, folder.path().display().to_string(), Vec::new()),
             Self::Nothing => Server::none(),
         }
     }
@@ -45,7 +49,7 @@ impl Started {
 #[derive(Clone, Debug)]
 pub struct Server {
     pub store: Store,
-    /// Of a cluster, those of its nodes, with commas between them.
+    /// Of a cluster, those of its nodes, with commas between them. Of files, the path of a directory.
     pub address: String,
     pub processes: Vec<u32>,
 }
@@ -65,6 +69,7 @@ impl Server {
             Store::Redis => format!("redis://{}", self.address),
             Store::Cluster => format!("redis+cluster://{}", self.address),
             Store::Etcd => format!("etcd://{}", self.address),
+            Store::File => format!("file://{}/locks", self.address),
             Store::Memory => "memory://benchmark".to_owned(),
         }
     }
@@ -82,7 +87,7 @@ impl Server {
         match self.store {
             Store::Redis | Store::Cluster => self.address.split(',').map(commands).sum(),
             Store::Etcd => Ok(metric(self.address.parse()?, "grpc_server_msg_received_total", &[])),
-            Store::Memory => Ok(0),
+            Store::File | Store::Memory => Ok(0),
         }
     }
 }

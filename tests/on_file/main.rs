@@ -1,7 +1,6 @@
 //! Locks in a directory, among processes that are killed and stopped.
 
 mod crowd;
-mod figures;
 mod forks;
 mod limits;
 mod namespaces;

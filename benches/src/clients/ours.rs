@@ -23,6 +23,9 @@ async fn connect(server: &Server) -> Result<LockManager> {
     if server.store == Store::Memory {
         return Ok(LockManager::memory());
     }
+    if server.store == Store::File {
+        return Ok(LockManager::builder().url(server.url()).prefix(PREFIX).build().await?);
+    }
     let timeout = 5000 + NUMBER.fetch_add(1, Ordering::Relaxed);
     let url = format!("{}?timeout={timeout}ms", server.url());
     Ok(LockManager::builder().url(url).prefix(PREFIX).build().await?)

@@ -1,5 +1,7 @@
 //! Other locks, with their default settings.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,35 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::{Client, Lock};
 use crate::Result;
 use crate::servers::Server;
+
+/// flock(2), by the standard library: whoever waits for it blocks a thread.
+pub struct Flock(PathBuf);
+
+impl Client for Flock {
+    type Lock = FlockKey;
+
+    async fn connect(server: &Server) -> Result<Self> {
+        Ok(Self(server.address.clone().into()))
+    }
+
+    async fn lock(&self, key: &str) -> Result<FlockKey> {
+        Ok(FlockKey(File::create(self.0.join(key))?))
+    }
+}
+
+pub struct FlockKey(File);
+
+impl Lock for FlockKey {
+    type Held = ();
+
+    async fn acquire(&mut self) -> Result<()> {
+        Ok(self.0.lock()?)
+    }
+
+    async fn release(&mut self, _held: ()) -> Result<()> {
+        Ok(self.0.unlock()?)
+    }
+}
 
 /// The crate rslock. It does not renew locks.
 pub struct Rslock(rslock::LockManager);
