@@ -2,3 +2,4 @@
 
 mod crowd;
 mod forks;
+mod removals;
