@@ -2,4 +2,5 @@
 
 mod crowd;
 mod forks;
+mod limits;
 mod removals;
