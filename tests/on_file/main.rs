@@ -4,3 +4,4 @@ mod crowd;
 mod forks;
 mod limits;
 mod namespaces;
+mod removals;

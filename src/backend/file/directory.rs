@@ -68,9 +68,12 @@ impl Directory {
         })
     }
 
-    /// Whether its path still names this directory.
+    /// Whether its path still names this directory, and the directory what was opened in it.
     pub(super) fn is_current(&self) -> bool {
-        fstat(&self.root.fd).is_ok_and(|own| has_name(&own))
+        let folders = [&self.root, &self.keys, &self.leases, &self.mailboxes, &self.marks].map(|folder| &folder.fd);
+        let is_named = |fd: &OwnedFd| fstat(fd).is_ok_and(|own| has_name(&own));
+        folders.into_iter().chain([&self.slots]).all(is_named)
+            && self.epochs.has_name()
             && match stat(&self.path) {
                 Ok(named) => identity(&named) == self.state,
                 // What cannot be asked for is no other directory.
@@ -233,6 +236,23 @@ mod tests {
         assert!(other.is_current() && !directory.is_current());
         std::fs::remove_dir_all(&path).unwrap();
         assert!(!other.is_current());
+    }
+
+    #[test]
+    fn a_directory_that_was_emptied_is_noticed() {
+        let scratch = Scratch::new();
+        let base = format!("base.{}", kernel::boot_id().unwrap());
+        for name in ["k", "l", "m", "v", "slots", &base] {
+            let directory = Directory::open(scratch.path(), None).unwrap();
+            assert!(directory.is_current());
+            let part = scratch.path().join(name);
+            if part.is_dir() {
+                std::fs::remove_dir(part).unwrap()
+            } else {
+                std::fs::remove_file(part).unwrap()
+            }
+            assert!(!directory.is_current(), "{name}");
+        }
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
+use rustix::fs::fstat;
 use rustix::io::{pread, write};
 
 use super::error::failed;
-use super::folder::{Folder, modified, set_modified};
+use super::folder::{Folder, has_name, modified, set_modified};
 use super::ticket::micros;
 use crate::backend::{BackendError, ErrorKind, Result};
 
@@ -64,6 +65,11 @@ impl Epochs {
         let base = text.filter(|base| *base < 1 << 53);
         let base = base.ok_or_else(|| BackendError::new(ErrorKind::Incompatible, "the base of tokens is no number"))?;
         Ok(Some(Self { base, file }))
+    }
+
+    /// Whether new managers find this base.
+    pub(super) fn has_name(&self) -> bool {
+        fstat(&self.file).is_ok_and(|own| has_name(&own))
     }
 
     /// The epoch of a time since the start of the system, in microseconds.

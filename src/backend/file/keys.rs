@@ -9,7 +9,7 @@ use super::directory::Directory;
 use super::key::KeyFile;
 use super::names::KeyName;
 use super::site::Sites;
-use crate::backend::{Claim, Result, derived};
+use crate::backend::{Claim, ErrorKind, Result, derived};
 
 /// A key, and its file while that is open.
 #[derive(Debug)]
@@ -32,10 +32,22 @@ impl Key {
         if let Some(file) = self.opened(directory)? {
             return Ok(file);
         }
-        let (name, within) = (self.name.clone(), directory.clone());
-        let opened = Arc::new(sites.do_path_work(directory, move || KeyFile::open(&within, &name)).await??);
+        let mut opened = self.open_anew(sites, directory).await;
+        // The descriptors that are missing may be those of keys that nothing uses.
+        if opened.as_ref().is_err_and(|error| error.kind() == ErrorKind::Refused)
+            && let Some(keys) = self.keys.upgrade()
+        {
+            keys.close();
+            opened = self.open_anew(sites, directory).await;
+        }
+        let opened = Arc::new(opened?);
         *self.file.lock() = Some(opened.clone());
         Ok(opened)
+    }
+
+    async fn open_anew(&self, sites: &Sites, directory: &Arc<Directory>) -> Result<KeyFile> {
+        let (name, within) = (self.name.clone(), directory.clone());
+        sites.do_path_work(directory, move || KeyFile::open(&within, &name)).await?
     }
 }
 

@@ -150,8 +150,8 @@ impl Peers {
 
     /// Returns the lease that makes the claim at `place` count, and until when it does at least; `None` if the claim is void.
     pub(super) fn valid(&self, key: &KeyFile, place: Place, is_marked: bool) -> Result<Option<(Arc<Peer>, Timestamp)>> {
-        for is_new in [false, true] {
-            for peer in self.with_slot(place.slot(), is_new)? {
+        for has_files in [false, true] {
+            for peer in self.with_slot(place.slot(), has_files)? {
                 if is_marked && self.is_marked(&peer, key, place)? {
                     continue;
                 }
@@ -224,9 +224,9 @@ impl Peers {
         }
     }
 
-    /// Returns the leases with a slot that are known, or those that are not.
-    fn with_slot(&self, slot: u16, is_new: bool) -> Result<Vec<Arc<Peer>>> {
-        if !is_new {
+    /// Returns the leases with a slot that are known, or those that have files.
+    fn with_slot(&self, slot: u16, has_files: bool) -> Result<Vec<Arc<Peer>>> {
+        if !has_files {
             return Ok(self.known.lock().get(&slot).cloned().unwrap_or_default());
         }
         let mut found = Vec::new();
@@ -242,14 +242,56 @@ impl Peers {
         Ok(found)
     }
 
-    /// Opens a lease that is not known yet.
+    /// Returns a lease, which is opened unless it is known. `None` if it has ended.
+    ///
+    /// ⚠ Another thread may have met it a moment ago: it is returned all the same, or its claims would be taken for void.
     fn meet(&self, name: LeaseName) -> Result<Option<Arc<Peer>>> {
-        let is_known = |peers: &Vec<Arc<Peer>>| peers.iter().any(|peer| peer.name == name);
-        if self.known.lock().get(&name.slot).is_some_and(is_known) {
-            return Ok(None);
+        let of_name = |peers: &Vec<Arc<Peer>>| peers.iter().find(|peer| peer.name == name).cloned();
+        if let Some(known) = self.known.lock().get(&name.slot).and_then(of_name) {
+            return Ok(Some(known));
         }
         let Some(peer) = Peer::open(&self.directory, name)?.map(Arc::new) else { return Ok(None) };
         self.known.lock().entry(name.slot).or_default().push(peer.clone());
         Ok(Some(peer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::super::clock::AwakeClock;
+    use super::super::life::Life;
+    use super::super::names::KeyName;
+    use super::super::scratch::Scratch;
+    use super::*;
+
+    #[test]
+    fn a_lease_that_several_threads_meet_at_once_counts_for_all() {
+        let scratch = Scratch::new();
+        let directory = Arc::new(Directory::open(scratch.path(), None).unwrap());
+        let record = Record {
+            version: 1,
+            name: "n".into(),
+            host: "h".into(),
+            pid: std::process::id(),
+            pid_namespace: String::new(),
+            ttl_ms: 60_000,
+            mailbox: String::new(),
+        };
+        let (life, _) = Life::begin(&directory, &record, &AwakeClock).unwrap();
+        let key = KeyFile::open(&directory, &KeyName::new("k")).unwrap();
+        let place = Place::new(1, life.name.slot).unwrap();
+        for _ in 0..500 {
+            let (peers, together) = (Peers::new(directory.clone(), Arc::new(AwakeClock)), Barrier::new(4));
+            let counts = || {
+                together.wait();
+                peers.valid(&key, place, false).unwrap().is_some()
+            };
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(counts)).collect();
+                assert!(threads.into_iter().all(|thread| thread.join().unwrap()), "it is alive");
+            });
+        }
     }
 }
