@@ -154,9 +154,10 @@ fn each_enters_by_its_own_limit(server: Server) {
 
 /// The negative control.
 fn a_slot_too_many_is_found(server: Server) {
-    let verdict = run(server, Duration::from_secs(1), 1, false);
+    // On a busy machine there may be too few holds in one second.
+    let mut verdicts = (0..10).map(|_| run(server, Duration::from_secs(1), 1, false));
+    let verdict = verdicts.find(|verdict| !verdict.violations.is_empty()).expect("a slot too many is not found");
     let crowded = |violation: &Violation| matches!(violation, Violation::Crowded { .. });
-    assert!(verdict.violations.iter().any(crowded), "{verdict}");
     assert!(verdict.violations.iter().all(crowded), "{verdict}");
 }
 
