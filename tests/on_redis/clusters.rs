@@ -7,6 +7,7 @@ use support::clusters::{RedisCluster, run_cli};
 use support::crowd::Crowd;
 use support::folder::Folder;
 use support::history::{History, judge};
+use support::replication::wait_for_replica;
 use support::{PATIENCE, eventually, in_the_background, lost_since};
 
 pub(crate) fn connect(cluster: &RedisCluster, ttl: Duration) -> LockManager {
@@ -255,11 +256,9 @@ fn a_master_that_is_killed_is_replaced_and_the_holds_go_on() {
     let managers = (0..6).map(|_| connect(&cluster, ttl));
     let crowd = Crowd::start(&history, managers);
     crowd.progress();
-    // Replicated by now.
-    let taken = Instant::now();
-    while taken.elapsed() < Duration::from_millis(200) {
-        stay(&guards, Duration::from_millis(50));
-    }
+    let replica = cluster.replica_of(old).unwrap();
+    wait_for_replica(&cluster.nodes()[old], &cluster.nodes()[replica]);
+    stay(&guards, Duration::from_millis(200));
     cluster.node_mut(old).kill();
     let killed = Instant::now();
     let new = loop {

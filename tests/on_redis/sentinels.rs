@@ -10,6 +10,7 @@ use support::crowd::Crowd;
 use support::folder::Folder;
 use support::history::{History, Hold};
 use support::redis::Redis;
+use support::replication::wait_for_replica;
 use support::sentinels::{NAME, Sentinel, Watched};
 use support::{PATIENCE, eventually, in_the_background, lost};
 
@@ -262,19 +263,6 @@ fn a_stale_sentinel_is_not_believed() {
     assert!(rounds > 0);
 }
 
-/// Waits until the replicas have all that the master has received.
-fn wait_for_replicas(watched: &Watched, master: usize) {
-    let offset = |server: &Redis, line: usize| {
-        let role = server.cli(&["ROLE"]);
-        role.lines().nth(line).and_then(|offset| offset.parse::<u64>().ok())
-    };
-    let written = offset(&watched.servers[master], 1).expect("the master's offset");
-    let replicas = watched.servers.iter().enumerate().filter(|(index, _)| *index != master);
-    for (_, replica) in replicas {
-        eventually("the replica is up to date", || (offset(replica, 4)? >= written).then_some(()));
-    }
-}
-
 #[test]
 fn sentinels_that_were_set_up_anew_are_believed_after_a_while() {
     let mut watched = Watched::start();
@@ -291,7 +279,8 @@ fn sentinels_that_were_set_up_anew_are_believed_after_a_while() {
     // All at once: each would hear the epoch of those before.
     watched.sentinels.iter_mut().for_each(Sentinel::kill);
     // ⚠ What they published last reaches a replica a moment later. A new one that hears it counts a dead one for good, and its epoch.
-    wait_for_replicas(&watched, present);
+    let replicas = watched.servers.iter().enumerate().filter(|(index, _)| *index != present);
+    replicas.for_each(|(_, replica)| wait_for_replica(&watched.servers[present], replica));
     for sentinel in &mut watched.sentinels {
         sentinel.start_anew(&watched.servers[present]);
     }

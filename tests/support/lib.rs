@@ -17,6 +17,8 @@ pub mod island;
 pub mod logs;
 pub mod program;
 #[cfg(feature = "redis")]
+pub mod replication;
+#[cfg(feature = "redis")]
 pub mod sentinels;
 mod shared;
 #[cfg(feature = "redis")]
