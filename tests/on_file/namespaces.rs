@@ -29,7 +29,7 @@ fn url(folder: &Folder) -> String {
     format!("file://{}", folder.path().join("locks").display())
 }
 
-/// In a child: holds a lock until it is told to release it.
+/// In a child: holds a lock until its parent requests the release.
 #[test]
 #[ignore = "a child of another test"]
 fn holds() {

@@ -290,7 +290,7 @@ fn a_command_runs_again_after_a_loss(url: &str) {
     assert!(running.line().parse::<u64>().unwrap() > last);
     running.send(Signal::TERM);
     assert_eq!(running.end().0, 143);
-    // A command that ends by itself ends it.
+    // The end of the command ends it.
     let ended = output(url, &["run", "--again", "cli/again", "--", "sh", "-c", "exit 3"]);
     assert_eq!(code(&ended), 3, "{ended:?}");
 }

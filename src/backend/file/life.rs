@@ -22,7 +22,7 @@ pub(super) struct Life {
     /// The names of its files, which are needed at each grant.
     file: String,
     inode: u64,
-    /// Open for reading: whoever opens it for writing sees that the process lives, and notices its end.
+    /// Open for reading: a process that has it open for writing sees that this one lives, and notices its end.
     fifo: OwnedFd,
     has_ended: AtomicBool,
     fork: ForkDetector,

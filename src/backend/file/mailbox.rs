@@ -133,7 +133,7 @@ mod tests {
         send(&sender, Message::Check);
         send_to_all(&directory, Message::LookAll);
         assert_eq!(mailbox.take(), [look, Message::Check, Message::LookAll]);
-        // Nobody waits, whoever sends to a full one.
+        // Sending to a full one does not block.
         for _ in 0..mailbox.capacity / BYTES + 10 {
             send(&sender, look);
         }

@@ -196,7 +196,7 @@ impl Peers {
         }
     }
 
-    /// Ends a lease whose claims are void, or are to be: whoever waits for any of them looks again, and its manager too.
+    /// Ends a lease whose claims are void, or are to be: their waiters and their manager check again.
     pub(super) fn end(&self, peer: &Arc<Peer>) {
         remove_files(&self.directory, peer.name);
         self.forget(peer);

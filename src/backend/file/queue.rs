@@ -43,7 +43,7 @@ pub(super) fn join(
         let above = key.query(Sees::All, placed.place.byte() + 1..i64::MAX);
         match above.map_err(|error| failed("look at the queue", error))? {
             None => return Ok(placed),
-            // Whoever has looked meanwhile waits for the place that is given up here, and is woken.
+            // A claim that has checked meanwhile waits for the place that is given up here, and is woken.
             Some(above) => {
                 drop(placed);
                 ticket = micros().max(above.place.ticket() + 1);

@@ -108,7 +108,7 @@ fn sweep_drafts(folder: &Folder) {
     }
 }
 
-/// Removes the files of unused keys, each while it is held exclusively: whoever waits for it then goes to the new file.
+/// Removes the files of unused keys, each while it is held exclusively: its waiters then go to the new file.
 fn sweep_keys(site: &Site) -> Result<()> {
     let directory = &site.directory;
     sweep_drafts(&directory.keys);
