@@ -270,9 +270,7 @@ fn sentinels_that_were_set_up_anew_are_believed_after_a_while() {
     let guard = manager.lock("k").wait().unwrap();
     // Twice, so that their epochs begin below the one that was seen last.
     for _ in 0..2 {
-        let old = watched.master().unwrap();
-        watched.sentinels[0].try_run::<()>(&["SENTINEL", "FAILOVER", NAME]).unwrap();
-        watched.wait_for_another(old);
+        watched.fail_over(&watched.sentinels[0]);
         watched.wait_until_known();
     }
     let present = watched.master().unwrap();
@@ -411,8 +409,7 @@ fn a_hold_goes_on_at_a_server_whose_clock_is_ahead_and_tokens_grow() {
     for new in [1, 0] {
         let old = watched.master().unwrap();
         let expire: i64 = watched.servers[old].cli(&["PTTL", "lock:k"]).parse().unwrap();
-        watched.sentinels[0].try_run::<()>(&["SENTINEL", "FAILOVER", NAME]).unwrap();
-        let found = watched.wait_for_another(old);
+        let found = watched.fail_over(&watched.sentinels[0]);
         let left: i64 = watched.servers[found].cli(&["PTTL", "lock:k"]).parse().unwrap();
         println!("{expire} ms at the old master, {left} at the new one");
         // Before, the TTL of a new key was replicated, not its end.

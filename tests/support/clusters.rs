@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::ports::free_port;
 use crate::redis::Redis;
+use crate::replication::request_failover;
 use crate::{PATIENCE, eventually};
 
 /// How long a master does not answer before the others replace it.
@@ -73,18 +74,20 @@ impl RedisCluster {
         Redis::start_at(address, nsenter, &[&own[..], more].concat())
     }
 
-    /// Waits until all nodes that are up know all slots.
+    /// Waits until all nodes that are up know all slots, and agree about whose they are.
     pub fn wait_until_up(&self) {
         let deadline = Instant::now() + 2 * PATIENCE;
         loop {
-            let is_up = |node: &Redis| {
+            let is_up = |node: &&Redis| {
                 let said = node.cli(&["CLUSTER", "INFO"]);
                 said.contains("cluster_state:ok") && said.contains("cluster_slots_ok:16384")
             };
-            if self.nodes.iter().filter(|node| node.is_up()).all(is_up) {
+            let up: Vec<_> = self.nodes.iter().filter(|node| node.is_up()).collect();
+            let owners: Vec<_> = up.iter().map(|node| owners(&node.cli(&["CLUSTER", "NODES"]))).collect();
+            if up.iter().all(is_up) && owners.iter().all(|told| *told == owners[0]) {
                 return;
             }
-            assert!(Instant::now() < deadline, "the cluster is not up");
+            assert!(Instant::now() < deadline, "the cluster is not up: {owners:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -140,15 +143,8 @@ impl RedisCluster {
 
     /// Has a replica take over the slots of its master, among them this one, on request.
     pub fn fail_over(&self, replica: usize, slot: u16) {
-        let mut asked = None::<Instant>;
-        eventually("the replica is the master", || {
-            // A server gives up a request after 5 s.
-            if asked.is_none_or(|asked| asked.elapsed() > Duration::from_secs(6)) {
-                self.nodes[replica].cli(&["CLUSTER", "FAILOVER"]);
-                asked = Some(Instant::now());
-            }
-            (self.try_master_of(replica, slot) == Some(replica)).then_some(())
-        });
+        let request = || self.nodes[replica].cli(&["CLUSTER", "FAILOVER"]) == "OK";
+        request_failover(request, || (self.try_master_of(replica, slot) == Some(replica)).then_some(()));
     }
 
     /// The slots of a node, as it knows them.
@@ -195,6 +191,14 @@ impl RedisCluster {
     pub fn id(&self, place: usize) -> String {
         self.nodes[place].cli(&["CLUSTER", "MYID"])
     }
+}
+
+/// Which slots are whose, by the lines of all nodes.
+fn owners(nodes: &str) -> Vec<(String, Vec<RangeInclusive<u16>>)> {
+    let owner = |line: &str| (line.split(' ').next().unwrap_or_default().to_owned(), ranges(line).collect::<Vec<_>>());
+    let mut owners: Vec<_> = nodes.lines().map(owner).filter(|(_, slots)| !slots.is_empty()).collect();
+    owners.sort_by(|one, other| one.0.cmp(&other.0));
+    owners
 }
 
 /// The slots of a node, by its line among all nodes.

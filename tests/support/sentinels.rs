@@ -12,7 +12,8 @@ use super::folder::Folder;
 use super::ports::free_port;
 use super::process::Process;
 use super::redis::Redis;
-use super::{PATIENCE, eventually};
+use super::replication::request_failover;
+use super::{PATIENCE, eventually, eventually_within};
 
 /// The name of the master at the sentinels.
 pub const NAME: &str = "main";
@@ -75,7 +76,10 @@ impl Watched {
         let sentinel =
             |sentinel: &Sentinel| format!("{}: {:?}", sentinel.port, fields.map(|field| sentinel.field(field)));
         let role = |server: &Redis| server.cli(&["ROLE"]).lines().collect::<Vec<_>>().join(" ");
-        let server = |server: &Redis| format!("{}: {}", server.address(), role(server));
+        let server = |server: &Redis| match server.is_up() {
+            true => format!("{}: {}", server.address(), role(server)),
+            false => format!("{}: down", server.address()),
+        };
         let all = self.sentinels.iter().map(sentinel).chain(self.servers.iter().map(server));
         all.collect::<Vec<_>>().join("\n")
     }
@@ -96,7 +100,15 @@ impl Watched {
 
     /// Waits until any sentinel names another master than this. Returns its index.
     pub fn wait_for_another(&self, old: usize) -> usize {
-        eventually("another master", || self.another(old))
+        // An election that none of them wins is repeated after six seconds.
+        eventually_within(3 * PATIENCE, "another master", || self.another(old))
+    }
+
+    /// Has a sentinel replace the master. Returns the index of the next one.
+    pub fn fail_over(&self, sentinel: &Sentinel) -> usize {
+        let old = self.master().expect("a master");
+        let request = || sentinel.try_run::<()>(&["SENTINEL", "FAILOVER", NAME]).is_ok();
+        request_failover(request, || self.another(old))
     }
 
     /// The index of another master than this that a sentinel names.

@@ -140,8 +140,8 @@ impl Servers for Nodes {
                 self.islands[server].cut(false);
             }
             Kind::Requested => {
-                self.cluster.nodes()[self.replica].cli(&["CLUSTER", "FAILOVER"]);
-                fault.replaced = Some(self.wait_for_another(slot));
+                self.cluster.fail_over(self.replica, slot);
+                fault.replaced = Some(now());
             }
             Kind::Moved => self.move_slots(server, &fault.keys, rng),
         }

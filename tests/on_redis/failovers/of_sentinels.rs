@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use support::eventually;
 use support::history::now;
 use support::island::Island;
 use support::redis::Redis;
-use support::sentinels::{NAME, Watched};
+use support::sentinels::Watched;
 
 use super::clients::{Pace, name};
 use super::judgement::{Fault, Kind, after};
@@ -97,9 +96,7 @@ impl Servers for Sentinels {
                 self.islands[server].cut(false);
             }
             Kind::Requested => {
-                let sentinel = &self.watched.sentinels[rng.random_range(0..3)];
-                eventually("a failover begins", || sentinel.try_run::<()>(&["SENTINEL", "FAILOVER", NAME]).ok());
-                self.watched.wait_for_another(server);
+                self.watched.fail_over(&self.watched.sentinels[rng.random_range(0..3)]);
                 fault.replaced = Some(now());
             }
             Kind::Moved => unreachable!("there are no slots"),

@@ -191,11 +191,19 @@ impl Redis {
     ///
     /// If it fails, with its output.
     pub fn cli(&self, arguments: &[&str]) -> String {
-        let output = self.cli_command().arg("-e").args(arguments).stdin(Stdio::null()).output();
-        let output = output.unwrap_or_else(|error| panic!("cannot run redis-cli: {error}"));
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "redis-cli {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        text(&output.stdout).trim_end().to_owned()
+        for attempt in 1.. {
+            let output = self.cli_command().arg("-e").args(arguments).stdin(Stdio::null()).output();
+            let output = output.unwrap_or_else(|error| panic!("cannot run redis-cli: {error}"));
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+            let (said, error) = (text(&output.stdout), text(&output.stderr));
+            if output.status.success() {
+                return said;
+            }
+            // A connection that the server closes before it answers is no error that redis-cli tells. A sentinel has a server close them
+            // all when it makes it a replica.
+            assert!(said.is_empty() && error.is_empty() && attempt < 5, "redis-cli {arguments:?}: {said}{error}");
+        }
+        unreachable!("the last attempt has panicked")
     }
 
     /// A redis-cli command for this server, without arguments.
