@@ -203,3 +203,16 @@ pub(super) async fn redis(
     let connecting = redis::Redis::connect(options, clock.clone(), keeper.runtime().clone());
     Ok(caught(Arc::new(connected(keeper.run(connecting).await)?)))
 }
+
+#[cfg(all(test, feature = "file", target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_a_machine_is_suspended_counts_unless_the_waiters_are_suspended_with_the_holder() {
+        assert_eq!(format!("{:?}", clock(BackendKind::File)), format!("{:?}", file::AwakeClock));
+        for backend in [BackendKind::Memory, BackendKind::Etcd, BackendKind::Redis] {
+            assert_eq!(format!("{:?}", clock(backend)), format!("{SystemClock:?}"));
+        }
+    }
+}

@@ -53,6 +53,19 @@ fn a_directory_on_another_kind_of_file_system_is_refused() {
     assert!(error.code() == "UNSUPPORTED" && error.to_string().contains("file system of type"), "{error}");
 }
 
+#[test]
+fn a_directory_of_another_user_is_refused() {
+    let folder = support::folder::Folder::new();
+    let url = format!("file://{}", folder.path().display());
+    // Only root can give a directory away.
+    if std::os::unix::fs::chown(folder.path(), Some(65_534), None).is_err() {
+        println!("not permitted here");
+        return;
+    }
+    let error = LockManager::connect(url).wait().unwrap_err();
+    assert!(error.code() == "BACKEND" && error.to_string().contains("belongs to"), "{error}");
+}
+
 /// How many descriptors a child may have.
 const LIMIT: u64 = 48;
 

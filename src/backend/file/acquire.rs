@@ -15,7 +15,7 @@ use super::keys::Keys;
 use super::leases::{Leases, OwnLease};
 use super::locks::Sees;
 use super::peers::{Peer, Peers};
-use super::queue::{Before, is_free, join, look};
+use super::queue::{Before, join, look, look_from_end};
 use super::site::Sites;
 use super::ticket::{Place, micros};
 use super::waits::Waits;
@@ -34,7 +34,10 @@ pub(super) struct Acquirer {
     pub(super) waits: Arc<Waits>,
 }
 
-/// What a look of a claim that waits has come to.
+/// How often a claim that does not wait looks again at one that is undecided, and the pause before each look.
+const TRIES: (u32, Duration) = (200, Duration::from_millis(1));
+
+/// What a look of a claim has come to.
 enum Turn {
     Granted(Grant),
     Waits(Before),
@@ -53,10 +56,10 @@ impl Acquirer {
             return None;
         }
         match (self.attempt(claim, &lease, &peers, &file), wait) {
-            (Ok(Some(grant)), _) => Some(Ok(Some(grant))),
-            (Ok(None), Wait::Never) => Some(Ok(None)),
-            // A call that may wait finds out more.
-            (Ok(None), Wait::UntilGranted) | (Err(_), _) => None,
+            (Ok(Turn::Granted(grant)), _) => Some(Ok(Some(grant))),
+            (Ok(Turn::Waits(before)), Wait::Never) if !before.is_undecided(&file) => Some(Ok(None)),
+            // A call that may take a moment finds out more.
+            _ => None,
         }
     }
 
@@ -65,13 +68,16 @@ impl Acquirer {
         let peers = self.peers(&lease)?;
         let key = self.keys.of(claim);
         if wait == Wait::Never {
-            loop {
+            for _ in 0..TRIES.0 {
                 let file = key.open(&self.sites, &lease.life.directory).await?;
-                let tried = self.attempt(claim, &lease, &peers, &file)?;
-                if tried.is_some() || file.state()?.has_name {
-                    return Ok(tried);
+                match self.attempt(claim, &lease, &peers, &file)? {
+                    Turn::Granted(grant) => return Ok(Some(grant)),
+                    Turn::Waits(before) if !before.is_undecided(&file) => return Ok(None),
+                    Turn::Waits(_) => tokio::time::sleep(TRIES.1).await,
+                    Turn::Moves => {}
                 }
             }
+            return Ok(None);
         }
         let (wake, mut ticket) = (Arc::new(Notify::new()), None);
         loop {
@@ -92,28 +98,24 @@ impl Acquirer {
     }
 
     /// Takes the key if it is free. Joins its queue only then, so that others do not see an attempt that cannot succeed.
-    fn attempt(
-        &self,
-        claim: &Claim,
-        lease: &Arc<OwnLease>,
-        peers: &Arc<Peers>,
-        file: &Arc<KeyFile>,
-    ) -> Result<Option<Grant>> {
+    fn attempt(&self, claim: &Claim, lease: &Arc<OwnLease>, peers: &Arc<Peers>, file: &Arc<KeyFile>) -> Result<Turn> {
         let state = file.state()?;
-        if !state.has_name || !is_free(file, peers, claim.mode, state)? {
-            return Ok(None);
+        if !state.has_name {
+            return Ok(Turn::Moves);
+        }
+        match look_from_end(file, peers, claim.mode, state)? {
+            Before::Nothing => {}
+            before => return Ok(Turn::Waits(before)),
         }
         let wake = Arc::new(Notify::new());
         let placed = join(claim.attempt, file, claim.mode, &lease.life, peers, &wake, None)?;
         let mut placed = Leaving(Some(Arc::new(placed)), lease);
         placed.register()?;
-        match self.turn(claim, peers, &placed)? {
-            Turn::Granted(grant) => {
-                placed.keep();
-                Ok(Some(grant))
-            }
-            Turn::Waits(_) | Turn::Moves => Ok(None),
+        let turn = self.turn(claim, peers, &placed)?;
+        if let Turn::Granted(_) = turn {
+            placed.keep();
         }
+        Ok(turn)
     }
 
     /// Waits for the turn of a claim. `None` if it has to join the queue in another file.
@@ -186,7 +188,7 @@ impl Acquirer {
                 // Woken, ended, or the time is over: it looks in any case.
                 let _ = tokio::time::timeout(LOOK, wake.notified()).await;
             }
-            Before::Other(peer, until) => self.woken_or_ended(wake, peers, &peer, until).await,
+            Before::Other(peer, until, _) => self.woken_or_ended(wake, peers, &peer, until).await,
         }
     }
 

@@ -13,6 +13,10 @@ pub(super) enum Gate {
     Looked,
     /// A claim has its epoch, and has not proved its lease.
     Dated,
+    /// A lease has got the time of a renewal, and has not been proved.
+    Renewed,
+    /// A claim has unlocked its byte, and has woken nobody.
+    Unlocked,
 }
 
 type Step = Box<dyn FnMut(Gate)>;

@@ -10,14 +10,11 @@ use super::claim::Placed;
 use super::error::lost;
 use super::kernel::pid_namespace;
 use super::life::Life;
-use super::record::Record;
+use super::record::{Record, VERSION};
 use super::site::{Site, Sites};
 use crate::backend::events::Events;
 use crate::backend::{AttemptId, Event, HEAD_START, Lease, LeaseId, LeaseScope, Result};
 use crate::info::Holder;
-
-/// The version of the layout.
-const VERSION: u32 = 1;
 
 /// A lease of this manager.
 #[derive(Debug)]

@@ -68,6 +68,8 @@ impl Life {
     pub(super) fn renew(&self, clock: &dyn Clock) -> Result<Timestamp> {
         let now = clock.now();
         set_modified(&self.fifo, now.as_nanos()).map_err(|error| failed("renew a lease", error))?;
+        #[cfg(test)]
+        super::gates::pass(super::gates::Gate::Renewed);
         self.prove()?;
         Ok(now)
     }

@@ -21,8 +21,21 @@ pub(super) enum Before {
     Nothing,
     /// A claim of the same manager.
     Own,
-    /// A claim of another manager, which counts until this time at least.
-    Other(Arc<Peer>, Timestamp),
+    /// A claim of another manager at this place, which counts until this time at least.
+    Other(Arc<Peer>, Timestamp, Place),
+}
+
+/// For how long a new claim may be on its way into the queue, or out of it again.
+const UNDECIDED_MICROS: u64 = 2000;
+
+impl Before {
+    /// Whether it is likely to be gone in a moment, without having held the key: a sweep, or a claim that has just joined the queue and
+    /// may leave it again, because of the very claim that sees it.
+    pub(super) fn is_undecided(&self, key: &KeyFile) -> bool {
+        let Self::Other(peer, _, place) = self else { return false };
+        let is_new = micros().saturating_sub(place.ticket()) < UNDECIDED_MICROS;
+        peer.record.is_sweep() || (is_new && key.shown().is_none_or(|(granted, _)| granted != *place))
+    }
 }
 
 /// Joins the queue at its end: of two claims that count, the later one has seen the earlier one.
@@ -63,13 +76,13 @@ pub(super) fn look(key: &KeyFile, peers: &Peers, place: Place, mode: Mode, state
             return Ok(if own.is_some() { Before::Own } else { Before::Nothing });
         };
         if let Some((peer, until)) = peers.valid(key, found.place, state.is_marked)? {
-            return Ok(Before::Other(peer, until));
+            return Ok(Before::Other(peer, until, found.place));
         }
         end = found.place.byte();
     }
 }
 
-/// Whether a claim of this mode would find nothing before it. Changes nothing.
-pub(super) fn is_free(key: &KeyFile, peers: &Peers, mode: Mode, state: KeyState) -> Result<bool> {
-    Ok(matches!(look(key, peers, Place::at(i64::MAX), mode, state)?, Before::Nothing))
+/// Looks for what a claim of this mode would find before it if it joined now. Changes nothing.
+pub(super) fn look_from_end(key: &KeyFile, peers: &Peers, mode: Mode, state: KeyState) -> Result<Before> {
+    look(key, peers, Place::at(i64::MAX), mode, state)
 }

@@ -15,6 +15,12 @@ const MAX_BYTES: usize = 16 * 1024;
 /// The TTL of a lease whose description cannot be read: the longest one.
 const UNKNOWN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The version of the layout.
+pub(super) const VERSION: u32 = 1;
+
+/// In its place, in the description of a sweep.
+pub(super) const SWEEP: u32 = u32::MAX;
+
 /// The description of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -31,6 +37,11 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl_ms).min(UNKNOWN_TTL)
+    }
+
+    /// Whether the lease is that of a sweep, which holds a key for some microseconds.
+    pub(super) fn is_sweep(&self) -> bool {
+        self.version == SWEEP
     }
 
     pub(super) fn holder(&self) -> Holder {

@@ -11,6 +11,8 @@ use crate::info::Mode;
 /// Unlocks the byte of a claim, and wakes the claims behind it that may hold the key now.
 pub(super) fn leave(key: &KeyFile, peers: &Peers, place: Place, mode: Mode) {
     let own = key.unplace(place);
+    #[cfg(test)]
+    super::gates::pass(super::gates::Gate::Unlocked);
     // A wake of this process costs little, so all look.
     own.iter().for_each(|other| other.wake.notify_one());
     // Those behind a writer of this manager are not freed.

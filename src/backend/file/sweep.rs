@@ -15,7 +15,7 @@ use super::life::{Life, remove_files};
 use super::locks::{self, Sees};
 use super::names::{KeyName, LeaseName, is_hashed, key_of};
 use super::queue::{Before, join, look};
-use super::record::Record;
+use super::record::{Record, SWEEP};
 use super::site::Site;
 use crate::backend::{AttemptId, Result};
 use crate::info::Mode;
@@ -124,7 +124,7 @@ fn sweep_keys(site: &Site) -> Result<()> {
         return Ok(());
     }
     let record = Record {
-        version: 1,
+        version: SWEEP,
         name: "sweep".into(),
         host: String::new(),
         pid: std::process::id(),

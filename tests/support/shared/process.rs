@@ -45,6 +45,11 @@ impl Process {
     /// Stops it with SIGSTOP until [`resume`](Self::resume).
     pub fn stop(&self) {
         self.signal(Signal::STOP);
+        self.wait_until_stopped();
+    }
+
+    /// Waits until it has been stopped, by itself for example.
+    pub fn wait_until_stopped(&self) {
         // The signal stops each thread at its own time.
         super::eventually("all threads are stopped", || self.is_stopped().then_some(()));
     }

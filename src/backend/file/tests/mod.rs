@@ -1,7 +1,7 @@
 //! The protocol, step by step: two managers of one process, which contend like two processes.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,9 +15,13 @@ use super::locks;
 use super::scratch::Scratch;
 use super::ticket::{Place, micros};
 use super::*;
+
+mod stopped;
+
 use crate::backend::{AttemptId, Claim, ErrorKind, EvictScope, LeaseScope, Timestamp};
 use crate::clock::Clock;
 use crate::info::{Holder, Mode};
+use crate::support::eventually;
 
 const TTL: Duration = Duration::from_secs(30);
 /// Far below the time after which a waiter looks in any case.
@@ -53,10 +57,13 @@ struct Manager {
 
 impl Manager {
     async fn start(scratch: &Scratch, clock: &Arc<TestClock>) -> Self {
-        let options =
-            Options { directory: scratch.path().join("d"), mode: None, prefix: String::new(), name: "test".into() };
-        let backend = Arc::new(File::open(options, clock.clone(), Handle::current()).await.unwrap());
-        let lease = backend.open(TTL, LeaseScope::Session).await.unwrap();
+        Self::start_at(&scratch.path().join("d"), TTL, clock.clone()).await
+    }
+
+    async fn start_at(directory: &Path, ttl: Duration, clock: Arc<dyn Clock>) -> Self {
+        let options = Options { directory: directory.into(), mode: None, prefix: String::new(), name: "test".into() };
+        let backend = Arc::new(File::open(options, clock, Handle::current()).await.unwrap());
+        let lease = backend.open(ttl, LeaseScope::Session).await.unwrap();
         let claim = Claim::new(AttemptId(0), "k".into(), Mode::Exclusive, lease, Arc::default());
         let key = backend.0.acquirer.keys.of(&claim);
         Self { backend, lease, _key: key }
@@ -359,15 +366,11 @@ async fn a_sweep_removes_what_is_dead_and_unused_and_nothing_else() {
     };
     let expected = (vec!["k".to_owned(), "recent".to_owned()], 2, 1, 0);
     // The manager's first sweep, if it began late, is the one that does it.
-    let started = Instant::now();
-    while left() != expected && started.elapsed() < SOON {
-        sleep(Duration::from_millis(2)).await;
-    }
-    assert_eq!(left(), expected);
+    eventually("the rest", || (left() == expected).then_some(()));
     a.renew().unwrap();
     a.backend.release(&held).await.unwrap();
     a.backend.close().await.unwrap();
-    assert_eq!((names(&scratch, "l").len(), names(&scratch, "m").len()), (0, 0));
+    eventually("nothing is left", || (names(&scratch, "l").len() + names(&scratch, "m").len() == 0).then_some(()));
     // Not again within a minute.
     assert!(
         SystemTime::now()
@@ -375,6 +378,75 @@ async fn a_sweep_removes_what_is_dead_and_unused_and_nothing_else() {
             .unwrap()
             < SOON
     );
+}
+
+/// Calls a function at the first pass of a gate by this thread.
+fn once_at(gate: Gate, step: impl FnOnce() + 'static) -> super::gates::Stepping {
+    let mut step = Some(step);
+    at_each(move |at| {
+        if at == gate
+            && let Some(step) = step.take()
+        {
+            step();
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_try_beside_a_sweep_that_holds_the_key_succeeds() {
+    let (scratch, clock) = (Scratch::new(), TestClock::new());
+    let (a, b) = (Manager::start(&scratch, &clock).await, Manager::start(&scratch, &clock).await);
+    a.lock_once().await;
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    for old in ["k/k", "slots"] {
+        std::fs::File::options().write(true).open(below(&scratch, old)).unwrap().set_modified(long_ago).unwrap();
+    }
+    let b = Arc::new(b);
+    let (trying, handle) = (b.clone(), Handle::current());
+    let (sender, tried) = std::sync::mpsc::channel();
+    let swept = tokio::task::block_in_place(|| {
+        let _stepping = once_at(Gate::Placed, move || {
+            let task = handle.spawn(async move { trying.try_lock(Mode::Exclusive).await });
+            // It has seen the sweep, and looks again and again.
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!task.is_finished(), "the sweep does not hold the key for long");
+            sender.send(task).unwrap();
+        });
+        a.backend.0.sweep_now()
+    });
+    swept.unwrap();
+    let grant = soon(tried.recv().unwrap()).await.unwrap().expect("the key is free");
+    b.backend.release(&grant).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn of_tries_that_begin_together_one_succeeds() {
+    let (scratch, clock) = (Scratch::new(), TestClock::new());
+    let a = Manager::start(&scratch, &clock).await;
+    let b = Arc::new(Manager::start(&scratch, &clock).await);
+    b.lock_once().await;
+    a.lock_once().await;
+    for round in 0..300_u64 {
+        let (other, handle, (sender, started)) = (b.clone(), Handle::current(), std::sync::mpsc::channel());
+        let tried = tokio::task::block_in_place(|| {
+            // The other one joins behind this one, so that this one leaves its place, and sees it there or not.
+            let _stepping = once_at(Gate::Placed, move || {
+                sender.send(handle.spawn(async move { other.try_lock(Mode::Exclusive).await })).unwrap();
+                let started = Instant::now();
+                while started.elapsed() < Duration::from_micros(round % 100) {
+                    std::hint::spin_loop();
+                }
+            });
+            Handle::current().block_on(a.try_lock(Mode::Exclusive))
+        });
+        let other = soon(started.recv().unwrap()).await.unwrap();
+        assert!(tried.is_some() != other.is_some(), "round {round}: {tried:?}, {other:?}");
+        for (manager, grant) in [(&a, tried), (&b, other)] {
+            if let Some(grant) = grant {
+                manager.backend.release(&grant).await.unwrap();
+            }
+        }
+    }
 }
 
 #[tokio::test]
