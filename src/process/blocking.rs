@@ -8,33 +8,72 @@ use std::thread::{self, Thread};
 
 use tokio::runtime::Handle;
 
+#[cfg(all(feature = "file", target_os = "linux"))]
+use super::inbox::{self, Bell, Inbox};
+
 use crate::error::{LockError, Result};
 
-struct Parker(Thread);
+struct Parker {
+    thread: Thread,
+    #[cfg(all(feature = "file", target_os = "linux"))]
+    bell: Bell,
+}
+
+impl Parker {
+    fn of_this_thread() -> Arc<Self> {
+        Arc::new(Self {
+            thread: thread::current(),
+            #[cfg(all(feature = "file", target_os = "linux"))]
+            bell: Bell::default(),
+        })
+    }
+
+    /// Waits for a wake since the last call of [`reset`](Self::reset). A stale one causes one additional poll, which is harmless.
+    fn park(&self) {
+        #[cfg(all(feature = "file", target_os = "linux"))]
+        if self.bell.wait() {
+            return;
+        }
+        thread::park();
+    }
+
+    fn reset(&self) {
+        #[cfg(all(feature = "file", target_os = "linux"))]
+        self.bell.reset();
+    }
+}
 
 impl Wake for Parker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
     fn wake_by_ref(self: &Arc<Self>) {
-        self.0.unpark();
+        #[cfg(all(feature = "file", target_os = "linux"))]
+        if self.bell.ring() {
+            return;
+        }
+        self.thread.unpark();
     }
 }
 
 thread_local! {
-    static WAKER: Waker = parker();
+    static PARKER: Arc<Parker> = Parker::of_this_thread();
 }
 
 /// Whether `waker` is the one that [`wait`] polls with on this thread.
 pub(crate) fn is_this_thread(waker: &Waker) -> bool {
     // will_wake distinguishes copies of one vtable, see `process::wakers`. No other waker has this data pointer.
-    let is_own = WAKER.try_with(|own| own.data() == waker.data());
+    let is_own = PARKER.try_with(|own| std::ptr::addr_eq(Arc::as_ptr(own), waker.data()));
     // After the thread-local was destroyed, each wait creates a waker.
-    is_own.unwrap_or_else(|_| *waker.vtable() == *parker().vtable())
+    is_own.unwrap_or_else(|_| *waker.vtable() == *Waker::from(Parker::of_this_thread()).vtable())
 }
 
-fn parker() -> Waker {
-    Waker::from(Arc::new(Parker(thread::current())))
+/// Has this thread read an inbox while it waits, if `waker` is its own.
+#[cfg(all(feature = "file", target_os = "linux"))]
+pub(crate) fn attend(waker: &Waker, inbox: &Arc<Inbox>) {
+    if is_this_thread(waker) {
+        inbox::attend(inbox);
+    }
 }
 
 /// Polls `future` on this thread until it completes.
@@ -47,14 +86,15 @@ pub(crate) fn wait<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     refuse_async_context()?;
     let _entered = futures::executor::enter().map_err(|_| in_async_context())?;
     // In the destructor of another thread-local, this one may already be destroyed.
-    let waker = WAKER.try_with(Waker::clone).unwrap_or_else(|_| parker());
+    let parker = PARKER.try_with(Arc::clone).unwrap_or_else(|_| Parker::of_this_thread());
+    let waker = Waker::from(parker.clone());
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
-        // A stale unpark causes one additional poll, which is harmless.
+        parker.reset();
         match future.as_mut().poll(&mut cx) {
             Poll::Ready(result) => return result,
-            Poll::Pending => thread::park(),
+            Poll::Pending => parker.park(),
         }
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod blocking;
 pub(crate) mod foreign;
 pub(crate) mod fork;
+#[cfg(all(feature = "file", target_os = "linux"))]
+pub(crate) mod inbox;
 pub(crate) mod platform;
 pub(crate) mod report;
 pub(crate) mod wakers;

@@ -21,6 +21,7 @@ use super::ticket::{Place, micros};
 use super::waits::Waits;
 use crate::backend::{Claim, Grant, Result, Timestamp, Wait};
 use crate::info::Mode;
+use crate::process::blocking;
 
 /// How often a waiter looks in any case.
 const LOOK: Duration = Duration::from_secs(5);
@@ -195,6 +196,7 @@ impl Acquirer {
     async fn woken_or_ended(&self, wake: &Notify, peers: &Peers, peer: &Arc<Peer>, until: Timestamp) {
         // A moment later than its end, at which it is still valid.
         let patience = until.since(peers.clock().now()).min(LOOK) + Duration::from_millis(1);
+        let inbox = self.sites.current().ok().and_then(|site| site.inbox().cloned());
         let (mut woken, mut ended) = (pin!(wake.notified()), pin!(peer.ended()));
         let (mut exited, mut over) =
             (pin!(peer.exited(self.leases.pid_namespace())), pin!(tokio::time::sleep(patience)));
@@ -207,7 +209,11 @@ impl Acquirer {
             if others.contains(&true) {
                 return Poll::Ready(false);
             }
-            exited.as_mut().poll(cx).map(|()| true)
+            let has_exited = exited.as_mut().poll(cx).map(|()| true);
+            if let (Poll::Pending, Some(inbox)) = (has_exited, &inbox) {
+                blocking::attend(cx.waker(), inbox);
+            }
+            has_exited
         });
         // A fork of the process may keep its FIFO open, and its locks.
         if has_exited.await {

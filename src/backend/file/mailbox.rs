@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use rustix::io::{Errno, read, write};
 use rustix::pipe::fcntl_getpipe_size;
@@ -12,6 +13,7 @@ use super::directory::Directory;
 use super::error::failed;
 use super::ticket::Place;
 use crate::backend::Result;
+use crate::process::inbox::Source;
 
 const BYTES: usize = 16;
 
@@ -76,7 +78,9 @@ pub(super) fn open(directory: &Directory, name: &str) -> Option<OwnedFd> {
 #[derive(Debug)]
 pub(super) struct Mailbox {
     pub(super) name: String,
-    pub(super) fifo: Arc<OwnedFd>,
+    pub(super) source: Arc<Source>,
+    /// One thread takes all: how much there was says whether all had fitted in.
+    taking: Mutex<()>,
     capacity: usize,
 }
 
@@ -89,14 +93,16 @@ impl Mailbox {
         let fifo = directory.mailboxes.create_fifo(&draft, OFlags::RDWR).map_err(failed)?;
         directory.mailboxes.rename(&draft, &name).map_err(failed)?;
         let capacity = fcntl_getpipe_size(&fifo).map_err(failed)?;
-        Ok(Self { name, fifo: Arc::new(fifo), capacity })
+        let source = Arc::new(Source::new(fifo).map_err(failed)?);
+        Ok(Self { name, source, taking: Mutex::default(), capacity })
     }
 
     /// Takes all messages out.
     pub(super) fn take(&self) -> Vec<Message> {
+        let _taking = self.taking.lock();
         let (mut messages, mut total, mut bytes) = (Vec::new(), 0, [0; 64 * BYTES]);
         loop {
-            let length = match read(&*self.fifo, &mut bytes[..]) {
+            let length = match read(&self.source.fifo, &mut bytes[..]) {
                 Ok(length) => length,
                 Err(Errno::INTR) => continue,
                 Err(_) => 0,

@@ -1,6 +1,7 @@
 //! The parts of one manager's backend, and its task: it reads the mailbox, and sweeps.
 
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
@@ -15,7 +16,7 @@ use super::error::lost;
 use super::inspect::Inspector;
 use super::keys::Keys;
 use super::leases::Leases;
-use super::mailbox::{Mailbox, Message};
+use super::mailbox::Message;
 use super::options::Options;
 use super::site::{Site, Sites};
 use super::sweep::sweep;
@@ -24,6 +25,7 @@ use super::watch::watch;
 use crate::backend::events::Events;
 use crate::backend::{Clock, Grant, Lease, LeaseScope, Result};
 use crate::process::fork::ForkDetector;
+use crate::process::inbox::Inbox;
 use crate::process::report::debug;
 
 /// How often the task does what is not urgent. Well within [`TOUCHED_WITHIN`](super::epoch::TOUCHED_WITHIN).
@@ -58,8 +60,14 @@ impl Parts {
 
     /// Starts the task of a site.
     fn serve(self: &Arc<Self>, site: &Arc<Site>) {
-        let task = serve(Arc::downgrade(self), site.mailbox.clone());
-        site.read_by(self.sites.handle().spawn(task).abort_handle());
+        let (parts, mailbox) = (Arc::downgrade(self), site.mailbox.clone());
+        let inbox = Arc::new(Inbox::new(site.mailbox.source.clone(), move || {
+            if let Some(parts) = parts.upgrade() {
+                parts.receive(mailbox.take());
+            }
+        }));
+        let task = serve(Arc::downgrade(self), site.mailbox.source.for_keeper.clone(), inbox.clone());
+        site.read_by(inbox, self.sites.handle().spawn(task).abort_handle());
     }
 
     pub(super) async fn open_lease(self: &Arc<Self>, ttl: Duration, scope: LeaseScope) -> Result<Lease> {
@@ -124,20 +132,20 @@ impl Parts {
 }
 
 /// Reads the mailbox until the site or the manager ends.
-async fn serve(parts: Weak<Parts>, mailbox: Arc<Mailbox>) {
+async fn serve(parts: Weak<Parts>, messages: Arc<OwnedFd>, inbox: Arc<Inbox>) {
     let Some(handle) = parts.upgrade().map(|parts| parts.sites.handle().clone()) else { return };
-    let fifo = {
+    let messages = {
         let _within = handle.enter();
-        watch(mailbox.fifo.clone(), Interest::READABLE)
+        watch(messages, Interest::READABLE)
     };
-    let Some(fifo) = fifo else {
+    let Some(messages) = messages else {
         debug!(target: "leasehold::file", "the mailbox cannot be watched: waiters look every 5 s");
         return;
     };
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let mut readable = pin!(fifo.readable());
+        let mut readable = pin!(messages.readable());
         let due = std::future::poll_fn(|cx| match readable.as_mut().poll(cx) {
             Poll::Ready(ready) => Poll::Ready(Some(ready)),
             Poll::Pending => ticks.poll_tick(cx).map(|_| None),
@@ -148,10 +156,9 @@ async fn serve(parts: Weak<Parts>, mailbox: Arc<Mailbox>) {
             None => parts.tick(),
             Some(Err(_)) => return,
             Some(Ok(mut ready)) => {
-                let messages = mailbox.take();
+                inbox.deliver();
                 // All were taken, and another one is a new event.
                 ready.clear_ready();
-                parts.receive(messages);
             }
         }
     }

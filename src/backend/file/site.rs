@@ -1,6 +1,6 @@
 //! One opening of the directory with all that depends on it. It is replaced when the directory is.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -13,6 +13,7 @@ use super::options::Options;
 use super::peers::Peers;
 use crate::backend::{BackendError, BoxFuture, Clock, ErrorKind, Result};
 use crate::process::fork::ForkDetector;
+use crate::process::inbox::Inbox;
 
 /// The directory, the leases of the others in it, and the mailbox of this manager.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Site {
     pub(super) directory: Arc<Directory>,
     pub(super) peers: Arc<Peers>,
     pub(super) mailbox: Arc<Mailbox>,
+    /// The mailbox for the threads that wait for a message.
+    inbox: OnceLock<Arc<Inbox>>,
     reader: Mutex<Option<AbortHandle>>,
     fork: ForkDetector,
 }
@@ -29,12 +32,19 @@ impl Site {
         let directory = Arc::new(Directory::open(&options.directory, options.mode)?);
         let mailbox = Arc::new(Mailbox::create(&directory)?);
         let peers = Arc::new(Peers::new(directory.clone(), clock.clone()));
-        Ok(Self { directory, peers, mailbox, reader: Mutex::default(), fork: ForkDetector::new() })
+        let (inbox, reader) = (OnceLock::new(), Mutex::default());
+        Ok(Self { directory, peers, mailbox, inbox, reader, fork: ForkDetector::new() })
     }
 
     /// Notes the task that reads the mailbox, which ends with this value.
-    pub(super) fn read_by(&self, reader: AbortHandle) {
+    pub(super) fn read_by(&self, inbox: Arc<Inbox>, reader: AbortHandle) {
+        let _ = self.inbox.set(inbox);
         *self.reader.lock() = Some(reader);
+    }
+
+    /// What reads the mailbox and delivers the messages, once that has been started.
+    pub(super) fn inbox(&self) -> Option<&Arc<Inbox>> {
+        self.inbox.get()
     }
 }
 
