@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clients::Client;
 use crate::clients::bare::{BareEtcd, BareRedis};
-use crate::clients::ours::{Dropped, Unlocked};
+use crate::clients::ours::{Dropped, Unlocked, Waited};
 use crate::clients::peers::{AsyncRedisLock, DistributedLock, Flock, LockRpc, Rslock, TokioMutex};
 use crate::figures::Sample;
 use crate::rows::{Row, Store, Work};
@@ -16,6 +16,7 @@ use crate::{Result, local, pairs, processes, rest};
 pub enum Contender {
     Bare,
     Unlock,
+    Wait,
     Drop,
     Again,
     IsLost,
@@ -47,7 +48,9 @@ impl Contender {
             (Self::Unlock, _, Work::Held { .. } | Work::Waiting { .. }) => "leasehold",
             (Self::Drop, Store::Memory, Work::OneKey { .. }) => "leasehold",
             (Self::Unlock, _, Work::OwnKeys { .. }) => "leasehold, unlock().await",
+            (Self::Unlock, _, Work::Processes { .. }) => "leasehold, .await",
             (Self::Unlock, ..) => "leasehold",
+            (Self::Wait, ..) => "leasehold, .wait()",
             (Self::Drop, Store::Cluster, _) => "leasehold",
             (Self::Drop, Store::Memory, _) => "leasehold, lock + drop",
             (Self::Drop, ..) => "leasehold, drop",
@@ -68,7 +71,7 @@ impl Contender {
     }
 
     pub fn is_ours(self) -> bool {
-        matches!(self, Self::Unlock | Self::Drop | Self::Again | Self::IsLost | Self::OneServer)
+        matches!(self, Self::Unlock | Self::Wait | Self::Drop | Self::Again | Self::IsLost | Self::OneServer)
     }
 
     /// Does the work of a row in this process, which has done nothing else.
@@ -78,6 +81,7 @@ impl Contender {
             (Self::Bare, Store::Etcd) => run::<BareEtcd>(alone(row.work), server, time).await,
             (_, Store::Memory) if row.work == Work::Local => local::measure(self, time).await,
             (Self::Unlock, _) => run::<Unlocked>(row.work, server, time).await,
+            (Self::Wait, _) => run::<Waited>(row.work, server, time).await,
             (Self::Drop | Self::OneServer, _) => run::<Dropped>(row.work, server, time).await,
             (Self::Rslock, _) => run::<Rslock>(row.work, server, time).await,
             (Self::AsyncRedisLock, _) => run::<AsyncRedisLock>(row.work, server, time).await,

@@ -89,7 +89,7 @@ const REDIS_HELD_MANY: &[Contender] = &[Bare, Unlock, Rslock, DistributedLock];
 const REDIS_WAITING: &[Contender] = &[Unlock, Rslock, AsyncRedisLock];
 const CLUSTER: &[Contender] = &[OneServer, Drop];
 const FILE: &[Contender] = &[Flock, Unlock, Drop, Filelock];
-const FILE_CONTENDED: &[Contender] = &[Flock, Unlock, Filelock];
+const FILE_CONTENDED: &[Contender] = &[Flock, Wait, Unlock, Filelock];
 const ETCD: &[Contender] = &[Bare, Unlock, Drop, LockRpc, GoMutex];
 const ETCD_CONTENDED: &[Contender] = &[Bare, Unlock, LockRpc, GoMutex];
 

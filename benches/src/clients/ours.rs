@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use leasehold::{LockGuard, LockManager};
+use tokio::task::block_in_place;
 
 use super::{Client, Lock};
 use crate::Result;
@@ -13,6 +14,9 @@ const PREFIX: &str = "benchmark/";
 
 /// Releases locks with `unlock().await`.
 pub struct Unlocked(LockManager);
+
+/// Blocks its thread.
+pub struct Waited(LockManager);
 
 /// Releases locks by dropping their guards.
 pub struct Dropped(LockManager);
@@ -44,6 +48,19 @@ impl Client for Unlocked {
     }
 }
 
+impl Client for Waited {
+    type Lock = WaitedLock;
+    const PREFIX: &str = PREFIX;
+
+    async fn connect(server: &Server) -> Result<Self> {
+        Ok(Self(connect(server).await?))
+    }
+
+    async fn lock(&self, key: &str) -> Result<WaitedLock> {
+        Ok(WaitedLock(self.0.handle(key)?))
+    }
+}
+
 impl Client for Dropped {
     type Lock = DroppedLock;
     const PREFIX: &str = PREFIX;
@@ -68,6 +85,20 @@ impl Lock for UnlockedLock {
 
     async fn release(&mut self, held: LockGuard) -> Result<()> {
         Ok(held.unlock().await?)
+    }
+}
+
+pub struct WaitedLock(leasehold::Lock);
+
+impl Lock for WaitedLock {
+    type Held = LockGuard;
+
+    async fn acquire(&mut self) -> Result<LockGuard> {
+        Ok(block_in_place(|| self.0.lock().wait())?)
+    }
+
+    async fn release(&mut self, held: LockGuard) -> Result<()> {
+        Ok(block_in_place(|| held.unlock().wait())?)
     }
 }
 
