@@ -97,6 +97,10 @@ fn the_command_dies_with_the_tool(url: &str) {
         let mut running = run(url, &["--ttl", "2s"], "run/dies", script);
         let process = running.line();
         assert!(lives(&process), "{process}");
+        // It would also be killed at the end of any other thread that had started it.
+        let tool = running.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{tool}/task/{tool}/children")).unwrap();
+        assert!(children.split_whitespace().any(|child| child == process), "{process} is not in {children}");
         running.send(Signal::KILL);
         running.child.wait().unwrap();
         eventually("the command is killed", || (!lives(&process)).then_some(()));

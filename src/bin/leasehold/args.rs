@@ -166,9 +166,10 @@ pub(crate) struct Run {
     #[arg(long, default_value = "5s", value_parser = leasehold::parse_duration)]
     pub(crate) grace: Duration,
 
-    /// Hold the lock for this time at least, also if the command ends sooner, so that a short job does not run on a second machine whose
-    /// clock is behind. A signal or the loss of the lock ends it, also INT, QUIT, TERM and HUP while the command runs. The exit status is
-    /// that of the command.
+    /// Hold the lock for this time at least, also if the command ends sooner.
+    ///
+    /// So a short job does not run on a second machine whose clock is behind. A signal or the loss of the lock ends that hold, also INT, QUIT,
+    /// TERM and HUP while the command runs. The exit status is that of the command.
     #[arg(long, value_name = "DURATION", value_parser = leasehold::parse_duration)]
     pub(crate) at_least: Option<Duration>,
 
