@@ -265,6 +265,16 @@ fn a_password_is_not_in_the_environment_of_the_command() {
 }
 
 #[test]
+fn what_is_not_supported_is_wrong_usage() {
+    let folder = Folder::new();
+    for options in [&["--slots", "2"][..], &["--value", "text"], &["--url", "file:///proc/sys"]] {
+        let output = output(&in_folder(&folder), &[&["run", "k"], options, &["--", "echo", "never"]].concat());
+        assert_eq!((code(&output), text(&output.stdout)), (125, String::new()), "{output:?}");
+        assert!(text(&output.stderr).starts_with("leasehold: unsupported: "), "{output:?}");
+    }
+}
+
+#[test]
 fn a_script_without_a_first_line_is_run_by_the_shell() {
     let folder = Folder::new();
     let script = folder.path().join("script");

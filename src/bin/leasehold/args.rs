@@ -24,7 +24,8 @@ Exit status:
   1    who: the lock is free; force-unlock: not confirmed, or the lock has
        another holder by then
   123  failure, for example a server that does not answer
-  125  wrong arguments, an invalid key, an invalid URL
+  125  wrong arguments, an invalid key, an invalid URL, something that
+       the server or this build cannot do
   `run` has others, see `leasehold run --help`.")]
 pub(crate) struct Args {
     /// The server of the locks: etcd://host:port or redis://host:port, or file:///directory, with the library's options.
@@ -118,7 +119,7 @@ Exit status:
   123  any other failure: the server does not answer, also while waiting,
        or refuses the password
   125  wrong arguments, also values such as --ttl 1ms, an invalid key, an
-       invalid URL
+       invalid URL, something that the server or this build cannot do
   126  the command cannot be executed
   127  the command does not exist
 

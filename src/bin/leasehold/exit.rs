@@ -16,7 +16,7 @@ pub(crate) const BUSY: u8 = 121;
 pub(crate) const TIMEOUT: u8 = 122;
 /// Any other failure.
 pub(crate) const FAILED: u8 = 123;
-/// The arguments are wrong, or the URL. GNU's timeout and env have the same.
+/// The arguments are wrong or not supported, or the URL is. GNU's timeout and env have the same.
 pub(crate) const USAGE: u8 = 125;
 /// The command cannot be run.
 pub(crate) const NOT_RUNNABLE: u8 = 126;
@@ -66,7 +66,7 @@ impl Report {
 pub(crate) fn failed(error: &(dyn Error + 'static)) -> u8 {
     say(error);
     match error.downcast_ref() {
-        Some(LockError::InvalidKey { .. } | LockError::InvalidConfig { .. }) => USAGE,
+        Some(LockError::InvalidKey { .. } | LockError::InvalidConfig { .. } | LockError::Unsupported { .. }) => USAGE,
         _ => FAILED,
     }
 }
