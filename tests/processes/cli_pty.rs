@@ -353,6 +353,34 @@ fn earlier_children_do_not_count_as_the_commands() {
     kill_process(other, Signal::KILL).unwrap();
 }
 
+#[test]
+fn the_command_dies_with_the_tool() {
+    for start in [Session::with_terminal, Session::without_terminal] {
+        let mut session = start(
+            r#""$leasehold" run pty/dies --ttl 2s -- sh -c 'echo tool-$PPID; echo command-$$; exec sleep 1000'; echo ended-$?"#,
+        );
+        let tool = session.expect_process("tool-");
+        let command = session.expect_process("command-");
+        kill_process(tool, Signal::KILL).unwrap();
+        assert_eq!(session.ended(), 128 + 9);
+        eventually("the command is killed", || (!lives(command)).then_some(()));
+    }
+}
+
+#[test]
+fn the_command_ignores_and_blocks_the_same_signals_as_without_the_tool() {
+    for start in [Session::with_terminal, Session::without_terminal] {
+        for before in ["", "trap '' USR1; "] {
+            let signals = "grep -E '^Sig(Blk|Ign)' /proc/self/status";
+            let mut session =
+                start(&format!(r#"{before}{signals}; "$leasehold" run pty/mask -- {signals}; echo ended-$?"#));
+            let fields = ["SigBlk:", "SigIgn:"];
+            assert_eq!(fields.map(|field| session.expect(field)), fields.map(|field| session.expect(field)));
+            assert_eq!(session.ended(), 0);
+        }
+    }
+}
+
 /// A text quoted for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))

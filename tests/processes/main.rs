@@ -2,6 +2,7 @@
 
 mod cli;
 mod cli_pty;
+mod cli_run;
 mod harness;
 mod history;
 mod leaders;

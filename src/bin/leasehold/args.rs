@@ -1,6 +1,7 @@
 //! The arguments of the command line, and their help.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, value_parser};
@@ -13,12 +14,19 @@ pub(crate) const URL: &str = "LEASEHOLD_URL";
 ///
 /// Runs a command while holding a lock, lists held locks and their holders, and revokes locks of stuck holders. The locks are shared
 /// with programs that use the library `leasehold` with the same URL, and with other clients that use the same keys.
+///
+/// Names from the server are shown with control characters escaped, and cut after 256 characters; --json prints them completely.
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version)]
 #[command(after_help = "\
-Exit status: 0; 1 if `who` finds the lock free, or if `force-unlock` was not confirmed or the lock has another holder by then; 123 on
-failure; 125 for arguments that cannot be parsed; `run --help` lists those of `run`. Names from the server are shown with control
-characters escaped, and cut after 256 characters; --json prints them completely.")]
+Exit status:
+  0    success
+  1    who: the lock is free; force-unlock: not confirmed, or the lock has
+       another holder by then
+  123  failure, for example a server that does not answer
+  125  wrong arguments, an invalid key, an invalid URL, something that
+       the server or this build cannot do
+  `run` has others, see `leasehold run --help`.")]
 pub(crate) struct Args {
     /// The server of the locks: etcd://host:port or redis://host:port, or file:///directory, with the library's options.
     ///
@@ -32,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     pub(crate) json: bool,
 
-    /// Print where the locks are.
+    /// Print where the locks are, and what `run` does with the lock.
     #[arg(long, short, global = true)]
     pub(crate) verbose: bool,
 
@@ -71,18 +79,31 @@ pub(crate) enum Command {
         #[arg(value_parser = value_parser!(Shell))]
         shell: Shell,
     },
+
+    /// Write the man pages into a directory.
+    Man {
+        /// The directory.
+        #[arg(default_value = ".")]
+        directory: PathBuf,
+    },
 }
 
 /// Run a command while holding a lock.
 ///
 /// Waits for the lock, runs the command, and releases the lock when the command has ended. The lock is renewed as long as the command
-/// runs. The command finds the key in LEASEHOLD_KEY and the fencing token in LEASEHOLD_TOKEN: pass the token to the resource that it
-/// writes to, and let that refuse smaller ones. It does not inherit LEASEHOLD_URL, which may contain a password.
+/// runs. While it waits, a line on standard error names the holder, and another one each next holder.
+///
+/// The command finds the key in LEASEHOLD_KEY and the fencing token in LEASEHOLD_TOKEN: pass the token to the resource that it
+/// writes to, and let that refuse smaller ones. LEASEHOLD_URL is the URL in use. If that has a user or a password, LEASEHOLD_URL is empty
+/// unless --keep-env is given.
 ///
 /// If the lock is lost, the command and all its descendants receive SIGTERM, and SIGKILL if they have not ended after the grace
 /// period (on other systems than Linux only its process group receives them, or only the command if it runs in a terminal). When
 /// the command ends, the lock is released, even if processes that it started are still running: the command should wait for those
 /// that need the lock.
+///
+/// If this program is killed, even by SIGKILL, the command is killed as well (on Linux), but not the processes that it has started, and
+/// not a command that has changed its user or its capabilities, such as sudo.
 ///
 /// INT, QUIT, TERM, HUP, USR1 and USR2 are forwarded to the command's process group, with CONT if it is stopped, except for signals that
 /// were ignored at the start, as under nohup (on Linux). In a terminal the command stays in the process group of this program: it can
@@ -91,18 +112,24 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Exit status:
   that of the command, or 128 + n if signal n ended it
-  120  the lock was lost while the command ran, without --again, or its release was not confirmed before the hold may have ended
+  120  the lock was lost while the command ran, without --again, or its
+       release was not confirmed before the hold may have ended
   121  --try: another client holds the lock
   122  --timeout: another client held the lock until the timeout
-  123  any other failure: the server does not answer, also while waiting, a wrong password, an invalid key or URL,
-       a value that the library refuses, such as --ttl 1ms
-  125  arguments that cannot be parsed, such as --ttl soon
-  126  the command cannot be executed, 127 it does not exist
+  123  any other failure: the server does not answer, also while waiting,
+       or refuses the password
+  125  wrong arguments, also values such as --ttl 1ms, an invalid key, an
+       invalid URL, something that the server or this build cannot do
+  126  the command cannot be executed
+  127  the command does not exist
 
-Examples: a job in the crontab of many machines, at most three downloads at a time, and a service of which one instance works:
-  leasehold run --try nightly-report -- ./report.sh
-  leasehold run --slots 3 downloads -- ./download.sh
-  leasehold run --again --value \"$(hostname)\" scheduler -- ./scheduler")]
+Examples:
+  a job in the crontab of many machines, whose clocks differ a little:
+    leasehold run --try --at-least 30s nightly-report -- ./report.sh
+  at most three downloads at a time:
+    leasehold run --slots 3 downloads -- ./download.sh
+  a service of which one instance works:
+    leasehold run --again --value \"$(hostname)\" scheduler -- ./scheduler")]
 pub(crate) struct Run {
     /// The key to lock: 1 to 1,024 bytes of UTF-8.
     pub(crate) key: String,
@@ -139,6 +166,21 @@ pub(crate) struct Run {
     /// The grace period between SIGTERM and SIGKILL when the lock is lost.
     #[arg(long, default_value = "5s", value_parser = leasehold::parse_duration)]
     pub(crate) grace: Duration,
+
+    /// Hold the lock for this time at least, also if the command ends sooner.
+    ///
+    /// So a short job does not run on a second machine whose clock is behind. A signal or the loss of the lock ends that hold, also INT, QUIT,
+    /// TERM and HUP while the command runs. The exit status is that of the command.
+    #[arg(long, value_name = "DURATION", value_parser = leasehold::parse_duration)]
+    pub(crate) at_least: Option<Duration>,
+
+    /// Pass LEASEHOLD_URL to the command even if it contains a user or a password.
+    #[arg(long)]
+    pub(crate) keep_env: bool,
+
+    /// Do not print who holds the lock while waiting.
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
 
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]

@@ -47,6 +47,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
+    /// Starts the command. On the main thread, see [`launcher`](super::launcher).
     pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
         let changes = unix::signal(SignalKind::child())?;
         processes::adopt_orphans();

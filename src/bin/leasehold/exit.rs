@@ -1,10 +1,12 @@
 //! Output and exit statuses.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
-use std::process::ExitCode;
 use std::thread::{self, JoinHandle};
+
+use leasehold::LockError;
 
 /// The lock was lost while the command ran.
 pub(crate) const LOST: u8 = 120;
@@ -14,7 +16,7 @@ pub(crate) const BUSY: u8 = 121;
 pub(crate) const TIMEOUT: u8 = 122;
 /// Any other failure.
 pub(crate) const FAILED: u8 = 123;
-/// The arguments are wrong. GNU's timeout and env have the same.
+/// The arguments are wrong or not supported, or the URL is. GNU's timeout and env have the same.
 pub(crate) const USAGE: u8 = 125;
 /// The command cannot be run.
 pub(crate) const NOT_RUNNABLE: u8 = 126;
@@ -47,6 +49,11 @@ pub(crate) fn say_aside(what: String) -> Report {
 pub(crate) struct Report(Option<JoinHandle<()>>);
 
 impl Report {
+    /// Whether it is printed.
+    pub(crate) fn is_printed(&self) -> bool {
+        self.0.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits until it is printed.
     pub(crate) fn join(self) {
         if let Some(thread) = self.0 {
@@ -55,7 +62,17 @@ impl Report {
     }
 }
 
-pub(crate) fn failed(error: impl Display) -> ExitCode {
+/// Reports an error, and returns its exit status.
+pub(crate) fn failed(error: &(dyn Error + 'static)) -> u8 {
     say(error);
-    ExitCode::from(FAILED)
+    match error.downcast_ref() {
+        Some(LockError::InvalidKey { .. } | LockError::InvalidConfig { .. } | LockError::Unsupported { .. }) => USAGE,
+        _ => FAILED,
+    }
+}
+
+/// Reports that a command cannot be run, and returns the exit status.
+pub(crate) fn unrunnable(program: &OsStr, error: &io::Error) -> u8 {
+    say(format_args!("{}: {error}", program.display()));
+    if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE }
 }

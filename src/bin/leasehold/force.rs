@@ -6,6 +6,7 @@ use leasehold::{LockInfo, LockManager, Printable};
 
 use super::args::ForceUnlock;
 use super::exit::{Ended, print, say};
+use super::json;
 use super::table::names;
 
 pub(crate) async fn unlock(manager: &LockManager, args: ForceUnlock, json: bool) -> Ended {
@@ -30,7 +31,7 @@ pub(crate) async fn unlock(manager: &LockManager, args: ForceUnlock, json: bool)
     // The holders that were shown do not hold it any more; another client may.
     let now = if taken || args.yes { None } else { manager.info(&args.key).await? };
     if json {
-        print(serde_json::to_string_pretty(&eviction)?)?;
+        print(json::pretty(&eviction)?)?;
     } else if taken {
         let released: Vec<_> = eviction.released.iter().map(|key| Printable(key).to_string()).collect();
         print(format_args!("revoked from {}: {}", names(&eviction.holders), released.join(", ")))?;

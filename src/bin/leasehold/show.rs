@@ -6,18 +6,19 @@ use leasehold::backend::ErrorKind;
 use leasehold::{LockError, LockManager, Printable};
 
 use super::exit::{Ended, print, say};
+use super::json;
 use super::table::{Row, table, time};
 
 pub(crate) async fn list(manager: &LockManager, prefix: &str, json: bool) -> Ended {
     let rows: Vec<Row> = manager.list(prefix).await?.into_iter().map(Row::from).collect();
-    print(if json { serde_json::to_string_pretty(&rows)? } else { table(&rows) })?;
+    print(if json { json::pretty(&rows)? } else { table(&rows) })?;
     Ok(0)
 }
 
 pub(crate) async fn who(manager: &LockManager, key: &str, json: bool) -> Ended {
     let row = manager.info(key).await?.map(Row::from);
     print(match &row {
-        _ if json => serde_json::to_string_pretty(&row)?,
+        _ if json => json::pretty(&row)?,
         Some(row) => table(std::slice::from_ref(row)),
         None => format!("{} is free", Printable(key)),
     })?;
@@ -48,7 +49,7 @@ pub(crate) async fn watch(manager: &LockManager, key: &str, json: bool) -> Ended
         last = Some(shown);
         let (now, key) = (time(SystemTime::now()).unwrap_or_default(), Printable(key));
         let line = match &row {
-            _ if json => serde_json::json!({ "at": now, "lock": row }).to_string(),
+            _ if json => json::line(&serde_json::json!({ "at": now, "lock": row }))?,
             Some(row) => format!("{now}  {key}  {}  {}", row.mode(), row.published()),
             None => format!("{now}  {key}  free"),
         };

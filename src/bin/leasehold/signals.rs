@@ -19,6 +19,13 @@ pub(crate) struct Received {
     pub(crate) typed: bool,
 }
 
+impl Received {
+    /// Whether it asks for an end of the work, and not for something that depends on the command.
+    pub(crate) fn asks_to_end(self) -> bool {
+        matches!(self.signal, Signal::INT | Signal::QUIT | Signal::TERM | Signal::HUP)
+    }
+}
+
 /// A queue of the signals received since its creation. Before that, a signal ends the program.
 #[derive(Debug)]
 pub(crate) struct Signals(UnboundedReceiver<Received>);

@@ -52,6 +52,13 @@ impl Row {
         if values.is_empty() { names } else { format!("{names}: {}", Printable(&values.join(", "))) }
     }
 
+    /// Who holds the lock, since when, and how many wait, of which the one that is told so is one.
+    pub(super) fn held(&self) -> String {
+        let since = self.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+        let mode = if self.mode == Mode::Shared { format!(" ({})", self.mode()) } else { String::new() };
+        format!("held by {}{since}{mode}, {} waiting", self.published(), self.waiters.max(1))
+    }
+
     pub(super) fn mode(&self) -> String {
         match (self.mode, self.limit) {
             (Mode::Exclusive, _) => "exclusive".to_owned(),
