@@ -51,12 +51,14 @@ impl Acquirer {
     pub(super) fn acquire_now(&self, claim: &Claim, wait: Wait) -> Option<Result<Option<Grant>>> {
         let lease = self.leases.get(claim.lease.id)?;
         let peers = self.peers(&lease).ok()?;
-        let file = self.keys.of(claim).opened(&lease.life.directory).ok()??;
-        // A call that may wait finds out what is there.
-        if wait == Wait::UntilGranted && !has_none(&file, claim.mode) {
-            return None;
-        }
-        match (self.attempt(claim, &lease, &peers, &file), wait) {
+        let file = self.keys.of(claim).opened(&lease.life.directory)?;
+        let turn = match wait {
+            Wait::Never => self.attempt(claim, &lease, &peers, &file),
+            Wait::UntilGranted if has_none(&file, claim.mode) => self.enter(claim, &lease, &peers, &file),
+            // A call that may wait finds out what is there.
+            Wait::UntilGranted => return None,
+        };
+        match (turn, wait) {
             (Ok(Turn::Granted(grant)), _) => Some(Ok(Some(grant))),
             (Ok(Turn::Waits(before)), Wait::Never) if !before.is_undecided(&file) => Some(Ok(None)),
             // A call that may take a moment finds out more.
@@ -75,7 +77,7 @@ impl Acquirer {
                     Turn::Granted(grant) => return Ok(Some(grant)),
                     Turn::Waits(before) if !before.is_undecided(&file) => return Ok(None),
                     Turn::Waits(_) => tokio::time::sleep(TRIES.1).await,
-                    Turn::Moves => {}
+                    Turn::Moves => key.forget(&file),
                 }
             }
             return Ok(None);
@@ -89,6 +91,7 @@ impl Acquirer {
             if let Some(grant) = self.wait(claim, &lease, &peers, placed).await? {
                 return Ok(Some(grant));
             }
+            key.forget(&file);
         }
     }
 
@@ -108,6 +111,11 @@ impl Acquirer {
             Before::Nothing => {}
             before => return Ok(Turn::Waits(before)),
         }
+        self.enter(claim, lease, peers, file)
+    }
+
+    /// Joins the queue of a key that was free, and leaves it unless the key is granted.
+    fn enter(&self, claim: &Claim, lease: &Arc<OwnLease>, peers: &Arc<Peers>, file: &Arc<KeyFile>) -> Result<Turn> {
         let wake = Arc::new(Notify::new());
         let placed = join(claim.attempt, file, claim.mode, &lease.life, peers, &wake, None)?;
         let mut placed = Leaving(Some(Arc::new(placed)), lease);

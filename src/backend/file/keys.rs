@@ -20,16 +20,22 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Returns the open file, if it is that of this directory and has its name.
-    pub(super) fn opened(&self, directory: &Arc<Directory>) -> Result<Option<Arc<KeyFile>>> {
-        let Some(file) = self.file.lock().clone() else { return Ok(None) };
-        let is_usable = Arc::ptr_eq(&file.directory, directory) && file.state()?.has_name;
-        Ok(is_usable.then_some(file))
+    /// Returns the open file, if it is that of this directory. It may have lost its name.
+    pub(super) fn opened(&self, directory: &Arc<Directory>) -> Option<Arc<KeyFile>> {
+        self.file.lock().clone().filter(|file| Arc::ptr_eq(&file.directory, directory))
+    }
+
+    /// Closes a file that has lost its name.
+    pub(super) fn forget(&self, file: &Arc<KeyFile>) {
+        let mut opened = self.file.lock();
+        if opened.as_ref().is_some_and(|opened| Arc::ptr_eq(opened, file)) {
+            *opened = None;
+        }
     }
 
     /// Opens the file anew, unless it is open.
     pub(super) async fn open(&self, sites: &Sites, directory: &Arc<Directory>) -> Result<Arc<KeyFile>> {
-        if let Some(file) = self.opened(directory)? {
+        if let Some(file) = self.opened(directory) {
             return Ok(file);
         }
         let mut opened = self.open_anew(sites, directory).await;

@@ -27,7 +27,6 @@ fn wake(key: &KeyFile, peers: &Peers, range: std::ops::Range<i64>, left: Mode) {
         Mode::Exclusive => Sees::All,
         Mode::Shared => Sees::Writers,
     };
-    let is_marked = key.state().is_ok_and(|state| state.is_marked);
     let mut alive = Vec::new();
     // A waiter that cannot be found out about looks every few seconds.
     let woken = freed(
@@ -35,6 +34,7 @@ fn wake(key: &KeyFile, peers: &Peers, range: std::ops::Range<i64>, left: Mode) {
         range,
         |range| key.query(sees, range),
         |found| {
+            let is_marked = key.state().is_ok_and(|state| state.is_marked);
             let peer = peers.valid(key, found.place, is_marked).ok().flatten();
             let is_alive = peer.is_some();
             alive.extend(peer.map(|(peer, _)| (peer, found.place)));
