@@ -24,6 +24,8 @@ mod completion;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 mod events;
+#[cfg(feature = "cli")]
+pub(crate) mod examination;
 #[cfg(all(feature = "file", target_os = "linux"))]
 pub(crate) mod file;
 #[cfg(any(feature = "etcd", feature = "redis"))]

@@ -1,6 +1,7 @@
 //! Locks in a directory, among processes that are killed and stopped.
 
 mod crowd;
+mod doctor;
 mod forks;
 mod limits;
 mod namespaces;

@@ -2,6 +2,7 @@
 
 mod cli;
 mod cli_pty;
+mod doctor;
 mod harness;
 mod history;
 mod leaders;

@@ -16,9 +16,9 @@ pub(crate) const URL: &str = "LEASEHOLD_URL";
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version)]
 #[command(after_help = "\
-Exit status: 0; 1 if `who` finds the lock free, or if `force-unlock` was not confirmed or the lock has another holder by then; 123 on
-failure; 125 for arguments that cannot be parsed; `run --help` lists those of `run`. Names from the server are shown with control
-characters escaped, and cut after 256 characters; --json prints them completely.")]
+Exit status: 0; 1 if `who` finds the lock free, if `doctor` finds something wrong, or if `force-unlock` was not confirmed or the lock has
+another holder by then; 123 on failure; 125 for arguments that cannot be parsed; `run --help` lists those of `run`. Names from the server
+are shown with control characters escaped, and cut after 256 characters; --json prints them completely.")]
 pub(crate) struct Args {
     /// The server of the locks: etcd://host:port or redis://host:port, or file:///directory, with the library's options.
     ///
@@ -64,6 +64,13 @@ pub(crate) enum Command {
     },
 
     ForceUnlock(ForceUnlock),
+
+    /// Examine the server, before locks depend on it. Exits with 1 if something is wrong.
+    ///
+    /// Asks the server for its version, its settings and its state, tries each right that locks need, and locks, which it removes. Each
+    /// finding is ok, a note (locks work, with less than they could have) or wrong (they do not work, or will not when something else
+    /// fails), with what to do. The last one is whether the TTL survives a failover. Nothing of the server is changed.
+    Doctor,
 
     /// Print a completion script for a shell.
     Completions {

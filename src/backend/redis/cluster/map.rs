@@ -19,20 +19,20 @@ const MOST: usize = 1000;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub(in super::super) struct Member {
     /// Its id in the cluster.
-    pub(super) id: String,
-    pub(super) address: Node,
+    pub(in super::super) id: String,
+    pub(in super::super) address: Node,
 }
 
 /// Which node has which slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(in super::super) struct Said {
     /// Those that have slots.
-    pub(super) masters: Vec<Member>,
-    pub(super) replicas: Vec<Member>,
+    pub(in super::super) masters: Vec<Member>,
+    pub(in super::super) replicas: Vec<Member>,
     /// First and last slots, and the place of their node among the masters.
-    pub(super) ranges: Vec<(u16, u16, usize)>,
+    pub(in super::super) ranges: Vec<(u16, u16, usize)>,
 }
 
 impl Said {
@@ -76,7 +76,7 @@ pub(super) fn target(cluster: &Server, node: &Node) -> Target {
 }
 
 /// Asks one node after another, until one has answered.
-pub(super) async fn ask(cluster: Server, nodes: Vec<Node>) -> Result<Said> {
+pub(in super::super) async fn ask(cluster: Server, nodes: Vec<Node>) -> Result<Said> {
     let mut failure = error::broken(&cluster.address.to_string());
     for node in nodes {
         match ask_one(&cluster, &node).await {
