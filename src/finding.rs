@@ -27,7 +27,7 @@ pub struct Finding {
     pub level: Level,
     /// What was found. It may have texts of the server: to be displayed escaped.
     pub found: String,
-    /// What to do, unless it is as it should be.
+    /// What to do, unless it is as it should be. It has no texts of the server.
     pub advice: Option<String>,
 }
 

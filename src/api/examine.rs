@@ -35,16 +35,16 @@ pub fn examine(url: impl AsRef<str>) -> Pending<Report> {
             // Memory, or a backend that is not compiled in.
             None => {
                 LockManager::connect(&url).await?.close().await?;
-                Examined::default()
+                Examined { is_reachable: true, ..Examined::default() }
             }
         };
         let mut all = Findings::of(settings.backend.word());
-        if examined.is_reachable {
+        if settings.backend == BackendKind::Memory {
+            all.ok("locks", "in this process only");
+        } else if examined.is_reachable {
             try_locks(&url, &mut all).await;
-        } else if settings.backend == BackendKind::Memory {
-            all.ok("locks", "in this process, which always has them");
         }
-        let minimum_ttl = judge_ttl(settings.ttl, &examined.demands, &mut all);
+        let minimum_ttl = judge_ttl(settings.ttl, &examined.demands, examined.is_reachable, &mut all);
         examined.findings.extend(all.into_list());
         Ok(Report { findings: examined.findings, minimum_ttl })
     })

@@ -9,6 +9,10 @@ use crate::finding::{Finding, Findings};
 /// The longest time to wait for one answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The longest time to ask one server.
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub(crate) const WHOLE: Duration = Duration::from_secs(15);
+
 /// How many round trips are measured, and for how long.
 #[cfg(any(feature = "etcd", feature = "redis"))]
 pub(crate) const ROUND_TRIPS: usize = 100;
@@ -84,17 +88,25 @@ pub(crate) fn judge_failure(error: &BackendError, findings: &mut Findings) {
 
 /// The text of an error, with its cause where that says more.
 pub(crate) fn text(error: &BackendError) -> String {
+    let text = error.to_string();
     match error.source() {
-        Some(cause) if error.kind() == ErrorKind::Unreachable => format!("{error}: {cause}"),
-        _ => error.to_string(),
+        Some(cause) if text.ends_with("unreachable") => format!("{text}: {cause}"),
+        _ => text,
     }
 }
 
-/// Judges the TTL of the URL. Also returns the shortest one that is long enough, if there is a bound.
-pub(crate) fn judge_ttl(ttl: Duration, demands: &[Demand], findings: &mut Findings) -> Option<Duration> {
+/// Judges the TTL of the URL. Also returns the shortest one that is long enough, if there is a bound. Without servers that were reached,
+/// there may be one that is not known.
+pub(crate) fn judge_ttl(
+    ttl: Duration,
+    demands: &[Demand],
+    is_reachable: bool,
+    findings: &mut Findings,
+) -> Option<Duration> {
     let Some(Demand { ttl: least, because }) = demands.iter().max_by_key(|demand| demand.ttl) else {
-        let found = format!("{}; there is no failover to survive", whole(ttl));
-        findings.ok("ttl", found);
+        let bound =
+            if is_reachable { "there is no failover to survive" } else { "what it has to survive is not known" };
+        findings.ok("ttl", format!("{}; {bound}", whole(ttl)));
         return None;
     };
     let least = rounded_up(*least);

@@ -157,7 +157,8 @@ fn file_system(facts: &Facts, findings: &mut Findings) {
 }
 
 fn space(facts: &Facts, findings: &mut Findings) {
-    let Some((bytes, files)) = facts.left else { return };
+    let is_local = facts.magic.is_some_and(kernel::is_local);
+    let Some((bytes, files)) = facts.left.filter(|_| is_local) else { return };
     let found = match files {
         u64::MAX => format!("{} MiB left", bytes / (1024 * 1024)),
         _ => format!("{} MiB and {files} files left", bytes / (1024 * 1024)),

@@ -33,6 +33,8 @@ const OTHERS: &[(u64, &str)] = &[
     (0x4D44, "vfat"),
     (0x2011_BAB0, "exfat"),
     (0x8584_58F6, "ramfs"),
+    (0x9FA0, "proc"),
+    (0x6265_6572, "sysfs"),
 ];
 
 /// Checks that a directory's file system is a local one. Returns whether it is in memory.

@@ -48,7 +48,7 @@ fn table(findings: &[Finding]) -> String {
     };
     let advice = std::iter::once(None).chain(rows.iter().map(|(finding, _)| finding.advice.as_deref()));
     let with_advice = lines.iter().zip(advice).map(|(cells, advice)| match advice {
-        Some(advice) => format!("{}\n{:indent$}{}", line(cells), "", Printable(advice), indent = widths[0] + 2),
+        Some(advice) => format!("{}\n{:indent$}{advice}", line(cells), "", indent = widths[0] + 2),
         None => line(cells),
     });
     with_advice.collect::<Vec<_>>().join("\n")

@@ -131,7 +131,7 @@ fn members(store: &Store, endpoints: &[Endpoint], findings: &mut Findings) {
         let advice = "Start them, or remove them (etcdctl member remove): they count for the majority.";
         findings.wrong("members", format!("{absent} of {} were never started", members.len()), advice);
     } else if voters == 1 {
-        findings.note("members", "1", "Run three, on three machines: no lock survives the end of the only one.");
+        findings.note("members", "1", "Run three, on three machines: while the only one is down there are no locks.");
     } else if voters % 2 == 0 {
         findings.note("members", found, "Add one: an even number survives no more failures than one less.");
     } else if named < voters {
@@ -236,7 +236,7 @@ pub(super) fn demands(store: &Store, endpoints: &[Endpoint]) -> Vec<Demand> {
     let shortest = store.shortest.unwrap_or(Duration::from_secs(2));
     let are_many = store.members.as_ref().is_some_and(|members| members.len() > 1);
     let election = are_many.then(|| Demand {
-        ttl: FAILOVER.max(shortest * LEASES_IN_A_FAILOVER),
+        ttl: FAILOVER.max(shortest.saturating_mul(LEASES_IN_A_FAILOVER)),
         because: format!("an election, {LEASES_IN_A_FAILOVER} × the shortest lease of {} s", shortest.as_secs()),
     });
     let alone = (!are_many).then(|| Demand { ttl: shortest, because: "the shortest lease".into() });

@@ -2,6 +2,7 @@
 //!
 //! It has connections of its own, so that an endpoint which a manager would refuse, or not use, can be examined.
 
+mod asking;
 mod facts;
 mod gather;
 mod judge;
@@ -33,7 +34,7 @@ pub(crate) async fn examine(mut options: Options, ttl: Duration) -> Examined {
     let usable = endpoints.iter().zip(&clients).filter(|(endpoint, _)| is_usable(endpoint));
     let client = usable.filter_map(|(_, client)| client.as_ref()).next();
     let store = match client {
-        Some(client) => client.store().await,
+        Some(client) => gather::store(client).await,
         None => Store::default(),
     };
     let mut findings = Vec::new();

@@ -9,44 +9,46 @@ use etcd_client::{
 use super::super::error;
 use super::super::kind::Kind;
 use super::super::names::{Names, signed};
+use super::asking::Asking;
 use super::facts::{Need, Tried};
-use super::gather::Asking;
 use crate::backend::{BackendError, ErrorKind, LeaseId, Result};
+
+/// The TTL of what is written, in seconds, if it cannot be removed.
+const KEPT: i64 = 30;
 
 /// Tries one request after another.
 pub(super) struct Rights<'a> {
     asking: &'a Asking<'a>,
     lease: LeaseId,
+    /// The TTL that is granted if a second is requested.
     pub(super) shortest: Option<Duration>,
     pub(super) tried: Vec<Tried>,
 }
 
 impl<'a> Rights<'a> {
     pub(super) fn new(asking: &'a Asking<'a>) -> Self {
-        let lease = LeaseId((rand::random::<u64>() >> 1).max(1));
-        Self { asking, lease, shortest: None, tried: Vec::new() }
+        Self { asking, lease: random_lease(), shortest: None, tried: Vec::new() }
     }
 
-    /// Tries all, on a lease of a second. Fails if the connection does; what was written ends with the lease then.
+    /// Tries all, on a lease of its own. Fails if the connection does; what was written ends with the lease then.
     pub(super) async fn try_all(&mut self) -> Result<()> {
-        if !self.open().await? {
+        let (mut client, asking, id) = (self.asking.client.lease_client(), self.asking, signed(self.lease));
+        let mut open = async |seconds, id| {
+            let granting = client.grant(seconds, Some(LeaseGrantOptions::new().with_id(id)));
+            asking.within(granting).await.map(|granted| granted.ttl())
+        };
+        let brief = signed(random_lease());
+        let shortest = open(1, brief).await;
+        self.shortest = shortest.as_ref().ok().and_then(|ttl| u64::try_from(*ttl).ok()).map(Duration::from_secs);
+        let opened = open(KEPT, id).await;
+        if !self.attempt("open a lease", Need::User, shortest.and(opened))? {
             return Ok(());
         }
         let worked = self.try_on_lease().await;
-        let mut client = self.asking.client.lease_client();
-        let (asking, id) = (self.asking, signed(self.lease));
+        // It would also end by itself.
+        asking.within(client.revoke(brief)).await.ok();
         self.attempt("revoke a lease", Need::Write, asking.within(client.revoke(id)).await)?;
         worked
-    }
-
-    /// Opens the lease, as short as it can be. Returns whether there is one.
-    async fn open(&mut self) -> Result<bool> {
-        let (mut client, asking) = (self.asking.client.lease_client(), self.asking);
-        let granting = client.grant(1, Some(LeaseGrantOptions::new().with_id(signed(self.lease))));
-        let granted = asking.within(granting).await;
-        self.shortest =
-            granted.as_ref().ok().and_then(|granted| u64::try_from(granted.ttl()).ok()).map(Duration::from_secs);
-        self.attempt("open a lease", Need::User, granted)
     }
 
     async fn try_on_lease(&mut self) -> Result<()> {
@@ -105,4 +107,8 @@ impl<'a> Rights<'a> {
         self.tried.push(Tried { what, need, refusal });
         Ok(is_granted)
     }
+}
+
+fn random_lease() -> LeaseId {
+    LeaseId((rand::random::<u64>() >> 1).max(1))
 }

@@ -155,7 +155,8 @@ fn each_fault_of_a_cluster_is_found_and_nothing_else() {
 fn the_ttl_has_to_outlive_an_election() {
     let least = |store: &Store, ttl: u64| {
         let mut findings = Findings::of("all");
-        let least = judge_ttl(Duration::from_secs(ttl), &judge::demands(store, &[endpoint(1)]), &mut findings);
+        let demands = judge::demands(store, &[endpoint(1)]);
+        let least = judge_ttl(Duration::from_secs(ttl), &demands, true, &mut findings);
         (least.unwrap().as_secs(), faults(findings).is_empty())
     };
     assert_eq!(least(&store(), 10), (10, true));

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis::Value;
+use tokio::time::timeout;
 
 use super::super::names::{Name, Names};
 use super::super::options::{ServerKind, Target};
@@ -13,10 +14,10 @@ use super::asking::{Asking, command};
 use super::facts::{Role, Server};
 use super::rights::{Rights, Wanted};
 use crate::backend::Result;
-use crate::backend::examination::{MEASURING, ROUND_TRIPS, RoundTrips};
+use crate::backend::examination::{MEASURING, ROUND_TRIPS, RoundTrips, WHOLE};
 
 /// The options that are judged.
-const OPTIONS: [&str; 8] = [
+const OPTIONS: [&str; 9] = [
     "maxmemory-policy",
     "timeout",
     "maxclients",
@@ -25,6 +26,7 @@ const OPTIONS: [&str; 8] = [
     "cluster-node-timeout",
     "cluster-require-full-coverage",
     "save",
+    "appendfsync",
 ];
 
 /// How often the time is asked for: the quickest answer counts.
@@ -43,9 +45,8 @@ pub(super) struct Place {
 /// Asks a server. What it does not say is missing.
 pub(super) async fn ask(place: Place, names: &Names) -> Server {
     let mut server = Server { at: place.target.to_string(), role: place.role, ..Server::default() };
-    if let Err(error) = fill(&mut server, &place, names).await {
-        server.failure = Some(error);
-    }
+    let asked = timeout(WHOLE, fill(&mut server, &place, names)).await;
+    server.failure = asked.unwrap_or_else(|_| Err(error::no_answer(&place.target.to_string(), WHOLE))).err();
     server
 }
 

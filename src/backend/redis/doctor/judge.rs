@@ -13,6 +13,9 @@ const SHORTEST_TIMEOUT: u64 = 10;
 /// How many more connections there have to be room for.
 const ROOM: u64 = 16;
 
+/// How many missing rights are named twice, in the finding and in the advice.
+const MANY_RIGHTS: usize = 6;
+
 /// How many bytes are displayed as one unit.
 const MIB: u64 = 1024 * 1024;
 
@@ -130,7 +133,10 @@ fn persistence(server: &Server, findings: &mut Findings) {
         return findings.wrong("persistence", "the last write to the disk has failed", advice);
     }
     match (is_on("aof_enabled:"), server.option("save")) {
-        (true, _) => findings.ok("persistence", "append-only file"),
+        (true, _) => {
+            let often = server.option("appendfsync").map(|often| format!(", appendfsync {often}")).unwrap_or_default();
+            findings.ok("persistence", format!("append-only file{often}"));
+        }
         (false, Some("")) => findings.note("persistence", "none", FREE),
         (false, Some(_)) => findings.note("persistence", "snapshots only", FREE),
         (false, None) => findings.note("persistence", "no append-only file", FREE),
@@ -158,7 +164,10 @@ fn replicas(server: &Server, purpose: Purpose, findings: &mut Findings) {
         return;
     }
     let (all, online) = (server.replicas().len() as u64, server.online_replicas() as u64);
-    let found = format!("{online} of {all} up to date, min_replicas={}", purpose.min_replicas);
+    let found = match (all, purpose.min_replicas) {
+        (0, 0) => "none".to_owned(),
+        (_, confirming) => format!("{online} of {all} up to date, min_replicas={confirming}"),
+    };
     if online < purpose.min_replicas {
         let advice = "Start more replicas, or lower min_replicas: no lock is granted until so many have it.";
         findings.wrong("replicas", found, advice);
@@ -250,8 +259,15 @@ fn rights(server: &Server, purpose: Purpose, findings: &mut Findings) {
         findings.wrong("commands", format!("the server lacks {}", list(&unknown)), advice);
     }
     if !missing.is_empty() {
-        let advice = format!("ACL SETUSER <user> {}", list(&missing));
-        findings.wrong("rights", format!("the account lacks {}", list(&missing)), advice);
+        let found = match missing.len() {
+            1..=MANY_RIGHTS => list(&missing),
+            count => format!("{count} rights"),
+        };
+        findings.wrong(
+            "rights",
+            format!("the account lacks {found}"),
+            format!("ACL SETUSER <user> {}", list(&missing)),
+        );
     }
     for (right, what) in &less {
         findings.note("rights", format!("the account lacks {right}: {what}"), format!("ACL SETUSER <user> {right}"));

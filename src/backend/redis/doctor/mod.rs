@@ -90,7 +90,7 @@ impl Examination<'_> {
         together::clocks(&servers, &mut all);
         self.judge(&servers, &mut examined);
         examined.findings.extend(all.into_list());
-        examined.demands.push(together::demand_of_sentinels(&sentinels));
+        examined.demands.extend(together::demand_of_sentinels(&sentinels));
         examined
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use futures::future::join_all;
 
 use super::super::error;
-use super::super::options::{Node, Server, Target, Watched};
+use super::super::options::{Node, Server, ServerKind, Target, Watched};
 use super::super::sentinel::MOST;
 use super::asking::{Asking, command};
 use super::facts::Sentinel;
@@ -46,7 +46,13 @@ async fn fill(sentinel: &mut Sentinel, target: Target, name: &str) -> Result<()>
         let is_unknown = error.detail().is_some_and(|text| text.to_ascii_lowercase().contains("no such master"));
         if is_unknown { error::unknown_master(&sentinel.at, name) } else { error::of(&sentinel.at, &error) }
     };
-    let fields = asking.answer::<Fields>(&command(&["SENTINEL", "MASTER", name])).await?.map_err(refused)?;
+    let fields = match asking.answer::<Fields>(&command(&["SENTINEL", "MASTER", name])).await? {
+        Err(error) if error::is_unknown_command(&error) => {
+            let info = asking.answer::<String>(&command(&["INFO", "server"])).await?.unwrap_or_default();
+            return Err(error::wrong_kind(&sentinel.at, ServerKind::of(&info)));
+        }
+        answer => answer.map_err(refused)?,
+    };
     let address = command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]);
     let (host, port) = asking.answer::<(String, u16)>(&address).await?.map_err(refused)?;
     let others = asking.answer::<Vec<Fields>>(&command(&["SENTINEL", "SENTINELS", name])).await?.map_err(refused)?;

@@ -22,7 +22,13 @@ fn info(first: &str) -> String {
 }
 
 fn sound() -> Server {
-    let options = [("timeout", "0"), ("save", ""), ("min-replicas-to-write", "0"), ("min-replicas-max-lag", "10")];
+    let options = [
+        ("timeout", "0"),
+        ("save", ""),
+        ("appendfsync", "always"),
+        ("min-replicas-to-write", "0"),
+        ("min-replicas-max-lag", "10"),
+    ];
     Server {
         at: "a:1".into(),
         info: info(""),
@@ -77,6 +83,13 @@ fn expect(found: &[Finding], check: &str, level: Level, text: &str) {
 fn each_fault_of_a_server_is_found_and_nothing_else() {
     use Level::{Note, Wrong};
     assert_eq!(judged(&sound(), PURPOSE), []);
+    let none = Server {
+        tried: ["get", "set", "del", "time", "type", "scan", "eval"]
+            .map(|name| tried(name, Need::Locks, Some(Refusal::Command)))
+            .into(),
+        ..sound()
+    };
+    expect(&judged(&none, PURPOSE), "rights", Wrong, "lacks 7 rights ACL SETUSER <user> +del +eval +get");
     let failure = |kind| Some(BackendError::new(kind, "no answer"));
     for (server, check, level, text) in [
         (saying("redis_version:5.0.14"), "version", Note, "6.0"),
@@ -226,12 +239,12 @@ fn a_cluster_needs_all_slots_and_a_majority() {
 fn the_ttl_has_to_outlive_a_failover() {
     let ttl = |demands: &[_], ttl: u64| {
         let mut findings = Findings::of("all");
-        let least = judge_ttl(Duration::from_secs(ttl), demands, &mut findings);
+        let least = judge_ttl(Duration::from_secs(ttl), demands, true, &mut findings);
         (least.map(|least| least.as_secs()), faults(findings).pop())
     };
     let sentinels = [sentinel(&[], "m"), sentinel(&[("down-after-milliseconds", "30000")], "m")];
-    assert_eq!(ttl(&[together::demand_of_sentinels(&sentinels[..1])], 6), (Some(6), None));
-    let (least, fault) = ttl(&[together::demand_of_sentinels(&sentinels)], 30);
+    assert_eq!(ttl(&[together::demand_of_sentinels(&sentinels[..1]).unwrap()], 6), (Some(6), None));
+    let (least, fault) = ttl(&[together::demand_of_sentinels(&sentinels).unwrap()], 30);
     expect(&[fault.unwrap()], "ttl", Level::Wrong, "?ttl=50s");
     assert_eq!(least, Some(50));
     let cluster = together::demand_of_cluster(&[with("cluster-node-timeout", "2000")]);

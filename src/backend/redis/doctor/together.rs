@@ -15,8 +15,7 @@ const TOO_MUCH: i64 = 2_000_000;
 /// What a failover takes beyond the time after which a master is considered dead.
 const FAILOVER: Duration = Duration::from_secs(3);
 
-/// The defaults of the servers.
-const DOWN_AFTER: Duration = Duration::from_secs(30);
+/// The default of the nodes, where the account may not ask.
 const NODE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The longest `failover-timeout` after which sentinels try again soon.
@@ -25,7 +24,7 @@ const RETRY: u64 = 60_000;
 /// Judges the clock of a server beside that of this machine.
 pub(super) fn clock(server: &Server, findings: &mut Findings) {
     let Some((ahead, within)) = server.ahead else { return };
-    let sure = ahead.abs() - micros(within);
+    let sure = ahead.saturating_abs().saturating_sub(micros(within));
     let found = match sure > 0 {
         true => format!("{} this machine's", difference(ahead)),
         false => format!("that of this machine, within {within:.1?}"),
@@ -47,8 +46,8 @@ pub(super) fn clocks(servers: &[Server], findings: &mut Findings) {
         return;
     }
     let (((low, one), slow), ((high, other), fast)) = (first, last);
-    let between = high - low;
-    let sure = between - micros(one) - micros(other);
+    let between = high.saturating_sub(low);
+    let sure = between.saturating_sub(micros(one)).saturating_sub(micros(other));
     let found = format!("{} between {} and {}", seconds(between), slow.at, fast.at);
     let advice = "Synchronize the servers by NTP: after a failover holds are shorter by the difference, and tokens may not grow.";
     let found = if sure > 0 { found } else { format!("within {}", seconds(micros(one) + micros(other))) };
@@ -66,7 +65,7 @@ fn judge(sure: i64, check: &'static str, found: String, advice: &str, findings: 
 }
 
 fn difference(ahead: i64) -> String {
-    format!("{} {}", seconds(ahead.abs()), if ahead > 0 { "ahead of" } else { "behind" })
+    format!("{} {}", seconds(ahead.saturating_abs()), if ahead > 0 { "ahead of" } else { "behind" })
 }
 
 fn seconds(micros: i64) -> String {
@@ -152,21 +151,21 @@ pub(super) fn slots(slots: &Slots, servers: &[Server], findings: &mut Findings) 
     }
 }
 
-/// What the TTL has to outlive behind sentinels.
-pub(super) fn demand_of_sentinels(all: &[Sentinel]) -> Demand {
-    let known = all.iter().filter_map(|sentinel| sentinel.number("down-after-milliseconds")).max();
-    failover("down-after-milliseconds", known, DOWN_AFTER)
+/// What the TTL has to outlive behind sentinels, if any of them has said it.
+pub(super) fn demand_of_sentinels(all: &[Sentinel]) -> Option<Demand> {
+    let known = all.iter().filter_map(|sentinel| sentinel.number("down-after-milliseconds")).max()?;
+    Some(failover("down-after-milliseconds", Duration::from_millis(known), ""))
 }
 
 /// What the TTL has to outlive in a cluster.
 pub(super) fn demand_of_cluster(servers: &[Server]) -> Demand {
-    let known = servers.iter().filter_map(|server| server.number_option("cluster-node-timeout")).max();
-    failover("cluster-node-timeout", known, NODE_TIMEOUT)
+    match servers.iter().filter_map(|server| server.number_option("cluster-node-timeout")).max() {
+        Some(known) => failover("cluster-node-timeout", Duration::from_millis(known), ""),
+        None => failover("cluster-node-timeout", NODE_TIMEOUT, ", its default,"),
+    }
 }
 
-fn failover(option: &str, known: Option<u64>, default: Duration) -> Demand {
-    let time = known.map_or(default, Duration::from_millis);
-    let guessed = if known.is_some() { "" } else { ", its default," };
+fn failover(option: &str, time: Duration, guessed: &str) -> Demand {
     let because = format!("1.5 × ({option} of {}{guessed} + {FAILOVER:?})", humantime::format_duration(time));
     Demand { ttl: time.saturating_add(FAILOVER).saturating_mul(3) / 2, because }
 }
