@@ -58,6 +58,10 @@ mod engine;
 mod error;
 mod fence;
 #[cfg(feature = "cli")]
+#[cfg_attr(
+    not(any(feature = "etcd", feature = "redis", feature = "file")),
+    allow(dead_code, reason = "what is only found elsewhere than in memory")
+)]
 mod finding;
 pub mod guide;
 mod info;

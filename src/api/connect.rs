@@ -232,7 +232,6 @@ pub(super) async fn examine(settings: &Settings, keeper: &Arc<Keeper>) -> Result
             let options = redis_options(redis_target(settings)?, settings);
             Ok(keeper.run(redis::examine(options, settings.ttl)).await)
         }
-        #[allow(unreachable_patterns, reason = "with all backends only memory is left")]
         _ => {
             let _ = keeper;
             Ok(None)

@@ -10,13 +10,10 @@ use crate::finding::{Finding, Findings};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The longest time to ask one server.
-#[cfg(any(feature = "etcd", feature = "redis"))]
 pub(crate) const WHOLE: Duration = Duration::from_secs(15);
 
 /// How many round trips are measured, and for how long.
-#[cfg(any(feature = "etcd", feature = "redis"))]
 pub(crate) const ROUND_TRIPS: usize = 100;
-#[cfg(any(feature = "etcd", feature = "redis"))]
 pub(crate) const MEASURING: Duration = Duration::from_secs(1);
 
 /// How many round trips fit in a TTL at least: a renewal begins at each third of it, takes up to three, and may have to be repeated.
