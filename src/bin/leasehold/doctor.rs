@@ -35,6 +35,9 @@ fn table(findings: &[Finding]) -> String {
             None => rows.push((finding, 1)),
         }
     }
+    // Those of one check together, in the order of the checks.
+    let first = |check: &str| findings.iter().position(|finding| finding.check == check);
+    rows.sort_by_key(|(finding, _)| first(finding.check));
     let cells = |&(finding, count): &(&Finding, usize)| {
         let place = if count == 1 { Printable(&finding.at).to_string() } else { format!("{count} servers") };
         [word(finding.level).to_owned(), finding.check.to_owned(), place, Printable(&finding.found).to_string()]
@@ -76,16 +79,18 @@ mod tests {
         let hostile = "\u{1b}[2J\n".repeat(1000);
         let findings = [
             finding("a:1", Level::Ok, "7.0"),
+            Finding { check: "role", ..finding("a:1", Level::Ok, "master") },
             finding("b:1", Level::Ok, "7.0"),
             finding("c:1", Level::Note, &hostile),
             finding(&hostile, Level::Wrong, "none"),
         ];
         let table = table(&findings);
         let lines: Vec<_> = table.lines().collect();
-        assert_eq!(lines.len(), 1 + 3 + 2, "{table}");
+        assert_eq!(lines.len(), 1 + 4 + 2, "{table}");
         assert!(lines[0].starts_with("LEVEL  CHECK    WHERE"), "{table}");
         assert!(lines[1].starts_with("ok     version  2 servers") && lines[1].ends_with("7.0"), "{table}");
         assert!(lines[2].starts_with("note ") && lines[3] == "       Do something.", "{table}");
+        assert!(lines[6].starts_with("ok     role     a:1 "), "{table}");
         assert!(!table.contains('\u{1b}') && lines.iter().all(|line| line.chars().count() < 700), "{table}");
     }
 

@@ -77,8 +77,10 @@ fn leader(status: &Status, findings: &mut Findings) {
     } else {
         findings.ok("leader", format!("member {:x}", status.leader));
     }
-    if !status.errors.is_empty() {
-        findings.wrong("errors", status.errors.join("; "), "See the log of this member.");
+    // Alarms are those of the cluster.
+    let errors: Vec<_> = status.errors.iter().filter(|error| !error.contains("alarm:")).map(String::as_str).collect();
+    if !errors.is_empty() {
+        findings.wrong("errors", errors.join("; "), "See the log of this member.");
     }
 }
 
@@ -134,7 +136,7 @@ fn members(store: &Store, endpoints: &[Endpoint], findings: &mut Findings) {
         findings.note("members", "1", "Run three, on three machines: while the only one is down there are no locks.");
     } else if voters % 2 == 0 {
         findings.note("members", found, "Add one: an even number survives no more failures than one less.");
-    } else if named < voters {
+    } else if named < voters && endpoints.iter().all(|endpoint| endpoint.failure.is_none()) {
         findings.note("members", found, "Name all members in the URL: if one fails, locks continue with another.");
     } else {
         findings.ok("members", found);
@@ -233,12 +235,13 @@ fn account(endpoints: &[Endpoint], has_account: bool, findings: &mut Findings) {
 /// What the TTL has to outlive.
 pub(super) fn demands(store: &Store, endpoints: &[Endpoint]) -> Vec<Demand> {
     let trips = endpoints.iter().filter_map(|endpoint| endpoint.round_trips).max_by_key(|trips| trips.p99);
-    let shortest = store.shortest.unwrap_or(Duration::from_secs(2));
     let are_many = store.members.as_ref().is_some_and(|members| members.len() > 1);
-    let election = are_many.then(|| Demand {
-        ttl: FAILOVER.max(shortest.saturating_mul(LEASES_IN_A_FAILOVER)),
-        because: format!("an election, {LEASES_IN_A_FAILOVER} × the shortest lease of {} s", shortest.as_secs()),
-    });
-    let alone = (!are_many).then(|| Demand { ttl: shortest, because: "the shortest lease".into() });
-    trips.map(|trips| trips.demand()).into_iter().chain(election).chain(alone).collect()
+    let of_lease = |shortest: Duration| match are_many {
+        true => Demand {
+            ttl: FAILOVER.max(shortest.saturating_mul(LEASES_IN_A_FAILOVER)),
+            because: format!("an election, {LEASES_IN_A_FAILOVER} × the shortest lease of {} s", shortest.as_secs()),
+        },
+        false => Demand { ttl: shortest, because: "the shortest lease".into() },
+    };
+    trips.map(|trips| trips.demand()).into_iter().chain(store.shortest.map(of_lease)).collect()
 }

@@ -28,6 +28,9 @@ use crate::backend::Account;
 use crate::backend::examination::{Examined, judge_failure};
 use crate::finding::Findings;
 
+/// Where findings about several servers are.
+const ALL: &str = "redis";
+
 /// How many replicas are examined at the most.
 const MOST_REPLICAS: usize = 64;
 
@@ -81,7 +84,7 @@ impl Examination<'_> {
             together::sentinel(sentinel, &mut findings);
             examined.findings.extend(findings.into_list());
         }
-        let mut all = Findings::of(self.server.address.to_string());
+        let mut all = Findings::of(ALL);
         together::sentinels(&sentinels, &mut all);
         let servers = match master(&sentinels) {
             Some(master) => self.master_and_replicas(master).await,
@@ -104,7 +107,7 @@ impl Examination<'_> {
     }
 
     async fn cluster(&self, nodes: &[Node]) -> Examined {
-        let (mut examined, mut all) = (Examined::default(), Findings::of(self.server.address.to_string()));
+        let (mut examined, mut all) = (Examined::default(), Findings::of(ALL));
         let said = match ask(self.server.clone(), nodes.to_vec()).await {
             Ok(said) => said,
             Err(error) => {

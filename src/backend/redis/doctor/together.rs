@@ -69,7 +69,7 @@ fn difference(ahead: i64) -> String {
 }
 
 fn seconds(micros: i64) -> String {
-    format!("{:.3} s", micros as f64 / 1e6)
+    format!("{:.1?}", Duration::from_micros(micros.unsigned_abs()))
 }
 
 fn micros(time: Duration) -> i64 {
