@@ -71,7 +71,11 @@ impl RoundTrips {
 
 /// Judges why a server could not be asked.
 pub(crate) fn judge_failure(error: &BackendError, findings: &mut Findings) {
+    let text = text(error);
     let advice = match error.kind() {
+        ErrorKind::Denied | ErrorKind::Unreachable if text.contains("certificate") || text.contains("TLS") => {
+            "Check the certificate of the server, the files ca, cert and key of the URL, and its scheme."
+        }
         ErrorKind::Denied => "Check the user and the password in the URL, and that the server has this account.",
         ErrorKind::Misconfigured => "Correct the URL, or the files that it names.",
         ErrorKind::Unsupported => "Use another server, or a later version of it.",
@@ -80,7 +84,7 @@ pub(crate) fn judge_failure(error: &BackendError, findings: &mut Findings) {
         }
         _ => "Correct what the server refuses.",
     };
-    findings.wrong("connection", text(error), advice);
+    findings.wrong("connection", text, advice);
 }
 
 /// The text of an error, with its cause where that says more.

@@ -20,15 +20,21 @@ use crate::backend::{ErrorKind, Result};
 /// Asks an endpoint. Also returns its client, if it can be used.
 pub(super) async fn endpoint<'a>(options: &'a Options, endpoint: &'a str) -> (Endpoint, Option<Asking<'a>>) {
     let mut found = Endpoint { at: endpoint.to_owned(), ..Endpoint::default() };
-    let asked = async {
-        let (asking, is_open) = Asking::open(options, endpoint).await?;
-        found.is_open = is_open;
-        fill(&mut found, &asking).await.map(|()| asking)
-    };
-    match timeout(WHOLE, asked).await.unwrap_or_else(|_| Err(error::no_answer(endpoint, WHOLE))) {
-        Ok(asking) => (found, Some(asking)),
+    let asking = match Asking::open(options, endpoint).await {
+        Ok((asking, is_open)) => {
+            found.is_open = is_open;
+            asking
+        }
         Err(error) => {
             found.failure = Some(error);
+            return (found, None);
+        }
+    };
+    let asked = timeout(WHOLE, fill(&mut found, &asking)).await;
+    match asked.unwrap_or_else(|_| Err(error::no_answer(endpoint, WHOLE))) {
+        Ok(()) => (found, Some(asking)),
+        Err(error) => {
+            found.failure = Some(asking.explain(error).await);
             (found, None)
         }
     }
@@ -49,7 +55,7 @@ async fn fill(found: &mut Endpoint, asking: &Asking<'_>) -> Result<()> {
         size: size(said.db_size).unwrap_or_default(),
         quota: size(said.db_size_quota).filter(|quota| *quota > 0),
     };
-    if status.quota.is_none() && !asking.uses_tls {
+    if status.quota.is_none() && !asking.uses_tls() {
         status.quota = timeout(PATIENCE, metrics::quota(asking.endpoint)).await.ok().flatten();
     }
     found.status = Some(status);
