@@ -57,6 +57,12 @@ mod display;
 mod engine;
 mod error;
 mod fence;
+#[cfg(feature = "cli")]
+#[cfg_attr(
+    not(any(feature = "etcd", feature = "redis", feature = "file")),
+    allow(dead_code, reason = "what is only found elsewhere than in memory")
+)]
+mod finding;
 pub mod guide;
 mod info;
 mod keeper;
@@ -99,6 +105,14 @@ pub use fence::{FenceGate, StaleToken};
 pub use info::{ClaimId, Eviction, Holder, LockInfo, Loss, Mode};
 pub use owner::Owner;
 pub use token::FencingToken;
+
+/// The examination of servers, for the command line.
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod doctor {
+    pub use crate::api::examine::examine;
+    pub use crate::finding::{Finding, Level, Report};
+}
 
 /// Parses a duration as in a URL, for the command line.
 #[cfg(feature = "cli")]

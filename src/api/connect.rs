@@ -7,6 +7,8 @@ use crate::backend::Account;
 use crate::backend::Caught;
 #[cfg(feature = "etcd")]
 use crate::backend::etcd;
+#[cfg(feature = "cli")]
+use crate::backend::examination::Examined;
 #[cfg(all(feature = "file", target_os = "linux"))]
 use crate::backend::file;
 use crate::backend::memory::{Memory, Store};
@@ -68,12 +70,7 @@ pub(super) async fn connect(
         BackendKind::Memory => Ok(memory(settings.store.as_deref(), clock)),
         #[cfg(all(feature = "file", target_os = "linux"))]
         BackendKind::File => {
-            let options = file::Options {
-                directory: settings.directory.clone().unwrap_or_default(),
-                mode: settings.mode,
-                prefix: settings.prefix(BackendKind::File).to_owned(),
-                name: name(settings),
-            };
+            let options = file_options(settings);
             let opening = file::File::open(options, clock.clone(), keeper.runtime().clone());
             Ok(Arc::new(connected(keeper.run(opening).await)?))
         }
@@ -88,24 +85,7 @@ pub(super) async fn connect(
         #[cfg(feature = "etcd")]
         BackendKind::Etcd => {
             check_ttl(settings.ttl, etcd::MIN_TTL)?;
-            if settings.tls && cfg!(not(feature = "etcd-tls")) {
-                return Err(LockError::Unsupported {
-                    what: "etcds: TLS support is not compiled in; enable the feature `etcd-tls`".into(),
-                });
-            }
-            let options = etcd::Options {
-                endpoints: settings.endpoints.clone(),
-                account: account(settings),
-                prefix: settings.prefix(BackendKind::Etcd).to_owned(),
-                timeout: settings.timeout,
-                retry_interval: settings.retry_interval,
-                #[cfg(feature = "etcd-tls")]
-                tls: settings.tls.then(|| etcd::Tls {
-                    ca: settings.ca.clone(),
-                    cert: settings.cert.clone(),
-                    key: settings.key.clone(),
-                }),
-            };
+            let options = etcd_options(settings)?;
             let connecting = etcd::Etcd::connect(options, clock.clone(), keeper.runtime().clone());
             Ok(caught(Arc::new(connected(keeper.run(connecting).await)?)))
         }
@@ -115,19 +95,44 @@ pub(super) async fn connect(
             Err(LockError::Unsupported { what: "etcd: support is not compiled in; enable the feature `etcd`".into() })
         }
         #[cfg(feature = "redis")]
-        BackendKind::Redis => {
-            if settings.tls && cfg!(not(feature = "redis-tls")) {
-                return Err(LockError::Unsupported {
-                    what: "rediss: TLS support is not compiled in; enable the feature `redis-tls`".into(),
-                });
-            }
-            redis(redis_target(settings)?, settings, clock, keeper).await
-        }
+        BackendKind::Redis => redis(redis_target(settings)?, settings, clock, keeper).await,
         #[cfg(not(feature = "redis"))]
         BackendKind::Redis => {
             Err(LockError::Unsupported { what: "redis: support is not compiled in; enable the feature `redis`".into() })
         }
     }
+}
+
+#[cfg(all(feature = "file", target_os = "linux"))]
+fn file_options(settings: &Settings) -> file::Options {
+    file::Options {
+        directory: settings.directory.clone().unwrap_or_default(),
+        mode: settings.mode,
+        prefix: settings.prefix(BackendKind::File).to_owned(),
+        name: name(settings),
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn etcd_options(settings: &Settings) -> Result<etcd::Options> {
+    if settings.tls && cfg!(not(feature = "etcd-tls")) {
+        return Err(LockError::Unsupported {
+            what: "etcds: TLS support is not compiled in; enable the feature `etcd-tls`".into(),
+        });
+    }
+    Ok(etcd::Options {
+        endpoints: settings.endpoints.clone(),
+        account: account(settings),
+        prefix: settings.prefix(BackendKind::Etcd).to_owned(),
+        timeout: settings.timeout,
+        retry_interval: settings.retry_interval,
+        #[cfg(feature = "etcd-tls")]
+        tls: settings.tls.then(|| etcd::Tls {
+            ca: settings.ca.clone(),
+            cert: settings.cert.clone(),
+            key: settings.key.clone(),
+        }),
+    })
 }
 
 #[cfg(any(feature = "etcd", feature = "redis"))]
@@ -149,6 +154,11 @@ fn connected<B>(outcome: Option<Result<B, BackendError>>) -> Result<B> {
 
 #[cfg(feature = "redis")]
 fn redis_target(settings: &Settings) -> Result<Target> {
+    if settings.tls && cfg!(not(feature = "redis-tls")) {
+        return Err(LockError::Unsupported {
+            what: "rediss: TLS support is not compiled in; enable the feature `redis-tls`".into(),
+        });
+    }
     let node = |endpoint: &String| {
         let (host, port) = endpoint.rsplit_once(':')?;
         Some(Node { host: host.trim_matches(['[', ']']).to_owned(), port: port.parse().ok()? })
@@ -193,15 +203,40 @@ pub(super) async fn redis(
     clock: &Arc<dyn Clock>,
     keeper: &Arc<Keeper>,
 ) -> Result<Arc<dyn Backend>> {
-    let options = redis::Options {
+    let options = redis_options(target, settings);
+    let connecting = redis::Redis::connect(options, clock.clone(), keeper.runtime().clone());
+    Ok(caught(Arc::new(connected(keeper.run(connecting).await)?)))
+}
+
+#[cfg(feature = "redis")]
+fn redis_options(target: Target, settings: &Settings) -> redis::Options {
+    redis::Options {
         target,
         prefix: settings.prefix(BackendKind::Redis).to_owned(),
         timeout: settings.timeout,
         min_replicas: settings.min_replicas,
         signal_lists: settings.signal_lists,
-    };
-    let connecting = redis::Redis::connect(options, clock.clone(), keeper.runtime().clone());
-    Ok(caught(Arc::new(connected(keeper.run(connecting).await)?)))
+    }
+}
+
+/// Examines what the settings name. `None` of a backend that is not compiled in, which a connection reports.
+#[cfg(feature = "cli")]
+pub(super) async fn examine(settings: &Settings, keeper: &Arc<Keeper>) -> Result<Option<Examined>> {
+    match settings.backend {
+        #[cfg(all(feature = "file", target_os = "linux"))]
+        BackendKind::File => Ok(keeper.run(file::examine(file_options(settings))).await),
+        #[cfg(feature = "etcd")]
+        BackendKind::Etcd => Ok(keeper.run(etcd::examine(etcd_options(settings)?, settings.ttl)).await),
+        #[cfg(feature = "redis")]
+        BackendKind::Redis => {
+            let options = redis_options(redis_target(settings)?, settings);
+            Ok(keeper.run(redis::examine(options, settings.ttl)).await)
+        }
+        _ => {
+            let _ = keeper;
+            Ok(None)
+        }
+    }
 }
 
 #[cfg(all(test, feature = "file", target_os = "linux"))]

@@ -2,6 +2,8 @@
 
 pub(crate) mod builder;
 mod connect;
+#[cfg(feature = "cli")]
+pub(crate) mod examine;
 pub(crate) mod force_unlock;
 pub(crate) mod guard;
 pub(crate) mod guards;

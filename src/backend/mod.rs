@@ -24,6 +24,9 @@ mod completion;
 #[cfg(feature = "etcd")]
 pub(crate) mod etcd;
 mod events;
+#[cfg(feature = "cli")]
+#[cfg_attr(not(any(feature = "etcd", feature = "redis")), allow(dead_code, reason = "what only servers need"))]
+pub(crate) mod examination;
 #[cfg(all(feature = "file", target_os = "linux"))]
 pub(crate) mod file;
 #[cfg(any(feature = "etcd", feature = "redis"))]

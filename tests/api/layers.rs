@@ -24,6 +24,7 @@ const VOCABULARY: &[(&str, &[&str])] = &[
     ("clock", &["process"]),
     ("credentials", &[]),
     ("display", &[]),
+    ("finding", &[]),
     ("token", &[]),
     ("info", &["display", "token", "process"]),
     ("error", &["display", "info"]),

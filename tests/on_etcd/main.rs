@@ -3,6 +3,7 @@
 mod auth;
 mod cluster;
 mod coordination;
+mod doctor;
 mod durations;
 mod etcdctl;
 mod fencing;

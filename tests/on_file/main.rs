@@ -2,6 +2,7 @@
 
 mod crowd;
 mod deaths;
+mod doctor;
 mod forks;
 mod limits;
 mod namespaces;

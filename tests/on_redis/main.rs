@@ -6,6 +6,7 @@ mod chaos;
 mod clusters;
 mod coordination;
 mod cut_off;
+mod doctor;
 mod failovers;
 mod fencing;
 mod forged;

@@ -3,6 +3,7 @@
 mod cli;
 mod cli_pty;
 mod cli_run;
+mod doctor;
 mod harness;
 mod history;
 mod leaders;

@@ -19,7 +19,7 @@ use super::guards::Guards;
 use super::names::Names;
 use super::options::Options;
 #[cfg(feature = "etcd-tls")]
-use super::tls::Tls;
+use super::tls::{Loaded, Tls};
 use super::{error, proxy};
 use crate::backend::backoff::Backoff;
 use crate::backend::{Account, BackendError, ErrorKind, LeaseId, Result};
@@ -225,6 +225,65 @@ enum Failed {
     Everywhere(BackendError),
 }
 
+/// How to connect to an endpoint: the credentials and the files for TLS as they are at present.
+pub(super) struct Dialing {
+    url: [String; 1],
+    anonymous: ConnectOptions,
+    connect: ConnectOptions,
+    is_nobody: bool,
+    #[cfg(feature = "etcd-tls")]
+    tls: Option<Loaded>,
+}
+
+impl Dialing {
+    pub(super) async fn new(options: &Options, endpoint: &str, limit: Duration) -> Result<Self> {
+        #[cfg(feature = "etcd-tls")]
+        let tls = options.tls.as_ref().map(Tls::load).transpose()?;
+        #[cfg(feature = "etcd-tls")]
+        let (anonymous, scheme) = match &tls {
+            Some(tls) => (settings(options).with_tls(tls.options.clone()), "https://"),
+            None => (settings(options), "http://"),
+        };
+        #[cfg(not(feature = "etcd-tls"))]
+        let (anonymous, scheme) = (settings(options), "http://");
+        let is_nobody = options.account == Account::Anonymous && scheme == "http://";
+        let connect = match options.account.credentials(limit).await? {
+            Some(account) => anonymous.clone().with_user(account.username(), account.password().expose()),
+            None => anonymous.clone(),
+        };
+        Ok(Self {
+            url: [format!("{scheme}{endpoint}")],
+            anonymous,
+            connect,
+            is_nobody,
+            #[cfg(feature = "etcd-tls")]
+            tls,
+        })
+    }
+
+    pub(super) fn uses_tls(&self) -> bool {
+        self.url[0].starts_with("https://")
+    }
+
+    /// Creates a client, and returns whether authentication is known to be off. Without an account nothing is sent yet.
+    pub(super) async fn connect(&self) -> std::result::Result<(Client, bool), etcd_client::Error> {
+        match Client::connect(&self.url, Some(self.connect.clone())).await {
+            // As Go's client does: without authentication every user may do anything.
+            Err(error) if error::is_auth_off(&error) => {
+                Ok((Client::connect(&self.url, Some(self.anonymous.clone())).await?, true))
+            }
+            // Where nobody is named, not even by a certificate, the answer to the first request shows the same.
+            client => Ok((client?, self.is_nobody)),
+        }
+    }
+
+    /// Returns why one side refuses the other's certificate, after a connection has failed.
+    #[cfg(feature = "etcd-tls")]
+    pub(super) async fn refusal(&self, endpoint: &str, limit: Duration) -> Option<BackendError> {
+        self.tls.as_ref()?.refusal(endpoint, limit).await
+    }
+}
+
 /// Creates a client whose endpoint answers, within `limit`. Returns it, and whether authentication is known to be off.
 async fn dial(
     options: &Options,
@@ -233,33 +292,16 @@ async fn dial(
     limit: Duration,
 ) -> std::result::Result<(Client, bool), Failed> {
     let deadline = Instant::now() + limit;
-    #[cfg(feature = "etcd-tls")]
-    let tls = options.tls.as_ref().map(Tls::load).transpose().map_err(Failed::Everywhere)?;
-    #[cfg(feature = "etcd-tls")]
-    let (anonymous, scheme) = match &tls {
-        Some(tls) => (settings(options).with_tls(tls.options.clone()), "https://"),
-        None => (settings(options), "http://"),
+    let failed = |error: BackendError| match error.kind() {
+        ErrorKind::Unreachable => Failed::Here(error),
+        _ => Failed::Everywhere(error),
     };
-    #[cfg(not(feature = "etcd-tls"))]
-    let (anonymous, scheme) = (settings(options), "http://");
-    let is_nobody = options.account == Account::Anonymous && scheme == "http://";
-    let connect = match options.account.credentials(limit).await {
-        Ok(Some(account)) => anonymous.clone().with_user(account.username(), account.password().expose()),
-        Ok(None) => anonymous.clone(),
-        Err(error) if error.kind() == ErrorKind::Unreachable => return Err(Failed::Here(error)),
-        Err(error) => return Err(Failed::Everywhere(error)),
-    };
-    let url = [format!("{scheme}{endpoint}")];
-    let probe = probe(&options.prefix);
+    let dialing = Arc::new(Dialing::new(options, endpoint, limit).await.map_err(failed)?);
+    let (connecting, probe) = (dialing.clone(), probe(&options.prefix));
     // On the keeper, so that the client's tasks run there and not on a runtime that may end earlier.
-    let dialing = handle.spawn(async move {
+    let dialed = handle.spawn(async move {
         tokio::time::timeout_at(deadline, async move {
-            let (client, is_open) = match Client::connect(&url, Some(connect)).await {
-                // As Go's client does: without authentication every user may do anything.
-                Err(error) if error::is_auth_off(&error) => (Client::connect(&url, Some(anonymous)).await?, true),
-                // Where nobody is named, not even by a certificate, the answer to the request below shows the same.
-                client => (client?, is_nobody),
-            };
+            let (client, is_open) = connecting.connect().await?;
             // A server that accepts fewer operations in a transaction cannot be used.
             let get = TxnOp::get(probe.clone(), Some(GetOptions::new().with_keys_only()));
             client.kv_client().txn(Txn::new().and_then(vec![get; MIN_OPERATIONS])).await?;
@@ -270,19 +312,17 @@ async fn dial(
         })
         .await
     });
-    let error = match dialing.await {
+    let error = match dialed.await {
         Ok(Ok(Ok(Some(found)))) => return Ok(found),
         Ok(Ok(Ok(None))) => return Err(Failed::Refused(error::proxied(endpoint))),
-        Ok(Ok(Err(error))) => error::at_first(&options.endpoints.join(", "), scheme == "https://", error),
+        Ok(Ok(Err(error))) => error::at_first(&options.endpoints.join(", "), dialing.uses_tls(), error),
         Ok(Err(_)) | Err(_) => return Err(Failed::Here(no_answer(options))),
     };
     if error.kind() != ErrorKind::Unreachable {
         return Err(Failed::Everywhere(error));
     }
     #[cfg(feature = "etcd-tls")]
-    if let Some(tls) = tls
-        && let Some(refusal) = tls.refusal(endpoint, deadline.saturating_duration_since(Instant::now())).await
-    {
+    if let Some(refusal) = dialing.refusal(endpoint, deadline.saturating_duration_since(Instant::now())).await {
         return Err(Failed::Refused(refusal));
     }
     Err(Failed::Here(error))

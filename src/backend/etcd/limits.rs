@@ -6,7 +6,7 @@ use super::error;
 use crate::backend::BackendError;
 
 /// The initial limit for the operations in one transaction. By default etcd accepts 128 at one level.
-const OPERATIONS: usize = 100;
+pub(super) const OPERATIONS: usize = 100;
 
 /// The initial limit for the bytes in one request. By default etcd accepts 1.5 MiB.
 const BYTES: usize = 1_400_000;

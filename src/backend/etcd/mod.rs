@@ -12,6 +12,8 @@ mod blockers;
 mod claims;
 mod connection;
 mod directory_watch;
+#[cfg(feature = "cli")]
+mod doctor;
 mod endpoints;
 mod error;
 #[cfg(feature = "testing")]
@@ -57,6 +59,8 @@ use parking_lot::RwLock;
 use tokio::runtime::Handle;
 
 use self::connection::Connection;
+#[cfg(feature = "cli")]
+pub(crate) use self::doctor::examine;
 use self::options::FOREVER;
 pub(crate) use self::options::{MIN_TTL, Options};
 use self::parts::Parts;

@@ -33,6 +33,8 @@ const OTHERS: &[(u64, &str)] = &[
     (0x4D44, "vfat"),
     (0x2011_BAB0, "exfat"),
     (0x8584_58F6, "ramfs"),
+    (0x9FA0, "proc"),
+    (0x6265_6572, "sysfs"),
 ];
 
 /// Checks that a directory's file system is a local one. Returns whether it is in memory.
@@ -44,19 +46,29 @@ pub(super) fn check_file_system(directory: &OwnedFd, path: &Path) -> Result<bool
 
 /// The error for a file system that is not on the list.
 fn refused(magic: u64, path: &Path) -> Option<BackendError> {
-    if LOCAL.iter().any(|(known, _)| *known == magic) {
+    if is_local(magic) {
         return None;
     }
-    let name = OTHERS.iter().find(|(known, _)| *known == magic).map_or("unknown", |(_, name)| name);
-    let locals: Vec<_> = LOCAL.iter().map(|(_, name)| *name).collect();
+    let (name, locals) = (name(magic), locals());
     Some(BackendError::new(
         ErrorKind::Unsupported,
-        format!(
-            "file: {} is on a file system of type {name} ({magic:#x}); expected one of {}",
-            path.display(),
-            locals.join(", ")
-        ),
+        format!("file: {} is on a file system of type {name} ({magic:#x}); expected one of {locals}", path.display()),
     ))
+}
+
+/// Whether the file system is on the list.
+pub(super) fn is_local(magic: u64) -> bool {
+    LOCAL.iter().any(|(known, _)| *known == magic)
+}
+
+/// The name of a file system.
+pub(super) fn name(magic: u64) -> &'static str {
+    LOCAL.iter().chain(OTHERS).find(|(known, _)| *known == magic).map_or("unknown", |(_, name)| name)
+}
+
+/// The names of the file systems on the list.
+pub(super) fn locals() -> String {
+    LOCAL.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
 }
 
 /// Checks that this process has the clocks of the others.

@@ -8,6 +8,8 @@ mod acquire;
 mod claim;
 mod clock;
 mod directory;
+#[cfg(feature = "cli")]
+mod doctor;
 mod epoch;
 mod error;
 mod folder;
@@ -48,6 +50,8 @@ use futures::future::ready;
 use tokio::runtime::Handle;
 
 pub(crate) use self::clock::AwakeClock;
+#[cfg(feature = "cli")]
+pub(crate) use self::doctor::examine;
 pub(crate) use self::options::Options;
 use self::parts::Parts;
 use super::{Backend, BoxFuture, Claim, Clock, Completion, Event, Evict, Grant, Lease, LeaseScope, Result, Wait};

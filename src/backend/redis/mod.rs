@@ -52,6 +52,8 @@ mod client;
 mod cluster;
 mod confirmations;
 mod connection;
+#[cfg(feature = "cli")]
+mod doctor;
 mod ears;
 mod election;
 mod error;
@@ -111,6 +113,8 @@ use self::acquire::Acquires;
 use self::claims::Claims;
 use self::cluster::Cluster;
 use self::confirmations::Confirmations;
+#[cfg(feature = "cli")]
+pub(crate) use self::doctor::examine;
 use self::inspect::Inspector;
 use self::leases::Leases;
 use self::losses::Losses;

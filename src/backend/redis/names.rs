@@ -102,6 +102,11 @@ impl Names {
         }
     }
 
+    #[cfg(feature = "cli")]
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The pattern of all names of locks whose keys begin with `start`.
     pub(super) fn pattern(&self, start: &str) -> String {
         let mut pattern = String::new();

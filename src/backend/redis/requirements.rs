@@ -94,7 +94,7 @@ pub(super) async fn lacks(
     }
 }
 
-fn check_version(server: &str, info: &str) -> Result<()> {
+pub(super) fn check_version(server: &str, info: &str) -> Result<()> {
     let version = field(info, "redis_version:").unwrap_or_default();
     let mut numbers = version.split('.').map_while(|number| number.parse().ok());
     match (numbers.next(), numbers.next()) {
@@ -104,7 +104,7 @@ fn check_version(server: &str, info: &str) -> Result<()> {
     }
 }
 
-fn check_kind(server: &str, info: &str, wanted: ServerKind) -> Result<()> {
+pub(super) fn check_kind(server: &str, info: &str, wanted: ServerKind) -> Result<()> {
     let found = ServerKind::of(info);
     if found == wanted { Ok(()) } else { Err(error::wrong_kind(server, found)) }
 }

@@ -21,8 +21,8 @@ pub(crate) const URL: &str = "LEASEHOLD_URL";
 #[command(after_help = "\
 Exit status:
   0    success
-  1    who: the lock is free; force-unlock: not confirmed, or the lock has
-       another holder by then
+  1    who: the lock is free; doctor: something is wrong; force-unlock: not
+       confirmed, or the lock has another holder by then
   123  failure, for example a server that does not answer
   125  wrong arguments, an invalid key, an invalid URL, something that
        the server or this build cannot do
@@ -72,6 +72,13 @@ pub(crate) enum Command {
     },
 
     ForceUnlock(ForceUnlock),
+
+    /// Examine the server, before locks depend on it. Exits with 1 if something is wrong.
+    ///
+    /// Asks the server for its version, its settings and its state, tries each right that locks need, and locks, which it removes. Each
+    /// finding is ok, a note (locks work, with less than they could have) or wrong (they do not work, or will not when something else
+    /// fails), with what to do. The last one is whether the TTL survives a failover. Nothing of the server is changed.
+    Doctor,
 
     /// Print a completion script for a shell.
     Completions {

@@ -8,6 +8,7 @@ compile_error!(
 mod args;
 mod child;
 mod directory;
+mod doctor;
 mod exit;
 mod force;
 mod json;
@@ -73,6 +74,9 @@ async fn command(args: Args) -> Ended {
     if args.verbose {
         say(format_args!("the locks are at {}", Printable(&url::without_account(&url))));
     }
+    if let Command::Doctor = args.command {
+        return doctor::report(&url, args.json).await;
+    }
     let manager = LockManager::connect(&url).await?;
     let ended = match args.command {
         Command::Run(run) => run::run(&manager, run, args.url.as_deref(), args.verbose).await,
@@ -80,7 +84,7 @@ async fn command(args: Args) -> Ended {
         Command::Who { key } => show::who(&manager, &key, args.json).await,
         Command::Watch { key } => show::watch(&manager, &key, args.json).await,
         Command::ForceUnlock(force) => force::unlock(&manager, force, args.json).await,
-        Command::Completions { .. } | Command::Man { .. } => Ok(0),
+        Command::Doctor | Command::Completions { .. } | Command::Man { .. } => Ok(0),
     };
     // A lock that could not be released now expires after its TTL.
     let _ = manager.close().await;

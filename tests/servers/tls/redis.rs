@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::authority::{Authority, Files, Identity};
 use leasehold::backend::ErrorKind;
+use leasehold::doctor::{Level, examine};
 use leasehold::{LockError, LockManager};
 use support::eventually;
 use support::folder::Folder;
@@ -78,6 +79,19 @@ fn certificates_are_checked_on_both_sides() {
         assert!(error.to_string().contains("certificate") || error.to_string().contains("TLS"), "{what}: {error}");
         assert!(start.elapsed() < Duration::from_secs(3), "{what}: {:?}", start.elapsed());
     }
+}
+
+#[test]
+fn a_server_is_examined_over_tls() {
+    let folder = Folder::new();
+    let ours = Authority::new("ours");
+    let server = Server::start(&ours, &ours.sign("server"));
+    let good = ours.write(folder.path(), "good", &ours.sign("client"));
+    assert!(examine(server.url(&good)).wait().unwrap().level() < Level::Wrong);
+    let theirs = Authority::new("theirs").write(folder.path(), "trusting", &ours.sign("client"));
+    let report = examine(server.url(&theirs)).wait().unwrap();
+    let advice = report.findings[0].advice.as_deref().unwrap();
+    assert!(report.findings[0].check == "connection" && advice.contains("certificate"), "{report:#?}");
 }
 
 #[test]

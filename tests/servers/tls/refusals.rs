@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::authority::{Authority, Files};
 use super::server::{Server, url};
 use leasehold::backend::ErrorKind;
+use leasehold::doctor::{Level, examine};
 use leasehold::{LockError, LockManager};
 use support::all_texts;
 use support::etcd::Etcd;
@@ -45,6 +46,7 @@ fn certificates_are_checked_on_both_sides() {
     let trusting_others = theirs.write(folder.path(), "trusting", &ours.sign("client"));
     let anonymous = format!("etcds://{}?ca={}", server.address(), good.ca.display());
     let trusting_the_systems = format!("etcds://{}", server.address());
+    assert!(examine(server.url(&good)).wait().unwrap().level() < Level::Wrong);
     for (what, url, word) in [
         ("the client's has expired", server.url(&old), "refuses our certificate"),
         ("the client's is of another authority", server.url(&strange), "refuses our certificate"),
@@ -59,6 +61,10 @@ fn certificates_are_checked_on_both_sides() {
         assert_eq!((error.code(), kind(&error)), ("BACKEND", ErrorKind::Denied), "{what}: {error}");
         assert!(took < FAST, "{what}: {took:?}");
         assert!(error.to_string().contains(word), "{what}: {error}");
+        let report = examine(&url).wait().unwrap();
+        let first = &report.findings[0];
+        assert!(first.check == "connection" && first.found.contains(word), "{what}: {report:#?}");
+        assert!(first.advice.as_deref().unwrap().contains("certificate"), "{what}: {report:#?}");
     }
 }
 

@@ -19,20 +19,20 @@ const MOST: usize = 1000;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// Its id in the cluster.
-    pub(super) id: String,
-    pub(super) address: Node,
+    pub(crate) id: String,
+    pub(crate) address: Node,
 }
 
 /// Which node has which slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(crate) struct Said {
     /// Those that have slots.
-    pub(super) masters: Vec<Member>,
-    pub(super) replicas: Vec<Member>,
+    pub(crate) masters: Vec<Member>,
+    pub(crate) replicas: Vec<Member>,
     /// First and last slots, and the place of their node among the masters.
-    pub(super) ranges: Vec<(u16, u16, usize)>,
+    pub(crate) ranges: Vec<(u16, u16, usize)>,
 }
 
 impl Said {
@@ -76,7 +76,7 @@ pub(super) fn target(cluster: &Server, node: &Node) -> Target {
 }
 
 /// Asks one node after another, until one has answered.
-pub(super) async fn ask(cluster: Server, nodes: Vec<Node>) -> Result<Said> {
+pub(crate) async fn ask(cluster: Server, nodes: Vec<Node>) -> Result<Said> {
     let mut failure = error::broken(&cluster.address.to_string());
     for node in nodes {
         match ask_one(&cluster, &node).await {

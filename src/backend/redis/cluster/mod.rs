@@ -18,7 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::known::Known;
-use self::map::{Member, Said};
+#[cfg(feature = "cli")]
+pub(super) use self::map::ask;
+pub(super) use self::map::{Member, Said};
 use super::error;
 use super::losses::Losses;
 use super::names::SLOTS;
