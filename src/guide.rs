@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`tour`] | The calls of everyday use, for async code and threads |
 //! | [`choosing`] | How to choose a backend and a TTL |
-//! | [`configuration`] | URLs, options, configuration files, errors, logs and metrics |
+//! | [`configuration`] | URLs, options, configuration files, errors, logs, traces and metrics |
 //! | [`cli`] | The program `leasehold` |
 //!
 //! | Semantics | |
