@@ -1,0 +1,5 @@
+//! The library inside of others: layers of axum and tonic, and jobs by a scheduler, migrations and cron.
+
+mod axum;
+mod layer;
+mod tonic;
