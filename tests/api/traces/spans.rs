@@ -137,6 +137,35 @@ fn each_of_several_keys_has_its_spans() {
     assert!(recorded.spans("leasehold.hold").iter().all(|span| span.is_closed));
 }
 
+#[test]
+fn a_forked_child_leaves_the_spans_to_its_parent() {
+    in_a_separate_process!();
+    let (recorded, manager) = (recording(), manager());
+    let guard = manager.lock("k").owner(&Owner::new()).wait().unwrap();
+    let mut waiting = manager.lock("k").into_future();
+    assert!((&mut waiting).now_or_never().is_none());
+    // Nothing else keeps its entry in the child.
+    let alone = manager.lock("alone").wait().unwrap();
+    let spans = || format!("{:?}", ["leasehold.wait", "leasehold.hold"].map(|name| recorded.spans(name)));
+    let before = spans();
+    match fork::fork().unwrap() {
+        fork::Fork::Child => {
+            drop((waiting, guard, alone));
+            let is_refused = manager.lock("else").wait().is_err();
+            std::process::exit(if is_refused && spans() == before { 0 } else { 1 });
+        }
+        fork::Fork::Parent(child) => {
+            let child = rustix::process::Pid::from_raw(child).unwrap();
+            let options = rustix::process::WaitOptions::empty();
+            let (_, status) = rustix::process::waitpid(Some(child), options).unwrap().unwrap();
+            assert_eq!(status.exit_status(), Some(0), "the child has ended the spans");
+        }
+    }
+    drop(guard);
+    drop(waiting);
+    assert!(recorded.spans("leasehold.wait").iter().all(|span| span.is_closed));
+}
+
 /// A subscriber that wants everything, and panics.
 struct Panics;
 
