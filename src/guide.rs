@@ -4,8 +4,9 @@
 //! | --- | --- |
 //! | [`tour`] | The calls of everyday use, for async code and threads |
 //! | [`choosing`] | How to choose a backend and a TTL |
-//! | [`configuration`] | URLs, options, configuration files, errors, logs and metrics |
+//! | [`configuration`] | URLs, options, configuration files, errors, logs, traces and metrics |
 //! | [`cli`] | The program `leasehold` |
+//! | [`jobs`] | Jobs that one of many instances runs: schedulers, migrations, cron |
 //!
 //! | Semantics | |
 //! | --- | --- |
@@ -42,6 +43,9 @@ pub mod configuration {}
 
 #[doc = include_str!("../docs/cli.md")]
 pub mod cli {}
+
+#[doc = include_str!("../docs/jobs.md")]
+pub mod jobs {}
 
 #[doc = include_str!("../docs/guarantees.md")]
 pub mod guarantees {}

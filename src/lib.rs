@@ -42,7 +42,7 @@
 //!
 //! The memory backend is always available. `etcd` (with TLS: `etcd-tls`; its build needs `protoc`) and `redis` (`redis-tls`) add
 //! backends, `file` one for the processes of one machine (Linux), `serde` adds serialization and the struct `Config`, `config` loads it
-//! from files and the environment, `metrics` the `metrics` facade, `testing` the module `testing` for tests against lost locks, and `cli`
+//! from files and the environment, `tower` a layer for services, `metrics` the `metrics` facade, `tracing` spans and events, `testing` the module `testing` for tests against lost locks, and `cli`
 //! the program `leasehold`.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -89,6 +89,9 @@ pub use api::manager::LockManager;
 pub use api::pending::Pending;
 pub use api::registry::Registry;
 pub use api::request::{Acquire, LockRequest};
+#[cfg(feature = "tower")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+pub use api::tower;
 pub use api::wanted::Wanted;
 pub use api::watch::Watch;
 #[cfg(feature = "serde")]

@@ -14,5 +14,7 @@ pub(crate) mod manager;
 pub(crate) mod pending;
 pub(crate) mod registry;
 pub(crate) mod request;
+#[cfg(feature = "tower")]
+pub mod tower;
 pub(crate) mod wanted;
 pub(crate) mod watch;

@@ -368,6 +368,21 @@ impl<G: Guards> LockRequest<G> {
         &self.engine.base
     }
 
+    /// Acquires the lock, waiting for it.
+    #[cfg(feature = "tower")]
+    pub(super) fn until_granted(self) -> Pending<Option<G>> {
+        let acquire = self.into_future();
+        Pending::new(async move { acquire.await.map(Some) })
+    }
+
+    /// The error for those who want the lock to be free at once.
+    #[cfg(feature = "tower")]
+    pub(super) fn busy(&self) -> LockError {
+        let keys = self.keys.as_ref().map(G::names).unwrap_or_default();
+        let key = keys.first().map(ToString::to_string).unwrap_or_default();
+        LockError::Timeout { key, after: Duration::ZERO, holder: None, own: false, source: None }
+    }
+
     fn acquire(self, wait: Wait) -> G::Acquisition {
         let checked = self.check();
         let keys = self.keys.and_then(|keys| checked.map(|()| keys));

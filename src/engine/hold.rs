@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::releasing::Releasing;
 use super::sessions::{Limited, Sessions};
+use super::spans::HoldSpan;
 use super::wanted::Wanting;
 use crate::arbiter::{Granted, HoldId};
 use crate::backend::Grant;
@@ -118,7 +119,7 @@ impl HeldGrant {
         let base = &self.sessions.base;
         let (name, key, token) = (base.name(), self.key.as_ref(), self.first_token().get());
         warn!(
-            target: "leasehold", name = name, key = key, token = token, lease:% = self.cell.id();
+            target: "leasehold", name = name, key = key, token = token, lease = &self.cell.id();
             "{name}: lock {key:?} lost (token {token}): {cause}{}", self.cell.because(cause)
         );
     }
@@ -174,6 +175,7 @@ impl Granted for Arc<HeldGrant> {
             ended: AtomicBool::new(false),
             lost: LossFlag::default(),
             wanted: AtomicBool::new(false),
+            span: HoldSpan::new(),
         })
     }
 
@@ -209,6 +211,7 @@ pub(crate) struct Hold {
     lost: LossFlag,
     /// Whether others were found to wait for the key.
     wanted: AtomicBool,
+    pub(super) span: HoldSpan,
 }
 
 impl Hold {
@@ -217,9 +220,9 @@ impl Hold {
         self.lost.get().or_else(|| if self.ended.load(Ordering::Acquire) { None } else { self.held.loss(now) })
     }
 
-    /// Whether it was lost before its end.
-    pub(super) fn was_lost(&self) -> bool {
-        self.lost.get().is_some()
+    /// The cause of the loss, if it was lost before its end.
+    pub(super) fn loss_before_end(&self) -> Option<Loss> {
+        self.lost.get()
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -265,5 +268,14 @@ impl Hold {
     /// Counts the end of a guard whose hold was lost and removed from the arbiter. Returns the number of guards left.
     pub(super) fn leave_lost(&self) -> u32 {
         self.depth.fetch_sub(1, Ordering::Relaxed).saturating_sub(1)
+    }
+}
+
+#[cfg(feature = "tracing")]
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.held.is_forked() {
+            self.span.forget();
+        }
     }
 }

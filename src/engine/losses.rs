@@ -35,7 +35,7 @@ pub(super) fn leases_are_over(engine: &Arc<Engine>, over: Vec<Over>) {
     for (cell, cause) in over.iter().filter(|(cell, _)| cell.is_session()) {
         has_session = true;
         let name = engine.base.name();
-        warn!(target: "leasehold", name = name, lease:% = cell.id(); "{name}: session {} lost: {cause}{}", cell.id(), cell.because(*cause));
+        warn!(target: "leasehold", name = name, lease = &cell.id(); "{name}: session {} lost: {cause}{}", cell.id(), cell.because(*cause));
     }
     let unconfirmed = engine.cleanup.count();
     let engine = engine.clone();

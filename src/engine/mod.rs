@@ -30,6 +30,7 @@ mod renewals;
 mod sessions;
 mod share;
 mod slow_log;
+mod spans;
 mod stats;
 mod wanted;
 

@@ -99,7 +99,7 @@ fn answered(held: &Arc<HeldGrant>, answer: Result<(), BackendError>) -> Option<B
             if let Some(going) = held.releasing.end(Ok(()), || base.counters.released()) {
                 let (name, key, token) = (base.name(), held.key.as_ref(), held.first_token().get());
                 debug!(
-                    target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id();
+                    target: "leasehold", name = name, key = key, token = token, lease = &held.cell.id();
                     "{name}: lock {key:?} released (token {token})"
                 );
                 ended(held, going);

@@ -55,7 +55,7 @@ pub(super) async fn renew_all(sessions: &Sessions, cells: Vec<Arc<LeaseCell>>) -
         Err(error) => {
             base.counters.renewal_failed();
             let name = base.name();
-            debug!(target: "leasehold", name = name, lease:% = cell.id(); "{name}: renewal of {} failed: {error}", cell.id());
+            debug!(target: "leasehold", name = name, lease = &cell.id(); "{name}: renewal of {} failed: {error}", cell.id());
             cell.failed(&error);
             cell.update(now, |renewal| renewal.failed(error.kind(), now));
             Err(error)

@@ -180,7 +180,7 @@ impl Sessions {
         }
         if lease.is_session() {
             let name = self.base.name();
-            info!(target: "leasehold", name = name, lease:% = lease.id; "{name}: session {} established, TTL {:?}", lease.id, lease.ttl);
+            info!(target: "leasehold", name = name, lease = &lease.id; "{name}: session {} established, TTL {:?}", lease.id, lease.ttl);
         }
         self.base.check_now();
         self.base.keeper.rouse();

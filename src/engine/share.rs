@@ -92,10 +92,12 @@ impl Share {
             (left, effects, owner)
         };
         drop(owner);
+        let lost = hold.loss_before_end();
         if left == 0 {
             base.counters.held_for(hold.age(now()));
+            hold.span.ended(lost);
         }
-        if hold.was_lost() {
+        if lost.is_some() {
             // Found under the mutex, where listeners could not be woken.
             hold.held.cell.signal.fire();
         }

@@ -1,8 +1,8 @@
-//! Log records, metrics, and the panics of foreign code: loggers, recorders, wakers, backends.
+//! Log lines, metrics, and the panics of foreign code: loggers, recorders, wakers, backends.
 //!
 //! A panic is caught and logged once, so that it ends no task of the library and does not reach an unrelated caller.
 //!
-//! Records of a caller are written by the caller. Those of the keeper pass through a bounded queue to the watchdog thread, since a
+//! What a caller reports is written by the caller. What the keeper does passes through a bounded queue to the watchdog thread, since a
 //! logger or a recorder may block, and the keeper must renew in time.
 
 use std::cell::OnceCell;
@@ -10,28 +10,65 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 
-use log::kv::{Key, Source, Value, VisitSource};
-use log::{Level, Log, Metadata, Record};
+use super::line::Line;
 
+/// Writes a line, if anything may want it: `target: "…", field = value, …; "text"`, or without fields `target: "…", "text"`.
+macro_rules! write_line {
+    ($level:ident, target: $target:literal, $($field:ident = $value:expr),+; $($text:tt)+) => {
+        $crate::process::report::write_line!(@ $level, $target, [$(.$field($value))+], $($text)+)
+    };
+    ($level:ident, target: $target:literal, $($text:tt)+) => {
+        $crate::process::report::write_line!(@ $level, $target, [], $($text)+)
+    };
+    (@ $level:ident, $target:literal, [$($fields:tt)*], $($text:tt)+) => {
+        if $crate::process::line::is_on(log::Level::$level) {
+            static CALLSITE: $crate::process::line::Callsite = $crate::process::line::Callsite {
+                level: log::Level::$level,
+                target: $target,
+                module: module_path!(),
+                file: file!(),
+                line: line!(),
+                #[cfg(feature = "tracing")]
+                event: |line| tracing::event!(
+                    target: $target,
+                    $crate::process::line::severity(log::Level::$level),
+                    {
+                        name = line.name,
+                        key = line.key,
+                        token = line.token,
+                        lease = line.lease.map(tracing::field::display),
+                    },
+                    "{}",
+                    line.text
+                ),
+            };
+            $crate::process::report::write(
+                &$crate::process::line::Line::new(&CALLSITE, format_args!($($text)+))$($fields)*
+            );
+        }
+    };
+}
 macro_rules! debug {
-    ($($record:tt)+) => { log::debug!(logger: $crate::process::report::Logger, $($record)+) };
+    ($($line:tt)+) => { $crate::process::report::write_line!(Debug, $($line)+) };
 }
 macro_rules! info {
-    ($($record:tt)+) => { log::info!(logger: $crate::process::report::Logger, $($record)+) };
+    ($($line:tt)+) => { $crate::process::report::write_line!(Info, $($line)+) };
 }
 macro_rules! warning {
-    ($($record:tt)+) => { log::warn!(logger: $crate::process::report::Logger, $($record)+) };
+    ($($line:tt)+) => { $crate::process::report::write_line!(Warn, $($line)+) };
 }
 macro_rules! error {
-    ($($record:tt)+) => { log::error!(logger: $crate::process::report::Logger, $($record)+) };
+    ($($line:tt)+) => { $crate::process::report::write_line!(Error, $($line)+) };
 }
-pub(crate) use {debug, error, info, warning as warn};
+pub(crate) use {debug, error, info, warning as warn, write_line};
 
 /// A kind of foreign code.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Foreign {
     Waker,
     Logger,
+    #[cfg(feature = "tracing")]
+    Subscriber,
     #[cfg(feature = "metrics")]
     Recorder,
     Backend,
@@ -44,6 +81,8 @@ impl Foreign {
         match self {
             Self::Waker => "a waker",
             Self::Logger => "the logger",
+            #[cfg(feature = "tracing")]
+            Self::Subscriber => "the tracing subscriber",
             #[cfg(feature = "metrics")]
             Self::Recorder => "the metrics recorder",
             Self::Backend => "the backend",
@@ -104,7 +143,10 @@ pub(crate) fn run(what: Foreign, job: impl FnOnce() + Send + 'static) {
         catch(what, job);
     })) {
         Ok(()) => {}
-        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => drop(DROPPED.fetch_add(1, Ordering::Relaxed)),
+        Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            catch(what, || drop(job));
+        }
     }
 }
 
@@ -116,75 +158,12 @@ pub(crate) fn report_dropped() {
     }
 }
 
-/// The process's logger, called through [`run`].
-pub(crate) struct Logger;
-
-impl Log for Logger {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        catch(Foreign::Logger, || log::logger().enabled(metadata)).unwrap_or(false)
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        let is_deferred = QUEUED.try_with(|queued| queued.get().is_some()).unwrap_or(false);
-        if is_deferred {
-            let kept = Kept::new(record);
-            run(Foreign::Logger, move || kept.log());
-        } else {
-            catch(Foreign::Logger, || log::logger().log(record));
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// An owned log record.
-struct Kept {
-    level: Level,
-    target: String,
-    text: String,
-    fields: Fields,
-}
-
-enum Field {
-    Number(u64),
-    Text(String),
-}
-
-#[derive(Default)]
-struct Fields(Vec<(String, Field)>);
-
-impl Kept {
-    fn new(record: &Record<'_>) -> Self {
-        let mut fields = Fields::default();
-        // Visiting into a list does not fail.
-        let _ = record.key_values().visit(&mut fields);
-        Self { level: record.level(), target: record.target().into(), text: record.args().to_string(), fields }
-    }
-
-    fn log(&self) {
-        let mut record = Record::builder();
-        record.level(self.level).target(&self.target).key_values(&self.fields);
-        log::logger().log(&record.args(format_args!("{}", self.text)).build());
-    }
-}
-
-impl<'kvs> VisitSource<'kvs> for Fields {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
-        let field = value.to_u64().map_or_else(|| Field::Text(value.to_string()), Field::Number);
-        self.0.push((key.to_string(), field));
-        Ok(())
-    }
-}
-
-impl Source for Fields {
-    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), log::kv::Error> {
-        for (key, field) in &self.0 {
-            let value = match field {
-                Field::Number(number) => Value::from(*number),
-                Field::Text(text) => Value::from(text.as_str()),
-            };
-            visitor.visit_pair(Key::from_str(key), value)?;
-        }
-        Ok(())
+/// Writes a line here, or has the watchdog thread write it if this one must not block.
+pub(crate) fn write(line: &Line<'_>) {
+    if QUEUED.try_with(|queued| queued.get().is_some()).unwrap_or(false) {
+        let kept = line.keep();
+        run(Foreign::Logger, move || kept.emit());
+    } else {
+        catch(Foreign::Logger, || line.emit());
     }
 }

@@ -23,3 +23,4 @@ mod registry;
 mod slow_log;
 mod smoke;
 mod surface;
+mod traces;

@@ -1,73 +1,16 @@
 //! Events are reported to the `metrics` facade.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leasehold::LockManager;
-use metrics::{
-    Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-};
+use futures::FutureExt;
+use leasehold::{LockManager, Owner};
+use support::recorder::Values;
 use support::{eventually, in_a_separate_process};
-
-/// A recorder that keeps the sum for each name with its labels.
-#[derive(Clone, Default)]
-struct Sums(Arc<Mutex<BTreeMap<String, f64>>>);
-
-struct Sum(Sums, String);
-
-impl Sums {
-    fn sum(&self, key: &Key) -> Arc<Sum> {
-        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-        Arc::new(Sum(self.clone(), format!("{} {}", key.name(), labels.join(" "))))
-    }
-
-    fn get(&self, name: &str) -> f64 {
-        self.0.lock().unwrap().get(name).copied().unwrap_or_default()
-    }
-}
-
-impl Sum {
-    fn add(&self, value: f64) {
-        *self.0.0.lock().unwrap().entry(self.1.clone()).or_default() += value;
-    }
-}
-
-impl CounterFn for Sum {
-    fn increment(&self, value: u64) {
-        self.add(value as f64);
-    }
-    fn absolute(&self, value: u64) {
-        panic!("counters count: {value}");
-    }
-}
-
-impl HistogramFn for Sum {
-    fn record(&self, value: f64) {
-        self.add(value);
-    }
-}
-
-impl Recorder for Sums {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.sum(key))
-    }
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::from_arc(self.sum(key))
-    }
-}
 
 #[test]
 fn events_are_reported() {
     in_a_separate_process!();
-    let sums = Sums::default();
-    metrics::set_global_recorder(sums.clone()).unwrap();
+    let values = Values::install();
     let manager = LockManager::builder().name("shop").build().wait().unwrap();
     let guard = manager.lock("k").wait().unwrap();
     let other = std::thread::scope(|scope| {
@@ -81,15 +24,72 @@ fn events_are_reported() {
     futures::executor::block_on(evicted.lost());
     drop(evicted);
     manager.close().wait().unwrap();
-    for (name, sum) in [
+    for (name, value) in [
         ("leasehold_acquired_total name=shop", 2.0),
         ("leasehold_timeouts_total name=shop", 1.0),
         ("leasehold_released_total name=shop", 1.0),
         ("leasehold_lost_total name=shop cause=revoked", 1.0),
     ] {
         // Events of the keeper are reported by the watchdog thread.
-        eventually(name, || (sums.get(name) == sum).then_some(()));
+        eventually(name, || (values.get(name) == value).then_some(()));
     }
-    assert!(sums.get("leasehold_hold_seconds name=shop") >= 0.03);
-    assert!(sums.get("leasehold_wait_seconds name=shop") < 0.03);
+    assert!(values.get("leasehold_hold_seconds name=shop") >= 0.03);
+    assert!(values.get("leasehold_wait_seconds name=shop") < 0.03);
+    let described = values.described();
+    for name in values.names() {
+        assert!(described.contains_key(&name), "{name} is not described");
+    }
+}
+
+#[test]
+fn holds_and_waits_are_gauges() {
+    in_a_separate_process!();
+    let values = Values::install();
+    let manager = LockManager::builder().name("shop").build().wait().unwrap();
+    let gauges = || ["held", "waiting"].map(|gauge| values.get(&format!("leasehold_{gauge} name=shop")));
+    let lock = |key: &str| manager.lock(key).owner(&Owner::new());
+    let owner = Owner::new();
+    let (first, other) = (lock("k").owner(&owner).wait().unwrap(), lock("other").wait().unwrap());
+    assert_eq!(gauges(), [2.0, 0.0]);
+    let again = lock("k").owner(&owner).wait().unwrap();
+    assert_eq!(gauges(), [2.0, 0.0], "a reentrant acquire is no hold");
+    drop(other);
+    let (mut next, mut dropped) = (lock("k").into_future(), lock("k").into_future());
+    assert!((&mut next).now_or_never().is_none() && (&mut dropped).now_or_never().is_none());
+    assert!((&mut next).now_or_never().is_none());
+    assert_eq!(gauges(), [1.0, 2.0]);
+    drop(dropped);
+    assert_eq!(gauges(), [1.0, 1.0]);
+    drop((first, again));
+    let next = next.now_or_never().unwrap().unwrap();
+    assert_eq!(gauges(), [1.0, 0.0], "it was handed over");
+    drop(next);
+    assert_eq!(gauges(), [0.0, 0.0]);
+}
+
+/// The table of the documentation: name, kind and unit in each row.
+fn table() -> Vec<[String; 3]> {
+    let rows = include_str!("../../docs/configuration.md").lines().filter(|line| line.starts_with("| `leasehold_"));
+    let cells = |row: &str| row.split('|').map(|cell| cell.trim_matches([' ', '`']).to_owned()).collect::<Vec<_>>();
+    rows.map(|row| [1, 2, 3].map(|cell| cells(row)[cell].clone())).collect()
+}
+
+#[test]
+fn the_table_of_metrics_is_that_of_their_descriptions() {
+    in_a_separate_process!();
+    let values = Values::install();
+    drop(LockManager::memory());
+    let mut described: Vec<_> = values
+        .described()
+        .into_iter()
+        .map(|(name, description)| {
+            assert!(!description.text.is_empty(), "{name}");
+            let unit = description.unit.unwrap_or_else(|| panic!("{name} has no unit"));
+            [name, description.kind.to_owned(), unit.as_str().to_owned()]
+        })
+        .collect();
+    described.sort();
+    let mut table = table();
+    table.sort();
+    assert_eq!(table, described);
 }

@@ -16,6 +16,7 @@ pub mod history;
 pub mod island;
 pub mod logs;
 pub mod program;
+pub mod recorder;
 #[cfg(feature = "redis")]
 pub mod replication;
 #[cfg(feature = "redis")]

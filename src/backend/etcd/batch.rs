@@ -25,6 +25,7 @@ use super::releases::{Carried, Due, Sent};
 use super::slots;
 use super::txn::{self, Answer, Outcome, PutClaim, Record};
 use crate::backend::{AttemptId, BackendError, ErrorKind, LeaseId, Result};
+use crate::process::facade;
 
 /// The maximum number of requests in flight. Of 2, 3 and 4, 3 was the fastest with 64 tasks.
 const LANES: usize = 3;
@@ -310,6 +311,7 @@ impl Inner {
             let members: Vec<_> = part.iter().map(|queued| &queued.member).collect();
             let limit = self.connection.patience(self.connection.timeout());
             let request = together(&members, || self.connection.guards().are_due());
+            facade::sent_together("etcd", members.len());
             match self.connection.txn_here(limit, request).await {
                 Ok(answer) => {
                     let mut answers = split(answer, &members).into_iter();

@@ -23,6 +23,7 @@ use super::tls::{Loaded, Tls};
 use super::{error, proxy};
 use crate::backend::backoff::Backoff;
 use crate::backend::{Account, BackendError, ErrorKind, LeaseId, Result};
+use crate::process::facade;
 
 /// The interval of HTTP/2 pings. The server closes a connection that pings more often than every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
@@ -160,6 +161,7 @@ impl Endpoints {
                         *endpoints.clients.write() = Clients::new(client);
                         endpoints.index.store(index, Ordering::Release);
                         endpoints.generations.send_modify(|generations| *generations += 1);
+                        facade::reconnected("etcd");
                     }
                     Err(error) => {
                         crate::process::report::debug!(target: "leasehold::etcd", "not connected again: {error}")

@@ -35,6 +35,7 @@ use super::waiting::Requests;
 use crate::backend::backoff::Backoff;
 use crate::backend::health::Health;
 use crate::backend::{BackendError, Clock, Completion, ErrorKind, Result, Timestamp, Wait};
+use crate::process::facade;
 use crate::process::report::debug;
 
 /// How often an idle connection is checked by a `PING`.
@@ -235,6 +236,7 @@ impl Batch {
             connection = self.reopen(&connector, connection.generation, &mut backoff).await;
             self.reconnects.fetch_add(1, Ordering::Release);
             debug!(target: "leasehold::redis", "connected again to redis at {}", self.server());
+            facade::reconnected("redis");
             self.connected();
         }
     }
@@ -362,6 +364,9 @@ impl Batch {
                 continue;
             }
             let mut calls = self.requests.take(kind, self.clock.now());
+            if !calls.is_empty() && matches!(kind, Kind::Acquire | Kind::Release) {
+                facade::sent_together("redis", calls.iter().map(Vec::len).sum());
+            }
             let (number, call, sent) = match calls.len() {
                 0 => continue,
                 1 => self.script(kind, By::Hash, calls.remove(0)),

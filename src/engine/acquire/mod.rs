@@ -16,6 +16,7 @@ use super::sessions::LeaseFor;
 use super::{EngineHandle, Entry, RequestOptions, Share};
 use crate::arbiter::Decision;
 use crate::backend::Wait;
+use crate::engine::spans::WaitSpan;
 use crate::error::{LockError, Result};
 use crate::lease::LeaseCell;
 use crate::process::foreign::{self, CatchingWaker};
@@ -27,6 +28,9 @@ pub(crate) struct Acquisition {
     engine: Arc<EngineHandle>,
     state: State,
     catching: CatchingWaker,
+    span: WaitSpan,
+    /// Whether it is counted as waiting.
+    waits: bool,
 }
 
 enum State {
@@ -51,14 +55,15 @@ impl Acquisition {
         options: RequestOptions,
         wait: Wait,
     ) -> Self {
-        Self { engine, state: State::Start(Start { entry, options, wait }), catching: CatchingWaker::default() }
+        let (state, catching) = (State::Start(Start { entry, options, wait }), CatchingWaker::default());
+        Self { engine, state, catching, span: WaitSpan::NONE, waits: false }
     }
 
     fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Acquired> {
         if let State::Start(..) = self.state
             && let State::Start(start) = std::mem::replace(&mut self.state, State::Done)
         {
-            match start.poll(&self.engine, cx, &mut self.catching) {
+            match start.poll(&self.engine, cx, &mut self.catching, &mut self.span) {
                 Ok(Started::Done(share)) => return Poll::Ready(Ok(share)),
                 Ok(Started::Claiming(attempt, waiter)) => {
                     self.state = State::Claiming(attempt, waiter);
@@ -91,13 +96,33 @@ impl Acquisition {
         }
         polled
     }
+
+    /// Counts the wait, and ends its span.
+    fn observe(&mut self, polled: &Poll<Acquired>) {
+        let is_pending = polled.is_pending();
+        if std::mem::replace(&mut self.waits, is_pending) != is_pending {
+            let counters = &self.engine.base.counters;
+            if is_pending { counters.wait_begun() } else { counters.wait_ended() }
+        }
+        match polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(Some(share))) => {
+                let hold = share.hold();
+                self.span.acquired(&hold.span, hold.held.grant.mode, hold.token);
+            }
+            Poll::Ready(Ok(None)) => self.span.ended("busy"),
+            Poll::Ready(Err(error)) => self.span.ended(error.code()),
+        }
+    }
 }
 
 impl Future for Acquisition {
     type Output = Acquired;
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Acquired> {
         let this = self.get_mut();
-        wakers::cooperate(cx, |cx| this.advance(cx))
+        let polled = wakers::cooperate(cx, |cx| this.advance(cx));
+        this.observe(&polled);
+        polled
     }
 }
 
@@ -106,6 +131,9 @@ impl Drop for Acquisition {
         if self.engine.base.is_forked() {
             // The parent's wait is not ended here: in a forked child a mutex that it needs may stay locked for ever.
             std::mem::forget(std::mem::replace(&mut self.state, State::Done));
+            self.span.forget();
+        } else if self.waits {
+            self.engine.base.counters.wait_ended();
         }
     }
 }
@@ -119,11 +147,18 @@ enum Started {
 
 impl Start {
     /// Derives the owner, asks the arbiter, and claims if the arbiter says so.
-    fn poll(self, engine: &Arc<EngineHandle>, cx: &mut Context<'_>, catching: &mut CatchingWaker) -> Result<Started> {
+    fn poll(
+        self,
+        engine: &Arc<EngineHandle>,
+        cx: &mut Context<'_>,
+        catching: &mut CatchingWaker,
+        span: &mut WaitSpan,
+    ) -> Result<Started> {
         let Self { entry, options, wait } = self;
         let entry = entry?;
         let base = &engine.base;
         base.check_open(Some(&entry.key), "lock")?;
+        *span = WaitSpan::begin(&base.defaults.name, &entry.key, options.terms.mode);
         let now = base.now();
         let (owner, decision, effects, nudge) = {
             let caller = options.caller(&base.defaults, cx);

@@ -433,7 +433,7 @@ pub(super) fn count_acquired(share: &Share, asked: Timestamp, now: Timestamp) {
     base.counters.acquired_after(now.since(asked));
     let (name, key) = (base.name(), held.key.as_ref());
     debug!(
-        target: "leasehold", name = name, key = key, token = token, lease:% = held.cell.id();
+        target: "leasehold", name = name, key = key, token = token, lease = &held.cell.id();
         "{name}: lock {key:?} acquired (token {token})"
     );
 }

@@ -1,14 +1,20 @@
 //! [`Stats`]: the counters of a manager.
 
+#[cfg(feature = "metrics")]
+mod gauge;
 mod histogram;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "metrics")]
+use self::gauge::Gauge;
 pub use self::histogram::Histogram;
 use self::histogram::Recorder;
 use crate::info::Loss;
+#[cfg(feature = "metrics")]
+use crate::process::facade;
 #[cfg(feature = "metrics")]
 use crate::process::report::{self, Foreign};
 
@@ -75,6 +81,10 @@ pub(crate) struct Counters {
     max_hold: AtomicU64,
     wait_times: Recorder,
     hold_times: Recorder,
+    #[cfg(feature = "metrics")]
+    held: Arc<Gauge>,
+    #[cfg(feature = "metrics")]
+    waiting: Arc<Gauge>,
 }
 
 fn count(counter: &AtomicU64) {
@@ -105,7 +115,13 @@ macro_rules! emit_time {
 
 impl Counters {
     pub(super) fn new(name: Arc<str>) -> Self {
+        #[cfg(feature = "metrics")]
+        facade::describe();
         Self {
+            #[cfg(feature = "metrics")]
+            held: Gauge::new("leasehold_held", name.clone()),
+            #[cfg(feature = "metrics")]
+            waiting: Gauge::new("leasehold_waiting", name.clone()),
             name,
             acquired: AtomicU64::new(0),
             released: AtomicU64::new(0),
@@ -126,11 +142,27 @@ impl Counters {
         self.wait_times.record(wait);
         emit_count!(self, "leasehold_acquired_total");
         emit_time!(self, "leasehold_wait_seconds", wait);
+        #[cfg(feature = "metrics")]
+        self.held.increment();
     }
 
     pub(crate) fn held_for(&self, time: Duration) {
         self.hold_times.record(time);
         emit_time!(self, "leasehold_hold_seconds", time);
+        #[cfg(feature = "metrics")]
+        self.held.decrement();
+    }
+
+    /// An acquire waits from now on.
+    pub(super) fn wait_begun(&self) {
+        #[cfg(feature = "metrics")]
+        self.waiting.increment();
+    }
+
+    /// It waits no longer.
+    pub(super) fn wait_ended(&self) {
+        #[cfg(feature = "metrics")]
+        self.waiting.decrement();
     }
 
     pub(super) fn released(&self) {

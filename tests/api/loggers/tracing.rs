@@ -1,4 +1,4 @@
-//! tracing-subscriber prints no fields of records from `log`.
+//! tracing-subscriber prints lines as the events that they are.
 
 use support::in_a_separate_process;
 
@@ -10,7 +10,7 @@ fn a_line_of_tracing_names_the_lock() {
     let printed = Printed::default();
     let writer = printed.clone();
     let builder = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
-    // init() takes the records of `log` as well.
+    // init() takes the records of `log` as well, so that each line could come twice.
     builder.with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG).init();
     a_life(&printed);
 }
