@@ -62,7 +62,9 @@ cli_tests!(etcd: support::etcd::Etcd);
 cli_tests!(redis: support::redis::Redis);
 
 pub(super) fn command(url: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program::command_line());
+    // Resets signals that this process ignores, as in the background of a script.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(program::command_line());
     command.env("LEASEHOLD_URL", url).args(arguments).stdin(Stdio::null());
     command
 }
@@ -596,7 +598,7 @@ fn man_pages_describe_the_commands() {
     let mut names: Vec<_> =
         std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    let commands = ["-completions", "-force-unlock", "-ls", "-man", "-run", "-watch", "-who", ""];
+    let commands = ["-completions", "-doctor", "-force-unlock", "-ls", "-man", "-run", "-watch", "-who", ""];
     assert_eq!(names, commands.map(|command| format!("leasehold{command}.1")));
     for name in names {
         let page = std::fs::read_to_string(directory.join(&name)).unwrap();

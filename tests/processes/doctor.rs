@@ -45,6 +45,6 @@ fn the_status_says_whether_something_is_wrong_and_the_last_row_is_the_ttl() {
     );
     let json: Value = serde_json::from_slice(&doctor(&redis.url(), &["--json"]).stdout).unwrap();
     assert_eq!(json["level"], "wrong");
-    assert_eq!(doctor("redis://host/path", &[]).status.code(), Some(123));
+    assert_eq!(doctor("redis://host/path", &[]).status.code(), Some(125));
     assert_eq!(doctor(&redis.url(), &["--what"]).status.code(), Some(125));
 }
