@@ -9,8 +9,8 @@ use crate::finding::{Finding, Findings};
 /// The longest time to wait for one answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The longest time to ask one server.
-pub(crate) const WHOLE: Duration = Duration::from_secs(15);
+/// The longest time to ask one server: some hundred questions, one after the other, also over a slow network.
+pub(crate) const WHOLE: Duration = Duration::from_secs(60);
 
 /// How many round trips are measured, and for how long.
 pub(crate) const ROUND_TRIPS: usize = 100;

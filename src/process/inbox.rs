@@ -49,6 +49,14 @@ impl Inbox {
     pub(crate) fn deliver(&self) {
         (self.deliver)();
     }
+
+    /// Has the keeper read again.
+    fn hand_back(&self) {
+        self.source.notify_keeper(epoll::EventFlags::IN);
+        // ⚠ What has arrived before need not be noticed by it: the kernel notifies of it only if the FIFO is not in the instance's list of
+        // what is ready, where it stays from the first notification on, since nobody reads that list.
+        self.deliver();
+    }
 }
 
 impl fmt::Debug for Inbox {
@@ -119,7 +127,7 @@ impl Bell {
             if has_messages {
                 inbox.deliver();
             }
-            inbox.source.notify_keeper(epoll::EventFlags::IN);
+            inbox.hand_back();
         }
         inbox.is_attended.store(false, Ordering::Release);
         true
@@ -177,6 +185,37 @@ mod tests {
             }
         });
         assert_eq!((received.load(Ordering::SeqCst), woken.load(Ordering::SeqCst)), (ROUNDS / 2, ROUNDS / 2));
+    }
+
+    #[test]
+    fn a_message_that_arrives_before_the_keeper_reads_again_is_delivered() {
+        let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+        let (delivered, source) = (Arc::new(AtomicUsize::new(0)), Arc::new(Source::new(reader).unwrap()));
+        let (count, from) = (delivered.clone(), source.clone());
+        let inbox = Inbox::new(source.clone(), move || {
+            count.fetch_add(read(&from.fifo, &mut [0; 64]).unwrap_or(0), Ordering::SeqCst);
+        });
+        // The keeper's own instance, which is notified of changes.
+        let keeper = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&keeper, &source.for_keeper, epoll::EventData::new_u64(0), flags).unwrap();
+        let is_notified = || {
+            let mut events = Vec::with_capacity(1);
+            let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+            epoll::wait(&keeper, rustix::buffer::spare_capacity(&mut events), Some(&now)).unwrap() > 0
+        };
+        for round in 1..=3 {
+            write(&writer, &[0]).unwrap();
+            assert!(is_notified());
+            inbox.deliver();
+            source.notify_keeper(epoll::EventFlags::empty());
+            write(&writer, &[0]).unwrap();
+            assert!(!is_notified(), "a thread reads it");
+            inbox.hand_back();
+            assert!(is_notified() || delivered.load(Ordering::SeqCst) == 2 * round, "round {round}");
+            inbox.deliver();
+            assert_eq!(delivered.load(Ordering::SeqCst), 2 * round);
+        }
     }
 
     #[test]

@@ -103,7 +103,9 @@ fn the_rights_that_a_user_lacks_are_named() {
     assert_found(&wrong(&url("joe:joes-secret", "other/")), "rights", &["list locks"]);
     assert_found(&wrong(&url("joe:wr0ng-secret", "p/")), "connection", &["authentication failed", "password"]);
     let nobody = wrong(&format!("{}?prefix=p/", etcd.url()));
-    assert_found(&nobody, "rights", &["user name is empty"]);
+    assert_found(&nobody, "rights", &["user name is empty", "Name a user and a password in the URL"]);
+    let notes = found(&format!("{}?prefix=p/", etcd.url()), Level::Note);
+    assert!(!notes.iter().any(|note| note.contains("authentication is off")), "{notes:#?}");
     for finding in seen.iter().chain(&nobody) {
         assert!(!finding.contains("secret"), "{finding}");
     }

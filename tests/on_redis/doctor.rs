@@ -161,6 +161,7 @@ fn each_node_of_a_cluster_is_examined() {
     assert!(wrong(&url).is_empty());
 
     // What an account lacks at one node only, a replica even.
+    cluster.wait_until_listed();
     let replica = &cluster.nodes()[4];
     replica.cli(&["ACL", "SETUSER", "locker", "-zadd"]);
     let found = wrong(&url);
@@ -202,4 +203,34 @@ fn sentinels_and_what_they_watch_are_examined() {
     assert_found(&wrong(&watched.url()), "connection", &[&format!("sentinel {dead}")]);
     watched.sentinels[2].kill();
     assert_found(&wrong(&watched.url()), "sentinels", &["1 of 3 answer"]);
+}
+
+#[test]
+fn a_lock_that_disappears_is_a_finding_and_a_long_ttl_is_not_tried() {
+    let redis = Redis::start();
+    let url = format!("{}?ttl=1d&max_hold=1s", redis.url());
+    let examined = std::thread::spawn(move || leasehold::doctor::examine(&url).wait().unwrap());
+    let mut longest = 0;
+    while !examined.is_finished() {
+        for key in redis.keys("lock:leasehold-doctor-*") {
+            longest = longest.max(redis.cli(&["PTTL", &key]).parse::<i64>().unwrap());
+        }
+    }
+    let report = examined.join().unwrap();
+    assert!(report.level() < Level::Wrong, "{report:?}");
+    assert!(longest <= 10_000, "{longest} ms");
+    // As on a server that evicts keys, or is flushed.
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                redis.cli(&["FLUSHALL"]);
+            }
+        });
+        // An examination may pass between two of them.
+        let is_found = || wrong(&redis.url()).iter().any(|finding| finding.starts_with("locks ")).then_some(());
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| support::eventually("a loss", is_found)));
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        found.unwrap();
+    });
 }

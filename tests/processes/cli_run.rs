@@ -157,8 +157,11 @@ fn lingering(url: &str, key: &str) -> (Running, impl FnMut() -> String + use<>) 
 }
 
 fn a_signal_ends_the_hold_after_the_command(url: &str) {
-    for signal in [Signal::TERM, Signal::INT, Signal::USR1] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let (running, mut said) = lingering(url, "run/signal");
+        // It asks for something that depends on the command.
+        running.send(Signal::USR1);
+        assert!(is_held(url, "run/signal"));
         running.send(signal);
         assert_eq!(said(), "leasehold: run/signal: released");
         assert_eq!(status(running), 3);

@@ -92,6 +92,17 @@ impl RedisCluster {
         }
     }
 
+    /// Waits until each node lists all nodes among those of the slots. A replica is listed once the others know that it has received
+    /// something.
+    pub fn wait_until_listed(&self) {
+        let lists = |node: &Redis, other: &Redis| {
+            let port = other.address().port().to_string();
+            node.cli(&["CLUSTER", "SLOTS"]).lines().any(|line| line == port)
+        };
+        let all_list = |other: &Redis| self.nodes.iter().all(|node| lists(node, other));
+        eventually("all nodes are listed", || self.nodes.iter().all(all_list).then_some(()));
+    }
+
     /// The URL for a manager.
     pub fn url(&self) -> String {
         let nodes: Vec<_> = self.nodes.iter().map(|node| node.address().to_string()).collect();

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use leasehold::Printable;
 use leasehold::doctor::{Finding, Level, Report, examine};
-use serde_json::json;
 
 use super::exit::{Ended, print};
+use super::json;
 
 const COLUMNS: [&str; 4] = ["LEVEL", "CHECK", "WHERE", "FOUND"];
 
 pub(crate) async fn report(url: &str, json: bool) -> Ended {
     let report = examine(url).await?;
-    print(if json { serde_json::to_string_pretty(&as_json(&report))? } else { table(&report.findings) })?;
+    print(if json { json::pretty(&as_json(&report))? } else { table(&report.findings) })?;
     Ok(u8::from(report.level() == Level::Wrong))
 }
 
 fn as_json(report: &Report) -> serde_json::Value {
     let millis = |ttl: Duration| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-    json!({
+    serde_json::json!({
         "level": report.level(),
         "findings": report.findings,
         "minimum_ttl_ms": report.minimum_ttl.map(millis),

@@ -71,8 +71,10 @@ async fn command(args: Args) -> Ended {
         say(format_args!("no server: set --url or {URL}"));
         return Ok(USAGE);
     };
-    if args.verbose {
-        say(format_args!("the locks are at {}", Printable(&url::without_account(&url))));
+    if args.verbose
+        && let Some(place) = url::without_account(&url)
+    {
+        say(format_args!("the locks are at {}", Printable(&place)));
     }
     if let Command::Doctor = args.command {
         return doctor::report(&url, args.json).await;

@@ -126,7 +126,7 @@ impl Job<'_> {
         Child::start(&mut command)
     }
 
-    /// Holds the lock until `--at-least` has passed since it was acquired, or a signal arrives. Returns false if it is lost by then.
+    /// Holds the lock until `--at-least` has passed since it was acquired, or a signal asks to end. Returns false if it is lost by then.
     async fn linger(&self, guard: &LockGuard, acquired: Instant, signals: &mut Signals) -> bool {
         let rest = self.args.at_least.unwrap_or_default().saturating_sub(acquired.elapsed());
         if rest.is_zero() {
@@ -139,7 +139,7 @@ impl Job<'_> {
                 say(format_args!("{}: the lock is lost ({cause}), after the command has ended", Printable(&self.args.key)));
                 false
             }
-            _ = signals.next() => true,
+            () = signals.end() => true,
             () = tokio::time::sleep(rest) => true,
         }
     }

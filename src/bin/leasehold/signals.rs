@@ -56,6 +56,11 @@ impl Signals {
             None => std::future::pending().await,
         }
     }
+
+    /// Waits for a signal that asks for an end.
+    pub(crate) async fn end(&mut self) {
+        while !self.next().await.asks_to_end() {}
+    }
 }
 
 /// The set of ignored signals, as a bit mask. Only Linux reports it.

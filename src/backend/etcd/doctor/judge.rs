@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::limits::OPERATIONS;
-use super::facts::{Endpoint, Need, Status, Store, Tried};
+use super::facts::{Endpoint, Need, Status, Store};
+use crate::backend::ErrorKind;
 use crate::backend::examination::{Demand, judge_failure, text};
-use crate::backend::{BackendError, ErrorKind};
 use crate::finding::Findings;
 
 /// A leader election takes one to three seconds where the shortest lease is two: with this TTL holders do not notice it.
@@ -108,8 +108,8 @@ pub(super) fn store(store: &Store, endpoints: &[Endpoint], purpose: Purpose<'_>,
     compaction(store, findings);
     operations(store, findings);
     lease(store, purpose.ttl, findings);
-    rights(store, purpose.prefix, findings);
-    account(endpoints, purpose.has_account, findings);
+    rights(store, purpose, findings);
+    account(store, endpoints, purpose.has_account, findings);
 }
 
 fn members(store: &Store, endpoints: &[Endpoint], findings: &mut Findings) {
@@ -198,7 +198,8 @@ fn lease(store: &Store, ttl: Duration, findings: &mut Findings) {
     }
 }
 
-fn rights(store: &Store, prefix: &str, findings: &mut Findings) {
+fn rights(store: &Store, purpose: Purpose<'_>, findings: &mut Findings) {
+    let prefix = purpose.prefix;
     let refused: Vec<_> = store.tried.iter().filter_map(|tried| Some((tried, tried.refusal.as_ref()?))).collect();
     let Some((_, error)) = refused.first() else {
         if !store.tried.is_empty() && store.failure.is_none() {
@@ -206,22 +207,28 @@ fn rights(store: &Store, prefix: &str, findings: &mut Findings) {
         }
         return;
     };
-    let is_denied = |(_, error): &(&Tried, &BackendError)| error.kind() == ErrorKind::Denied;
     let what: Vec<_> = refused.iter().map(|(tried, _)| tried.what).collect();
     let found = format!("refused: {}: {}", what.join(", "), text(error));
     let advice = match refused.iter().any(|(tried, _)| tried.need == Need::Write) {
+        _ if !purpose.has_account => "Name a user and a password in the URL: the server asks for them.".to_owned(),
         true => format!("etcdctl role grant-permission <role> --prefix=true readwrite {prefix:?}"),
         false => format!("etcdctl role grant-permission <role> --prefix=true read {prefix:?}"),
     };
-    if refused.iter().any(is_denied) {
+    if has_denied(store) {
         findings.wrong("rights", found, advice);
     } else {
         findings.wrong("requests", found, "Correct what the server refuses.");
     }
 }
 
-fn account(endpoints: &[Endpoint], has_account: bool, findings: &mut Findings) {
-    let is_open = endpoints.iter().any(|endpoint| endpoint.is_open && endpoint.status.is_some());
+/// Whether a request was denied, as only a server with authentication does.
+fn has_denied(store: &Store) -> bool {
+    let mut refusals = store.tried.iter().filter_map(|tried| tried.refusal.as_ref());
+    refusals.any(|error| error.kind() == ErrorKind::Denied)
+}
+
+fn account(store: &Store, endpoints: &[Endpoint], has_account: bool, findings: &mut Findings) {
+    let is_open = !has_denied(store) && endpoints.iter().any(|endpoint| endpoint.is_open && endpoint.status.is_some());
     if is_open {
         let found =
             if has_account { "authentication is off: the password is not asked for" } else { "authentication is off" };
