@@ -78,4 +78,22 @@ impl Findings {
     pub(crate) fn into_list(self) -> Vec<Finding> {
         self.list
     }
+
+    /// What is not as it should be, in a test.
+    #[cfg(test)]
+    pub(crate) fn faults(self) -> Vec<Finding> {
+        let list = self.list;
+        assert!(list.iter().all(|finding| (finding.level == Level::Ok) == finding.advice.is_none()), "{list:#?}");
+        list.into_iter().filter(|finding| finding.level > Level::Ok).collect()
+    }
+}
+
+/// Checks in a test that there is this fault and no other, and that it says this.
+#[cfg(all(test, any(feature = "etcd", feature = "redis")))]
+pub(crate) fn assert_only(found: &[Finding], check: &str, level: Level, text: &str) {
+    let says_it = |finding: &Finding| {
+        let said = format!("{} {}", finding.found, finding.advice.clone().unwrap_or_default());
+        finding.check == check && finding.level == level && said.contains(text)
+    };
+    assert!(found.len() == 1 && found.iter().all(says_it), "{check} {text:?}: {found:#?}");
 }

@@ -16,6 +16,17 @@ pub enum Mode {
     Shared,
 }
 
+#[cfg(any(feature = "etcd", feature = "tracing"))]
+impl Mode {
+    /// The mode in a word, for records and spans.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Exclusive => "exclusive",
+            Self::Shared => "shared",
+        }
+    }
+}
+
 /// The program that holds a lock, as it described itself on the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

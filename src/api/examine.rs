@@ -72,8 +72,8 @@ async fn try_locks(url: &str, ttl: Duration, findings: &mut Findings) -> Result<
 
 /// Does with a lock of its own what programs do with theirs, by two managers that contend like two processes.
 async fn lock(url: &str, ttl: Duration) -> Result<Duration> {
-    let builder = || LockManagerBuilder::default().url(url).name("leasehold-doctor").ttl(ttl).max_hold(MAX_HOLD);
-    let connect = || builder().build();
+    let connect =
+        || LockManagerBuilder::default().url(url).name("leasehold-doctor").ttl(ttl).max_hold(MAX_HOLD).build();
     let (one, other) = (connect().await?, connect().await?);
     let key = format!("leasehold-doctor-{:016x}", rand::random::<u64>());
     let begun = Instant::now();

@@ -1,36 +1,11 @@
 //! What `leasehold doctor` finds: nothing wrong with servers as they should be, and each fault of others.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use leasehold::doctor::{Level, Report, examine};
+use leasehold::doctor::Level;
+use support::doctor::{assert_found, found, report, wrong};
 use support::etcd::{Cluster, Etcd};
-use support::{PATIENCE, eventually};
-
-fn report(url: &str) -> Report {
-    let begun = Instant::now();
-    let report = examine(url).wait().unwrap();
-    assert!(begun.elapsed() < 2 * PATIENCE, "it took {:?}", begun.elapsed());
-    for finding in &report.findings {
-        println!("{:?} {} {}: {} {:?}", finding.level, finding.check, finding.at, finding.found, finding.advice);
-    }
-    report
-}
-
-/// The findings of this level, each as check, server, text and advice.
-fn found(url: &str, level: Level) -> Vec<String> {
-    let found = report(url).findings.into_iter().filter(|finding| finding.level == level);
-    found.map(|it| format!("{} {} {} {}", it.check, it.at, it.found, it.advice.unwrap_or_default())).collect()
-}
-
-fn wrong(url: &str) -> Vec<String> {
-    found(url, Level::Wrong)
-}
-
-/// Checks that one of the findings begins with the check, and has all of these texts.
-fn assert_found(findings: &[String], check: &str, texts: &[&str]) {
-    let is_it = |finding: &String| finding.starts_with(check) && texts.iter().all(|text| finding.contains(text));
-    assert!(findings.iter().any(is_it), "{check} {texts:?}: {findings:#?}");
-}
+use support::eventually;
 
 #[test]
 fn a_sound_server_is_found_sound_and_nothing_is_left_there() {

@@ -1,34 +1,12 @@
 //! What `leasehold doctor` finds: nothing wrong with servers as they should be, and each fault of others.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use leasehold::doctor::{Level, Report, examine};
-use support::PATIENCE;
+use leasehold::doctor::{Level, examine};
 use support::clusters::RedisCluster;
+use support::doctor::{assert_found, report, wrong};
 use support::redis::Redis;
 use support::sentinels::Watched;
-
-fn report(url: &str) -> Report {
-    let begun = Instant::now();
-    let report = examine(url).wait().unwrap();
-    assert!(begun.elapsed() < 2 * PATIENCE, "it took {:?}", begun.elapsed());
-    for finding in &report.findings {
-        println!("{:?} {} {}: {} {:?}", finding.level, finding.check, finding.at, finding.found, finding.advice);
-    }
-    report
-}
-
-/// The findings that something is wrong, each as check, server, text and advice.
-fn wrong(url: &str) -> Vec<String> {
-    let wrong = report(url).findings.into_iter().filter(|finding| finding.level == Level::Wrong);
-    wrong.map(|it| format!("{} {} {} {}", it.check, it.at, it.found, it.advice.unwrap_or_default())).collect()
-}
-
-/// Checks that one of the findings begins with the check, and has all of these texts.
-fn assert_found(findings: &[String], check: &str, texts: &[&str]) {
-    let is_it = |finding: &&String| finding.starts_with(check) && texts.iter().all(|text| finding.contains(text));
-    assert!(findings.iter().any(|finding| is_it(&finding)), "{check} {texts:?}: {findings:#?}");
-}
 
 /// Makes the documented account, with these rights as well, and returns the URL with it.
 fn account(servers: &[&Redis], more: &[&str], url: &str) -> String {
@@ -209,7 +187,7 @@ fn sentinels_and_what_they_watch_are_examined() {
 fn a_lock_that_disappears_is_a_finding_and_a_long_ttl_is_not_tried() {
     let redis = Redis::start();
     let url = format!("{}?ttl=1d&max_hold=1s", redis.url());
-    let examined = std::thread::spawn(move || leasehold::doctor::examine(&url).wait().unwrap());
+    let examined = std::thread::spawn(move || examine(&url).wait().unwrap());
     let mut longest = 0;
     while !examined.is_finished() {
         for key in redis.keys("lock:leasehold-doctor-*") {

@@ -9,6 +9,8 @@ pub mod child;
 pub mod clusters;
 pub mod coordination;
 pub mod crowd;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub mod doctor;
 pub mod drivers;
 #[cfg(feature = "etcd")]
 pub mod grpc;

@@ -123,7 +123,7 @@ impl Writer {
             host: cut(&holder.host),
             pid: holder.pid,
             manager: self.manager.clone(),
-            mode: if mode == Mode::Shared { "shared" } else { "exclusive" }.into(),
+            mode: mode.word().into(),
             asked_at: 0,
             value: None,
         };

@@ -15,7 +15,7 @@ use super::keys::Keys;
 use super::leases::{Leases, OwnLease};
 use super::locks::Sees;
 use super::peers::{Peer, Peers};
-use super::queue::{Before, join, look, look_from_end};
+use super::queue::{Before, join, look};
 use super::site::Sites;
 use super::ticket::{Place, micros};
 use super::waits::Waits;
@@ -107,7 +107,7 @@ impl Acquirer {
         if !state.has_name {
             return Ok(Turn::Moves);
         }
-        match look_from_end(file, peers, claim.mode, state)? {
+        match look(file, peers, Place::at(i64::MAX), claim.mode, state)? {
             Before::Nothing => {}
             before => return Ok(Turn::Waits(before)),
         }

@@ -81,8 +81,3 @@ pub(super) fn look(key: &KeyFile, peers: &Peers, place: Place, mode: Mode, state
         end = found.place.byte();
     }
 }
-
-/// Looks for what a claim of this mode would find before it if it joined now. Changes nothing.
-pub(super) fn look_from_end(key: &KeyFile, peers: &Peers, mode: Mode, state: KeyState) -> Result<Before> {
-    look(key, peers, Place::at(i64::MAX), mode, state)
-}

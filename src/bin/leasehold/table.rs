@@ -52,7 +52,7 @@ impl Row {
         if values.is_empty() { names } else { format!("{names}: {}", Printable(&values.join(", "))) }
     }
 
-    /// Who holds the lock, since when, and how many wait, of which the one that is told so is one.
+    /// The holders, the time of the grant, and the number of waiters. The reader of this waits, so there is at least one.
     pub(super) fn held(&self) -> String {
         let since = self.since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
         let mode = if self.mode == Mode::Shared { format!(" ({})", self.mode()) } else { String::new() };

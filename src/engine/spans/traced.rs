@@ -37,7 +37,7 @@ impl WaitSpan {
         }
         let (name, key) = (name.clone(), key.clone());
         Self(catch(Foreign::Subscriber, || {
-            let (name_text, key_text, mode) = (&*name, &*key, text(mode));
+            let (name_text, key_text, mode) = (&*name, &*key, mode.word());
             let span = debug_span!(
                 target: "leasehold", "leasehold.wait",
                 name = name_text, key = key_text, mode, waited = Empty, outcome = Empty
@@ -101,7 +101,7 @@ impl HoldSpan {
         if is_first {
             // The share that has just been acquired keeps the hold from ending meanwhile.
             let span = catch(Foreign::Subscriber, || {
-                let (name, key, mode, token) = (&*wait.name, &*wait.key, text(mode), token.get());
+                let (name, key, mode, token) = (&*wait.name, &*wait.key, mode.word(), token.get());
                 debug_span!(
                     target: "leasehold", parent: &wait.caller, "leasehold.hold", name, key, mode, token, lost = Empty
                 )
@@ -124,12 +124,5 @@ impl HoldSpan {
     /// Leaves it to the parent process.
     pub(crate) fn forget(&mut self) {
         std::mem::forget(self.0.take());
-    }
-}
-
-fn text(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Exclusive => "exclusive",
-        Mode::Shared => "shared",
     }
 }

@@ -48,7 +48,7 @@ impl Process {
         self.wait_until_stopped();
     }
 
-    /// Waits until it has been stopped, by itself for example.
+    /// Waits until it is stopped, for example by a signal that it sends itself.
     pub fn wait_until_stopped(&self) {
         // The signal stops each thread at its own time.
         super::eventually("all threads are stopped", || self.is_stopped().then_some(()));

@@ -45,7 +45,7 @@ impl<'a> Rights<'a> {
             return Ok(());
         }
         let worked = self.try_on_lease().await;
-        // It would also end by itself.
+        // It would expire within seconds.
         asking.within(client.revoke(brief)).await.ok();
         self.attempt("revoke a lease", Need::Write, asking.within(client.revoke(id)).await)?;
         worked

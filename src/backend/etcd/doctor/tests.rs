@@ -6,7 +6,7 @@ use super::facts::{Endpoint, Member, Need, Status, Store, Tried};
 use super::judge::{self, Purpose};
 use crate::backend::examination::{RoundTrips, judge_ttl};
 use crate::backend::{BackendError, ErrorKind};
-use crate::finding::{Finding, Findings, Level};
+use crate::finding::{Finding, Findings, Level, assert_only};
 
 const PURPOSE: Purpose<'static> = Purpose { ttl: Duration::from_secs(30), prefix: "leasehold/", has_account: true };
 
@@ -43,29 +43,16 @@ fn store() -> Store {
     }
 }
 
-fn faults(findings: Findings) -> Vec<Finding> {
-    let list = findings.into_list();
-    assert!(list.iter().all(|finding| (finding.level == Level::Ok) == finding.advice.is_none()), "{list:#?}");
-    list.into_iter().filter(|finding| finding.level > Level::Ok).collect()
-}
-
 fn of_endpoint(endpoint: &Endpoint) -> Vec<Finding> {
     let mut findings = Findings::of("e");
     judge::endpoint(endpoint, PURPOSE, &mut findings);
-    faults(findings)
+    findings.faults()
 }
 
 fn of_store(store: &Store, endpoints: &[Endpoint]) -> Vec<Finding> {
     let mut findings = Findings::of("all");
     judge::store(store, endpoints, PURPOSE, &mut findings);
-    faults(findings)
-}
-
-/// Checks that there is this fault and no other, and that it says this.
-fn expect(found: &[Finding], check: &str, level: Level, text: &str) {
-    let [finding] = found else { panic!("{check}: {found:#?}") };
-    let said = format!("{} {}", finding.found, finding.advice.clone().unwrap_or_default());
-    assert!(finding.check == check && finding.level == level && said.contains(text), "{check} {text:?}: {finding:#?}");
+    findings.faults()
 }
 
 #[test]
@@ -98,7 +85,7 @@ fn each_fault_of_an_endpoint_is_found_and_nothing_else() {
             "2.0s",
         ),
     ] {
-        expect(&of_endpoint(&endpoint), check, level, text);
+        assert_only(&of_endpoint(&endpoint), check, level, text);
     }
     assert_eq!(of_endpoint(&having(Status { quota: None, leader: 2, ..status(1) })), []);
 }
@@ -142,7 +129,7 @@ fn each_fault_of_a_cluster_is_found_and_nothing_else() {
             "gone",
         ),
     ] {
-        expect(&of_store(&store, &three), check, level, text);
+        assert_only(&of_store(&store, &three), check, level, text);
     }
     assert_eq!(of_store(&members(&["a", "b", "c", "learner"]), &three), []);
     assert_eq!(of_store(&Store { revision: 1 << 40, is_compacted: Some(true), ..store() }, &three), []);
@@ -152,11 +139,11 @@ fn each_fault_of_a_cluster_is_found_and_nothing_else() {
 
     let two = |second: Endpoint| [endpoint(1), second, endpoint(3)];
     let foreign = Endpoint { status: Some(Status { cluster: 8, ..status(2) }), ..endpoint(2) };
-    expect(&of_store(&store(), &two(foreign)), "cluster", Wrong, "2 clusters");
+    assert_only(&of_store(&store(), &two(foreign)), "cluster", Wrong, "2 clusters");
     let older = Endpoint { status: Some(Status { version: "3.4.1".into(), ..status(2) }), ..endpoint(2) };
-    expect(&of_store(&store(), &two(older)), "versions", Note, "3.4.1, 3.5.16");
+    assert_only(&of_store(&store(), &two(older)), "versions", Note, "3.4.1, 3.5.16");
     let open = Endpoint { is_open: true, ..endpoint(2) };
-    expect(&of_store(&store(), &two(open)), "account", Note, "off");
+    assert_only(&of_store(&store(), &two(open)), "account", Note, "off");
 }
 
 #[test]
@@ -165,7 +152,7 @@ fn the_ttl_has_to_outlive_an_election() {
         let mut findings = Findings::of("all");
         let demands = judge::demands(store, &[endpoint(1)]);
         let least = judge_ttl(Duration::from_secs(ttl), &demands, true, &mut findings);
-        (least.unwrap().as_secs(), faults(findings).is_empty())
+        (least.unwrap().as_secs(), findings.faults().is_empty())
     };
     assert_eq!(least(&store(), 10), (10, true));
     assert_eq!(least(&store(), 9), (10, false));

@@ -8,7 +8,7 @@ use super::judge::{self, Purpose};
 use super::together;
 use crate::backend::examination::{RoundTrips, judge_ttl};
 use crate::backend::{BackendError, ErrorKind};
-use crate::finding::{Finding, Findings, Level};
+use crate::finding::{Finding, Findings, Level, assert_only};
 
 const PURPOSE: Purpose =
     Purpose { ttl: Duration::from_secs(30), min_replicas: 0, fails_over: false, has_account: true };
@@ -58,25 +58,11 @@ fn trying(command: &'static str, need: Need, refusal: Refusal) -> Server {
     Server { tried: vec![tried(command, need, Some(refusal))], ..sound() }
 }
 
-/// What is not as it should be.
-fn faults(findings: Findings) -> Vec<Finding> {
-    let list = findings.into_list();
-    assert!(list.iter().all(|finding| (finding.level == Level::Ok) == finding.advice.is_none()), "{list:#?}");
-    list.into_iter().filter(|finding| finding.level > Level::Ok).collect()
-}
-
 fn judged(server: &Server, purpose: Purpose) -> Vec<Finding> {
     let mut findings = Findings::of("a:1");
     judge::server(server, purpose, &mut findings);
     together::clock(server, &mut findings);
-    faults(findings)
-}
-
-/// Checks that there is this fault and no other, and that it says this.
-fn expect(found: &[Finding], check: &str, level: Level, text: &str) {
-    let [finding] = found else { panic!("{check}: {found:#?}") };
-    let said = format!("{} {}", finding.found, finding.advice.clone().unwrap_or_default());
-    assert!(finding.check == check && finding.level == level && said.contains(text), "{check} {text:?}: {finding:#?}");
+    findings.faults()
 }
 
 #[test]
@@ -89,7 +75,7 @@ fn each_fault_of_a_server_is_found_and_nothing_else() {
             .into(),
         ..sound()
     };
-    expect(&judged(&none, PURPOSE), "rights", Wrong, "lacks 7 rights ACL SETUSER <user> +del +eval +get");
+    assert_only(&judged(&none, PURPOSE), "rights", Wrong, "lacks 7 rights ACL SETUSER <user> +del +eval +get");
     let failure = |kind| Some(BackendError::new(kind, "no answer"));
     for (server, check, level, text) in [
         (saying("redis_version:5.0.14"), "version", Note, "6.0"),
@@ -117,7 +103,7 @@ fn each_fault_of_a_server_is_found_and_nothing_else() {
         (Server { failure: failure(ErrorKind::Unreachable), ..sound() }, "connection", Wrong, "server runs"),
         (Server { failure: failure(ErrorKind::Denied), ..sound() }, "connection", Wrong, "password"),
     ] {
-        expect(&judged(&server, PURPOSE), check, level, text);
+        assert_only(&judged(&server, PURPOSE), check, level, text);
     }
     for server in [
         saying("valkey_version:8.1.1"),
@@ -129,7 +115,7 @@ fn each_fault_of_a_server_is_found_and_nothing_else() {
         assert_eq!(judged(&server, PURPOSE), [], "{server:?}");
     }
     let nobody = Purpose { has_account: false, ..PURPOSE };
-    expect(&judged(&sound(), nobody), "account", Note, "docs/security.md");
+    assert_only(&judged(&sound(), nobody), "account", Note, "docs/security.md");
 }
 
 #[test]
@@ -146,21 +132,21 @@ fn replicas_have_to_be_as_many_as_are_needed() {
     assert_eq!(good.replicas()[1], (Node::named("10.0.0.1", 6379), true));
     assert_eq!(judged(&good, confirmed), []);
     let of = |lines: &str| Server { info: info(lines), ..good.clone() };
-    expect(&judged(&good, watched), "replicas", Note, "?min_replicas=1");
-    expect(&judged(&good, Purpose { min_replicas: 3, ..watched }), "replicas", Wrong, "lower min_replicas");
-    expect(&judged(&of(&slave(0, "online")), confirmed), "replicas", Note, "second replica");
-    expect(&judged(&of(&(slave(0, "online") + &slave(1, "wait_bgsave"))), confirmed), "replicas", Wrong, "1 of 2");
+    assert_only(&judged(&good, watched), "replicas", Note, "?min_replicas=1");
+    assert_only(&judged(&good, Purpose { min_replicas: 3, ..watched }), "replicas", Wrong, "lower min_replicas");
+    assert_only(&judged(&of(&slave(0, "online")), confirmed), "replicas", Note, "second replica");
+    assert_only(&judged(&of(&(slave(0, "online") + &slave(1, "wait_bgsave"))), confirmed), "replicas", Wrong, "1 of 2");
     let unguarded = Server { config: sound().config, ..good.clone() };
-    expect(&judged(&unguarded, confirmed), "min-replicas-to-write", Note, "cut off");
+    assert_only(&judged(&unguarded, confirmed), "min-replicas-to-write", Note, "cut off");
     let old = of(&format!("redis_version:6.0.16\r\n{two}"));
-    expect(&judged(&old, confirmed), "min-replicas-to-write", Note, "6.2");
+    assert_only(&judged(&old, confirmed), "min-replicas-to-write", Note, "6.2");
     let alone = judged(&Server { config: [("timeout".to_owned(), "0".to_owned())].into(), ..sound() }, watched);
-    expect(&alone, "replicas", Wrong, "nothing takes over");
+    assert_only(&alone, "replicas", Wrong, "nothing takes over");
 
     let replica = |lines: &str| Server { role: Role::Replica, ..of(lines) };
     assert_eq!(judged(&replica("role:slave\r\nmaster_link_status:up"), confirmed), []);
-    expect(&judged(&replica("role:slave\r\nmaster_link_status:down"), confirmed), "role", Wrong, "masterauth");
-    expect(&judged(&replica("role:master"), confirmed), "role", Wrong, "named as a replica");
+    assert_only(&judged(&replica("role:slave\r\nmaster_link_status:down"), confirmed), "role", Wrong, "masterauth");
+    assert_only(&judged(&replica("role:master"), confirmed), "role", Wrong, "named as a replica");
     for odd in ["slave0:ip=a b,port=1,state=online", "slave0:", "slaveX:ip=a,port=1", "slave_expires_tracked_keys:0"] {
         assert!(saying(odd).replicas().iter().all(|(node, _)| node.is_none()), "{odd}");
     }
@@ -178,7 +164,7 @@ fn clocks_are_compared_as_far_as_they_are_known() {
     ] {
         let mut findings = Findings::of("all");
         together::clocks(&servers, &mut findings);
-        assert_eq!(faults(findings).first().map(|finding| finding.level), expected, "{servers:?}");
+        assert_eq!(findings.faults().first().map(|finding| finding.level), expected, "{servers:?}");
     }
 }
 
@@ -195,24 +181,24 @@ fn sentinels_have_to_be_able_to_replace_the_master() {
     let one = |sentinel: &Sentinel| {
         let mut findings = Findings::of("s:1");
         together::sentinel(sentinel, &mut findings);
-        faults(findings)
+        findings.faults()
     };
     let all = |sentinels: &[Sentinel]| {
         let mut findings = Findings::of("all");
         together::sentinels(sentinels, &mut findings);
-        faults(findings)
+        findings.faults()
     };
     let good = || sentinel(&[], "m");
     let dead = || Sentinel { failure: Some(BackendError::new(ErrorKind::Unreachable, "gone")), ..Sentinel::default() };
     assert_eq!((one(&good()), all(&[good(), good(), good()])), (vec![], vec![]));
-    expect(&one(&dead()), "connection", Wrong, "gone");
-    expect(&one(&sentinel(&[("flags", "s_down,master")], "m")), "master", Wrong, "s_down");
-    expect(&one(&sentinel(&[("failover-timeout", "180000")], "m")), "failover-timeout", Note, "180 s");
+    assert_only(&one(&dead()), "connection", Wrong, "gone");
+    assert_only(&one(&sentinel(&[("flags", "s_down,master")], "m")), "master", Wrong, "s_down");
+    assert_only(&one(&sentinel(&[("failover-timeout", "180000")], "m")), "failover-timeout", Note, "180 s");
     assert_eq!(all(&[good(), good(), dead()]), []);
-    expect(&all(&[good(), dead(), dead()]), "sentinels", Wrong, "1 of 3");
-    expect(&all(&[good(), good()]), "sentinels", Note, "Run three");
-    expect(&all(&vec![sentinel(&[("quorum", "4")], "m"); 3]), "sentinels", Wrong, "quorum 4");
-    expect(&all(&[good(), good(), sentinel(&[], "other")]), "agreement", Wrong, "m:6379 and other:6379");
+    assert_only(&all(&[good(), dead(), dead()]), "sentinels", Wrong, "1 of 3");
+    assert_only(&all(&[good(), good()]), "sentinels", Note, "Run three");
+    assert_only(&all(&vec![sentinel(&[("quorum", "4")], "m"); 3]), "sentinels", Wrong, "quorum 4");
+    assert_only(&all(&[good(), good(), sentinel(&[], "other")]), "agreement", Wrong, "m:6379 and other:6379");
 }
 
 #[test]
@@ -222,12 +208,12 @@ fn a_cluster_needs_all_slots_and_a_majority() {
         let mut findings = Findings::of("all");
         let servers = [with("cluster-require-full-coverage", coverage)];
         together::slots(&Slots { masters, served }, &servers, &mut findings);
-        faults(findings)
+        findings.faults()
     };
     assert_eq!(judged(3, 16384, "no"), []);
-    expect(&judged(3, 16383, "no"), "slots", Wrong, "16383");
-    expect(&judged(2, 16384, "no"), "slots", Note, "three masters");
-    expect(&judged(3, 16384, "yes"), "full coverage", Note, "a shard that is down");
+    assert_only(&judged(3, 16383, "no"), "slots", Wrong, "16383");
+    assert_only(&judged(2, 16384, "no"), "slots", Note, "three masters");
+    assert_only(&judged(3, 16384, "yes"), "full coverage", Note, "a shard that is down");
 }
 
 #[test]
@@ -235,12 +221,12 @@ fn the_ttl_has_to_outlive_a_failover() {
     let ttl = |demands: &[_], ttl: u64| {
         let mut findings = Findings::of("all");
         let least = judge_ttl(Duration::from_secs(ttl), demands, true, &mut findings);
-        (least.map(|least| least.as_secs()), faults(findings).pop())
+        (least.map(|least| least.as_secs()), findings.faults().pop())
     };
     let sentinels = [sentinel(&[], "m"), sentinel(&[("down-after-milliseconds", "30000")], "m")];
     assert_eq!(ttl(&[together::demand_of_sentinels(&sentinels[..1]).unwrap()], 6), (Some(6), None));
     let (least, fault) = ttl(&[together::demand_of_sentinels(&sentinels).unwrap()], 30);
-    expect(&[fault.unwrap()], "ttl", Level::Wrong, "?ttl=50s");
+    assert_only(&[fault.unwrap()], "ttl", Level::Wrong, "?ttl=50s");
     assert_eq!(least, Some(50));
     let cluster = together::demand_of_cluster(&[with("cluster-node-timeout", "2000")]);
     assert_eq!(ttl(&[cluster], 8), (Some(8), None));
