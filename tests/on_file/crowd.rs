@@ -138,23 +138,36 @@ fn crowd(processes: usize, time: Duration, pause: Duration, stops: bool) -> Outc
         child
     };
     let mut children: Vec<_> = (0..processes).map(start).collect();
+    // Several at a time: with the time at which each goes on.
+    let mut stopped: Vec<(usize, Instant)> = Vec::new();
     let (began, mut faults) = (Instant::now(), 0);
     while began.elapsed() < time {
         std::thread::sleep(pause);
+        if !stopped.is_empty() {
+            File::create(folder.0.join("stopped")).unwrap();
+        }
+        stopped.retain(|&(number, until)| {
+            let is_due = until <= Instant::now();
+            if is_due {
+                children[number].process.signal(Signal::CONT);
+            }
+            !is_due
+        });
         let victim = rand::random::<u32>() as usize % processes;
         if stops && rand::random() {
             // Longer than the TTL now and then: then its place is taken away.
             let paused = if rand::random::<u8>().is_multiple_of(8) { TTL + TTL / 2 } else { Duration::from_millis(20) };
             File::create(folder.0.join("stopped")).unwrap();
             children[victim].process.signal(Signal::STOP);
-            std::thread::sleep(paused);
-            children[victim].process.signal(Signal::CONT);
-            File::create(folder.0.join("stopped")).unwrap();
+            stopped.push((victim, Instant::now() + paused));
         } else {
             children[victim].process.kill();
             children[victim] = start(victim);
         }
         faults += 1;
+    }
+    for (number, _) in stopped {
+        children[number].process.signal(Signal::CONT);
     }
     // Nobody is stranded: a newcomer has its turn.
     let manager = LockManager::connect(url(&folder.0)).wait().unwrap();
