@@ -1,7 +1,7 @@
 //! Ears: by which a manager is notified of the next change of a lock.
 //!
-//! An ear is a member of a key beside the lock, which the next script removes that changes the holders of the lock, or adds a waiter. That
-//! script sends one message, so a slow listener costs nothing, and what nobody listens to costs no more than a name in a command.
+//! An ear is a member of the lock's queue, before all waiters, which the next script removes that changes the holders of the lock, or adds
+//! a waiter. That script sends one message, so a slow listener costs nothing, and what nobody listens to costs no more than without ears.
 
 use std::collections::HashMap;
 use std::sync::Arc;

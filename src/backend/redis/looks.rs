@@ -24,6 +24,9 @@ const SLICE: usize = 128;
 /// The TTL of a queue, in milliseconds.
 const QUEUE_TTL: u64 = 60_000;
 
+/// The least score of a claim in a queue. The ears are before it.
+const FIRST_PLACE: u64 = 1_000_000_000_000_000;
+
 /// A waiter, and what it looks at apart from the lock.
 type Waiter = (Arc<Attempt>, Look);
 
@@ -122,8 +125,8 @@ async fn read(batch: &Batch, waiters: &[Waiter]) -> Result<Vec<Option<Seen>>> {
         score
     };
     let first = |attempt: &Attempt| {
-        let mut first: Cmd = redis::cmd("ZRANGE");
-        first.arg(&attempt.name.queue).arg(0).arg(0);
+        let mut first: Cmd = redis::cmd("ZRANGEBYSCORE");
+        first.arg(&attempt.name.queue).arg(FIRST_PLACE).arg("+inf").arg("LIMIT").arg(0).arg(1);
         first
     };
     let prolong = |attempt: &Attempt| {

@@ -11,9 +11,8 @@
 //!
 //! | kind | content | lives |
 //! | --- | --- | --- |
-//! | `q2` | sorted set of the waiters' claims, by their places | 60 s after the last change; its waiters prolong it |
+//! | `q2` | sorted set of the waiters' claims, by their places in us; before them those to notify of the next change, see [`ears`], by the time at which each ends, in ms | 60 s after the last change; its waiters prolong it |
 //! | `r2` | sorted set of the readers' claims, by the time at which each hold ends, in ms of the server's clock | as long as the longest hold |
-//! | `ears` | sorted set of those to notify of the next change, see [`ears`], by the time at which each ends | 60 s after the last was added |
 //!
 //! Two keys belong to all locks with the prefix, which must not be the beginning of another one: `{tag}%clock:<prefix>`, the last
 //! epoch, and `{tag}%lives:<prefix>`, a sorted set of managers by the time at which the life of each ends. A place in a queue counts

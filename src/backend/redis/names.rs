@@ -17,18 +17,16 @@ pub(super) const SLOTS: u16 = 16384;
 pub(super) struct Name {
     /// The main key.
     pub(super) lock: String,
-    /// The waiters, the readers, and the ears.
+    /// The waiters and the ears.
     pub(super) queue: String,
     pub(super) readers: String,
-    pub(super) ears: String,
     /// The slot of all in a cluster.
     pub(super) slot: u16,
 }
 
 impl Name {
     /// The keys, in the order in which the scripts expect them: one of each lock, then the next of each.
-    pub(super) const KEYS: [fn(&Self) -> &str; 4] =
-        [|name| &name.ears, |name| &name.queue, |name| &name.lock, |name| &name.readers];
+    pub(super) const KEYS: [fn(&Self) -> &str; 3] = [|name| &name.queue, |name| &name.lock, |name| &name.readers];
 
     fn new(lock: String) -> Self {
         let slot = slot_of(&lock);
@@ -37,7 +35,7 @@ impl Name {
             None => side_of_slot(slot),
         };
         let key = |kind| [&*side, kind, &lock].concat();
-        Self { queue: key("q2:"), readers: key("r2:"), ears: key("ears:"), slot, lock }
+        Self { queue: key("q2:"), readers: key("r2:"), slot, lock }
     }
 }
 
@@ -222,7 +220,7 @@ mod tests {
                 let name = names.of(key).unwrap();
                 let CommonKeys { clock, lives, gone } = names.common_in(name.slot, 7);
                 assert_eq!(name.slot, slot_of(&name.lock));
-                for side in [&name.queue, &name.readers, &name.ears, &clock, &lives, &gone] {
+                for side in [&name.queue, &name.readers, &clock, &lives, &gone] {
                     assert_eq!(slot_of(side), name.slot, "{side}");
                     assert!(is_side_key(side) && names.key(side).is_none(), "{side}");
                 }

@@ -83,10 +83,8 @@ impl Scripts {
             By::Hash => ("EVALSHA", &script.hash),
             By::Text => ("EVAL", &script.text),
         };
-        let keys = ops
-            .clone()
-            .filter_map(Op::name)
-            .map(|name| name.lock.len() + name.queue.len() + name.readers.len() + name.ears.len());
+        let length = |name: &Arc<Name>| name.lock.len() + name.queue.len() + name.readers.len();
+        let keys = ops.clone().filter_map(Op::name).map(length);
         let mut call = Cmd::with_capacity(
             8 + ops.len() * (Name::KEYS.len() + 3),
             text.len() + 200 + keys.sum::<usize>() + ops.len() * 200,

@@ -54,7 +54,7 @@ impl<'a> Rights<'a> {
         self.try_strings(&words, &name.lock).await?;
         let common = names.common_in(name.slot, rand::random());
         let common = if wanted.is_node { common } else { names.common(rand::random()) };
-        for key in [&name.queue, &name.readers, &name.ears, &common.gone] {
+        for key in [&name.queue, &name.readers, &common.gone] {
             self.try_sets(&words.side, key).await?;
         }
         // Those of all managers: they are read only.
@@ -92,8 +92,9 @@ impl<'a> Rights<'a> {
     async fn try_sets(&mut self, scope: &str, key: &str) -> Result<()> {
         let scope = Some(scope);
         self.attempt("zadd", scope, &["ZADD", key, "1", "leasehold-doctor"]).await?;
+        // Of another type, so nothing is written.
+        self.attempt("getset", scope, &["GETSET", key, "leasehold-doctor"]).await?;
         self.attempt("pexpire", scope, &["PEXPIRE", key, KEPT]).await?;
-        self.attempt("zcard", scope, &["ZCARD", key]).await?;
         self.attempt("zcount", scope, &["ZCOUNT", key, "0", "1"]).await?;
         self.attempt("zrange", scope, &["ZRANGE", key, "0", "0"]).await?;
         self.attempt("zrangebyscore", scope, &["ZRANGEBYSCORE", key, "0", "1"]).await?;

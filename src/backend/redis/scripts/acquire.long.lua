@@ -1,21 +1,21 @@
 -- Adds a claim to the queue of a lock, unless it is there. Returns its place, and whether the queue was empty.
 local function join(lock, claim, wanted)
   local queue = lock.queue
-  local newest = read('ZREVRANGE', queue, '0', '0', 'WITHSCORES')[2]
+  local newest = read('ZREVRANGE', queue, '0', '0', 'WITHSCORES')
   -- PEXPIRE first: who waits already must not be refused when memory is short.
-  if newest then call('PEXPIRE', queue, REST) end
-  local last_place, place = whole(newest), micros
+  if newest[1] then call('PEXPIRE', queue, REST) end
+  local leads, last_place, place = not newest[1] or is_ear(newest[1]), whole(newest[2]), micros
   if last_place and last_place >= micros then place = last_place + 1 end
   -- A place that was lost with the life of its manager, which has returned.
   wanted = whole(wanted)
-  if wanted and wanted > 0 and wanted < place then place = wanted end
+  if wanted and wanted >= FIRST_PLACE and wanted < place then place = wanted end
   if call('ZADD', queue, 'NX', string.format('%.0f', place), claim) == 0 then
     local known = call('ZSCORE', queue, claim)
-    return whole(known) or 0, call('ZRANGE', queue, '0', '0')[1] == claim
+    return whole(known) or 0, front(lock, 1)[1] == claim
   end
   lock.joined = true
-  if not newest then call('PEXPIRE', queue, REST) end
-  return place, not newest
+  if not newest[1] then call('PEXPIRE', queue, REST) end
+  return place, leads
 end
 
 -- The time in ms until a hold may end that keeps this claim waiting; -1 if there is no such time.

@@ -9,19 +9,15 @@
 -- attempt was given up; i the key is not a string; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
 --
 -- A repeated call of a queued attempt keeps its place; one of a holder extends the hold to its full TTL.
-local count = (#KEYS - 3) / 4
--- Whether nobody waits for any of the locks or listens to it, whether somebody listens to one, whether this manager has tombstones, and
--- whether there is one of each claim.
-local quiet, listened, buried, tombstones
+local count = (#KEYS - 3) / 3
+local queues, locks = 3, 3 + count
 -- The TTL, if all claims are alike.
 local common = ARGV[3] ~= '' and ARGV[3]
-local sides = count > 1 and call('EXISTS', unpack(KEYS, 3, 3 + 2 * count)) or 1
-if sides > 0 then
-  local found = call('EXISTS', unpack(KEYS, 3, 3 + count))
-  buried = found > 0 and call('EXISTS', KEYS[3]) == 1
-  listened = found > (buried and 1 or 0)
-end
-quiet = count > 1 and sides == (buried and 1 or 0)
+-- How many tombstones and queues there are; of one lock, with the lock.
+local found = present or call('EXISTS', unpack(KEYS, 3, locks))
+-- Whether this manager has tombstones, and whether there is nothing else; then whether there is a tombstone of each claim.
+local buried = found > 0 and call('EXISTS', KEYS[3]) == 1
+local quiet, tombstones = found == (buried and 1 or 0), nil
 if buried then
   local ids = {}
   for part = 1, count do ids[part] = ARGV[part + 3]:match('^%S+ (.*)'):sub(1, 33) end
@@ -47,7 +43,8 @@ local function join(lock, queue, head, rest)
   local held = try('GETRANGE', lock, '0', '36')
   if #held ~= 37 or sub(held, 34) ~= ':x2:' or sub(held, 1, 33) == sub(head, 1, 33) then return nil end
   local newest = try('ZREVRANGE', queue, '0', '0', 'WITHSCORES')
-  if newest.err then return nil end
+  -- Ears are notified by the long way. If somebody waits, there is none that listens for waiters.
+  if newest.err or newest[1] and is_ear(newest[1]) then return nil end
   newest = tonumber(newest[2])
   if newest and newest >= micros then return nil end
   -- Those before may be a dead manager's, which does not prolong the queue.
@@ -62,22 +59,20 @@ local function join(lock, queue, head, rest)
   return 'q' .. left .. ':' .. told .. ':' .. time_text .. ':' .. flags
 end
 
-local answers, queues, locks = { ARGV[1] }, 3 + count, 3 + 2 * count
+local answers = { ARGV[1] }
 for part = 1, count do
   local request, answer = ARGV[part + 3], nil
   local lock = KEYS[locks + part]
-  local heard = listened and call('EXISTS', KEYS[3 + part]) == 1
   if
-    not heard
-    and (common or byte(request, 2) == 32 and byte(request, 37) == EXCLUSIVE)
+    (common or byte(request, 2) == 32 and byte(request, 37) == EXCLUSIVE)
     and not problem
     and (not buried or tombstones[part] == false)
   then
     local head, rest = sub(request, 3, 39), sub(request, 40)
     -- Nothing is given before the epoch is written, and none is written for nothing.
     if
-      quiet and (granted or call('EXISTS', lock) == 0)
-      or not quiet and call('EXISTS', lock, KEYS[queues + part]) == 0
+      quiet and (present or granted or call('EXISTS', lock) == 0)
+      or not quiet and not present and call('EXISTS', lock, KEYS[queues + part]) == 0
     then
       if not granted and begun() then
         local done, found = pcall(next_epoch)
@@ -96,7 +91,7 @@ for part = 1, count do
   answer = answer or problem
   if not answer then
     long = long or long_way()
-    answer = long(part, heard and 2 or 0, request:match('^(%S+) (.*)'))
+    answer = long(part, not quiet, request:match('^(%S+) (.*)'))
   end
   answers[part + 1] = answer
 end

@@ -1,7 +1,7 @@
 -- The common beginning of the scripts that change who holds a lock or waits for it.
 --
--- KEYS: clock, lives, and gone of the calling manager; then ears of each lock, q2 of each, the main key of each, and r2 of each: what has
--- to be absent together is in a row.
+-- KEYS: clock, lives, and gone of the calling manager; then q2 of each lock, the main key of each, and r2 of each: what has to be absent
+-- together is in a row.
 -- ARGV: the number of the call, which is returned first, so that the answer to another call is recognized; the prefix of the managers'
 -- channels; then one argument for each lock, of acquire and release after one for all of them.
 --
@@ -12,19 +12,22 @@
 -- attempt in q2 and r2. Attempts are never reused, so the first 33 bytes, manager and attempt, identify it. Its two parts, before and
 -- after the epoch, are the first 37 bytes and the rest.
 --
--- An ear is a member of ears, which are listened with once: its kind, a colon, its manager, a colon, its id. A script that changes who
--- holds a lock sends the message o and the id to the managers of the ears of kind o, and one that adds a waiter to those of kind w, and
--- removes them.
+-- An ear is a member of q2 before all claims, which is listened with once: its kind, a colon, its manager, a colon, its id. Its score is
+-- the time at which it ends. A script that changes who holds a lock sends the message o and the id to the managers of the ears of kind o,
+-- and one that adds a waiter to those of kind w, and removes them.
 --
--- A script has a short way for a lock that nobody waits for, shares or listens to, and for one whose holder and first waiter are exclusive; and a
--- long way for all others. A call for one lock that nobody waits for ends before all that follows (acquire.lone, release.lone). To create a function takes as long as a command, so those of the long way are only created when needed.
+-- A script has a short way for a lock that nobody waits for, shares or listens to, and for one whose holder and first waiter are
+-- exclusive; and a long way for all others. A call for one lock that nobody waits for ends before all that follows (acquire.lone,
+-- release.lone). To create a function takes as long as a command, so those of the long way are only created when needed.
 -- Numbers are passed as text, since to convert one takes as long. Nothing is rolled back when a command fails, so what may fail
 -- precedes the writes. When memory is short only the first write of a script is refused, and only one that may need memory: what must
 -- work then begins with DEL, PEXPIRE or ZREM.
 local KEYS, ARGV, call, try, byte, sub = KEYS, ARGV, redis.call, redis.pcall, string.byte, string.sub
 local EXCLUSIVE = 120    -- x: the 35th byte of a claim is its mode
 local DAY = 86400000000  -- us: how far the clock may be ahead of the server's time
-local REST = '60000'     -- ms: the TTL of a queue; its waiters prolong it
+local REST = '60000'     -- ms: the TTL of a queue, which its waiters prolong; and how long an ear lasts
+-- The least score of a claim in a queue, a time in us. That of an ear is one in ms.
+local FIRST_PLACE, FIRST_PLACE_TEXT = 1000000000000000, '1000000000000000'
 -- ms: the TTL of a handover until it is confirmed
 local HANDOVER, HANDOVER_TEXT = 2000, '2000'
 
@@ -36,6 +39,11 @@ local micros, now        -- the server's time in us and ms
 local time_text          -- the first as text: Lua prints a number of so many digits as 1.7952669796831e+15
 local told, last         -- the clock as it was before this call, as text; and as it is
 
+-- Whether a member of a queue is an ear.
+local function is_ear(member)
+  return byte(member, 2) == 58
+end
+
 -- Raises the error that a key is not ours. The server keeps nothing but `err` of an error, and one without it may end the server.
 local function wrong(key)
   error({ err = 'NOTOURS ' .. key })
@@ -45,7 +53,7 @@ end
 local function begin()
   local time = call('TIME')
   micros = time[1] * 1000000 + time[2]
-  if micros < 1000000000000000 then error({ err = 'ERR the server does not know the time' }) end
+  if micros < FIRST_PLACE then error({ err = 'ERR the server does not know the time' }) end
   now, time_text = math.floor(micros / 1000), time[1] .. sub('00000' .. time[2], -6)
   told = try('GET', KEYS[1])
   if not told then

@@ -4,8 +4,8 @@ return function(lock, ear)
   if ear ~= '' then listen(lock, ear) end
   look(lock)
   local kind = call('TYPE', lock.key).ok
-  local waiters = read('ZCARD', lock.queue)
-  for _, claim in ipairs(read('ZRANGE', lock.queue, 0, CHECKED - 1)) do
+  local waiters = read('ZCOUNT', lock.queue, FIRST_PLACE_TEXT, '+inf')
+  for _, claim in ipairs(front(lock, CHECKED)) do
     if not is_alive(claim:sub(1, 16)) then waiters = waiters - 1 end
   end
   local answer = { kind, lock.held or '', call('PTTL', lock.key), waiters }

@@ -87,16 +87,26 @@ local function notify(claim, kind, epoch)
   try('PUBLISH', ARGV[2] .. claim:sub(1, 16), kind .. claim:sub(18, 33) .. (epoch or ''))
 end
 
--- Notifies the ears of this kind, and removes them. There are none if a lock with waiters has one of the two keys only.
+-- Returns the first claims in a queue, at most so many: those behind the ears.
+local function front(lock, most)
+  if most == 1 and not lock.has_ears then
+    local first = read('ZRANGE', lock.queue, '0', '0')
+    lock.has_ears = first[1] ~= nil and is_ear(first[1])
+    if not lock.has_ears then return first end
+  end
+  return read('ZRANGEBYSCORE', lock.queue, FIRST_PLACE_TEXT, '+inf', 'LIMIT', '0', most)
+end
+
+-- Notifies the ears of this kind, and removes them.
 local function ring(lock, kind)
-  if lock.sides == 0 or lock.sides == 1 and lock.queued then return end
+  if not lock.has_queue or lock.has_ears == false then return end
   local rung = {}
   -- If the key is not ours nobody listens: an ear is refused then.
-  for _, ear in ipairs(try('ZRANGE', lock.ears, '0', '-1')) do
+  for _, ear in ipairs(try('ZRANGEBYSCORE', lock.queue, '-inf', '(' .. FIRST_PLACE_TEXT)) do
     if sub(ear, 1, 2) == kind and #rung < MOST_RUNG then table.insert(rung, ear) end
   end
   if #rung == 0 then return end
-  try('ZREM', lock.ears, unpack(rung))
+  try('ZREM', lock.queue, unpack(rung))
   for _, ear in ipairs(rung) do
     try('PUBLISH', ARGV[2] .. sub(ear, 3, 18), 'o' .. sub(ear, 20, 35))
   end
@@ -139,9 +149,8 @@ end
 local function first(lock)
   local width = 1
   while steps > 0 do
-    local places = read('ZRANGE', lock.queue, '0', width == 1 and '0' or width - 1)
+    local places = front(lock, width)
     local dead, found = {}, nil
-    lock.queued = lock.queued or #places > 0
     for _, claim in ipairs(places) do
       if is_alive(claim:sub(1, 16)) and read_claim(claim) then
         found = claim
@@ -189,17 +198,17 @@ end
 
 -- The keys of the lock with this number.
 local function lock_of(part)
-  local count = (#KEYS - 3) / 4
+  local count = (#KEYS - 3) / 3
   local at = 3 + part
-  return { ears = KEYS[at], queue = KEYS[at + count], key = KEYS[at + 2 * count], readers = KEYS[at + 3 * count] }
+  return { queue = KEYS[at], key = KEYS[at + count], readers = KEYS[at + 2 * count] }
 end
 
--- Calls `work` for the lock with this number and its arguments, then notifies the ears: a handover is one change. `sides`: 0 if it has
--- no ears; 1 if it has either ears or a queue; 2 if it may have both. An error of one does not affect the others.
-local function perform(work, part, sides, ...)
+-- Calls `work` for the lock with this number and its arguments, then notifies the ears: a handover is one change. `has_queue`: false if
+-- nobody waits for it or listens to it. An error of one does not affect the others.
+local function perform(work, part, has_queue, ...)
   more = false
   local lock = lock_of(part)
-  lock.sides = sides
+  lock.has_queue = has_queue
   local done, answer = true, nil
   if not last then done, answer = pcall(begin) end
   if done then done, answer = pcall(work, lock, ...) end

@@ -17,7 +17,7 @@ return function(lock, tombstone, claim)
     found, freed = true, true
   elseif lock.mode then
     local ends = read('ZSCORE', lock.readers, claim)
-    if lock.sides > 0 then read('ZREM', lock.queue, claim) end
+    if lock.has_queue then read('ZREM', lock.queue, claim) end
     if ends then
       found, lock.changed = tonumber(ends) > now, true
       local last = last_end(lock, claim)
@@ -31,7 +31,7 @@ return function(lock, tombstone, claim)
       end
     end
   else
-    if lock.sides > 0 then read('ZREM', lock.queue, claim) end
+    if lock.has_queue then read('ZREM', lock.queue, claim) end
     -- Its period has ended, if it had one.
     if byte(claim, 35) ~= EXCLUSIVE then read('ZREM', lock.readers, claim) end
   end
@@ -40,7 +40,7 @@ return function(lock, tombstone, claim)
     call('DEL', lock.key, lock.readers)
     lock.held, lock.mode, lock.changed = nil, nil, true
   end
-  if lock.sides > 0 and (not lock.held or lock.mode) then admit(lock) end
+  if lock.has_queue and (not lock.held or lock.mode) then admit(lock) end
   if freed and not lock.held and signal then signal(lock) end
   if tombstone > 0 then bury(id, tombstone) end
   return found and '1' or '0'

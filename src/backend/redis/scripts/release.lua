@@ -4,13 +4,15 @@
 -- Reads and writes: all keys of the locks, clock, lives.
 --
 -- Answers: 1 if it held the lock, else 0; w<key> that key is not ours; e<error>. An m at the end: a step remains to be done.
-local count = (#KEYS - 3) / 4
+local count = (#KEYS - 3) / 3
+local queues, locks = 3, 3 + count
 -- Whether all are alike.
 local common = ARGV[3] ~= ''
-local answers, freed, none, long = { ARGV[1] }, {}, false, nil
-if count > 1 then none = call('EXISTS', unpack(KEYS, 4, 3 + 2 * count)) == 0 end
+local answers, freed, long = { ARGV[1] }, {}, nil
+queued = queued or call('EXISTS', unpack(KEYS, 4, locks))
 
--- Gives a lock that this call releases to the first in its queue, which is exclusive and alive. nil if the long way has to see to it.
+-- Gives a lock that this call releases to the first in its queue, which is exclusive and alive. nil if the long way has to see to it:
+-- an ear is before all claims.
 local function hand_over(lock, queue)
   local claim = try('ZRANGE', queue, '0', '0')[1]
   if not claim or #claim > 8192 then return nil end
@@ -28,27 +30,23 @@ local function hand_over(lock, queue)
   return '1'
 end
 
-local queues, locks = 3 + count, 3 + 2 * count
 for part = 1, count do
   local request, answer = ARGV[part + 3], nil
-  local lock = KEYS[locks + part]
-  -- How many there are of its queue and its ears.
-  local sides = none and 0 or nil
+  local lock, queue = KEYS[locks + part], KEYS[queues + part]
+  local has_queue = queued > 0 and (count == 1 or call('EXISTS', queue) == 1)
   if
     (common or byte(request, 1) == 48 and byte(request, 2) == 32 and byte(request, 37) == EXCLUSIVE)
     and try('GETRANGE', lock, '0', '36') == sub(request, 3, 39)
   then
-    sides = sides or call('EXISTS', KEYS[queues + part], KEYS[3 + part])
-    if sides == 0 then
-      if not SIGNALS then freed[#freed + 1], answer = lock, '1' end
-    elseif sides == 1 then
-      answer = hand_over(lock, KEYS[queues + part])
+    if has_queue then
+      answer = hand_over(lock, queue)
+    elseif not SIGNALS then
+      freed[#freed + 1], answer = lock, '1'
     end
   end
   if not answer then
     long = long or long_way()
-    sides = sides or call('EXISTS', KEYS[queues + part], KEYS[3 + part])
-    answer = long(part, sides, request:match('^(%d+) (.*)'))
+    answer = long(part, has_queue, request:match('^(%d+) (.*)'))
   end
   answers[part + 1] = answer
 end

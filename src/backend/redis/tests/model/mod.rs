@@ -65,7 +65,7 @@ fn a_fault_in_a_script_is_found() {
         // The lock is read once a call.
         planted(Kind::Acquire, ", 'PX', ttl, 'NX')", ", 'PX', ttl)"),
         // The epoch of a call for one lock is not later than the last.
-        planted(Kind::Acquire, "and tonumber(known) < now", ""),
+        planted(Kind::Acquire, "and tonumber(known) < tonumber(epoch)", ""),
         // Epochs are not stored.
         planted(Kind::Acquire, "call('SET', KEYS[1], epoch)", ""),
         // The queue does not count.
@@ -75,19 +75,21 @@ fn a_fault_in_a_script_is_found() {
             "call('EXISTS', lock) == 0\n    then",
         ),
         // A call for one lock does not count the queue, or the tombstones, or releases what another one holds.
-        planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5],", "'EXISTS', KEYS[3], KEYS[4],"),
-        planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5],", "'EXISTS', KEYS[4], KEYS[5],"),
-        planted(Kind::Release, "  and redis.pcall('GETRANGE', KEYS[6], '0', '36') == ARGV[4]:sub(3, 39)\n", ""),
+        planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5]", "'EXISTS', KEYS[3], KEYS[5]"),
+        planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5]", "'EXISTS', KEYS[4], KEYS[5]"),
+        planted(Kind::Release, " and redis.pcall('GETRANGE', KEYS[5], '0', '36') == ARGV[4]:sub(3, 39)", ""),
         // Several calls: the tombstones of all claims are not read.
         planted(Kind::Acquire, "buried = found > 0 and call('EXISTS', KEYS[3]) == 1", "buried = false"),
         planted(Kind::Acquire, "and (not buried or tombstones[part] == false)", ""),
         // A hold that ended, or was evicted, returns by a renewal.
         planted(Kind::Renew, "if not ends or tonumber(ends) <= now then return '0' end", ""),
-        // Ears are not notified: of a free lock that is taken or a hold that is released alone, by a call for several, of a new waiter.
-        planted(Kind::Acquire, "'EXISTS', KEYS[3], KEYS[4], KEYS[5],", "'EXISTS', KEYS[3], KEYS[5],"),
-        planted(Kind::Release, "redis.call('EXISTS', KEYS[4], KEYS[5])", "redis.call('EXISTS', KEYS[5])"),
-        planted(Kind::Acquire, "local heard = listened and", "local heard = count == 1 and listened and"),
-        planted(Kind::Release, "elseif sides == 1 then", "else"),
+        // Ears are not notified: of a hold that is released alone, of a release by a call for several, of a new waiter.
+        planted(Kind::Release, "redis.call('EXISTS', KEYS[4])", "0"),
+        planted(Kind::Release, "(count == 1 or call('EXISTS', queue) == 1)", "count == 1"),
+        planted(Kind::Acquire, "or newest[1] and is_ear(newest[1])", ""),
+        // An ear is taken for a waiter, or for one that is dead.
+        planted(Kind::Acquire, "lock.has_ears = first[1] ~= nil and is_ear(first[1])", "lock.has_ears = false"),
+        planted(Kind::Release, "lock.has_ears = first[1] ~= nil and is_ear(first[1])", "lock.has_ears = false"),
         planted(Kind::Acquire, "if lock.joined then ring(lock, 'w:') end", ""),
         planted(Kind::Release, "if lock.changed then ring(lock, 'o:') end", ""),
         // A slot is given whatever the limit, or by that of the lock instead of the claim's.

@@ -58,7 +58,7 @@ impl Server {
         let count = match kind {
             Kind::Life => 1,
             Kind::Renew => args.len() / 3,
-            _ => (keys.len() - 3) / 4,
+            _ => (keys.len() - 3) / 3,
         };
         let mut reply = Reply::read(answer, 7, count).unwrap();
         reply.take_answers().into_iter().map(Answer::into_value).collect()
@@ -135,8 +135,7 @@ pub(super) fn gone(manager: u64) -> String {
 pub(super) fn keys_of(manager: u64, keys: impl Iterator<Item = usize>) -> Vec<String> {
     let keys: Vec<usize> = keys.collect();
     let of = |kind: fn(usize) -> String| keys.iter().map(move |key| kind(*key));
-    let kinds =
-        of(|key| side("ears", key)).chain(of(|key| side("q2", key))).chain(of(lock)).chain(of(|key| side("r2", key)));
+    let kinds = of(|key| side("q2", key)).chain(of(lock)).chain(of(|key| side("r2", key)));
     [clock(), lives(), gone(manager)].into_iter().chain(kinds).collect()
 }
 

@@ -8,8 +8,8 @@ for _, key in ipairs(real.call('ZRANGEBYSCORE', '%ends', '-inf', string.format('
   real.call('DEL', key)
   real.call('ZREM', '%ends', key)
 end
-local GROWS = { SET = true, ZADD = true, LPUSH = true }
-local WRITES = { SET = true, ZADD = true, LPUSH = true, DEL = true, PEXPIRE = true, ZREM = true, ZREMRANGEBYSCORE = true, ZREMRANGEBYRANK = true }
+local GROWS = { SET = true, GETSET = true, ZADD = true, LPUSH = true }
+local WRITES = { SET = true, GETSET = true, ZADD = true, LPUSH = true, DEL = true, PEXPIRE = true, ZREM = true, ZREMRANGEBYSCORE = true, ZREMRANGEBYRANK = true }
 
 local function ends(key, ms)
   real.call('ZADD', '%ends', string.format('%.0f', at_ms + tonumber(ms)), key)

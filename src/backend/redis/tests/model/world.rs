@@ -111,12 +111,8 @@ impl World {
     }
 
     pub(super) fn state(&mut self, key: usize) -> State {
-        State {
-            value: self.server.get(&lock(key)),
-            queue: self.server.members(&side("q2", key)),
-            readers: self.server.members(&side("r2", key)),
-            ears: self.server.members(&side("ears", key)),
-        }
+        let (ears, queue) = self.server.members(&side("q2", key)).into_iter().partition(|(member, _)| is_ear(member));
+        State { value: self.server.get(&lock(key)), queue, readers: self.server.members(&side("r2", key)), ears }
     }
 
     /// Whoever holds a lock is about to lose it.
@@ -189,7 +185,7 @@ impl World {
         let value = self.server.get(&lock(*key));
         let place = self.server.score(&side("q2", *key), claim).is_some();
         let shares = *mode != 'x' && self.server.score(&side("r2", *key), claim).is_some();
-        let leads = self.server.members(&side("q2", *key)).first().is_some_and(|(first, _)| first == claim);
+        let leads = self.state(*key).queue.first().is_some_and(|(first, _)| first == claim);
         if *prolong {
             self.server.command(&["PEXPIRE", &side("q2", *key), "60000"]);
         }
@@ -405,6 +401,11 @@ impl World {
         self.disconnect(number);
         self.managers[number] = Manager::new(id, self.careless);
     }
+}
+
+/// Whether a member of a queue is an ear.
+pub(super) fn is_ear(member: &str) -> bool {
+    member.as_bytes()[1] == b':'
 }
 
 pub(super) fn key_of(op: &Op) -> Option<usize> {
