@@ -55,7 +55,7 @@ pub(crate) const FAULTS: &[Fault] = &[
         Cell::Absent(OfEtcd),
     ),
     Fault::everywhere(13, "The lease is revoked: loss within 200 ms", revoked),
-    Fault::everywhere(14, "Only the claim is deleted: loss within 200 ms (Redis 5: T/3)", deleted),
+    Fault::everywhere(14, "Only the claim is deleted: loss within 200 ms (Redis 5, files: T/3)", deleted),
     on_etcd(
         15,
         "A waiter's lease (on Redis: its place in the queue) is removed: it queues again",
@@ -245,7 +245,7 @@ fn revoked(fixture: &mut Fixture) {
             taken(fixture, REPORTED, "", |_, key| admin.revoke(&admin.claims(key)[0]));
         }
         // Redis has no leases of several holds: an administrator removes one hold.
-        Backend::Redis(_) => {
+        Backend::Redis(_) | Backend::File => {
             let admin = fixture.manager(LONG);
             taken(fixture, REPORTED, "", |_, key| drop(admin.force_unlock(key).wait().unwrap()));
         }
@@ -262,6 +262,11 @@ fn deleted(fixture: &mut Fixture) {
         Backend::Redis(_) => {
             let (bound, words) = until_a_change_is_known(fixture);
             taken(fixture, bound, words, |fixture, key| drop(fixture.redis().cli(&["DEL", &format!("lock:{key}")])));
+        }
+        Backend::File => {
+            let remove =
+                |fixture: &Fixture, key: &str| std::fs::remove_file(fixture.locks().join("k").join(key)).unwrap();
+            taken(fixture, LONG / 3, " (T/3, the next renewal)", remove);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The fixture of a fault: a separate server, managers, a history, and figures.
 
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -104,6 +105,12 @@ impl Fixture {
         redis
     }
 
+    /// The directory of locks in files.
+    pub(crate) fn locks(&self) -> PathBuf {
+        let Server::Files(folder) = self.server() else { panic!("not in files") };
+        folder.path().join("locks")
+    }
+
     pub(crate) fn cluster_mut(&mut self) -> &mut Cluster<3> {
         let Some(Server::Cluster(cluster)) = self.server.get_mut() else { panic!("not on a cluster") };
         cluster
@@ -134,6 +141,7 @@ impl Fixture {
             Server::Etcd(etcd) => etcd.process().stop(),
             Server::Redis(redis) => redis.process().stop(),
             Server::Cluster(_) | Server::Watched(_) | Server::RedisCluster(_) => panic!("which member?"),
+            Server::Files(_) => panic!("no server"),
         }
     }
 
@@ -143,6 +151,7 @@ impl Fixture {
             Server::Etcd(etcd) => etcd.process().resume(),
             Server::Redis(redis) => redis.process().resume(),
             Server::Cluster(_) | Server::Watched(_) | Server::RedisCluster(_) => panic!("which member?"),
+            Server::Files(_) => panic!("no server"),
         }
     }
 

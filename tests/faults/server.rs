@@ -8,6 +8,7 @@ use leasehold::testing::MemoryStore;
 use crate::table::{Backend, Topology};
 use support::clusters::RedisCluster;
 use support::etcd::{Cluster, Etcd};
+use support::folder::Folder;
 use support::redis::Redis;
 use support::sentinels::{NAME, Sentinel};
 
@@ -19,6 +20,8 @@ pub(crate) enum Server {
     Redis(Box<Redis>),
     Watched(Box<(Redis, Sentinel)>),
     RedisCluster(Box<RedisCluster>),
+    /// The directory of locks in files.
+    Files(Folder),
 }
 
 impl Server {
@@ -37,6 +40,7 @@ impl Server {
                 let options = ["--cluster-preferred-endpoint-type", "unknown-endpoint"];
                 Self::RedisCluster(Box::new(RedisCluster::start_with(0, &options)))
             }
+            Backend::File => Self::Files(Folder::in_memory()),
         }
     }
 
@@ -54,6 +58,15 @@ impl Server {
             Self::Redis(redis) => left_at([&**redis]),
             Self::Watched(watched) => left_at([&watched.0]),
             Self::RedisCluster(cluster) => left_at(cluster.nodes()),
+            Self::Files(folder) => {
+                // A manager sweeps when it begins, if the last sweep was long ago. This one has no lease.
+                let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+                let slots = std::fs::File::options().write(true).open(folder.path().join("locks/slots")).unwrap();
+                slots.set_modified(long_ago).unwrap();
+                let _sweeping = LockManager::connect(self.url()).wait().unwrap();
+                let leases = std::fs::read_dir(folder.path().join("locks/l")).unwrap();
+                leases.map(|lease| lease.unwrap().file_name().to_string_lossy().into_owned()).collect()
+            }
         }
     }
 
@@ -66,6 +79,7 @@ impl Server {
             Self::Redis(redis) => redis.url(),
             Self::Watched(watched) => format!("redis+sentinel://{}/{NAME}", watched.1.host()),
             Self::RedisCluster(cluster) => cluster.url(),
+            Self::Files(folder) => format!("file://{}/locks", folder.path().display()),
         }
     }
 }

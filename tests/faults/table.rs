@@ -13,6 +13,7 @@ pub(crate) enum Backend {
     Memory,
     Etcd,
     Redis(Topology),
+    File,
 }
 
 /// Where the locks on Redis are.
@@ -25,16 +26,20 @@ pub(crate) enum Topology {
     Cluster,
 }
 
-pub(crate) const BACKENDS: [Backend; 5] = [
+pub(crate) const BACKENDS: [Backend; 6] = [
     Backend::Memory,
     Backend::Etcd,
     Backend::Redis(Topology::OneServer),
     Backend::Redis(Topology::Sentinel),
     Backend::Redis(Topology::Cluster),
+    Backend::File,
 ];
 
 /// The faults that are tried in all topologies of Redis: those between a manager and its servers.
 const IN_ALL_TOPOLOGIES: RangeInclusive<u32> = 33..=40;
+
+/// The faults that are tried in files: those of processes, of what is removed, and of calls.
+const IN_FILES: [u32; 13] = [1, 3, 4, 6, 7, 8, 13, 14, 40, 41, 42, 43, 44];
 
 impl Backend {
     pub(crate) fn name(self) -> &'static str {
@@ -44,6 +49,7 @@ impl Backend {
             Self::Redis(Topology::OneServer) => "Redis",
             Self::Redis(Topology::Sentinel) => "Redis, sentinel",
             Self::Redis(Topology::Cluster) => "Redis, cluster",
+            Self::File => "files",
         }
     }
 }
@@ -126,10 +132,16 @@ impl Fault {
     }
 
     pub(crate) fn cells(&self) -> impl Iterator<Item = (Backend, &Cell)> {
-        let [.., of_redis] = &self.cells;
-        let is_everywhere = IN_ALL_TOPOLOGIES.contains(&self.number) && matches!(of_redis, Cell::Run(_));
-        let topologies = std::iter::repeat_n(of_redis, if is_everywhere { BACKENDS.len() } else { 0 });
-        BACKENDS.into_iter().zip(self.cells.iter().chain(topologies))
+        let [in_memory, on_etcd, of_redis] = &self.cells;
+        let can_run = matches!(of_redis, Cell::Run(_));
+        BACKENDS.into_iter().filter_map(move |backend| match backend {
+            Backend::Memory => Some((backend, in_memory)),
+            Backend::Etcd => Some((backend, on_etcd)),
+            Backend::Redis(Topology::OneServer) => Some((backend, of_redis)),
+            // As on Redis.
+            Backend::Redis(_) => (can_run && IN_ALL_TOPOLOGIES.contains(&self.number)).then_some((backend, of_redis)),
+            Backend::File => (can_run && IN_FILES.contains(&self.number)).then_some((backend, of_redis)),
+        })
     }
 }
 

@@ -45,6 +45,7 @@ impl Wire {
                 proxied("redis+cluster", cluster.nodes().iter().map(proxy).collect())
             }
             Server::Cluster(_) => panic!("in front of which member?"),
+            Server::Files(_) => panic!("no network"),
         }
     }
 
