@@ -131,8 +131,11 @@ impl Backend for Link {
                 match found.ok_or_else(lost)? {
                     Some((epoch, _)) => return Ok(Some(Grant::new(claim, epoch))),
                     None if wait == Wait::Never => return self.abort(claim).await.map(|()| None),
-                    // Nothing else than a step ends the leases that have expired.
-                    None => drop(tokio::time::timeout(claim.retry_interval, granted).await),
+                    None => {
+                        claim.queued();
+                        // Nothing else than a step ends the leases that have expired.
+                        let _ = tokio::time::timeout(claim.retry_interval, granted).await;
+                    }
                 }
             }
         })

@@ -14,6 +14,7 @@ mod indexed;
 mod model;
 mod ordered;
 mod queue;
+mod state;
 mod tenure;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,8 @@ pub(crate) struct Arbiter<G: Granted, W> {
     claimant: Claimant,
     /// The newest waiter when the claimant's attempt began.
     began_after: Ticket,
+    /// When an attempt was granted for the last time.
+    last_granted: Option<Timestamp>,
     handover: Handover,
     /// Whether the caller has been asked for a nudge.
     watched: bool,
@@ -63,6 +66,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
             entering: Vec::new(),
             claimant: Claimant::Nobody,
             began_after: Queue::<W, G::Hold>::default().last(),
+            last_granted: None,
             handover,
             watched: false,
             dead: Vec::new(),
@@ -79,48 +83,6 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         let waiter = self.queue.remove(ticket)?;
         self.dead.extend(waiter.waker);
         Some((waiter.owner, waiter.terms))
-    }
-
-    /// Whether the owner has a hold, by a grant that is not lost, which its request on these terms enters. Requests with a limit are
-    /// separate: they enter exclusive holds only.
-    pub(crate) fn enters(&self, owner: &Owner, terms: &Terms, now: Timestamp) -> bool {
-        match terms.limit {
-            None => self.tenures.holds(owner, now),
-            Some(_) => self.tenures.holds_exclusively(owner, now),
-        }
-    }
-
-    /// Whether another owner of the same task or thread holds the key, so that this one may be waiting for itself.
-    pub(crate) fn is_held_beside(&self, owner: &Owner) -> bool {
-        self.tenures.has_beside(owner)
-    }
-
-    /// Whether this process has a grant that is not lost.
-    pub(crate) fn is_held(&self, now: Timestamp) -> bool {
-        self.grants().any(|grant| grant.is_alive(now))
-    }
-
-    /// Whether a waiter here needs the end of this hold: any, if it is exclusive. Whether one that may share the key has to wait is
-    /// known to the backend.
-    pub(crate) fn is_wanted(&self, id: HoldId) -> bool {
-        self.tenures
-            .terms_of(id)
-            .is_some_and(|terms| self.queue.iter().any(|waiter| waiter.waits && waiter.terms.excludes(terms)))
-    }
-
-    /// Any grant that is not lost.
-    pub(crate) fn any_grant(&self, now: Timestamp) -> Option<&G> {
-        self.grants().find(|grant| grant.is_alive(now))
-    }
-
-    /// The grants that this process has.
-    pub(crate) fn grants(&self) -> impl Iterator<Item = &G> {
-        self.tenures.iter().map(|(_, tenure)| &tenure.grant)
-    }
-
-    /// The number of waiters, the claimant included.
-    pub(crate) fn waiting(&self) -> usize {
-        self.queue.len()
     }
 
     /// Requests a hold. Without `wait`, it never overtakes a waiter and never stays in the queue for long.
@@ -188,6 +150,7 @@ impl<G: Granted, W: Clone> Arbiter<G, W> {
         }
         let Some((owner, terms)) = self.remove(ticket) else { return Err(grant) };
         self.claimant = Claimant::Nobody;
+        self.last_granted = Some(now);
         let hold = self.tenures.begin(grant, terms, &owner, now);
         self.entering.push(owner);
         let mut effects = Effects::default();

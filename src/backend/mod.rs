@@ -54,7 +54,7 @@ pub use self::limit::Limit;
 #[cfg(any(feature = "etcd", feature = "redis", all(feature = "file", target_os = "linux")))]
 pub(crate) use self::types::derived;
 pub use self::types::{AttemptId, Claim, Event, Evict, EvictScope, Features, Grant, Lease, LeaseId, LeaseScope, Wait};
-pub(crate) use self::types::{KeyMemo, Memo};
+pub(crate) use self::types::{KeyMemo, Memo, Queueing};
 pub use crate::clock::{Clock, SystemClock, Timestamp};
 pub use crate::error::{BackendError, ErrorKind};
 pub use futures::future::BoxFuture;
@@ -150,7 +150,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Adds a claim to the queue of its key, and waits until it is granted.
     ///
     /// With [`Wait::Never`] it returns `None` at once if the claim cannot be granted now, and leaves nothing in the queue. With
-    /// [`Wait::UntilGranted`] it never returns `None`.
+    /// [`Wait::UntilGranted`] it never returns `None`, and calls [`Claim::queued`] once the server has said that others hold the key or
+    /// are ahead.
     ///
     /// # Cancel safety
     ///

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Limit;
 use crate::clock::Timestamp;
@@ -87,6 +87,31 @@ pub struct Claim {
     pub retry_interval: Duration,
     /// Where the backend keeps what it has derived from the key.
     pub(crate) memo: KeyMemo,
+    /// When the server was heard to have queued it, for a caller that will ask.
+    pub(crate) queueing: Queueing,
+}
+
+/// How long it took the server to say that a claim is queued. Empty if nobody will ask.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Queueing(Option<Arc<(Instant, OnceLock<Duration>)>>);
+
+impl Queueing {
+    /// Of a claim that is sent now.
+    pub(crate) fn begin() -> Self {
+        Self(Some(Arc::new((Instant::now(), OnceLock::new()))))
+    }
+
+    pub(crate) fn note(&self) {
+        if let Some(queueing) = &self.0 {
+            let (sent, took) = &**queueing;
+            took.get_or_init(|| sent.elapsed());
+        }
+    }
+
+    /// The time between the claim and that answer, if there was one.
+    pub(crate) fn took(&self) -> Option<Duration> {
+        self.0.as_ref()?.1.get().copied()
+    }
 }
 
 /// The memo of a claim's key, if it has one.
@@ -118,7 +143,17 @@ impl Claim {
             holder,
             retry_interval: Duration::from_millis(100),
             memo: KeyMemo::default(),
+            queueing: Queueing::default(),
         }
+    }
+
+    /// Notes that the server has queued this claim: others hold the key, or are ahead.
+    ///
+    /// An [`acquire`](super::Backend::acquire) that waits calls this when it knows, so that at the end of its time
+    /// [`try_for`](crate::LockRequest::try_for) can tell a key that is held from a server that does not answer. Later calls have no
+    /// effect.
+    pub fn queued(&self) {
+        self.queueing.note();
     }
 }
 

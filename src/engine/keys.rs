@@ -105,13 +105,13 @@ impl Entry {
         self.arbiter().grants().filter(|held| attempts.contains(&held.grant.attempt)).cloned().collect()
     }
 
-    /// Looks up the holder of the key: in this process, then at the backend.
-    pub(crate) fn look_up(&self) -> Lookup {
+    /// Looks up the holder of the key: in this process, then at the backend. What is known from before `since` does not count.
+    pub(crate) fn look_up(&self, since: Timestamp) -> Lookup {
         let base = &self.keys.base;
         if self.arbiter().is_held(base.now()) {
             return ready(Ok(Some((*base.holder).clone()))).boxed().shared();
         }
-        self.last_lookup.ask(base, &self.key)
+        self.last_lookup.ask(base, &self.key, since)
     }
 }
 

@@ -16,22 +16,23 @@ use crate::info::Holder;
 pub(crate) type Lookup = Shared<BoxFuture<'static, Result<Option<Holder>, BackendError>>>;
 
 /// The time for which an answer, or a request in flight, is shared with later callers.
-pub(crate) const FRESH: Duration = Duration::from_millis(200);
+const FRESH: Duration = Duration::from_millis(200);
 
 /// The longest wait for an answer.
-pub(super) const LONGEST: Duration = Duration::from_secs(1);
+pub(crate) const LONGEST: Duration = Duration::from_secs(1);
 
 /// The last lookup for a key.
 #[derive(Debug, Default)]
 pub(super) struct LastLookup(Mutex<Option<(Timestamp, Lookup)>>);
 
 impl LastLookup {
-    /// Returns the last lookup if it is fresh; otherwise starts one.
-    pub(super) fn ask(&self, base: &Arc<Base>, key: &Arc<str>) -> Lookup {
+    /// Returns the last lookup if it is fresh, and not from before `since`; otherwise starts one.
+    pub(super) fn ask(&self, base: &Arc<Base>, key: &Arc<str>, since: Timestamp) -> Lookup {
         let now = base.now();
         let mut last = self.0.lock();
         if let Some((asked, lookup)) = &*last
             && now.since(*asked) < FRESH
+            && *asked >= since
         {
             return lookup.clone();
         }

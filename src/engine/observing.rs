@@ -76,7 +76,11 @@ impl Drop for Observation {
 }
 
 impl Latest {
-    fn report(&mut self, report: Reported) -> Option<Waker> {
+    fn report(&mut self, mut report: Reported) -> Option<Waker> {
+        if let Ok(Some(info)) = &mut report {
+            // It would be outdated when it is read.
+            info.remaining = None;
+        }
         if self.read.as_ref().is_some_and(|read| is_same(read, &report)) {
             // What has come and gone in between was not read.
             self.unread = None;

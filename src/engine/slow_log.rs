@@ -26,7 +26,7 @@ pub(super) fn report_slow(engine: &Engine) {
         if waited {
             let (base, entry) = (engine.base.clone(), entry.clone());
             engine.base.keeper.spawn(async move {
-                let holder = match timeout(LONGEST, entry.look_up()).await {
+                let holder = match timeout(LONGEST, entry.look_up(now)).await {
                     Ok(Ok(Some(holder))) => format!("held by {holder}"),
                     Ok(Ok(None)) => "held by an unknown client".to_owned(),
                     Ok(Err(error)) => error.to_string(),

@@ -167,8 +167,10 @@ pub fn no_state_is_invented_under_churn(url: &str, disturb: impl FnOnce()) {
     assert!(watcher.info("k").wait().unwrap().is_none());
 }
 
-/// Asserts that a holder that asks while another client begins to wait is notified. Returns the slowest of these times.
+/// Asserts that a holder that asks while another client begins to wait is notified, in so many races, or 10,000 in a soak. Returns the
+/// slowest of these times.
 pub fn waiters_that_race_a_listener_are_heard(url: &str, races: u64) -> Duration {
+    let races = crate::soak().map_or(races, |_| 10_000);
     let (a, b) = (manager(url), manager(url));
     let turn = Arc::<AtomicU64>::default();
     let waiters = {

@@ -95,6 +95,7 @@ impl Acquirer {
                 Step::Put => self.put(request).await?,
                 Step::Recheck { own, freshness } => self.recheck(request, &own, freshness).await?,
                 Step::Watch { ahead } => {
+                    request.claim.queued();
                     drop(watch.take());
                     let target = match ahead {
                         Ahead::Claim(SeenClaim { claim, is_waiting: false }) => claim.name.into(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{GetOptions, LeaseTimeToLiveOptions, SortOrder, SortTarget, Txn, TxnOp};
-use futures::future::join_all;
+use futures::future::{join_all, try_join};
 
 use super::claims::Claims;
 use super::connection::Connection;
@@ -116,9 +116,9 @@ impl Inspector {
 
     async fn context(&self, locks: &[(&str, &[Entry])]) -> Result<Context> {
         let holders: Vec<_> = locks.iter().flat_map(|(_, entries)| split(entries).0).cloned().collect();
-        let left = self.time_left(&holders).await?;
+        let (left, at_once) = try_join(self.time_left(&holders), self.at_once(locks)).await?;
         let created = holders.iter().map(|holder| holder.create).collect();
-        Ok(Context { left, proofs: self.claims.proofs(&created), at_once: self.at_once(locks).await? })
+        Ok(Context { left, proofs: self.claims.proofs(&created), at_once })
     }
 
     /// Returns the create revisions of the oldest claims in whose directories there was no other when they were put.

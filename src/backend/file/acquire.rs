@@ -149,7 +149,10 @@ impl Acquirer {
                     return Ok(Some(grant));
                 }
                 Turn::Moves => return Ok(None),
-                Turn::Waits(before) => self.woken(&waiting.wake, peers, before).await,
+                Turn::Waits(before) => {
+                    claim.queued();
+                    self.woken(&waiting.wake, peers, before).await;
+                }
             }
         }
     }

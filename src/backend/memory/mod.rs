@@ -122,8 +122,11 @@ impl Backend for Memory {
                 Answer::Granted(epoch) => Ok(Some(Grant::new(claim, epoch))),
                 Answer::Busy => Ok(None),
                 Answer::Refused => Err(lost()),
-                // Boxed, so that a call that need not wait has a small allocation.
-                Answer::Queued(answer) => Box::pin(self.granted(claim, answer)).await,
+                Answer::Queued(answer) => {
+                    claim.queued();
+                    // Boxed, so that a call that need not wait has a small allocation.
+                    Box::pin(self.granted(claim, answer)).await
+                }
             }
         })
     }

@@ -14,7 +14,7 @@ use super::place::{Look, Looked, Next, NextPoll, Place, Seen, Won, pause};
 use super::sent::SentRequests;
 use super::stage::{Outcome, Stage};
 use super::value::ClaimText;
-use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Timestamp, Wait};
+use crate::backend::{AttemptId, BackendError, Claim, LeaseId, Limit, Queueing, Timestamp, Wait};
 use crate::info::Mode;
 
 /// The TTL of a handover until it is confirmed; the scripts have the same.
@@ -37,6 +37,7 @@ pub(super) struct Attempt {
     /// Whether it queues.
     pub(super) wait: Wait,
     retry_interval: Duration,
+    queueing: Queueing,
     state: Mutex<State>,
 }
 
@@ -60,6 +61,7 @@ impl Attempt {
             ttl: claim.lease.ttl,
             wait,
             retry_interval: claim.retry_interval,
+            queueing: claim.queueing.clone(),
             state: Mutex::new(State {
                 requests: SentRequests::default(),
                 stage: Stage::waiting(Place::default()),
@@ -182,6 +184,7 @@ impl Attempt {
                 Next::Nothing
             }
             AcquireAnswer::Queued { left, first, foreign, clock, place: number } => {
+                self.queueing.note();
                 let place = Place {
                     queued: place.queued.max(Some(sent)),
                     fence: place.fence.max(clock),

@@ -1,25 +1,24 @@
 //! [`Waiter`]: an acquire with a place in the local queue, until it has a hold, fails, or is dropped.
 
-use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+mod timeout;
+
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::future::{Either, poll_fn, select};
+use futures::future::poll_fn;
 
 use super::after_error::{AfterError, FailedAt, after_error};
 use super::attempt::{Answer, Attempt};
 use crate::arbiter::{Cancelled, Terms, Ticket, Turn};
 use crate::backend::backoff::Backoff;
-use crate::backend::{Claim, Grant, KeyMemo, Wait};
+use crate::backend::{Claim, Grant, KeyMemo, Queueing, Wait};
 use crate::clock::Timestamp;
 use crate::engine::cleanup::Job;
-use crate::engine::lookup::{FRESH, Lookup};
 use crate::engine::losses::lose_if_early;
 use crate::engine::sessions::LeaseFor;
 use crate::engine::{Base, EngineHandle, Entry, HeldGrant, RequestOptions, Share, renew};
 use crate::error::{BackendError, LockError, Result};
-use crate::info::Holder;
 use crate::lease::LeaseCell;
 use crate::owner::Owner;
 use crate::process::foreign;
@@ -63,6 +62,10 @@ pub(super) struct Waiter {
     sent: Option<(Arc<Claim>, Arc<LeaseCell>)>,
     /// The error of the last attempt, if it is being tried again.
     trouble: Option<BackendError>,
+    /// Whether the server has queued a claim of this waiter, and how soon it said so. Begins with the first claim that has a limit.
+    queueing: Option<Queueing>,
+    /// Whether the key was held in this process when this waiter came.
+    was_held: bool,
 }
 
 impl Waiter {
@@ -75,7 +78,9 @@ impl Waiter {
         asked: Timestamp,
         ticket: Ticket,
     ) -> Self {
-        Self { engine, entry, owner, options, wait, asked, ticket: Some(ticket), sent: None, trouble: None }
+        let was_held = options.tries && entry.arbiter().is_held(asked);
+        let (ticket, sent, trouble, queueing) = (Some(ticket), None, None, None);
+        Self { engine, entry, owner, options, wait, asked, ticket, sent, trouble, queueing, was_held }
     }
 
     pub(super) fn terms(&self) -> &Terms {
@@ -97,57 +102,6 @@ impl Waiter {
             Some(limit) => self.run_within(limit, begun).await,
             None => self.acquire(begun).await,
         }
-    }
-
-    /// Waits for at most `limit`, and looks up the holder of the key meanwhile.
-    async fn run_within(mut self, limit: Duration, begun: Begun) -> Acquired {
-        let entry = self.entry.clone();
-        let found = OnceLock::new();
-        // The lookup begins shortly before the timeout, so that it does not delay the error.
-        let lead = (limit / 2).min(FRESH);
-        {
-            let mut acquire = pin!(self.acquire(begun));
-            if let Either::Left((acquired, _)) = select(acquire.as_mut(), pin!(tokio::time::sleep(limit - lead))).await
-            {
-                return acquired;
-            }
-            let look_up = async {
-                let _ = found.set(entry.look_up().await);
-                std::future::pending::<()>().await;
-            };
-            let (mut look_up, mut rest) = (pin!(look_up), pin!(tokio::time::sleep(lead)));
-            let until = select(look_up.as_mut(), rest.as_mut());
-            if let Either::Left((acquired, _)) = select(acquire.as_mut(), until).await {
-                return acquired;
-            }
-        }
-        Err(self.timed_out(limit, lead, found.into_inner()))
-    }
-
-    /// The timeout error. `found` is the holder of the key, if the server answered within `lead`.
-    fn timed_out(&mut self, limit: Duration, lead: Duration, found: Option<<Lookup as Future>::Output>) -> LockError {
-        let base = self.base().clone();
-        // A wrong password, for example, may appear in the renewals only.
-        let trouble = self.engine.sessions.failure(self.options.terms.ttl).or(self.trouble.take());
-        let outage = || base.backend.outage();
-        let is_answered = matches!(found, Some(Ok(_))) || base.lookups.was_answered_since(self.asked);
-        if self.wait == Wait::Never || (self.options.tries && !is_answered) {
-            let error = outage().or(trouble).unwrap_or_else(|| base.no_answer(limit));
-            return LockError::backend(Some(&self.entry.key), "try_lock", error);
-        }
-        base.counters.timed_out();
-        let (holder, source): (Option<Holder>, Option<BackendError>) = match found {
-            Some(Ok(Some(holder))) => (Some(holder), None),
-            Some(Ok(None)) => (None, trouble),
-            Some(Err(error)) => (None, outage().or(trouble).or(Some(error))),
-            None => {
-                // Neither a short time nor a lookup that had to queue proves that the server is silent.
-                let silent = lead == FRESH && !base.lookups.was_answered_since(base.now() - lead);
-                (None, outage().or(trouble).or(silent.then(|| base.no_answer(lead))))
-            }
-        };
-        let own = self.entry.arbiter().is_held_beside(&self.owner);
-        LockError::Timeout { key: self.entry.key.to_string(), after: limit, holder, own, source: source.map(Box::new) }
     }
 
     async fn acquire(&mut self, mut begun: Begun) -> Acquired {
@@ -279,7 +233,10 @@ impl Waiter {
     }
 
     /// Describes a claim.
-    pub(super) fn claim(&self, cell: &LeaseCell) -> Claim {
+    pub(super) fn claim(&mut self, cell: &LeaseCell) -> Claim {
+        if self.queueing.is_none() && self.limit().is_some() {
+            self.queueing = Some(Queueing::begin());
+        }
         let base = self.base();
         let (attempt, key, holder) = (base.next_attempt(), self.entry.key.clone(), base.holder.clone());
         let mut claim = Claim::new(attempt, key, self.options.terms.mode, cell.lease(), holder);
@@ -287,6 +244,7 @@ impl Waiter {
         claim.value = self.options.terms.value.clone();
         claim.retry_interval = self.options.retry_interval;
         claim.memo = KeyMemo(Some(self.entry.clone()));
+        claim.queueing = self.queueing.clone().unwrap_or_default();
         claim
     }
 

@@ -73,7 +73,7 @@ macro_rules! __conformance_cases {
             /// `try_lock`, timeouts and retry limits.
             attempts: try_lock_reports_whether_the_lock_is_free, try_lock_works_right_after_a_drop, try_lock_works_on_a_thread,
                 a_timeout_names_the_holder, a_timeout_within_a_process_names_the_holder, a_timeout_leaves_no_claim,
-                try_for_waits_for_a_while,                 retries_bound_the_wait, a_timeout_on_a_thread;
+                try_for_waits_for_a_while, the_end_of_try_for_races_the_grant, retries_bound_the_wait, a_timeout_on_a_thread;
             /// Reentrancy: the owner of a hold enters it again without waiting; other owners wait.
             reentrancy: a_task_enters_again, a_tokio_root_enters_again, a_root_of_another_executor_enters_again,
                 a_thread_enters_again, a_task_that_changes_threads_enters_again, an_owner_enters_from_another_task,

@@ -138,3 +138,18 @@ pub async fn try_for_waits_for_a_while(a: LockManager, b: LockManager) {
     drop(super::support::done(waiting).await.expect("the server answers").expect("free within the time"));
     is_free(&a, &key).await;
 }
+
+/// The lock is released at about the time at which its waiter gives up: it is granted, or nothing is left of the attempt.
+pub async fn the_end_of_try_for_races_the_grant(a: LockManager, b: LockManager) {
+    const TIME: Duration = Duration::from_millis(20);
+    let key = key("race");
+    for round in 0..40 {
+        let guard = soon(a.lock(&key)).await;
+        let waiting = tokio::spawn(b.lock(&key).owner(&Owner::new()).try_for(TIME));
+        tokio::time::sleep(TIME - Duration::from_millis(5) + Duration::from_micros(250) * round).await;
+        guard.unlock().await.expect("still held");
+        // An error, if the server has not said in time that it was held.
+        drop(super::support::done(waiting).await);
+        is_free(&a, &key).await;
+    }
+}
