@@ -13,6 +13,7 @@ use super::batch::{Batcher, Member};
 use super::blockers::Blockers;
 use super::claims::Claims;
 use super::connection::Connection;
+use super::granted::GrantedClaim;
 use super::kind::Kind;
 use super::leases::Leases;
 use super::looks::Looks;
@@ -108,7 +109,7 @@ impl Acquirer {
                 Step::Confirm { ahead, since } => Answer::Confirmed(self.was_unchanged(since, &ahead).await),
                 Step::Poll { ahead } => Answer::Polled { has_changed: self.looks.has_changed(&ahead).await },
                 Step::Won { own, proof, is_followed } => {
-                    let own = Arc::new(own);
+                    let own = Arc::new(GrantedClaim::new(own));
                     if is_followed {
                         self.touch(request, own.clone());
                     }
@@ -295,7 +296,7 @@ impl Acquirer {
     }
 
     /// Touches a slot that has waited, for the waiter behind it. Until the server has confirmed it, that one may wait for nothing.
-    fn touch(&self, request: &Request<'_>, own: Arc<ClaimKey>) {
+    fn touch(&self, request: &Request<'_>, own: Arc<GrantedClaim>) {
         let (directory, session) = (request.directory.clone(), request.session.clone());
         let (connection, batcher) = (self.connection.clone(), self.batcher.clone());
         let (leases, losses) = (self.leases.clone(), self.losses.clone());
@@ -313,7 +314,7 @@ impl Acquirer {
     }
 
     /// Makes a grant of a claim that was proven to hold its key.
-    fn grant(&self, request: &Request<'_>, own: Arc<ClaimKey>, proof: i64) -> Result<Grant> {
+    fn grant(&self, request: &Request<'_>, own: Arc<GrantedClaim>, proof: i64) -> Result<Grant> {
         let epoch = answer::epoch(proof).ok_or_else(|| self.nonsense())?;
         let mut grant = Grant::new(request.claim, epoch);
         grant.lease = request.session.proven(grant.lease);

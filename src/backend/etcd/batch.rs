@@ -19,8 +19,8 @@ use tokio::sync::oneshot;
 use super::claims::Claims;
 use super::connection::Connection;
 use super::error;
+use super::granted::GrantedClaim;
 use super::names::{Directory, Name};
-use super::position::ClaimKey;
 use super::releases::{Carried, Due, Sent};
 use super::slots;
 use super::txn::{self, Answer, Outcome, PutClaim, Record};
@@ -45,11 +45,11 @@ enum Content {
     /// A claim is put, with the releases that it also makes.
     Claim { attempt: AttemptId, put: Arc<PutClaim>, carried: Option<Carried> },
     /// A claim is deleted, and no other one of the same name.
-    Release { claim: Arc<ClaimKey>, record: Option<Record> },
+    Release { claim: Arc<GrantedClaim>, record: Option<Record> },
     /// A claim of unknown outcome is deleted by its name.
     Abort { name: Name, record: Option<Record> },
     /// A slot is touched.
-    Touch { claim: Arc<ClaimKey>, lease: LeaseId },
+    Touch { claim: Arc<GrantedClaim>, lease: LeaseId },
 }
 
 impl Member {
@@ -59,7 +59,7 @@ impl Member {
     }
 
     /// Creates the transaction that deletes a claim, with the record to rewrite along with it.
-    pub(super) fn release(directory: Directory, claim: Arc<ClaimKey>, record: Option<Record>) -> Self {
+    pub(super) fn release(directory: Directory, claim: Arc<GrantedClaim>, record: Option<Record>) -> Self {
         let bytes = bytes_of_deletion(&claim.name, record.as_ref());
         Self { directory, bytes, content: Content::Release { claim, record } }
     }
@@ -71,7 +71,7 @@ impl Member {
     }
 
     /// Creates the transaction that touches a slot.
-    pub(super) fn touch(directory: Directory, claim: Arc<ClaimKey>, lease: LeaseId) -> Self {
+    pub(super) fn touch(directory: Directory, claim: Arc<GrantedClaim>, lease: LeaseId) -> Self {
         let bytes = bytes_of_deletion(&claim.name, None);
         Self { directory, bytes, content: Content::Touch { claim, lease } }
     }
@@ -116,6 +116,24 @@ impl Member {
             Content::Touch { claim, .. } => TxnOp::put(&*claim.name, "", None),
             Content::Release { claim, .. } => TxnOp::delete(&*claim.name, None),
             Content::Abort { name, .. } => TxnOp::delete(&**name, None),
+        }
+    }
+
+    /// Returns the granted claims that it deletes.
+    fn released(&self) -> &[Arc<GrantedClaim>] {
+        match &self.content {
+            Content::Claim { put, .. } => put.released(),
+            Content::Release { claim, .. } => std::slice::from_ref(claim),
+            Content::Abort { .. } | Content::Touch { .. } => &[],
+        }
+    }
+
+    /// Notes what an answer says of the granted claims that it deletes.
+    fn answered(&self, answer: &Answer) {
+        match &self.content {
+            Content::Claim { put, .. } => put.note_released(answer),
+            Content::Release { claim, .. } => claim.ended(answer.txn.succeeded),
+            Content::Abort { .. } | Content::Touch { .. } => {}
         }
     }
 
@@ -176,6 +194,9 @@ struct Lane {
     /// `None` once it was given back.
     members: Option<usize>,
 }
+
+/// The members of a request in flight. However that ends, it is noted for the granted claims that they delete.
+struct InFlight<'a>(&'a [&'a Member]);
 
 /// A place in the queue for a lane.
 struct Ticket<'a> {
@@ -259,6 +280,41 @@ impl Drop for Lane {
     }
 }
 
+impl<'a> InFlight<'a> {
+    /// Notes that the request is about to be sent.
+    fn new(members: &'a [&'a Member]) -> Self {
+        released(members).for_each(|claim| claim.sending());
+        Self(members)
+    }
+
+    /// Notes the answers, and returns them. One that is missing may have been any.
+    fn answered(mut self, answers: Vec<Answer>) -> Vec<Answer> {
+        let (answered, missing) = self.0.split_at(answers.len().min(self.0.len()));
+        answered.iter().zip(&answers).for_each(|(member, answer)| member.answered(answer));
+        self.0 = missing;
+        answers
+    }
+
+    /// Notes that the request has failed.
+    fn failed(mut self, error: &BackendError) {
+        if !error::may_have_run(error) {
+            released(self.0).for_each(|claim| claim.ended(false));
+            self.0 = &[];
+        }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        released(self.0).for_each(|claim| claim.ended(true));
+    }
+}
+
+/// Returns the granted claims that these members delete.
+fn released<'a>(members: &[&'a Member]) -> impl Iterator<Item = &'a Arc<GrantedClaim>> {
+    members.iter().flat_map(|member| member.released())
+}
+
 impl Inner {
     /// Takes the members of the next request, if it may be sent now.
     fn take(&self, state: &mut State) -> Vec<Queued> {
@@ -312,21 +368,23 @@ impl Inner {
             let limit = self.connection.patience(self.connection.timeout());
             let request = together(&members, || self.connection.guards().are_due());
             facade::sent_together("etcd", members.len());
+            let in_flight = InFlight::new(&members);
             match self.connection.txn_here(limit, request).await {
                 Ok(answer) => {
-                    let mut answers = split(answer, &members).into_iter();
+                    let mut answers = in_flight.answered(split(answer, &members)).into_iter();
                     for Queued { member, reply } in part {
                         let answer = answers.next();
                         if let (Some(answer), Content::Claim { carried: Some(carried), .. }) =
                             (&answer, &member.content)
                             && answer.txn.succeeded
                         {
-                            self.claims.confirm(carried.directory(), carried.claims());
+                            self.claims.confirm(carried.directory(), carried.claims(), self.connection.endpoints());
                         }
                         reply.send(answer.ok_or_else(|| self.nonsense()));
                     }
                 }
                 Err(error) if part.len() > 1 && error.kind() != ErrorKind::Unreachable => {
+                    in_flight.failed(&error);
                     let bytes = members.iter().map(|member| member.bytes).sum();
                     self.connection.limits().refused(&error, members.len(), bytes);
                     let half = part.len() / 2;
@@ -334,6 +392,7 @@ impl Inner {
                     parts.push(part);
                 }
                 Err(error) => {
+                    in_flight.failed(&error);
                     for Queued { member, reply } in part {
                         drop(member);
                         reply.send(Err(error.clone()));

@@ -18,6 +18,7 @@ mod endpoints;
 mod error;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
+mod granted;
 mod guards;
 mod history;
 mod inspect;
