@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::attempt::{Answer, LostPart, State, Step, next};
-use super::batch::{Batcher, Member};
+use super::batch::Batcher;
 use super::blockers::Blockers;
 use super::claims::Claims;
 use super::connection::Connection;
@@ -18,6 +18,7 @@ use super::kind::Kind;
 use super::leases::Leases;
 use super::looks::Looks;
 use super::losses::Losses;
+use super::member::Member;
 use super::names::{Directory, Name, Names};
 use super::position::{Ahead, ClaimKey, Freshness, Position, SeenClaim};
 use super::release::Releaser;

@@ -27,6 +27,7 @@ mod leases;
 mod limits;
 mod looks;
 mod losses;
+mod member;
 pub(crate) mod names;
 mod numbers;
 mod observe;

@@ -5,7 +5,7 @@ use std::task::Poll;
 
 use etcd_client::Compare;
 
-use super::batch::{Batcher, Member, Reply};
+use super::batch::{Batcher, Reply};
 use super::claims::Claims;
 use super::connection::Connection;
 use super::error;
@@ -13,6 +13,7 @@ use super::granted::GrantedClaim;
 use super::kind::Kind;
 use super::leases::Leases;
 use super::losses::Losses;
+use super::member::Member;
 use super::names::{Directory, Names};
 use super::releases::{Begun, Due, Releases, Sent};
 use super::txn::Record;
