@@ -184,11 +184,10 @@ impl Acquirer {
         let outcome = self.claims.outcome(claim.attempt);
         // A semaphore is hardly ever free of other slots.
         let may_be_lean = outcome.is_none() && kind.limit().is_none() && self.blockers.was_free(directory);
-        let only = (may_be_lean && *kind == Kind::Exclusive).then(|| releases.carry_only(directory)).flatten();
-        let (form, carried) = if let Some(carried) = only {
-            (Form::Lean { released: carried.claims().first().cloned() }, Some(carried))
-        } else if may_be_lean && !releases.are_pending(directory) {
-            (Form::Lean { released: None }, None)
+        let lean = may_be_lean.then(|| releases.carry_lean(directory, *kind == Kind::Exclusive)).flatten();
+        let (form, carried) = if let Some(carried) = lean {
+            let released = carried.as_ref().and_then(|carried| carried.claims().first().cloned());
+            (Form::Lean { released }, carried)
         } else {
             let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
             let carried = releases.carry(directory, room / CARRIED_SHARE);

@@ -122,17 +122,19 @@ impl Releases {
         self.state.lock().pending.contains_key(directory)
     }
 
-    /// Adds the release in a directory to a claim's request, for as long as the result lives, if there is exactly one, and it is a mere
-    /// deletion.
-    pub(super) fn carry_only(self: &Arc<Self>, directory: &Directory) -> Option<Carried> {
+    /// Adds the release in a directory to a claim's lean request, for as long as the result lives. `None` if the request cannot be lean:
+    /// if there are other releases than one that is a mere deletion, or any if it `carries` none.
+    pub(super) fn carry_lean(self: &Arc<Self>, directory: &Directory, carries: bool) -> Option<Option<Carried>> {
         let mut state = self.state.lock();
-        let [release] = &mut state.pending.get_mut(directory)?[..] else { return None };
-        if release.is_unknown {
-            return None;
+        let Some(releases) = state.pending.get_mut(directory) else { return Some(None) };
+        match &mut releases[..] {
+            [release] if carries && !release.is_unknown => {
+                release.is_carried = true;
+                let claims = vec![release.claim.clone()];
+                Some(Some(Carried { releases: self.clone(), directory: directory.clone(), claims }))
+            }
+            _ => None,
         }
-        release.is_carried = true;
-        let claims = vec![release.claim.clone()];
-        Some(Carried { releases: self.clone(), directory: directory.clone(), claims })
     }
 
     /// Adds up to `limit` releases in a directory that are mere deletions to a claim's request, for as long as the result lives.
