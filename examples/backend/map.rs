@@ -147,7 +147,7 @@ impl Backend for Link {
     }
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
-        self.revoke(&grant.lease)
+        self.step(|state, _| state.leases.remove(&grant.lease.id).map(|_| ()).ok_or_else(lost))
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {

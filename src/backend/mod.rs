@@ -179,8 +179,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Releases a grant, and only this grant: a later grant of the key is not affected.
     ///
-    /// A backend that can determine that the grant was lost before the call returns [`LeaseLost`](ErrorKind::LeaseLost), unless an
-    /// earlier call for the same grant may have released it.
+    /// If the grant was lost before the call, the result is [`LeaseLost`](ErrorKind::LeaseLost), unless an earlier call for the same
+    /// grant may have released it: the caller of `unlock` has to learn that another client may have held the lock.
     ///
     /// The first call happens where the hold ends, which may be the drop of a guard in the user's code, and its future is polled
     /// once there. A backend that keeps requests in the order of their calls makes the request in the call, not at the first poll,

@@ -95,11 +95,9 @@ impl Cleanup {
         self.base.keeper.spawn(async move {
             rest.await;
             drop(unconfirmed);
-            if base.lifecycle.is_closed() && awaited.is_some() {
-                // This was the manager's last operation: its sessions end too.
-                base.lifecycle.ended().await;
+            if let Some(awaited) = awaited {
+                awaited.ended(&base).await;
             }
-            drop(awaited);
         });
         if let Some(now) = now {
             now.wait();

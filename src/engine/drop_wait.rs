@@ -113,13 +113,23 @@ impl Drop for AtThreadEnd {
     }
 }
 
-/// A release that a thread waits for when it ends. Drop it once the release is confirmed, or never will be.
+/// A release that a thread waits for when it ends. [Ended](Self::ended) once the release is confirmed, or never will be.
 #[derive(Debug)]
 #[must_use = "the thread waits only while this value lives"]
 pub(super) struct Awaited {
     by: Arc<UnconfirmedDrops>,
     /// The main thread waits as well.
     by_main: Option<Arc<UnconfirmedDrops>>,
+}
+
+impl Awaited {
+    /// The release has ended. If it was its manager's last operation, the sessions end too before the thread continues.
+    pub(super) async fn ended(self, base: &Base) {
+        if base.lifecycle.is_closed() {
+            base.lifecycle.ended().await;
+        }
+        drop(self);
+    }
 }
 
 impl Drop for Awaited {

@@ -145,13 +145,8 @@ fn ended(held: &HeldGrant, going: Going) {
     }
     if let Some(awaited) = going.notify() {
         let base = base.clone();
-        base.keeper.clone().spawn(async move {
-            // By now the grant has been dropped. If that was the manager's last operation, its sessions end too.
-            if base.lifecycle.is_closed() {
-                base.lifecycle.ended().await;
-            }
-            drop(awaited);
-        });
+        // By the time that this runs, the grant has been dropped.
+        base.keeper.clone().spawn(async move { awaited.ended(&base).await });
     }
 }
 

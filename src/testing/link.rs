@@ -1,5 +1,6 @@
 //! [`MemoryLink`]: a connection to a memory store that can be cut.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use parking_lot::Mutex;
 use super::gate::Gate;
 use crate::backend::memory::Memory;
 use crate::backend::{
-    Backend, BackendError, BoxFuture, BoxStream, Claim, ErrorKind, Event, Evict, Features, Grant, Lease, LeaseScope,
-    Result, Wait,
+    AttemptId, Backend, BackendError, BoxFuture, BoxStream, Claim, ErrorKind, Event, Evict, Features, Grant, Lease,
+    LeaseScope, Result, Wait,
 };
 use crate::info::{Eviction, LockInfo};
 
@@ -37,6 +38,8 @@ struct Faults {
     lose_answer_of: Option<Option<Call>>,
     hold_back: bool,
     held_back: Option<(Claim, Wait)>,
+    /// The grants that were released, and whose callers have not received the answer.
+    released: HashSet<AttemptId>,
 }
 
 /// A method of [`Backend`], for [`MemoryLink::drop_next_answer_to`].
@@ -214,7 +217,21 @@ impl Backend for MemoryLink {
     }
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.send(Call::Release, self.0.memory.release(grant)).await? })
+        Box::pin(async move {
+            let release = async {
+                let answer = self.0.memory.release(grant).await;
+                // The answer may get lost, and a repeated call must not find the grant lost then.
+                let released = &mut self.0.faults.lock().released;
+                if answer.is_err() && !released.contains(&grant.attempt) {
+                    return answer;
+                }
+                released.insert(grant.attempt);
+                Ok(())
+            };
+            let answer = self.send(Call::Release, release.boxed()).await?;
+            self.0.faults.lock().released.remove(&grant.attempt);
+            answer
+        })
     }
 
     fn next_event(&self) -> BoxFuture<'_, Result<Event>> {

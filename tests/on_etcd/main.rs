@@ -15,5 +15,6 @@ mod monitored;
 mod outages;
 mod proxied;
 mod recovery;
+mod releases;
 mod unpolled;
 mod watches;

@@ -9,14 +9,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::attempt::{Answer, LostPart, State, Step, next};
-use super::batch::{Batcher, Member};
+use super::batch::Batcher;
 use super::blockers::Blockers;
 use super::claims::Claims;
 use super::connection::Connection;
+use super::granted::GrantedClaim;
 use super::kind::Kind;
 use super::leases::Leases;
 use super::looks::Looks;
 use super::losses::Losses;
+use super::member::Member;
 use super::names::{Directory, Name, Names};
 use super::position::{Ahead, ClaimKey, Freshness, Position, SeenClaim};
 use super::release::Releaser;
@@ -109,7 +111,7 @@ impl Acquirer {
                 Step::Confirm { ahead, since } => Answer::Confirmed(self.was_unchanged(since, &ahead).await),
                 Step::Poll { ahead } => Answer::Polled { has_changed: self.looks.has_changed(&ahead).await },
                 Step::Won { own, proof, is_followed } => {
-                    let own = Arc::new(own);
+                    let own = Arc::new(GrantedClaim::new(own));
                     if is_followed {
                         self.touch(request, own.clone());
                     }
@@ -183,11 +185,10 @@ impl Acquirer {
         let outcome = self.claims.outcome(claim.attempt);
         // A semaphore is hardly ever free of other slots.
         let may_be_lean = outcome.is_none() && kind.limit().is_none() && self.blockers.was_free(directory);
-        let only = (may_be_lean && *kind == Kind::Exclusive).then(|| releases.carry_only(directory)).flatten();
-        let (form, carried) = if let Some(carried) = only {
-            (Form::Lean { released: carried.claims().first().cloned() }, Some(carried))
-        } else if may_be_lean && !releases.are_pending(directory) {
-            (Form::Lean { released: None }, None)
+        let lean = may_be_lean.then(|| releases.carry_lean(directory, *kind == Kind::Exclusive)).flatten();
+        let (form, carried) = if let Some(carried) = lean {
+            let released = carried.as_ref().and_then(|carried| carried.claims().first().cloned());
+            (Form::Lean { released }, carried)
         } else {
             let room = limits.operations().min(limits.bytes() / txn::bytes_of_deletion(name));
             let carried = releases.carry(directory, room / CARRIED_SHARE);
@@ -296,7 +297,7 @@ impl Acquirer {
     }
 
     /// Touches a slot that has waited, for the waiter behind it. Until the server has confirmed it, that one may wait for nothing.
-    fn touch(&self, request: &Request<'_>, own: Arc<ClaimKey>) {
+    fn touch(&self, request: &Request<'_>, own: Arc<GrantedClaim>) {
         let (directory, session) = (request.directory.clone(), request.session.clone());
         let (connection, batcher) = (self.connection.clone(), self.batcher.clone());
         let (leases, losses) = (self.leases.clone(), self.losses.clone());
@@ -314,7 +315,7 @@ impl Acquirer {
     }
 
     /// Makes a grant of a claim that was proven to hold its key.
-    fn grant(&self, request: &Request<'_>, own: Arc<ClaimKey>, proof: i64) -> Result<Grant> {
+    fn grant(&self, request: &Request<'_>, own: Arc<GrantedClaim>, proof: i64) -> Result<Grant> {
         let epoch = answer::epoch(proof).ok_or_else(|| self.nonsense())?;
         let mut grant = Grant::new(request.claim, epoch);
         grant.lease = request.session.proven(grant.lease);

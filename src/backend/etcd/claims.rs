@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::granted::GrantedClaim;
 use super::names::Directory;
 use super::position::ClaimKey;
 use super::releases::{Begun, Releases};
@@ -15,7 +16,7 @@ use crate::backend::{AttemptId, LeaseId};
 /// A claim that holds its key.
 #[derive(Clone, Debug)]
 pub(super) struct HeldClaim {
-    pub(super) claim: Arc<ClaimKey>,
+    pub(super) claim: Arc<GrantedClaim>,
     /// The revision at which it held the key: its epoch.
     pub(super) proof: i64,
     /// The watch on it, once it is old enough for one.
@@ -101,11 +102,11 @@ impl Claims {
     }
 
     /// Returns those of the claims with these create revisions that hold their keys, each with its epoch.
-    pub(super) fn proofs(&self, created: &HashSet<i64>) -> HashMap<Arc<ClaimKey>, i64> {
+    pub(super) fn proofs(&self, created: &HashSet<i64>) -> HashMap<ClaimKey, i64> {
         let attempts = self.attempts.lock();
         let held = attempts.values().filter_map(|state| state.held.as_ref());
         let held = held.filter(|held| created.contains(&held.claim.create));
-        held.map(|held| (held.claim.clone(), held.proof)).collect()
+        held.map(|held| (ClaimKey::clone(&held.claim), held.proof)).collect()
     }
 
     /// Returns the grant of an attempt.
@@ -138,16 +139,16 @@ impl Claims {
         }
     }
 
-    /// Notes that these released claims no longer exist.
-    pub(super) fn confirm(&self, directory: &Directory, claims: &[Arc<ClaimKey>]) {
-        for Begun { attempt, completion } in self.releases.confirm(directory, claims) {
+    /// Notes that these released claims no longer exist, and reports the outcomes of their releases.
+    pub(super) fn confirm(&self, directory: &Directory, claims: &[Arc<GrantedClaim>], endpoints: &str) {
+        for (claim, Begun { attempt, completion }) in self.releases.confirm(directory, claims) {
             self.forget_certain(attempt);
-            completion.complete(Ok(()));
+            completion.complete(claim.outcome(endpoints));
         }
     }
 
     /// Forgets all attempts and releases on a lease that has ended. Returns their watches.
-    pub(super) fn forget_lease(&self, lease: LeaseId) -> Vec<WatchId> {
+    pub(super) fn forget_lease(&self, lease: LeaseId, endpoints: &str) -> Vec<WatchId> {
         let mut watches = Vec::new();
         self.attempts.lock().retain(|_, state| {
             let keep = state.session.id() != lease;
@@ -157,8 +158,8 @@ impl Claims {
             keep
         });
         // They have ended with the lease.
-        for Begun { completion, .. } in self.releases.forget_lease(lease) {
-            completion.complete(Ok(()));
+        for (claim, Begun { completion, .. }) in self.releases.forget_lease(lease) {
+            completion.complete(claim.outcome(endpoints));
         }
         watches
     }

@@ -101,6 +101,16 @@ pub(super) fn claim_lost(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::LeaseLost, format!("the claim was removed from its queue in etcd at {endpoints}"))
 }
 
+/// Returns the error of a release of which an earlier request is still in flight.
+pub(super) fn unanswered(endpoints: &str) -> BackendError {
+    BackendError::new(ErrorKind::Unreachable, format!("etcd at {endpoints} has not answered all requests of a release"))
+}
+
+/// Returns whether a request that has failed with this error may have taken effect.
+pub(super) fn may_have_run(error: &BackendError) -> bool {
+    error.kind() == ErrorKind::Unreachable || is_unread(error)
+}
+
 /// Returns the error of an answer that no etcd gives.
 pub(super) fn nonsense(endpoints: &str) -> BackendError {
     BackendError::new(ErrorKind::Unreachable, format!("etcd at {endpoints} gave an answer that makes no sense"))

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::claims::{Claims, HeldClaim};
 use super::connection::Connection;
+use super::granted::GrantedClaim;
 use super::names::Name;
-use super::position::{ClaimKey, Freshness, keys_only};
+use super::position::{Freshness, keys_only};
 use super::session::{Session, Sessions};
 use super::watch::hub::{Notice, WatchId};
 use super::watched::{Notices, Subject, Watched};
@@ -96,7 +97,7 @@ impl Losses {
     /// Forgets a lease that has ended, with all claims on it. Returns its session if it was known.
     pub(super) fn forget(&self, lease: LeaseId) -> Option<Arc<Session>> {
         let removed = self.sessions.remove(lease);
-        for watch in self.claims.forget_lease(lease) {
+        for watch in self.claims.forget_lease(lease, self.connection.endpoints()) {
             self.watched.remove(watch);
         }
         let (session, watch) = removed?;
@@ -113,7 +114,7 @@ impl Losses {
     }
 
     /// Notes a grant that was proven at this revision. It is watched once it is old enough.
-    pub(super) fn hold(&self, attempt: AttemptId, claim: Arc<ClaimKey>, proof: i64) {
+    pub(super) fn hold(&self, attempt: AttemptId, claim: Arc<GrantedClaim>, proof: i64) {
         self.claims.hold(attempt, HeldClaim { claim, proof, watch: None });
         let mut recent = self.recent.lock();
         recent.push_back((Instant::now() + WATCH_AGE, attempt));

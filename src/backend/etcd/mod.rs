@@ -18,6 +18,7 @@ mod endpoints;
 mod error;
 #[cfg(feature = "testing")]
 pub(crate) mod fuzzing;
+mod granted;
 mod guards;
 mod history;
 mod inspect;
@@ -26,6 +27,7 @@ mod leases;
 mod limits;
 mod looks;
 mod losses;
+mod member;
 pub(crate) mod names;
 mod numbers;
 mod observe;

@@ -1,7 +1,6 @@
 //! The claims of a key as they are read from the server: which of them hold it, which wait, and what that says about the lock.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::proto::PbKeyValue;
@@ -97,7 +96,7 @@ pub(super) fn split(entries: &[Entry]) -> (&[Entry], &[Entry]) {
 #[derive(Debug, Default)]
 pub(super) struct Context {
     pub(super) left: HashMap<i64, Duration>,
-    pub(super) proofs: HashMap<Arc<ClaimKey>, i64>,
+    pub(super) proofs: HashMap<ClaimKey, i64>,
     /// The create revisions of the claims that never waited: they have held their keys since they were requested.
     pub(super) at_once: HashSet<i64>,
 }

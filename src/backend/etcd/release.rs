@@ -3,19 +3,20 @@
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
-use etcd_client::{Compare, Txn};
+use etcd_client::Compare;
 
-use super::batch::{Batcher, Member, Reply};
+use super::batch::{Batcher, Reply};
 use super::claims::Claims;
 use super::connection::Connection;
 use super::error;
+use super::granted::GrantedClaim;
 use super::kind::Kind;
 use super::leases::Leases;
 use super::losses::Losses;
-use super::names::Names;
-use super::position::ClaimKey;
+use super::member::Member;
+use super::names::{Directory, Names};
 use super::releases::{Begun, Due, Releases, Sent};
-use super::txn::{self, Record};
+use super::txn::Record;
 use super::watched::Subject;
 use crate::backend::{Claim, Completion, ErrorKind, Grant, LeaseId, Result};
 
@@ -32,7 +33,10 @@ pub(super) struct Releaser {
 impl Sent for Releaser {
     fn sent(&self, due: Due, outcome: Result<()>) {
         match outcome {
-            Ok(()) => self.claims.confirm(&due.directory, std::slice::from_ref(&due.claim)),
+            Ok(()) => {
+                let claims = std::slice::from_ref(&due.claim);
+                self.claims.confirm(&due.directory, claims, self.connection.endpoints());
+            }
             // The claim has ended with its lease. When that is forgotten, the release is completed as well.
             Err(error) if error.kind() == ErrorKind::LeaseLost => self.losses.report(Subject::Session(due.lease)),
             Err(error) => {
@@ -71,8 +75,8 @@ impl Releaser {
         let Some(number) = self.claims.number(claim.attempt) else { return Ok(()) };
         let directory = self.names.directory(&claim.key);
         let name = directory.claim(Kind::of(claim), claim.lease.id, number);
-        let abort = txn::abort(&name);
-        self.delete(claim.lease.id, is_unknown, abort, |record| Member::abort(directory, name, record)).await?;
+        self.delete(claim.lease.id, is_unknown, |record| Member::abort(directory.clone(), name.clone(), record))
+            .await?;
         // Its number is not used again: a copy of this request may arrive late, and deletes by name.
         self.claims.forget(claim.attempt);
         Ok(())
@@ -84,7 +88,7 @@ impl Releaser {
         if !grant.lease.is_session() {
             return Some(completion);
         }
-        match (self.claims.released(attempt), claim_key(grant)) {
+        match (self.claims.released(attempt), granted_claim(grant)) {
             (Some((directory, false)), Some(claim)) => {
                 self.losses.unhold(attempt);
                 self.claims.releases().begin(Due { directory, claim, lease }, Begun { attempt, completion });
@@ -111,46 +115,59 @@ impl Releaser {
         // On a lease that has ended there is nothing left to release.
         let Some((directory, is_unknown)) = self.claims.released(grant.attempt) else { return };
         self.losses.unhold(grant.attempt);
-        if let Some(claim) = claim_key(grant) {
+        if let Some(claim) = granted_claim(grant) {
             self.claims.releases().add(directory, claim, grant.lease.id, is_unknown);
         }
     }
 
     /// Releases a grant whose release was [noted](Self::note).
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseLost`](ErrorKind::LeaseLost) if its claim did not exist any more, unless an earlier request may have deleted it.
     pub(super) async fn release(&self, grant: &Grant) -> Result<()> {
-        if !grant.lease.is_session() {
-            return self.leases.revoke(grant.lease.id).await;
+        let Some(claim) = granted_claim(grant) else { return Ok(()) };
+        let removed = self.remove(grant, &claim).await;
+        let is_removed = removed.as_ref().map_or_else(|error| error.kind() == ErrorKind::LeaseLost, |()| true);
+        if is_removed && !grant.lease.is_session() {
+            self.leases.revoke(grant.lease.id).await?;
         }
-        let Some((directory, is_unknown)) = self.claims.released(grant.attempt) else { return Ok(()) };
-        let Some(claim) = claim_key(grant) else { return Ok(()) };
-        // As when it is begun without a future.
-        yield_once().await;
-        if !self.claims.releases().await_uncarried(&directory, &claim).await {
-            self.claims.forget_certain(grant.attempt);
-            return Ok(());
-        }
-        let member = |record| Member::release(directory.clone(), claim.clone(), record);
-        self.delete(grant.lease.id, is_unknown, claim.delete(), member).await?;
-        if is_unknown {
-            self.claims.forget(grant.attempt);
-        } else {
-            self.claims.forget_certain(grant.attempt);
-        }
-        self.claims.confirm(&directory, &[claim]);
-        Ok(())
+        removed
     }
 
-    /// Sends a transaction that deletes, with the rewrite that keeps older copies from taking effect. If the server has no space for
-    /// that, it is sent without.
-    async fn delete(
-        &self,
-        lease: LeaseId,
-        is_unknown: bool,
-        txn: Txn,
-        member: impl FnOnce(Option<Record>) -> Member,
-    ) -> Result<()> {
-        let record = self.leases.record_to_rewrite(lease, is_unknown);
+    /// Deletes the claim of a grant, and returns whether it was there.
+    async fn remove(&self, grant: &Grant, claim: &Arc<GrantedClaim>) -> Result<()> {
+        let endpoints = self.connection.endpoints();
+        let confirm = |directory: &Directory| self.claims.confirm(directory, std::slice::from_ref(claim), endpoints);
+        let Some((directory, is_unknown)) = self.claims.released(grant.attempt) else {
+            // It has ended, by an earlier call or with its lease.
+            confirm(&self.names.directory(&grant.key));
+            return claim.outcome(endpoints);
+        };
+        // As when it is begun without a future.
+        yield_once().await;
+        if self.claims.releases().await_uncarried(&directory, claim).await {
+            // A copy of the claim's request has no effect once the lease has ended.
+            let is_unknown = is_unknown && grant.lease.is_session();
+            self.delete(grant.lease.id, is_unknown, |record| Member::release(directory.clone(), claim.clone(), record))
+                .await?;
+            confirm(&directory);
+        }
+        if !claim.is_undecided() {
+            if is_unknown {
+                self.claims.forget(grant.attempt);
+            } else {
+                self.claims.forget_certain(grant.attempt);
+            }
+        }
+        claim.outcome(endpoints)
+    }
+
+    /// Deletes a claim, with the rewrite that keeps older copies from taking effect. If the server has no space for that, it is deleted
+    /// without.
+    async fn delete(&self, lease: LeaseId, is_unknown: bool, member: impl Fn(Option<Record>) -> Member) -> Result<()> {
         let limit = self.connection.patience(self.connection.timeout());
+        let record = self.leases.record_to_rewrite(lease, is_unknown);
         match self.batcher.send(limit, member(record)).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::LeaseLost => {
@@ -160,7 +177,7 @@ impl Releaser {
             }
             Err(error) if error.kind() == ErrorKind::Refused => {
                 // The key is free for others then, but an older copy can still arrive, so this has to be repeated.
-                self.connection.txn(txn).await?;
+                self.batcher.send(limit, member(None)).await?;
                 Err(error::to_be_repeated(error))
             }
             Err(error) => Err(error),
@@ -169,13 +186,13 @@ impl Releaser {
 }
 
 /// Returns the claim of a grant that this backend made.
-pub(super) fn claim_key(grant: &Grant) -> Option<Arc<ClaimKey>> {
+pub(super) fn granted_claim(grant: &Grant) -> Option<Arc<GrantedClaim>> {
     grant.payload.clone()?.downcast().ok()
 }
 
 /// Returns the condition that the claim of a grant exists, if the grant is of etcd.
 pub(crate) fn exists(grant: &Grant) -> Option<Compare> {
-    claim_key(grant).map(|claim| claim.exists())
+    granted_claim(grant).map(|claim| claim.exists())
 }
 
 /// Completes at the next poll, for which it wakes the task at once.

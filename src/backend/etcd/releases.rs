@@ -6,14 +6,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::granted::GrantedClaim;
 use super::names::Directory;
-use super::position::ClaimKey;
 use crate::backend::{AttemptId, Completion, LeaseId, Result};
 
 /// A release that was not confirmed yet.
 #[derive(Debug)]
 struct Release {
-    claim: Arc<ClaimKey>,
+    claim: Arc<GrantedClaim>,
     lease: LeaseId,
     /// Whether a copy of the claim's request may still take effect: then its release has more to do than to delete.
     is_unknown: bool,
@@ -21,6 +21,13 @@ struct Release {
     is_carried: bool,
     /// What waits for its outcome, if it was begun without a future.
     begun: Option<Begun>,
+}
+
+impl Release {
+    fn into_begun(self) -> Option<(Arc<GrantedClaim>, Begun)> {
+        let claim = self.claim;
+        self.begun.map(|begun| (claim, begun))
+    }
 }
 
 /// What waits for the outcome of a release.
@@ -34,7 +41,7 @@ pub(super) struct Begun {
 #[derive(Clone, Debug)]
 pub(super) struct Due {
     pub(super) directory: Directory,
-    pub(super) claim: Arc<ClaimKey>,
+    pub(super) claim: Arc<GrantedClaim>,
     pub(super) lease: LeaseId,
 }
 
@@ -62,7 +69,7 @@ struct State {
 
 impl Releases {
     /// Notes a release.
-    pub(super) fn add(&self, directory: Directory, claim: Arc<ClaimKey>, lease: LeaseId, is_unknown: bool) {
+    pub(super) fn add(&self, directory: Directory, claim: Arc<GrantedClaim>, lease: LeaseId, is_unknown: bool) {
         let releases = &mut *self.state.lock();
         let releases = releases.pending.entry(directory).or_default();
         if !releases.iter().any(|release| release.claim == claim) {
@@ -115,17 +122,19 @@ impl Releases {
         self.state.lock().pending.contains_key(directory)
     }
 
-    /// Adds the release in a directory to a claim's request, for as long as the result lives, if there is exactly one, and it is a mere
-    /// deletion.
-    pub(super) fn carry_only(self: &Arc<Self>, directory: &Directory) -> Option<Carried> {
+    /// Adds the release in a directory to a claim's lean request, for as long as the result lives. `None` if the request cannot be lean:
+    /// if there are other releases than one that is a mere deletion, or any if it `carries` none.
+    pub(super) fn carry_lean(self: &Arc<Self>, directory: &Directory, carries: bool) -> Option<Option<Carried>> {
         let mut state = self.state.lock();
-        let [release] = &mut state.pending.get_mut(directory)?[..] else { return None };
-        if release.is_unknown {
-            return None;
+        let Some(releases) = state.pending.get_mut(directory) else { return Some(None) };
+        match &mut releases[..] {
+            [release] if carries && !release.is_unknown => {
+                release.is_carried = true;
+                let claims = vec![release.claim.clone()];
+                Some(Some(Carried { releases: self.clone(), directory: directory.clone(), claims }))
+            }
+            _ => None,
         }
-        release.is_carried = true;
-        let claims = vec![release.claim.clone()];
-        Some(Carried { releases: self.clone(), directory: directory.clone(), claims })
     }
 
     /// Adds up to `limit` releases in a directory that are mere deletions to a claim's request, for as long as the result lives.
@@ -141,7 +150,7 @@ impl Releases {
     }
 
     /// Waits while a claim that is in flight also makes this release. Returns false if that has confirmed it.
-    pub(super) async fn await_uncarried(&self, directory: &Directory, claim: &ClaimKey) -> bool {
+    pub(super) async fn await_uncarried(&self, directory: &Directory, claim: &GrantedClaim) -> bool {
         loop {
             let mut changed = std::pin::pin!(self.confirmed.notified());
             // Registered before the check, or a change in between would be missed.
@@ -159,8 +168,13 @@ impl Releases {
         }
     }
 
-    /// Notes that these claims no longer exist. Returns what waits for that.
-    pub(super) fn confirm(&self, directory: &Directory, claims: &[Arc<ClaimKey>]) -> Vec<Begun> {
+    /// Notes that these claims no longer exist. Returns what waits for that, except for outcomes that depend on other requests in
+    /// flight.
+    pub(super) fn confirm(
+        &self,
+        directory: &Directory,
+        claims: &[Arc<GrantedClaim>],
+    ) -> Vec<(Arc<GrantedClaim>, Begun)> {
         let mut begun = Vec::new();
         if claims.is_empty() {
             return begun;
@@ -168,8 +182,9 @@ impl Releases {
         {
             let mut state = self.state.lock();
             if let Some(releases) = state.pending.get_mut(directory) {
-                let confirmed = releases.extract_if(.., |release| claims.contains(&release.claim));
-                begun.extend(confirmed.filter_map(|release| release.begun));
+                let confirmed =
+                    releases.extract_if(.., |release| claims.contains(&release.claim) && !release.claim.is_undecided());
+                begun.extend(confirmed.filter_map(Release::into_begun));
                 if releases.is_empty() {
                     state.pending.remove(directory);
                 }
@@ -179,12 +194,14 @@ impl Releases {
         begun
     }
 
-    /// Forgets the releases of claims on a lease that has ended. Returns what waits for them.
-    pub(super) fn forget_lease(&self, lease: LeaseId) -> Vec<Begun> {
+    /// Forgets the releases of claims on a lease that has ended, except for those that were begun and are in flight: their answers tell
+    /// whether they were lost. Returns what waits for them.
+    pub(super) fn forget_lease(&self, lease: LeaseId) -> Vec<(Arc<GrantedClaim>, Begun)> {
         let mut begun = Vec::new();
         self.state.lock().pending.retain(|_, releases| {
-            let ended = releases.extract_if(.., |release| release.lease == lease);
-            begun.extend(ended.filter_map(|release| release.begun));
+            let is_awaited = |release: &Release| release.begun.is_some() && release.claim.is_undecided();
+            let ended = releases.extract_if(.., |release| release.lease == lease && !is_awaited(release));
+            begun.extend(ended.filter_map(Release::into_begun));
             !releases.is_empty()
         });
         self.confirmed.notify_waiters();
@@ -212,12 +229,12 @@ impl Releases {
 pub(super) struct Carried {
     releases: Arc<Releases>,
     directory: Directory,
-    claims: Vec<Arc<ClaimKey>>,
+    claims: Vec<Arc<GrantedClaim>>,
 }
 
 impl Carried {
     /// Returns the claims that are released.
-    pub(super) fn claims(&self) -> &[Arc<ClaimKey>] {
+    pub(super) fn claims(&self) -> &[Arc<GrantedClaim>] {
         &self.claims
     }
 

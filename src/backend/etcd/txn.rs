@@ -7,6 +7,7 @@ use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, Sor
 
 pub(super) use etcd_client::proto::PbTxnOpResponse as Outcome;
 
+use super::granted::GrantedClaim;
 use super::kind::Kind;
 use super::names::{Directory, Name, signed};
 use super::position::{ClaimKey, Freshness, Position, keys_only};
@@ -91,12 +92,12 @@ pub(super) enum Form {
     Lean {
         /// An unconfirmed release of this process, which the transaction also makes: of an exclusive claim that still holds the key, with
         /// nothing beside it.
-        released: Option<Arc<ClaimKey>>,
+        released: Option<Arc<GrantedClaim>>,
     },
     /// It also reads what else is in the queue, or why it was refused.
     Full {
         /// Unconfirmed releases of this process, which the transaction also makes: the claim would queue behind them.
-        released: Vec<Arc<ClaimKey>>,
+        released: Vec<Arc<GrantedClaim>>,
         /// Whether to put nothing if a claim blocks it.
         only_if_free: bool,
         /// A claim that may block it, to be compared before all others.
@@ -107,7 +108,7 @@ pub(super) enum Form {
     /// For a slot: as the full one, but without a comparison that tells whether it fits.
     Slot {
         /// As of the full form.
-        released: Vec<Arc<ClaimKey>>,
+        released: Vec<Arc<GrantedClaim>>,
         /// As of the full form.
         is_repeated: bool,
         /// Of an attempt that does not wait: it puts the claim only if there are no other kinds of claims, and no newer slots than this
@@ -154,10 +155,20 @@ impl PutClaim {
     }
 
     /// Returns the releases that it also makes.
-    pub(super) fn released(&self) -> &[Arc<ClaimKey>] {
+    pub(super) fn released(&self) -> &[Arc<GrantedClaim>] {
         match &self.form {
             Form::Lean { released } => released.as_slice(),
             Form::Full { released, .. } | Form::Slot { released, .. } => released,
+        }
+    }
+
+    /// Notes for each claim that it releases whether it has found that.
+    pub(super) fn note_released(&self, answer: &Answer) {
+        let mut outcomes = answer.txn.responses.iter().map(|outcome| outcome.response.as_ref());
+        for claim in self.released() {
+            // The deletions come first. In the lean form the whole transaction fails if it does not find the claim.
+            let has_missed = matches!(outcomes.next().flatten(), Some(Outcome::ResponseTxn(txn)) if !txn.succeeded);
+            claim.ended(answer.txn.succeeded && !has_missed);
         }
     }
 
@@ -186,7 +197,8 @@ impl PutClaim {
         let is_absent = || Compare::version(&*self.name, CompareOp::Equal, 0);
         let keys = Some(GetOptions::new().with_keys_only());
         let known = || vec![TxnOp::get(&*self.name, keys.clone()), TxnOp::get(&*self.record.name, keys.clone())];
-        let deletions = |released: &[Arc<ClaimKey>]| released.iter().map(|claim| TxnOp::txn(claim.delete())).collect();
+        let deletions =
+            |released: &[Arc<GrantedClaim>]| released.iter().map(|claim| TxnOp::txn(claim.delete())).collect();
         let (released, only_if_free, blocker) = match &self.form {
             Form::Lean { released: None } => {
                 let mut when = Vec::with_capacity(4);

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use super::directory_watch::{DirectoryWatch, News};
+use super::granted::GrantedClaim;
 use super::kind::Kind;
 use super::names::Directory;
 use super::parts::Parts;
-use super::position::ClaimKey;
 use super::watch::hub::{Change, Filter};
 use super::{error, release};
 use crate::backend::{Grant, Result};
 
 /// A grant whose key others may wait for.
 struct Held {
-    claim: Arc<ClaimKey>,
+    claim: Arc<GrantedClaim>,
     kind: Kind,
     directory: Directory,
 }
@@ -45,7 +45,7 @@ impl Held {
 /// Waits until another claim waits for the key of a grant.
 pub(super) async fn wait(parts: &Parts, grant: &Grant) -> Result<()> {
     let lost = || error::claim_lost(parts.connection.endpoints());
-    let claim = release::claim_key(grant).ok_or_else(lost)?;
+    let claim = release::granted_claim(grant).ok_or_else(lost)?;
     let directory = parts.inspector.directory(&grant.key);
     let mut watch = DirectoryWatch::new(parts.connection.hub(), &directory, Filter::Puts);
     let held = Held { kind: directory.kind(&claim.name), claim, directory };
@@ -72,6 +72,7 @@ mod tests {
     use etcd_client::proto::PbKeyValue;
 
     use super::super::names::Names;
+    use super::super::position::ClaimKey;
     use super::*;
     use crate::backend::LeaseId;
 
@@ -84,8 +85,8 @@ mod tests {
             Change { name, at: 7, put: Some(put) }
         };
         let [exclusive, shared, slot] = [Kind::Exclusive, Kind::Shared, Kind::Slot(2)].map(|kind| {
-            let claim = Arc::new(ClaimKey { name: directory.claim(kind, LeaseId(1), 1), create: 5 });
-            Held { claim, kind, directory: directory.clone() }
+            let claim = ClaimKey { name: directory.claim(kind, LeaseId(1), 1), create: 5 };
+            Held { claim: Arc::new(GrantedClaim::new(claim)), kind, directory: directory.clone() }
         });
         for (held, by_exclusive, by_shared, by_slot) in [
             (&exclusive, Seen::Waiter, Seen::Waiter, Seen::Waiter),

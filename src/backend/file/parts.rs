@@ -83,10 +83,9 @@ impl Parts {
         let is_lost = self.leases.get(grant.lease.id).is_none_or(|lease| lease.life.is_revoked());
         let placed = self.leases.give_up(grant.lease.id, grant.attempt);
         match placed {
-            Some(placed) if is_lost || placed.is_void().unwrap_or(false) => Err(lost()),
-            // It has ended with its lease. That of one claim may have ended with an earlier call.
-            None if is_lost && grant.lease.is_session() => Err(lost()),
-            Some(_) | None => Ok(()),
+            Some(placed) if !is_lost && !placed.is_void().unwrap_or(false) => Ok(()),
+            // Without a claim it has ended with its lease, or was evicted and given up then.
+            Some(_) | None => Err(lost()),
         }
     }
 

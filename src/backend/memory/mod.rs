@@ -53,6 +53,10 @@ impl Memory {
         Ok(&self.store)
     }
 
+    fn release_now(&self, grant: &Grant) -> Result<()> {
+        if self.store.release(grant.lease.id, grant.attempt) { Ok(()) } else { Err(lost()) }
+    }
+
     /// Passes an acquire to the store whose caller has left. Returns whether it took effect.
     #[cfg(feature = "testing")]
     pub(crate) fn deliver(&self, claim: &Claim, wait: Wait) -> bool {
@@ -147,15 +151,11 @@ impl Backend for Memory {
     }
 
     fn release<'a>(&'a self, grant: &'a Grant) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            self.store.release(grant.lease.id, grant.attempt);
-            Ok(())
-        })
+        Box::pin(async move { self.release_now(grant) })
     }
 
     fn begin_release(&self, grant: &Grant, completion: Completion) -> Option<Completion> {
-        self.store.release(grant.lease.id, grant.attempt);
-        completion.complete(Ok(()));
+        completion.complete(self.release_now(grant));
         None
     }
 

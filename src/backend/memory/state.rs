@@ -168,17 +168,20 @@ impl State {
         Answer::Queued(answer)
     }
 
-    /// Removes a claim. A lease for this claim only ends with it.
-    pub(super) fn give_up(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) {
-        let Some(entry) = self.leases.get_mut(&lease) else { return };
+    /// Removes a claim. A lease for this claim only ends with it. Returns whether it existed.
+    pub(super) fn give_up(&mut self, lease: LeaseId, attempt: AttemptId, wakes: &mut Wakes) -> bool {
+        let Some(entry) = self.leases.get_mut(&lease) else { return false };
         if entry.scope == LeaseScope::Claim {
+            let existed = entry.claims.contains_key(&attempt);
             self.end(lease, wakes);
-        } else if let Some(key) = entry.claims.remove(&attempt) {
-            shrink(&mut entry.claims);
-            let is_removed = |place: &Place| place.is(lease, attempt);
-            self.observed.changed(&key, wakes);
-            leave(&mut self.keys, key, is_removed, &mut self.epoch, wakes);
+            return existed;
         }
+        let Some(key) = entry.claims.remove(&attempt) else { return false };
+        shrink(&mut entry.claims);
+        let is_removed = |place: &Place| place.is(lease, attempt);
+        self.observed.changed(&key, wakes);
+        leave(&mut self.keys, key, is_removed, &mut self.epoch, wakes);
+        true
     }
 
     /// Removes a claim, and refuses it from now on.

@@ -75,11 +75,13 @@ impl Store {
         self.step(|state, _, wakes| state.abort(lease, attempt, wakes));
     }
 
-    pub(super) fn release(&self, lease: LeaseId, attempt: AttemptId) {
+    /// Removes a claim, and returns whether it existed.
+    pub(super) fn release(&self, lease: LeaseId, attempt: AttemptId) -> bool {
         // Does not read the clock: the next call that does ends the expired leases.
         let mut wakes = Wakes::default();
-        self.state.lock().give_up(lease, attempt, &mut wakes);
+        let existed = self.state.lock().give_up(lease, attempt, &mut wakes);
         wakes.send();
+        existed
     }
 
     /// The time until one of the leases that this claim waits for may end, or its own. `None` if it does not wait.

@@ -88,7 +88,8 @@ fn a_lock_is_taken_and_given_back_at_the_first_poll() {
     let next = take(&b, &fixture.exclusive(on_b, "k"));
     assert!(next.epoch > grant.epoch);
     // Again, and late: the successor stays.
-    at_once(a.release(&grant));
+    let late = a.release(&grant).now_or_never().expect("ready at the first poll");
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::LeaseLost);
     assert_eq!(at_once(a.inspect("k")).unwrap().holders, [Holder::new(format!("h{}", on_b.id), "", 0)]);
 }
 
@@ -409,7 +410,7 @@ impl Run {
                 let claim = self.model.claims.remove(nth % self.model.claims.len());
                 match abort {
                     true => self.fixture.store.abort(claim.lease.id, claim.attempt),
-                    false => self.fixture.store.release(claim.lease.id, claim.attempt),
+                    false => assert!(self.fixture.store.release(claim.lease.id, claim.attempt), "it exists"),
                 }
             }
             Step::Renew { lease } => {

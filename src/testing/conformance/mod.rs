@@ -102,6 +102,8 @@ macro_rules! __conformance_cases {
             /// `force_unlock`, and the evicted holders.
             eviction: force_unlock_names_the_holder, force_unlock_reports_what_else_was_lost, key_only_takes_no_other_key,
                 an_isolated_hold_has_a_separate_lease, force_unlock_of_a_free_key_is_no_error, an_evicted_holder_recovers,
+                an_unlock_after_an_eviction_fails, an_unlock_before_the_next_request_fails_after_an_eviction,
+                unlocks_that_meet_fail_for_evicted_holds_only,
                 a_lost_guard_leaves_its_successor_alone, all_readers_are_evicted, force_unlock_of_ones_own_lock,
                 force_unlock_lets_the_next_waiter_in, force_unlock_revokes_only_the_claim_that_was_seen,
                 force_unlock_revokes_only_the_readers_that_were_seen, expecting_refuses_an_info_that_cannot_be_compared;

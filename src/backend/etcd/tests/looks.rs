@@ -3,10 +3,11 @@
 use futures::future::join_all;
 
 use super::super::position::{ClaimKey, SeenClaim};
+use super::super::release::granted_claim;
 use super::*;
 
 fn own(grant: &Grant) -> ClaimKey {
-    ClaimKey::clone(grant.payload.as_ref().unwrap().downcast_ref().unwrap())
+    ClaimKey::clone(&granted_claim(grant).unwrap())
 }
 
 /// Looks at all claims at once, in a manager's connection.

@@ -29,7 +29,7 @@ fn a_deleted_claim_is_reported() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         server.ctl(&["del", &server.claims()[0]]);
         assert_eq!(a.event(SOON).await, Event::ClaimLost(held.attempt));
-        a.release(&held).await;
+        assert_eq!(kind(a.etcd.release(&held).await), ErrorKind::LeaseLost);
         // A claim that is deleted before it is watched.
         let held = a.lock("k").await;
         server.ctl(&["del", &server.claims()[0]]);

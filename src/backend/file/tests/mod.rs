@@ -286,7 +286,7 @@ async fn a_removed_key_file_is_a_loss_and_its_queue_goes_on_in_a_new_one() {
     assert_eq!(soon(a.backend.next_event()).await.unwrap(), Event::ClaimLost(held.attempt));
     let next = soon(waiting).await.unwrap().unwrap();
     assert!(next.epoch > held.epoch && below(&scratch, "k/k").exists());
-    a.backend.release(&held).await.unwrap();
+    assert_eq!(a.backend.release(&held).await.unwrap_err().kind(), ErrorKind::LeaseLost);
     assert!(a.try_lock(Mode::Exclusive).await.is_none(), "the late release leaves the successor alone");
 }
 

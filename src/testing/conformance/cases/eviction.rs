@@ -1,5 +1,6 @@
 //! `force_unlock`, and the evicted holders.
 
+use futures::future::{join, join_all};
 use tokio::time::sleep;
 
 use super::support::{A_WHILE, SOON, done, has_waiters, is_busy, is_free, key, soon, within};
@@ -121,6 +122,74 @@ pub async fn a_lost_guard_leaves_its_successor_alone(a: LockManager, b: LockMana
         sleep(A_WHILE).await;
         assert!(!successor.is_lost() && is_busy(&a, &key).await && is_busy(&b, &key).await);
         assert!(successor.renew().await.is_ok());
+    }
+}
+
+fn is_refused(unlocked: crate::Result<()>, what: &str) {
+    let error = unlocked.expect_err(what);
+    assert!(matches!(error, LockError::Expired { cause: Loss::Revoked, .. }), "{what}: {error:?}");
+}
+
+/// Evicts the holder of a key that another client waits for. Returns once that one holds it.
+async fn succeed(holder: &LockManager, next: &LockManager, key: &str, key_only: bool) -> LockGuard {
+    let waiting = tokio::spawn(next.lock(key).into_future());
+    has_waiters(holder, key, 1).await;
+    let evict = next.force_unlock(key);
+    if key_only { evict.key_only() } else { evict }.await.expect("the server answers");
+    done(waiting).await.expect("granted")
+}
+
+/// `unlock()` fails if another client holds the lock by then, whether the loss was notified or not.
+pub async fn an_unlock_after_an_eviction_fails(a: LockManager, b: LockManager) {
+    let key = key("force-unlock");
+    for round in 0..32 {
+        let [key_only, isolated, shared, is_old] = [1, 2, 4, 8].map(|bit| round & bit != 0);
+        let what = format!("key only: {key_only}, isolated: {isolated}, shared: {shared}, old: {is_old}");
+        let request = a.lock(&key);
+        let request = if isolated { request.isolated() } else { request };
+        let guard = soon(if shared { request.shared() } else { request }).await;
+        if is_old {
+            sleep(A_WHILE).await;
+        }
+        let next = succeed(&a, &b, &key, key_only).await;
+        is_refused(guard.unlock().await, &what);
+        assert!(!next.is_lost(), "{what}");
+        next.unlock().await.expect("unlocked");
+    }
+    assert_eq!(a.stats().lost, 32, "each is counted once: {:?}", a.stats());
+}
+
+/// A backend may make the release together with the next request of the key.
+pub async fn an_unlock_before_the_next_request_fails_after_an_eviction(a: LockManager, b: LockManager) {
+    let key = key("force-unlock-again");
+    for key_only in [true, false, true, false] {
+        let guard = soon(a.lock(&key)).await;
+        let next = succeed(&a, &b, &key, key_only).await;
+        let again = a.lock(&key).timeout(A_WHILE).into_future();
+        let (unlocked, again) = join(guard.unlock(), again).await;
+        is_refused(unlocked, &format!("key only: {key_only}"));
+        assert_eq!(again.expect_err("held by the successor").code(), "LOCK_TIMEOUT");
+        assert!(!next.is_lost());
+        next.unlock().await.expect("unlocked");
+    }
+}
+
+/// A backend may send releases together. Each has its own outcome.
+pub async fn unlocks_that_meet_fail_for_evicted_holds_only(a: LockManager, b: LockManager) {
+    let keys: Vec<_> = (0..12).map(|_| key("force-unlock-some")).collect();
+    let mut guards = Vec::new();
+    for key in &keys {
+        guards.push(soon(a.lock(key)).await);
+    }
+    for key in keys.iter().step_by(2) {
+        b.force_unlock(key).key_only().await.expect("the server answers");
+    }
+    let unlocked = join_all(guards.into_iter().map(LockGuard::unlock)).await;
+    for (place, unlocked) in unlocked.into_iter().enumerate() {
+        match place % 2 {
+            0 => is_refused(unlocked, &format!("hold {place} was evicted")),
+            _ => unlocked.unwrap_or_else(|error| panic!("hold {place} was not evicted: {error}")),
+        }
     }
 }
 
