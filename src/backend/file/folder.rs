@@ -112,7 +112,7 @@ impl Folder {
         }
     }
 
-    /// The names of all files in it but folders. Those that are no text are none of ours.
+    /// The names of all files in it but folders. Those that are no text are none of ours. A file that is renamed meanwhile can be missing.
     pub(super) fn names(&self) -> rustix::io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd)? {
@@ -123,6 +123,8 @@ impl Folder {
             {
                 names.push(name);
             }
+            #[cfg(test)]
+            super::gates::pass(super::gates::Gate::Listed);
         }
         Ok(names)
     }

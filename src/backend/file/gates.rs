@@ -13,6 +13,8 @@ pub(super) enum Gate {
     Looked,
     /// A claim has its epoch, and has not proved its lease.
     Dated,
+    /// One more name of a directory has been read.
+    Listed,
     /// A lease has got the time of a renewal, and has not been proved.
     Renewed,
     /// A claim has unlocked its byte, and has woken nobody.

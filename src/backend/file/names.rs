@@ -75,14 +75,6 @@ pub(super) struct LeaseName {
     pub(super) id: LeaseId,
 }
 
-/// A file of a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LeaseFile {
-    Life,
-    Out,
-    Record,
-}
-
 impl LeaseName {
     pub(super) fn life(&self) -> String {
         format!("{}.{:016x}", self.slot, self.id.0)
@@ -109,15 +101,8 @@ impl LeaseName {
     }
 
     /// The lease that a file in the folder of leases belongs to.
-    pub(super) fn of_file(file: &str) -> Option<(Self, LeaseFile)> {
-        let (name, kind) = if let Some(name) = file.strip_suffix(OUT) {
-            (name, LeaseFile::Out)
-        } else if let Some(name) = file.strip_suffix(RECORD) {
-            (name, LeaseFile::Record)
-        } else {
-            (file, LeaseFile::Life)
-        };
-        Some((Self::parse(name)?, kind))
+    pub(super) fn of_file(file: &str) -> Option<Self> {
+        Self::parse(file.strip_suffix(OUT).or_else(|| file.strip_suffix(RECORD)).unwrap_or(file))
     }
 
     /// The lease that a mark belongs to.
@@ -161,9 +146,9 @@ mod tests {
     fn names_of_leases_are_read_back() {
         let name = LeaseName { slot: 17, id: LeaseId(0xab) };
         assert_eq!(name.life(), "17.00000000000000ab");
-        assert_eq!(LeaseName::of_file(&name.life()), Some((name, LeaseFile::Life)));
-        assert_eq!(LeaseName::of_file(&name.out()), Some((name, LeaseFile::Out)));
-        assert_eq!(LeaseName::of_file(&name.record()), Some((name, LeaseFile::Record)));
+        for file in [name.life(), name.out(), name.record()] {
+            assert_eq!(LeaseName::of_file(&file), Some(name));
+        }
         assert_eq!(LeaseName::of_mark(&name.mark(5, Place::at(9))), Some(name));
         for other in ["", "17", "17.", "x.00000000000000ab", "017.00000000000000ab", "32767.00000000000000ab", "17.ab"]
         {

@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::acquire::Acquirer;
+use super::claim::Placed;
 use super::error::lost;
 use super::inspect::Inspector;
 use super::keys::Keys;
@@ -80,13 +81,13 @@ impl Parts {
 
     /// Releases a grant.
     pub(super) fn release(&self, grant: &Grant) -> Result<()> {
-        let is_lost = self.leases.get(grant.lease.id).is_none_or(|lease| lease.life.is_revoked());
-        let placed = self.leases.give_up(grant.lease.id, grant.attempt);
-        match placed {
-            Some(placed) if !is_lost && !placed.is_void().unwrap_or(false) => Ok(()),
-            // Without a claim it has ended with its lease, or was evicted and given up then.
-            Some(_) | None => Err(lost()),
-        }
+        let is_revoked = self.leases.get(grant.lease.id).is_none_or(|lease| lease.life.is_revoked());
+        let placed: Option<Arc<Placed>> = grant.payload.clone().and_then(|placed| placed.downcast().ok());
+        // Before it leaves: whoever has the key afterwards may remove its file.
+        let is_lost = is_revoked || placed.is_none_or(|placed| placed.is_void().unwrap_or(false));
+        let given_up = self.leases.give_up(grant.lease.id, grant.attempt);
+        // Without a claim it has ended with its lease, or was evicted and given up then.
+        if is_lost || given_up.is_none() { Err(lost()) } else { Ok(()) }
     }
 
     fn receive(&self, messages: Vec<Message>) {

@@ -64,7 +64,7 @@ fn has_no_reader(folder: &Folder, name: &str) -> bool {
 /// Removes leases without a reader. A lease that is being made has none either, but has its slot.
 fn sweep_leases(directory: &Directory) {
     for file in directory.leases.names().unwrap_or_default() {
-        let Some((name, _)) = LeaseName::of_file(&file) else { continue };
+        let Some(name) = LeaseName::of_file(&file) else { continue };
         let is_dead =
             || has_no_reader(&directory.leases, &name.life()) && has_no_reader(&directory.leases, &name.out());
         if is_dead() && directory.take_this_slot(name.slot) {

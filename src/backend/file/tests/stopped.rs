@@ -35,7 +35,7 @@ async fn stops_itself() {
     let manager = Manager::start_at(Path::new(&directory), TTL, Arc::new(AwakeClock)).await;
     let held = match gate {
         Gate::Renewed | Gate::Unlocked => manager.try_lock(Mode::Exclusive).await,
-        Gate::Placed | Gate::Looked | Gate::Dated | Gate::Renamed => None,
+        Gate::Placed | Gate::Looked | Gate::Dated | Gate::Renamed | Gate::Listed => None,
     };
     let _stepping = once_at(gate, || {
         kill_process(getpid(), Signal::STOP).unwrap();
