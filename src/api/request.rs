@@ -265,8 +265,8 @@ impl<G: Guards> LockRequest<G> {
     ///
     /// # Errors
     ///
-    /// Those of the acquire, without [`LockError::Timeout`]. `None` says that the server has answered, and that the lock was not free:
-    /// an unreachable server is [`LockError::Backend`].
+    /// Those of the acquire, without [`LockError::Timeout`]. `None` says that the server has answered within the time, and that the lock
+    /// was not free: an unreachable server is [`LockError::Backend`], and so is one that cannot grant a free lock.
     ///
     /// # Cancel safety
     ///

@@ -9,7 +9,7 @@ use std::time::Duration;
 use etcd_client::{WatchClient, WatchOptions};
 
 /// The maximum wait for the answer. Without watches, locks still work.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Returns whether a watch gets another number than the requested one, which every etcd since 3.4 uses. `None` without an answer
 /// within `limit`.
