@@ -100,7 +100,7 @@ fn an_unlock_after_its_lease_has_expired_unnoticed_says_so() {
         let guard = of_kind(ours.lock("k")).wait().unwrap();
         proxy.hold_answers();
         clock.stop();
-        // Its lease ends by itself.
+        // Its lease ends when its TTL is over.
         let next = succeed(&etcd, &next, |_| ());
         assert!(!guard.is_lost(), "{kind}: not yet");
         let requested = proxy.requested();

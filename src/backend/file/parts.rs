@@ -83,7 +83,7 @@ impl Parts {
     pub(super) fn release(&self, grant: &Grant) -> Result<()> {
         let is_revoked = self.leases.get(grant.lease.id).is_none_or(|lease| lease.life.is_revoked());
         let placed: Option<Arc<Placed>> = grant.payload.clone().and_then(|placed| placed.downcast().ok());
-        // Before it leaves: whoever has the key afterwards may remove its file.
+        // Before it leaves: the next holder may remove the file of the key.
         let is_lost = is_revoked || placed.is_none_or(|placed| placed.is_void().unwrap_or(false));
         let given_up = self.leases.give_up(grant.lease.id, grant.attempt);
         // Without a claim it has ended with its lease, or was evicted and given up then.
