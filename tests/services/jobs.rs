@@ -107,7 +107,12 @@ async fn instances_that_start_at_the_same_time_migrate_once() {
     fs::write(folder.path().join("1_stock.sql"), "CREATE TABLE stock (item TEXT PRIMARY KEY, pieces INTEGER);")
         .unwrap();
     fs::write(folder.path().join("2_fill.sql"), "INSERT INTO stock VALUES ('apples', 100);").unwrap();
-    let open = || SqlitePoolOptions::new().max_connections(1).connect("sqlite:file:shop?mode=memory&cache=shared");
+    // In a file: a connection that is opened while another one migrates waits for it.
+    let database = format!("sqlite://{}/shop?mode=rwc", folder.path().display());
+    let open = || {
+        let database = database.clone();
+        async move { SqlitePoolOptions::new().max_connections(1).connect(&database).await }
+    };
     let pool = open().await.unwrap();
     let instances = (0..4).map(|_| {
         let (pool, folder) = (open(), folder.path().to_owned());
