@@ -1,39 +1,18 @@
 //! Metrics of connections.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use leasehold::LockManager;
 use support::etcd::Etcd;
+use support::proxy::Proxy;
 use support::recorder::Values;
 use support::redis::Redis;
 use support::{PATIENCE, eventually, in_a_separate_process};
 
-/// A server that can be killed and started again.
-trait Server {
-    fn kill(&mut self);
-    fn restart(&mut self);
-}
-
-impl Server for Etcd {
-    fn kill(&mut self) {
-        self.kill();
-    }
-    fn restart(&mut self) {
-        self.restart();
-    }
-}
-
-impl Server for Redis {
-    fn kill(&mut self) {
-        self.kill();
-    }
-    fn restart(&mut self) {
-        self.restart();
-    }
-}
-
-fn reports_batches_and_reconnects(url: String, backend: &str, server: &mut dyn Server) {
-    let values = Values::install();
+fn reports_batches_and_reconnects(backend: &str, server: SocketAddr) {
+    let (values, proxy) = (Values::install(), Proxy::start(server));
+    let url = format!("{backend}://{}", proxy.address());
     let manager = LockManager::builder().url(url).timeout(Duration::from_secs(1)).build().wait().unwrap();
     let (reconnects, batches) =
         (format!("leasehold_reconnects_total backend={backend}"), format!("leasehold_batch_size backend={backend}"));
@@ -45,9 +24,9 @@ fn reports_batches_and_reconnects(url: String, backend: &str, server: &mut dyn S
     let (operations, requests) = (values.get(&batches), values.count(&batches));
     assert!(requests as f64 <= operations && operations <= 6.0, "{operations} operations in {requests} requests");
     assert_eq!(values.get(&reconnects), 0.0);
-    server.kill();
+    // Silent, so that no transport connects again by itself.
+    proxy.freeze();
     assert_eq!(manager.try_lock("k").wait().unwrap_err().code(), "BACKEND");
-    server.restart();
     manager.lock("k").timeout(PATIENCE).wait().unwrap().unlock().wait().unwrap();
     eventually(&reconnects, || (values.get(&reconnects) >= 1.0).then_some(()));
 }
@@ -55,13 +34,13 @@ fn reports_batches_and_reconnects(url: String, backend: &str, server: &mut dyn S
 #[test]
 fn batches_and_reconnects_of_etcd_are_reported() {
     in_a_separate_process!();
-    let mut etcd = Etcd::start();
-    reports_batches_and_reconnects(etcd.url(), "etcd", &mut etcd);
+    let etcd = Etcd::start();
+    reports_batches_and_reconnects("etcd", etcd.address());
 }
 
 #[test]
 fn batches_and_reconnects_of_redis_are_reported() {
     in_a_separate_process!();
-    let mut redis = Redis::start();
-    reports_batches_and_reconnects(redis.url(), "redis", &mut redis);
+    let redis = Redis::start();
+    reports_batches_and_reconnects("redis", redis.address());
 }
